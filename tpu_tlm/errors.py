@@ -1,0 +1,50 @@
+"""The errors that a command turns into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_PREEMPTED = 143
+
+
+class TlmError(Exception):
+    """A failure that one line explains: what (file, record or flag), why, and what to do; exit code 1."""
+
+    exit_code = EXIT_FAILURE
+
+
+class UsageError(TlmError):
+    """Wrong use: a flag, a configuration key or an input that the command cannot take; exit code 2."""
+
+    exit_code = EXIT_USAGE
+
+
+class Preempted(TlmError):
+    """The run was asked to stop, saved its state and can be continued; exit code 143."""
+
+    exit_code = EXIT_PREEMPTED
+
+
+def run_command(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
+    """Call a command's `main(argv)` and turn its outcome into an exit code.
+
+    `TlmError`s become one line on standard error and their own code; `KeyboardInterrupt` becomes 130; anything else is a
+    defect of ours and keeps its traceback.
+    """
+    try:
+        return int(main(argv) or 0)
+    except TlmError as error:
+        sys.stdout.flush()
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (a pager, `head`) went away: not our failure, and Python must not complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
