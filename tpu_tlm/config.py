@@ -138,13 +138,13 @@ class OptimConfig:
     lr: float = opt(4e-4, "peak learning rate", unit="number")
     lr_schedule: str = opt("cosine", "shape after the warm-up; wsd: constant, then a linear decay", choices=("cosine", "linear", "rsqrt", "wsd", "constant"))
     warmup_steps: int = opt(10000, "linear warm-up from lr/warmup_steps to lr", unit="steps")
-    lr_end: float = opt(0.0, "learning rate at the last step, as a share of lr", unit="0..1")
+    lr_end: float = opt(0.0, "linear, cosine, wsd: learning rate at the last step, as a share of lr", unit="0..1")
     wsd_decay: float = opt(0.1, "wsd: share of the steps that decay", unit="0..1")
-    weight_decay: float = opt(1e-2, "decoupled; not on norms and biases", unit="number")
+    weight_decay: float = opt(1e-2, "decoupled, not on norms and biases; adam has none", unit="number")
     clip: float = opt(1.0, "largest global gradient norm; 0 = no clipping", unit="norm")
     beta1: float = opt(0.9, "decay of the first moment (sgd: momentum)", unit="0..1")
     beta2: float = opt(0.98, "decay of the second moment", unit="0..1")
-    eps: float = opt(1e-6, "added to the root of the second moment", unit="number")
+    eps: float = opt(1e-6, "adamw, adam, lamb: added to the root of the second moment", unit="number")
     grad_accum: int = opt(1, "micro-batches per optimizer step; batch_size is divided by it", unit="micro-batches")
 
 

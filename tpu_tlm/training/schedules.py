@@ -1,0 +1,79 @@
+"""Learning-rate schedules: the number of an update -> its learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tpu_tlm.config import OptimConfig
+from tpu_tlm.errors import UsageError
+
+Schedule = Callable[[tf.Tensor], tf.Tensor]
+
+
+def _check(config: OptimConfig, total_steps: int) -> None:
+    if total_steps < 1:
+        raise UsageError(f"--steps {total_steps}: a run has at least one step")
+    if not (math.isfinite(config.lr) and config.lr > 0.0):
+        raise UsageError(f"--lr {config.lr}: must be a finite number above 0")
+    if not 0.0 <= config.lr_end <= 1.0:
+        raise UsageError(f"--lr_end {config.lr_end}: a share of --lr, from 0 to 1")
+    if config.lr_schedule == "wsd" and not 0.0 <= config.wsd_decay <= 1.0:
+        raise UsageError(f"--wsd_decay {config.wsd_decay}: a share of the steps, from 0 to 1")
+    if config.warmup_steps < 0:
+        raise UsageError(f"--warmup_steps {config.warmup_steps}: must be 0 or more")
+    if config.warmup_steps >= total_steps:
+        raise UsageError(
+            f"--warmup_steps {config.warmup_steps} is not below the {total_steps} steps of the run: "
+            f"use fewer (such as --warmup_steps {total_steps // 10}), or more --steps"
+        )
+
+
+def make_schedule(config: OptimConfig, total_steps: int) -> Schedule:
+    """A pure function: number of the update (integer scalar, 0 for the first) -> learning rate (float32 scalar).
+
+    Update k of the warm-up has lr * (k + 1) / warmup_steps, so its last one has lr. From there linear, cosine and wsd go to
+    exactly lr * lr_end at the last update, total_steps - 1, and stay there beyond it; rsqrt is lr * sqrt(warmup_steps / (k + 1))
+    and, like constant, has no end. A run of a single update uses lr. UsageError when the warm-up does not fit the run
+    or a number is impossible.
+    """
+    _check(config, total_steps)
+    last = total_steps - 1
+    # The decay starts at this update, which still has lr.
+    start = max(config.warmup_steps - 1, 0)
+    if config.lr_schedule == "wsd":
+        start = max(start, last - max(1, round(config.wsd_decay * total_steps)))
+    shape = _SHAPES[config.lr_schedule]
+    end = config.lr_end
+
+    def schedule(step: tf.Tensor) -> tf.Tensor:
+        count = tf.cast(step, tf.float32) + 1.0
+        # Counted down from the end, so that the last update has exactly nothing left whatever the device's division does.
+        left = tf.cast(last - tf.cast(step, tf.int64), tf.float32) / float(max(last - start, 1))
+        left = tf.clip_by_value(left, 0.0, 1.0) if last > start else tf.ones_like(left)
+        after = shape(left, end, count, float(max(config.warmup_steps, 1)))
+        warmup = count / float(max(config.warmup_steps, 1))
+        return config.lr * tf.where(count < config.warmup_steps, warmup, after)
+
+    return schedule
+
+
+def _linear(left: tf.Tensor, end: float, count: tf.Tensor, warmup: float) -> tf.Tensor:
+    return end + (1.0 - end) * left
+
+
+def _cosine(left: tf.Tensor, end: float, count: tf.Tensor, warmup: float) -> tf.Tensor:
+    return end + (1.0 - end) * 0.5 * (1.0 - tf.cos(math.pi * left))
+
+
+def _rsqrt(left: tf.Tensor, end: float, count: tf.Tensor, warmup: float) -> tf.Tensor:
+    return tf.sqrt(warmup / count)
+
+
+def _constant(left: tf.Tensor, end: float, count: tf.Tensor, warmup: float) -> tf.Tensor:
+    return tf.ones_like(count)
+
+
+_SHAPES = {"linear": _linear, "wsd": _linear, "cosine": _cosine, "rsqrt": _rsqrt, "constant": _constant}
