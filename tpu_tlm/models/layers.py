@@ -1,0 +1,70 @@
+"""The small layers: dense, layer norm, activations, feed-forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tpu_tlm.models.random import Key, dropout
+
+
+def _gelu_tanh(x: tf.Tensor) -> tf.Tensor:
+    return tf.nn.gelu(x, approximate=True)
+
+
+def _gelu_exact(x: tf.Tensor) -> tf.Tensor:
+    return tf.nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {"gelu": _gelu_tanh, "gelu-exact": _gelu_exact, "relu": tf.nn.relu}
+
+
+class Dense(keras.layers.Layer):
+    """Affine map of the last axis: `[..., in] -> [..., out]`, `x @ kernel + bias`; kernel `[in, out]`, in the compute dtype."""
+
+    def __init__(self, insz: int, outsz: int, *, use_bias: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.outsz = outsz
+        self.kernel = self.add_weight(name="kernel", shape=(insz, outsz), initializer="zeros")
+        self.bias = self.add_weight(name="bias", shape=(outsz,), initializer="zeros") if use_bias else None
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        y = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), self.kernel)
+        if self.bias is not None:
+            y += self.bias
+        return tf.reshape(y, (*x.shape[:-1], self.outsz))
+
+
+class LayerNorm(keras.layers.Layer):
+    """Layer normalisation of the last axis (Ba et al., arXiv 1607.06450): float32 statistics and parameters, any input dtype."""
+
+    def __init__(self, size: int, *, epsilon: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+        self.gamma = self.add_weight(name="gamma", shape=(size,), initializer="ones", autocast=False)
+        self.beta = self.add_weight(name="beta", shape=(size,), initializer="zeros", autocast=False)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        y = tf.cast(x, tf.float32)
+        mean = tf.reduce_mean(y, axis=-1, keepdims=True)
+        centred = y - mean
+        variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
+        y = centred * tf.math.rsqrt(variance + self.epsilon) * self.gamma + self.beta
+        return tf.cast(y, self.compute_dtype)
+
+
+class FFN(keras.layers.Layer):
+    """Position-wise feed-forward `squeeze(dropout(activation(expansion(x))))`: `[B, T, d] -> [B, T, d]` (arXiv 1706.03762, 3.3)."""
+
+    def __init__(self, d_model: int, d_ff: int, *, activation: str, pdrop: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pdrop = pdrop
+        self.activation = ACTIVATIONS[activation]
+        self.expansion = Dense(d_model, d_ff, name="expansion", dtype=self.dtype_policy)
+        self.squeeze = Dense(d_ff, d_model, name="squeeze", dtype=self.dtype_policy)
+
+    def call(self, x: tf.Tensor, key: Key | None = None) -> tf.Tensor:
+        return self.squeeze(dropout(self.activation(self.expansion(x)), self.pdrop, key, "ffn"))

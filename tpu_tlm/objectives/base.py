@@ -1,0 +1,57 @@
+"""What an objective is: a loss as sum and count, and metrics as sums and counts."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tpu_tlm.models.random import Key
+
+Batch = Mapping[str, tf.Tensor]
+
+
+class Sums(NamedTuple):
+    """Float32 scalars of one batch: the loss summed, its weight (count), and for each metric its sum and count."""
+
+    loss: tf.Tensor
+    weight: tf.Tensor
+    metrics: dict[str, tuple[tf.Tensor, tf.Tensor]]
+
+
+def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cross entropy of int labels `[...]` under logits `[..., V]`, and 1 where the label's logit is the largest: float32 `[...]` each.
+
+    The label's logit is picked by comparison, not by a gather: it fuses with the other reductions, and its gradient is no scatter.
+    """
+    largest = tf.stop_gradient(tf.reduce_max(logits, axis=-1, keepdims=True))
+    total = tf.math.log(tf.reduce_sum(tf.exp(logits - largest), axis=-1)) + largest[..., 0]
+    picked = tf.equal(tf.range(logits.shape[-1], dtype=labels.dtype), labels[..., None])
+    logit = tf.reduce_sum(tf.where(picked, logits, 0.0), axis=-1)
+    return total - logit, tf.cast(logit >= largest[..., 0], tf.float32)
+
+
+class Objective(abc.ABC):
+    """A pre-training regime: what is asked of a model.
+
+    Called inside the compiled step with a model (call it like a function; pass `key` on for dropout), a batch (static shapes; `x` int32
+    `[rows, nctx]`, `position` int64 `[rows]`, and what else the dataset holds) and a `Key` per example to draw corruption from. Everything
+    in it must compile under XLA: no Python on values, no strings, no dynamic shapes.
+
+    Sums are added up over micro-batches, replicas and steps before anything is divided, so a result does not depend on how a batch was split.
+    """
+
+    name: str
+
+    @abc.abstractmethod
+    def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> Sums:
+        """The sums of one batch. With `training` false no dropout, and the corruption must not depend on the run's seed.
+
+        `batch["valid"]` (float32 `[rows]`), where present, is 0 for rows that only fill up the last batch of an evaluation.
+        """
+
+    @abc.abstractmethod
+    def predictions(self, nctx: int) -> int:
+        """How many positions of an example reach the output layer (for the count of floating-point operations)."""

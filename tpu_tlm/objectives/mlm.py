@@ -1,0 +1,92 @@
+"""Masked language modelling with masks made on the device (BERT, arXiv 1810.04805; whole words and spans as options)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from tpu_tlm.config import MlmConfig
+from tpu_tlm.errors import UsageError
+from tpu_tlm.models.random import Key
+from tpu_tlm.objectives.base import Batch, Objective, Sums, cross_entropy
+from tpu_tlm.objectives.masking import choose, static_count, units_of, word_starts
+
+# The masks of an evaluation are those of this seed, whatever the run's: figures of different runs compare.
+EVALUATION_SEED = 20181011
+
+
+@dataclass(frozen=True)
+class Specials:
+    """What masking must know of a tokenizer: ids that are never masked nor drawn, padding and mask among them."""
+
+    vocab_size: int
+    pad_id: int
+    mask_id: int
+    ids: tuple[int, ...]
+
+
+def corrupt(x: tf.Tensor, positions: tf.Tensor, weights: tf.Tensor, specials: Specials, config: MlmConfig, key: Key) -> tf.Tensor:
+    """Replace the chosen tokens: by default 80 % mask, 10 % a random token that is not special, 10 % unchanged. int32 `[rows, T]`."""
+    count = positions.shape[1]
+    draw = key.fold("replace").uniform(count)
+    random_token = key.fold("random").below(specials.vocab_size - len(specials.ids), count)
+    for special in sorted(specials.ids):
+        random_token += tf.cast(random_token >= special, tf.int32)
+    original = tf.gather(x, positions, batch_dims=1)
+    random_below = config.mask_token_rate + config.mask_random_rate
+    replaced = tf.where(draw < config.mask_token_rate, specials.mask_id, tf.where(draw < random_below, random_token, original))
+    change = tf.where(weights > 0, replaced - original, 0)
+    # Positions of a row are distinct, so the one-hot sum writes each at most once.
+    return x + tf.reduce_sum(tf.one_hot(positions, x.shape[1], dtype=tf.int32) * change[:, :, None], axis=1)
+
+
+def is_special(x: tf.Tensor, specials: Specials) -> tf.Tensor:
+    """Bool, true at ids that are never masked."""
+    return tf.reduce_any(tf.equal(x[..., None], tf.constant(specials.ids, x.dtype)), axis=-1)
+
+
+class MaskedLanguageModeling(Objective):
+    """Cross entropy of the original tokens at the masked positions; metric `accuracy`, the share guessed right.
+
+    Evaluation always masks single tokens at `eval_mask_rate`, with masks that depend on the example alone. Records that carry static
+    masks (MEAD's `x` and `y`) are taken as they are, labels where `y` is not padding.
+    """
+
+    name = "mlm"
+
+    def __init__(self, config: MlmConfig, specials: Specials) -> None:
+        self.config, self.specials = config, specials
+
+    def predictions(self, nctx: int) -> int:
+        return static_count(self.config.mask_rate, nctx)
+
+    def masked(self, batch: Batch, key: Key, training: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Corrupted input int32 `[rows, T]`, positions and labels int32 `[rows, N]`, weights float32 `[rows, N]`."""
+        x = batch["x"]
+        if "y" in batch:
+            y = batch["y"]
+            positions = tf.broadcast_to(tf.range(x.shape[1], dtype=tf.int32), x.shape)
+            return x, positions, y, tf.cast(tf.not_equal(y, self.specials.pad_id), tf.float32)
+        rate = self.config.mask_rate if training else self.config.eval_mask_rate
+        mode = self.config.mask_mode if training else "token"
+        if not training:
+            key = Key.of(EVALUATION_SEED, batch["position"])
+        if "w" not in batch and mode != "token":
+            raise UsageError(f"--mask_mode {mode}: these records do not say where words start; use token, or preprocess the text again")
+        starts = word_starts(batch["w"], x.shape[1]) if "w" in batch else tf.ones_like(x, tf.bool)
+        units = units_of(starts, mode, self.config, key)
+        positions, weights = choose(tf.logical_not(is_special(x, self.specials)), units, rate, key)
+        labels = tf.gather(x, positions, batch_dims=1)
+        return corrupt(x, positions, weights, self.specials, self.config, key), positions, labels, weights
+
+    def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> Sums:
+        x, positions, labels, weights = self.masked(batch, key.fold("corruption"), training)
+        if "valid" in batch:
+            weights *= batch["valid"][:, None]
+        features = {"x": x} | ({"tt": batch["tt"]} if "tt" in batch else {})
+        logits = model(features, positions=positions, key=key.fold("dropout") if training else None)
+        losses, right = cross_entropy(labels, logits)
+        weight = tf.reduce_sum(weights)
+        return Sums(tf.reduce_sum(losses * weights), weight, {"accuracy": (tf.reduce_sum(right * weights), weight)})

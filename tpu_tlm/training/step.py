@@ -1,0 +1,118 @@
+"""The training step as a pure function: (values, slots, batch, index) -> (new values, new slots, sums)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tpu_tlm.models.random import Key
+from tpu_tlm.models.variables import named_variables
+from tpu_tlm.objectives.base import Batch, Objective, Sums
+from tpu_tlm.training.optimizers import Optimizer, clip_by_global_norm, decays
+
+AllReduce = Callable[[list[tf.Tensor]], list[tf.Tensor]]
+Schedule = Callable[[tf.Tensor], tf.Tensor]
+
+
+class StepResult(NamedTuple):
+    """What a step hands back: the state after it, its sums over the global batch, and the norm of the gradient before clipping."""
+
+    values: list[tf.Tensor]
+    slots: list[tuple[tf.Tensor, ...]]
+    sums: Sums
+    norm: tf.Tensor
+
+
+def _alone(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    return tensors
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """One optimizer step of a model under an objective.
+
+    Everything goes in and comes out as tensors, no variable is read or assigned: the same function runs under any strategy (which
+    hands in its all-reduce), in a test, and through the ahead-of-time compiler. Gradients of the loss *sum* are added up over
+    micro-batches and replicas and divided by the global weight once, then clipped by their global norm.
+    """
+
+    model: keras.Model
+    objective: Objective
+    optimizer: Optimizer
+    schedule: Schedule
+    clip: float
+    seed: int
+    grad_accum: int = 1
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of the values, in their order."""
+        return list(named_variables(self.model))
+
+    def sums(self, values: Sequence[tf.Tensor], batch: Batch, *, training: bool) -> Sums:
+        """The objective's sums on a batch with the model's variables replaced by `values`."""
+        mapping = list(zip(named_variables(self.model).values(), values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return self.objective(self.model, batch, Key.of(self.seed, batch["position"]), training=training)
+
+    def _micro_gradients(self, values: Sequence[tf.Tensor], batch: Batch) -> tuple[list[tf.Tensor], Sums]:
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            sums = self.sums(values, batch, training=True)
+        grads = tape.gradient(sums.loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in grads], sums
+
+    def gradients(self, values: Sequence[tf.Tensor], batch: Batch) -> tuple[list[tf.Tensor], Sums]:
+        """Gradients of the loss sum, and the sums, of this replica's rows; micro-batches run one after another inside the program."""
+        if self.grad_accum == 1:
+            return self._micro_gradients(values, batch)
+        micro = {k: tf.reshape(v, (self.grad_accum, v.shape[0] // self.grad_accum, *v.shape[1:])) for k, v in batch.items()}
+        first = self._micro_gradients(values, {k: v[0] for k, v in micro.items()})
+
+        def body(i: tf.Tensor, total: tuple[list[tf.Tensor], Sums]) -> tuple[tf.Tensor, tuple[list[tf.Tensor], Sums]]:
+            more = self._micro_gradients(values, {k: v[i] for k, v in micro.items()})
+            return i + 1, tf.nest.map_structure(tf.add, total, more)
+
+        _, total = tf.while_loop(lambda i, _: i < self.grad_accum, body, (tf.constant(1), first), maximum_iterations=self.grad_accum)
+        return total
+
+    def update(
+        self,
+        values: Sequence[tf.Tensor],
+        slots: Sequence[tuple[tf.Tensor, ...]],
+        grads: Sequence[tf.Tensor],
+        sums: Sums,
+        index: tf.Tensor,
+    ) -> StepResult:
+        """Values and slots after update number `index` (int64, from 0), from gradients and sums of the global batch.
+
+        A batch with no target (weight 0) has zero gradients, not NaN.
+        """
+        scale = 1.0 / tf.maximum(sums.weight, 1.0)
+        clipped, norm = clip_by_global_norm([g * scale for g in grads], self.clip)
+        mask = [decays(path, v.shape) for path, v in zip(self.paths, values, strict=True)]
+        new_values, new_slots = self.optimizer.apply(values, clipped, slots, lr=self.schedule(index), step=index, decay_mask=mask)
+        return StepResult(new_values, new_slots, sums, norm)
+
+    def __call__(
+        self,
+        values: Sequence[tf.Tensor],
+        slots: Sequence[tuple[tf.Tensor, ...]],
+        batch: Batch,
+        index: tf.Tensor,
+        all_reduce: AllReduce = _alone,
+    ) -> StepResult:
+        """The whole step. `all_reduce` sums a list of tensors over the replicas."""
+        grads, sums = self.gradients(values, batch)
+        reduced = all_reduce([*grads, *tf.nest.flatten(sums)])
+        grads, sums = reduced[: len(grads)], tf.nest.pack_sequence_as(sums, reduced[len(grads) :])
+        return self.update(values, slots, grads, sums, index)
+
+
+def specs(tensors: Any) -> Any:
+    """`tf.TensorSpec`s of a nest of tensors: what to lower a step with."""
+    return tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), tensors)
