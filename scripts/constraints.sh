@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Resolves constraints.txt anew: one exact version of everything, for Python 3.10 to 3.13, all builds of TensorFlow.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+uv="${VENV:-.venv}/bin/python -m uv"
+requirements=$(mktemp)
+trap 'rm -f "$requirements" "$requirements.out"' EXIT
+# numpy 2.5 is newer than what TensorFlow 2.20 was built and tested with.
+printf '%s\n' 'fastBPE==0.1.0' cython setuptools wheel pip uv 'tensorflow-text>=2.20,<2.21' 'numpy<2.5' > "$requirements"
+$uv pip compile --quiet --universal --python-version 3.10 --all-extras --upgrade --no-annotate --no-header \
+    pyproject.toml "$requirements" --output-file "$requirements.out" > /dev/null
+{
+    echo '# What this project is tested with, for Python 3.10 to 3.13 (the suite runs on 3.11): pip install -c constraints.txt ".[cpu]"'
+    echo "# Resolved by \`make constraints\`. NVIDIA's libraries are left to what the GPU build of TensorFlow asks for."
+    grep -v -E "^nvidia-|^colorama|== 'emscripten'" "$requirements.out" | sed -e "s/ ; sys_platform != 'emscripten'//" \
+        -e "s/ and sys_platform != 'emscripten'//" -e "s/ ; platform_python_implementation != 'PyPy'//" -e 's/^\(hf-xet[^ ]*\) ;.*/\1/'
+} > constraints.txt
