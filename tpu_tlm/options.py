@@ -25,9 +25,17 @@ def opt(
     choices: Sequence[str] | None = None,
     aliases: Sequence[str] = (),
     required: bool = False,
+    positional: bool = False,
 ) -> Any:
-    """A dataclass field that is an option: default, meaning, unit, choices, other spellings of the flag."""
-    metadata = {"help": help, "unit": unit, "choices": choices, "aliases": tuple(aliases), "required": required}
+    """A dataclass field that is an option: default, meaning, unit, choices, other spellings of the flag; or a positional argument."""
+    metadata = {
+        "help": help,
+        "unit": unit,
+        "choices": choices,
+        "aliases": tuple(aliases),
+        "required": required or positional,
+        "positional": positional,
+    }
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -140,6 +148,9 @@ def build_parser(prog: str, description: str, classes: Sequence[type]) -> argpar
         metavar = meta["unit"].upper().replace(" ", "_") or {int: "N", float: "X", bool: "true|false"}.get(kind.base, "TEXT")
         if meta["choices"]:
             metavar = "|".join(meta["choices"])
+        if meta["positional"]:
+            groups[cls].add_argument(name, metavar=metavar if meta["choices"] else name.upper(), help=meta["help"].replace("%", "%%"))
+            continue
         groups[cls].add_argument(
             f"--{name}",
             *(f"--{alias}" for alias in meta["aliases"]),

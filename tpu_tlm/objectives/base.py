@@ -44,6 +44,7 @@ class Objective(abc.ABC):
     """
 
     name: str
+    metrics: tuple[str, ...]
 
     @abc.abstractmethod
     def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> Sums:

@@ -55,6 +55,7 @@ class MaskedLanguageModeling(Objective):
     """
 
     name = "mlm"
+    metrics = ("accuracy",)
 
     def __init__(self, config: MlmConfig, specials: Specials) -> None:
         self.config, self.specials = config, specials

@@ -1,0 +1,37 @@
+"""What a model is, in numbers: enough to build it, small enough to travel inside a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tpu_tlm import options
+from tpu_tlm.config import ModelConfig
+from tpu_tlm.errors import TlmError
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model's kind and sizes. `nctx`: tokens of a training example; `pad_id`: the id that is not attended to."""
+
+    config: ModelConfig
+    vocab_size: int
+    nctx: int
+    pad_id: int = 0
+    kind: str = "mlm"
+
+    def to_json(self) -> str:
+        """JSON text; `from_json` reads it back."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> ModelSpec:
+        """The spec in a JSON text. Raises `TlmError` naming `where` when it is not one, or was written by a newer version."""
+        try:
+            values: dict[str, Any] = json.loads(text)
+            (config,) = options.build([ModelConfig], values.pop("config"), where)
+            return cls(config=config, **values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise TlmError(f"{where}: the model configuration cannot be read ({error}); it may be of a newer version") from None

@@ -1,0 +1,149 @@
+"""The compiled loop: a tensor-valued number of steps per call, and evaluation, on one device or under a strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tpu_tlm.objectives.base import Batch, Sums
+from tpu_tlm.training.state import TrainState
+from tpu_tlm.training.step import TrainStep
+
+
+class Totals(NamedTuple):
+    """What one call adds up over its steps, as Python numbers.
+
+    `bad_step`: the first update whose loss or gradient was not finite, -1 if none; `waited`: seconds in which the device had no batch.
+    """
+
+    loss_sum: float
+    weight: float
+    metrics: dict[str, tuple[float, float]]
+    grad_norm: float
+    bad_step: int
+    waited: float
+
+    @property
+    def loss(self) -> float:
+        """Loss per target; NaN where there was no target."""
+        return self.loss_sum / self.weight if self.weight else float("nan")
+
+    def mean(self, name: str) -> float:
+        """A metric's sum over its count; NaN where there was nothing to count."""
+        total, count = self.metrics[name]
+        return total / count if count else float("nan")
+
+
+def _compiled(function: Callable[..., Any], xla: bool) -> Callable[..., Any]:
+    return tf.function(function, jit_compile=xla or None, autograph=False)  # type: ignore[no-any-return]
+
+
+def _added(total: Sums, more: Sums) -> Sums:
+    return tf.nest.map_structure(lambda a, b: a + tf.cast(b, a.dtype), total, more)  # type: ignore[no-any-return]
+
+
+class Loop:
+    """Runs steps and evaluations of one `TrainStep` on its `TrainState`.
+
+    `xla`: compile the step. Under a TPU strategy that always happens; under other strategies the two pure halves of the step (gradients,
+    update) are compiled and the all-reduce stands between them, since XLA refuses variables of another device.
+    """
+
+    def __init__(self, step: TrainStep, state: TrainState, *, xla: bool = True, on_tpu: bool = False) -> None:
+        self.step, self.state, self.strategy = step, state, state.strategy
+        inner = xla and not on_tpu
+        if self.strategy is None:
+            self._train = _compiled(self._train_one, inner)
+            self._evaluate = _compiled(self._evaluate_one, inner)
+        else:
+            self._gradients = _compiled(step.gradients, inner) if inner else step.gradients
+            self._update = _compiled(step.update, inner) if inner else step.update
+            self._sums = _compiled(self._evaluation_sums, inner) if inner else self._evaluation_sums
+            self._train = lambda batch: self._first(self.strategy.run(self._train_replica, (batch,)))
+            self._evaluate = lambda batch: self._first(self.strategy.run(self._evaluate_replica, (batch,)))
+        # Traced with the number of steps as a tensor: another number is no new program.
+        self._train_call = tf.function(self._train_loop, autograph=False)
+        self._evaluate_call = tf.function(self._evaluate_loop, autograph=False)
+
+    def _first(self, per_replica: Any) -> Any:
+        """One replica's copy of what is equal on all."""
+        return tf.nest.map_structure(lambda t: self.strategy.experimental_local_results(t)[0], per_replica)
+
+    def _train_one(self, batch: Batch) -> tuple[Sums, tf.Tensor, tf.Tensor]:
+        values, slots, index = self.state.read()
+        result = self.step(values, slots, batch, index)
+        self.state.assign(result)
+        return result.sums, result.norm, index
+
+    def _train_replica(self, batch: Batch) -> tuple[Sums, tf.Tensor, tf.Tensor]:
+        values, slots, index = self.state.read()
+        grads, sums = self._gradients(values, batch)
+        reduced = self._all_reduce([*grads, *tf.nest.flatten(sums)])
+        grads, sums = reduced[: len(grads)], tf.nest.pack_sequence_as(sums, reduced[len(grads) :])
+        result = self._update(values, slots, grads, sums, index)
+        self.state.assign(result)
+        return result.sums, result.norm, index
+
+    @staticmethod
+    def _all_reduce(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)  # type: ignore[no-any-return]
+
+    def _evaluation_sums(self, values: list[tf.Tensor], batch: Batch) -> Sums:
+        return self.step.sums(values, batch, training=False)
+
+    def _evaluate_one(self, batch: Batch) -> Sums:
+        return self._evaluation_sums(self.state.read()[0], batch)
+
+    def _evaluate_replica(self, batch: Batch) -> Sums:
+        sums = self._sums(self.state.read()[0], batch)
+        return tf.nest.pack_sequence_as(sums, self._all_reduce(tf.nest.flatten(sums)))
+
+    def _zeros(self) -> Sums:
+        # Sums over many steps pass 2**24, where adding ones in float32 stops counting.
+        zero = tf.zeros([], tf.float64)
+        return Sums(zero, zero, {name: (zero, zero) for name in self.step.objective.metrics})
+
+    def _next(self, iterator: Iterator[Batch], after: tf.Tensor) -> tuple[Batch, tf.Tensor]:
+        """A batch, and the seconds it was waited for; `after` orders it behind the step before."""
+        with tf.control_dependencies([after]):
+            begun = tf.timestamp()
+        with tf.control_dependencies([begun]):
+            batch = next(iterator)
+        with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+            return batch, tf.timestamp() - begun
+
+    def _train_loop(self, iterator: Iterator[Batch], steps: tf.Tensor) -> tuple[Sums, tf.Tensor, tf.Tensor, tf.Tensor]:
+        def body(i: tf.Tensor, total: Sums, norms: tf.Tensor, bad: tf.Tensor, waited: tf.Tensor) -> tuple[Any, ...]:
+            batch, wait = self._next(iterator, total.loss)
+            sums, norm, index = self._train(batch)
+            finite = tf.logical_and(tf.math.is_finite(sums.loss), tf.math.is_finite(norm))
+            bad = tf.where(tf.logical_and(bad < 0, tf.logical_not(finite)), index, bad)
+            return i + 1, _added(total, sums), norms + norm, bad, waited + wait
+
+        start = (tf.constant(0), self._zeros(), tf.zeros([]), tf.constant(-1, tf.int64), tf.zeros([], tf.float64))
+        _, total, norms, bad, waited = tf.while_loop(lambda i, *_: i < steps, body, start, parallel_iterations=1)
+        return total, norms / tf.cast(steps, tf.float32), bad, waited
+
+    def _evaluate_loop(self, iterator: Iterator[Batch], batches: tf.Tensor) -> Sums:
+        def body(i: tf.Tensor, total: Sums) -> tuple[tf.Tensor, Sums]:
+            batch, _ = self._next(iterator, total.loss)
+            return i + 1, _added(total, self._evaluate(batch))
+
+        _, total = tf.while_loop(lambda i, _: i < batches, body, (tf.constant(0), self._zeros()), parallel_iterations=1)
+        return total
+
+    @staticmethod
+    def _totals(sums: Sums, norm: float = 0.0, bad: int = -1, waited: float = 0.0) -> Totals:
+        metrics = {name: (float(total), float(count)) for name, (total, count) in sums.metrics.items()}
+        return Totals(float(sums.loss), float(sums.weight), metrics, norm, bad, waited)
+
+    def train(self, iterator: Iterator[Batch], steps: int) -> Totals:
+        """Make `steps` updates with the iterator's next batches."""
+        sums, norm, bad, waited = self._train_call(iterator, tf.constant(steps))
+        return self._totals(sums, float(norm), int(bad), float(waited))
+
+    def evaluate(self, batches: Iterable[Batch], count: int) -> Totals:
+        """The exact sums over `count` batches, no variable changed."""
+        return self._totals(self._evaluate_call(iter(batches), tf.constant(count)))
