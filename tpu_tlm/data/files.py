@@ -6,6 +6,7 @@ import contextlib
 import glob as local_glob
 import hashlib
 import os
+from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 from tpu_tlm.errors import TlmError, UsageError
@@ -104,6 +105,44 @@ def find(pattern: str) -> list[str]:
             gfile = _gfile()
             return sorted(path for path in gfile.glob(pattern) if not gfile.isdir(path))
         return sorted(path for path in local_glob.glob(pattern, recursive=True) if not os.path.isdir(path))
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[BinaryIO]:
+    """A stream to write a large file to, which takes its name (replacing an older one) when the block ends without an error."""
+    if is_remote(path):  # an object appears when its upload is complete
+        with _gfile().GFile(path, "wb") as stream:
+            yield cast(BinaryIO, stream)
+        return
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+        raise
+
+
+def list_names(directory: str) -> list[str]:
+    """Names of the files and directories in a directory, sorted; empty when it is not there."""
+    with naming(directory):
+        if not is_remote(directory):
+            return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+        gfile = _gfile()
+        return sorted(name.rstrip("/") for name in gfile.listdir(directory)) if gfile.isdir(directory) else []
+
+
+def remove(path: str) -> None:
+    """Remove a file."""
+    with naming(path):
+        if is_remote(path):
+            _gfile().remove(path)
+        else:
+            os.remove(path)
 
 
 def sha256(data: bytes) -> str:

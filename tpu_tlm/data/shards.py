@@ -1,0 +1,117 @@
+"""The files of a dataset directory: shards with their checksums, and `md.yml`, which is written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from tpu_tlm.data import files
+from tpu_tlm.data.records import Layout
+from tpu_tlm.errors import UsageError
+
+FORMAT = 1
+METADATA = "md.yml"
+NAME = "tlm"
+_FRAMED_AT_ONCE = 2 << 20  # bytes
+_OURS = re.compile(rf"{NAME}-\d{{5,}}-of-\d{{5,}}\.tfrecord")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of records: its name in the directory, its examples and bytes, and its SHA-256 (empty when not known)."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+def shard_name(index: int, count: int) -> str:
+    """The name of a shard, such as tlm-00007-of-00064.tfrecord."""
+    return f"{NAME}-{index:05d}-of-{count:05d}.tfrecord"
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a file has the name of one of our shards."""
+    return _OURS.fullmatch(name) is not None
+
+
+def shard_sizes(samples: int, record_bytes: int, max_bytes: float) -> list[int]:
+    """Examples per shard: as even as can be, the same in each but the last, none over `max_bytes` (at least one example)."""
+    largest = max(1, int(max_bytes // record_bytes))
+    count = -(-samples // largest)
+    each = -(-samples // count) if count else 0
+    # Rounding up can leave nothing for the last shards.
+    sizes = []
+    while samples > 0:
+        sizes.append(min(each, samples))
+        samples -= sizes[-1]
+    return sizes
+
+
+def write_shard(directory: str, name: str, layout: Layout, payloads: Iterable[NDArray[np.uint8]]) -> Shard:
+    """Write one shard from blocks of payloads (uint8 [n, payload_bytes]); it appears under its name only when complete."""
+    path = f"{directory.rstrip('/')}/{name}"
+    digest = hashlib.sha256()
+    samples = 0
+    step = max(1, _FRAMED_AT_ONCE // layout.record_bytes)
+    with files.naming(path), files.replacing(path) as stream:
+        for payload in payloads:
+            samples += len(payload)
+            for at in range(0, len(payload), step):
+                block = layout.frame(payload[at : at + step]).tobytes()
+                digest.update(block)
+                stream.write(block)
+    return Shard(name, samples, samples * layout.record_bytes, digest.hexdigest())
+
+
+def file_sha256(path: str) -> str:
+    """SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with files.naming(path), files.open_read(path) as stream:
+        while data := stream.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def write_metadata(directory: str, metadata: Mapping[str, Any], shards: Sequence[Shard]) -> None:
+    """Write `md.yml`: from then on the directory is a dataset.
+
+    `metadata` are its keys beside `num_samples`, `format` and `shards`; values are JSON's.
+    """
+    head = {"num_samples": sum(shard.samples for shard in shards), "format": FORMAT, **metadata}
+    text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=1 << 30)
+    # One line a shard, so that a reader sees the table at a glance: these values are plain enough for JSON to be YAML.
+    table = "".join(f"- {json.dumps(asdict(shard))}\n" for shard in shards)
+    files.write_bytes(f"{directory.rstrip('/')}/{METADATA}", f"{text}shards:\n{table}".encode())
+
+
+def read_metadata(directory: str) -> dict[str, Any] | None:
+    """The content of `md.yml`, or None where there is none; `UsageError` when it cannot be read."""
+    path = f"{directory.rstrip('/')}/{METADATA}"
+    if not files.exists(path):
+        return None
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        loaded = yaml.load(files.read_bytes(path), loader)  # a safe loader, in C where there is one
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: is not YAML: {error}: make the dataset again") from None
+    if not isinstance(loaded, dict) or "num_samples" not in loaded:
+        raise UsageError(f"{path}: has no num_samples: make the dataset again")
+    return loaded
+
+
+def remove_shards(directory: str) -> int:
+    """Remove our shards from a directory that is not (yet) a dataset; gives how many there were."""
+    found = [name for name in files.list_names(directory) if is_shard_name(name) or (name.endswith(".tmp") and ".tfrecord." in name)]
+    for name in found:
+        files.remove(f"{directory.rstrip('/')}/{name}")
+    return len(found)
