@@ -190,12 +190,23 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class ConvertConfig:
+    """Conversion."""
+
+    source: str = opt("", "run directory or NPZ", positional=True)
+    destination: str = opt("", "file to write, NAME.npz: MEAD's layout and our configuration", positional=True)
+    step: int | None = opt(None, "checkpoint of the run to take; none = the newest good one", unit="step")
+
+
+@dataclass(frozen=True)
 class PredictConfig:
     """Trying a model out."""
 
+    task: str = opt("", "what to do: guess what the masks in the texts hide", choices=("fill-mask",), positional=True)
     model: str = opt("", "run directory or NPZ", required=True, unit="path")
     text: list[str] = opt([], "text to complete; without it, lines of standard input", unit="text")
     top_k: int = opt(5, "guesses per mask", unit="tokens")
+    step: int | None = opt(None, "checkpoint of the run to take; none = the newest good one", unit="step")
     tokenizer: str | None = opt(None, "tokenizer directory; none = the one beside the model", unit="dir")
     json: bool = opt(False, "one JSON object a line instead of a table")
 

@@ -158,12 +158,12 @@ def from_mead(arrays: Mapping[str, np.ndarray], spec: ModelSpec, where: str, *, 
     return values
 
 
-def encode_npz(values: Mapping[str, np.ndarray], spec: ModelSpec, tokenizer: str = "") -> bytes:
-    """The bytes of an NPZ file: MEAD's arrays, our configuration and, as JSON, the tokenizer's description."""
+def encode_npz(values: Mapping[str, np.ndarray], spec: ModelSpec, fingerprint: str | None = None) -> bytes:
+    """The bytes of an NPZ file: MEAD's arrays, our configuration and the fingerprint of the tokenizer."""
     arrays: Arrays = to_mead(values, spec)
     arrays[CONFIG_KEY] = np.frombuffer(spec.to_json().encode(), np.uint8)
-    if tokenizer:
-        arrays[TOKENIZER_KEY] = np.frombuffer(tokenizer.encode(), np.uint8)
+    if fingerprint:
+        arrays[TOKENIZER_KEY] = np.frombuffer(fingerprint.encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()

@@ -14,13 +14,20 @@ from tpu_tlm.errors import TlmError
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model's kind and sizes. `nctx`: tokens of a training example; `pad_id`: the id that is not attended to."""
+    """A model's kind and sizes, and how its text is framed.
+
+    `nctx`: tokens of a training example; `pad_id`: the id that is not attended to; `prefix_id`, `suffix_id`: the tokens at the start and end
+    of every training example; `eol_id`: the token after every line of text.
+    """
 
     config: ModelConfig
     vocab_size: int
     nctx: int
     pad_id: int = 0
     kind: str = "mlm"
+    prefix_id: int | None = None
+    suffix_id: int | None = None
+    eol_id: int | None = None
 
     def to_json(self) -> str:
         """JSON text; `from_json` reads it back."""
