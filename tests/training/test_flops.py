@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from tpu_tlm.config import ModelConfig
+from tpu_tlm.training.flops import flops_per_example
+from tpu_tlm.training.peaks import device_name, peak_flops
+
+BERT_BASE = ModelConfig(d_model=768, d_ff=3072, num_heads=12, num_layers=12, rpr_k=[0])
+
+
+@pytest.mark.parametrize(
+    ("batch", "nctx", "predictions", "compiler"),
+    # What the TPU compiler counts for a whole BERT-base step (reference figures of its cost analysis, everything included).
+    [(32, 128, 20, 2.273e12), (128, 128, 20, 9.055e12), (32, 512, 76, 9.796e12)],
+)
+def test_bert_base_against_the_compilers_own_count(batch: int, nctx: int, predictions: int, compiler: float) -> None:
+    ours = batch * flops_per_example(BERT_BASE, nctx, predictions, 30522)
+    assert 0.93 < ours / compiler < 1.0, "what is not counted is a few percent"
+
+
+def test_by_hand() -> None:
+    model = ModelConfig(d_model=4, d_ff=8, num_heads=2, num_layers=1, d_k=3, rpr_k=[1], rpr_value_on=False)
+    projections, attention, relative, feed_forward, head = 5 * 4 * 4 * 6, 5 * 2 * 5 * 6, 5 * 3 * 6, 5 * 2 * 4 * 8, 2 * 4 * 10
+    assert flops_per_example(model, 5, 2, 10) == 3 * 2 * (projections + attention + relative + feed_forward + head)
+
+
+def test_what_adds_to_it() -> None:
+    base = flops_per_example(BERT_BASE, 128, 20, 30522)
+    tables = flops_per_example(ModelConfig(d_model=768, d_ff=3072, num_heads=12, num_layers=12, rpr_k=[8]), 128, 20, 30522)
+    assert tables - base == 3 * 12 * 128 * 2 * 2 * 17 * 768
+    head = flops_per_example(ModelConfig(d_model=768, d_ff=3072, num_heads=12, num_layers=12, rpr_k=[0], mlm_head="bert"), 128, 20, 30522)
+    assert head - base == 3 * 20 * 2 * 768 * 768
+
+
+@pytest.mark.parametrize(
+    ("name", "bfloat16", "float32"),
+    [
+        ("v2-8", 22.5, 22.5),
+        ("v3-32", 61.5, 61.5),
+        ("v4-8", 275, 275),
+        ("v5litepod-16", 197, 197),
+        ("TPU v5 lite", None, None),
+        ("TPU v5e", 197, 197),
+        ("v5p-128", 459, 459),
+        ("v6e-8", 918, 918),
+        ("NVIDIA H200", 989, 494.5),
+        ("NVIDIA H100 80GB HBM3", 989, 494.5),
+        ("NVIDIA H100 PCIe", 756, 378),
+        ("NVIDIA A100-SXM4-40GB", 312, 156),
+        ("NVIDIA L4", 121, 60),
+        ("NVIDIA L40S", 362, 183),
+        ("Tesla V100-SXM2-16GB", None, 15.7),
+        ("Tesla V100-PCIE-16GB", None, 14),
+        ("Tesla T4", None, 8.1),
+        ("NVIDIA GeForce GT 710", None, None),
+        ("CPU", None, None),
+        ("TPU", None, None),
+    ],
+)
+def test_peaks(name: str, bfloat16: float | None, float32: float | None) -> None:
+    for precision, teraflops in (("bfloat16", bfloat16), ("float32", float32)):
+        assert peak_flops(name, precision) == (None if teraflops is None else pytest.approx(teraflops * 1e12))
+
+
+def test_the_name_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v5litepod-8")
+    assert device_name("TPU") == "v5litepod-8" and device_name("CPU") == "CPU"
+    monkeypatch.delenv("TPU_ACCELERATOR_TYPE")
+    assert device_name("TPU") == "TPU"
