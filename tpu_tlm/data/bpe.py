@@ -9,7 +9,7 @@ import numpy as np
 
 from tpu_tlm.data.bpe_engines import Codes, Engine, fastbpe_engine, parse_codes, tokenizers_engine
 from tpu_tlm.data.tokenizers import Encoded, Tokenizer
-from tpu_tlm.data.word_table import WordTable
+from tpu_tlm.data.word_table import Counts, Ids, WordTable
 from tpu_tlm.errors import UsageError
 
 SPECIALS = ("<PAD>", "<GO>", "<EOS>", "<UNK>")
@@ -17,6 +17,7 @@ _SPOKEN = {"<unk>": "<UNK>", "<eos>": "<EOS>"}
 CONTINUES = "@@"
 # fastBPE reads counts with stoi and dies of a larger one.
 LARGEST_COUNT = 2**31 - 1
+LONG_WORD = 100
 
 
 def parse_vocab(data: bytes, name: str) -> list[str]:
@@ -88,32 +89,31 @@ class BpeTokenizer(Tokenizer):
     def mask_id(self) -> int:
         return self.required_id("[MASK]")
 
-    def pieces(self, words: list[str]) -> list[list[str]]:
-        """fastBPE's pieces of each word, `@@` on all but a word's last; words have no white space."""
+    def pieces(self, words: list[str]) -> list[str]:
+        """fastBPE's pieces of each word, joined by spaces, `@@` on all but a word's last; words have no white space."""
         return self._engine(words)
 
-    def _split(self, words: list[str]) -> list[Sequence[int]]:
-        """Ids of each word: the whole word's, or its pieces'."""
-        plain = [word for word in words if word not in self._whole]
-        split = iter(self._engine(plain if self.cased else [word.lower() for word in plain]))
+    def _split(self, words: list[str]) -> tuple[Ids, Counts]:
+        whole = self._whole
+        plain = [word for word in words if word not in whole]
+        joined = self._engine(plain if self.cased else [word.lower() for word in plain])
+        if len(plain) < len(words):
+            spelled = iter(joined)
+            joined = [self.tokens[whole[word]] if word in whole else next(spelled) for word in words]
         get, unk = self._id_of.get, self.unk_id
-        return [(self._whole[word],) if word in self._whole else [get(piece, unk) for piece in next(split)] for word in words]
+        ids = np.array([get(piece, unk) for piece in " ".join(joined).split(" ")], np.uint32)
+        return ids, np.array([pieces.count(" ") + 1 for pieces in joined], np.int64)
 
     def encode_lines(self, lines: Sequence[bytes]) -> Encoded:
         words: list[str] = []
-        counts = np.zeros(len(lines), np.int64)
-        for index, line in enumerate(lines):
-            found = line.decode().split()
-            words += found
-            counts[index] = len(found)
-        ids, ends = self._table.lookup(words)
-        begins = np.zeros(len(words) + 1, np.int64)
-        begins[1:] = ends
+        ends: list[int] = []
+        for line in lines:
+            words += line.decode().split()
+            ends.append(len(words))
+        ids, begins = self._table.lookup(words)
         word_start = np.zeros(len(ids), np.bool_)
         word_start[begins[:-1]] = True  # every word has at least one piece
-        offsets = np.zeros(len(lines) + 1, np.int64)
-        np.cumsum(counts, out=offsets[1:])
-        return Encoded(ids, word_start, begins[offsets])
+        return Encoded(ids, word_start, begins[np.array([0, *ends])])
 
     def encode(self, text: str) -> list[int]:
         words: list[str] = []
@@ -127,10 +127,23 @@ class BpeTokenizer(Tokenizer):
 
 
 def _make_engine(engine: str, codes: Codes, codes_file: bytes, vocab_file: bytes, listed: list[str]) -> Engine:
-    if engine in ("auto", "fastbpe"):
-        try:
-            return fastbpe_engine(codes_file, vocab_file)
-        except ImportError:
-            if engine == "fastbpe":
-                raise UsageError("fastBPE is not installed: pip install --no-build-isolation fastBPE==0.1.0") from None
-    return tokenizers_engine(codes, set(listed))
+    even = tokenizers_engine(codes, set(listed))
+    if engine == "tokenizers":
+        return even
+    try:
+        quick = fastbpe_engine(codes_file, vocab_file)
+    except ImportError:
+        if engine == "fastbpe":
+            raise UsageError("fastBPE is not installed: pip install --no-build-isolation fastBPE==0.1.0") from None
+        return even
+
+    def split(words: list[str]) -> list[str]:
+        # fastBPE's time grows with the square of a word's length.
+        long = [word for word in words if len(word) > LONG_WORD]
+        if not long:
+            return quick(words)
+        spelled = dict(zip(long, even(long), strict=True))
+        short = iter(quick([word for word in words if word not in spelled]))
+        return [spelled[word] if word in spelled else next(short) for word in words]
+
+    return split

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 from tpu_tlm.errors import UsageError
 
 END = "</w>"
-Engine = Callable[[list[str]], list[list[str]]]
+# Words without white space -> the pieces of each, joined by single spaces.
+Engine = Callable[[list[str]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -65,38 +67,8 @@ def fastbpe_engine(codes_file: bytes, vocab_file: bytes) -> Engine:
                 stream.write(data)
         with _quiet_stderr():
             applier = fastBPE(*paths)
-
-    def split(words: list[str]) -> list[list[str]]:
-        return [pieces.split(" ") for pieces in applier.apply(words)]
-
-    return split
-
-
-def merge_word(word: str, codes: Codes, vocab: set[str]) -> list[str]:
-    """fastBPE's pieces of one word, step by step as fastBPE finds them."""
-    # fastBPE looks for characters up to a NUL only; the rest stays one unit.
-    head, nul, tail = word.partition("\0")
-    units = list(head)
-    if nul:
-        units = [*units[:-1], "".join(units[-1:]) + nul + tail]
-    units[-1] += END
-    while len(units) > 1:
-        ranked = [(codes.ranks[pair], pair) for pair in zip(units, units[1:], strict=False) if pair in codes.ranks]
-        if not ranked:
-            break
-        left, right = min(ranked)[1]
-        merged: list[str] = []
-        index = 0
-        while index < len(units):
-            if index + 1 < len(units) and units[index] == left and units[index + 1] == right:
-                merged.append(left + right)
-                index += 2
-            else:
-                merged.append(units[index])
-                index += 1
-        units = merged
-    last = len(units) - 1
-    return [piece for index, unit in enumerate(units) for piece in known_pieces(unit, index == last, codes, vocab)]
+    apply: Engine = applier.apply
+    return apply
 
 
 def _written(unit: str, final: bool) -> str:
@@ -112,10 +84,98 @@ def known_pieces(unit: str, final: bool, codes: Codes, vocab: set[str]) -> list[
     return [*known_pieces(left, False, codes, vocab), *known_pieces(right, final, codes, vocab)]
 
 
-def tokenizers_engine(codes: Codes, vocab: set[str]) -> Engine:
-    """An equal of fastBPE on the `tokenizers` library; words it does not split the same way go through `merge_word`."""
+def merge_word(word: str, codes: Codes, vocab: set[str]) -> str:
+    """fastBPE's pieces of one word, found step by step as fastBPE finds them."""
+    # fastBPE looks for characters up to a NUL only; the rest stays one unit with the character before it.
+    head, nul, tail = word.partition("\0")
+    units = list(head)
+    if nul:
+        units = [*units[:-1], "".join(units[-1:]) + nul + tail]
+    units[-1] += END
+    while len(units) > 1:
+        ranked = [(codes.ranks[pair], pair) for pair in zip(units, units[1:], strict=False) if pair in codes.ranks]
+        if not ranked:
+            break
+        left, right = min(ranked)[1]
+        merged: list[str] = []
+        index = 0
+        while index < len(units):
+            if units[index] == left and units[index + 1 : index + 2] == [right]:
+                merged.append(left + right)
+                index += 2
+            else:
+                merged.append(units[index])
+                index += 1
+        units = merged
+    last = len(units) - 1
+    return " ".join(piece for index, unit in enumerate(units) for piece in known_pieces(unit, index == last, codes, vocab))
 
-    def split(words: list[str]) -> list[list[str]]:
-        return [merge_word(word, codes, vocab) for word in words]
+
+def irregular_tokens(codes: Codes) -> set[str]:
+    """Tokens whose merges a priority queue could do in another order than fastBPE, which does all of one kind at a time.
+
+    They are those that a merge uses before a later merge makes them (once more), and those that end like a word's last piece
+    without being one. A learner does not make such codes; a text full of `</w>`, or an editor, can.
+    """
+    first_use: dict[str, int] = {}
+    for pair, rank in codes.ranks.items():
+        for token in pair:
+            first_use.setdefault(token, rank)
+    merged = {(left + right, right): rank for (left, right), rank in codes.ranks.items()}
+    late = {token for (token, _), rank in merged.items() if first_use.get(token, rank) < rank}
+    return late | {token for token, right in merged if END in token.removesuffix(END) or token.endswith(END) != right.endswith(END)}
+
+
+def tokenizers_engine(codes: Codes, vocab: set[str]) -> Engine:
+    """An equal of fastBPE on the `tokenizers` library, whose time grows evenly with the length of a word.
+
+    Characters that no merge knows part a word into runs that can be split by themselves.
+    """
+    from tokenizers import Tokenizer, models
+
+    units = {unit: None for pair in codes.ranks for unit in (*pair, pair[0] + pair[1])}
+    letters = sorted({char for unit in units for char in unit.removesuffix(END)})
+    for letter in letters:
+        units[letter] = units[letter + END] = None
+    ids = {unit: index for index, unit in enumerate(units)}
+    merges = list(codes.ranks)
+    pipelines = {
+        True: Tokenizer(models.BPE(ids, merges, end_of_word_suffix=END)),
+        False: Tokenizer(models.BPE(ids, merges)),
+    }
+    # What stands in the output for a unit at the end of a word, and inside it.
+    written = {
+        True: [" ".join(known_pieces(unit, True, codes, vocab)) if unit.endswith(END) else "" for unit in units],
+        False: [" ".join(known_pieces(unit, False, codes, vocab)) for unit in units],
+    }
+    letter_class = "[" + "".join(re.escape(letter) for letter in letters) + "]"
+    runs = re.compile(f"{letter_class}+|.", re.DOTALL)
+    known = re.compile(letter_class)
+    odd = {token.removesuffix(END) for token in irregular_tokens(codes)} | {"\0"}
+    exceptions = re.compile("|".join(re.escape(text) for text in sorted(odd)))
+
+    def spell(texts: list[tuple[str, bool]]) -> dict[tuple[str, bool], str]:
+        """(run of known letters, whether it ends its word) -> its pieces."""
+        spelled = {}
+        for final in (True, False):
+            some = [text for text, ends in texts if ends == final]
+            for text, encoding in zip(some, pipelines[final].encode_batch_fast(some, add_special_tokens=False), strict=True):
+                *rest, last = encoding.ids
+                spelled[text, final] = " ".join([*(written[False][unit] for unit in rest), written[final][last]])
+        return spelled
+
+    def split(words: list[str]) -> list[str]:
+        regular = {word: runs.findall(word) for word in words if not exceptions.search(word)}
+        texts = {(run, index == len(found) - 1) for found in regular.values() for index, run in enumerate(found) if known.match(run)}
+        spelled = spell(sorted(texts))
+        joined = []
+        for word in words:
+            if word not in regular:
+                joined.append(merge_word(word, codes, vocab))
+                continue
+            found = [(run, False) for run in regular[word]]
+            found[-1] = (found[-1][0], True)
+            joined.append(" ".join(spelled[item] if item in spelled else item[0] + ("" if item[1] else "@@") for item in found))
+        return joined
 
     return split

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Word = TypeVar("Word", str, bytes)
-Splitter = Callable[[list[Word]], list[Sequence[int]]]
+Ids: TypeAlias = npt.NDArray[np.uint32]
+Counts: TypeAlias = npt.NDArray[np.int64]
+# Words -> the ids of all of them one after the other, and how many each word has.
+Splitter = Callable[[list[Word]], tuple[Ids, Counts]]
 
-# About 60 MB of words and ids; real text stays under it for a long time, and starting anew costs little.
+# Starting anew costs little, for the words that make up most of a text are back at once. About 60 and 50 MB.
 LARGEST_TABLE = 300_000
+LARGEST_TEXT = 16 << 20
 
 
 class _Rows(dict[Word, int]):
@@ -31,7 +35,7 @@ class _Rows(dict[Word, int]):
 
 
 class WordTable(Generic[Word]):
-    """Splits words through `split` (a list of words -> a sequence of ids each) and remembers a bounded number of them."""
+    """Splits words through `split` and remembers a bounded number of them."""
 
     def __init__(self, split: Splitter[Word], largest: int = LARGEST_TABLE) -> None:
         self._split: Splitter[Word] = split
@@ -44,34 +48,35 @@ class WordTable(Generic[Word]):
         self._lengths = np.zeros(1024, np.int64)
         self._ids = np.zeros(4096, np.uint32)
         self._used = 0
+        self._text = 0
 
-    def lookup(self, words: list[Word]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
-        """Ids of all the words one after the other uint32 [n], and where each word ends in them int64 [words]."""
-        if len(self._rows) > self._largest:
+    def lookup(self, words: list[Word]) -> tuple[Ids, Counts]:
+        """Ids of all the words one after the other uint32 [n]; word i has those from begins[i] to begins[i + 1], int64 [words + 1]."""
+        if len(self._rows) > self._largest or self._text > LARGEST_TEXT:
             self._clear()
         rows = np.array(list(map(self._rows.__getitem__, words)), np.int64)
         if self._rows.waiting:
             waiting, self._rows.waiting = self._rows.waiting, []
-            self._add(self._split(waiting))
+            self._text += sum(map(len, waiting))
+            self._add(*self._split(waiting))
         lengths = self._lengths[rows]
-        ends = np.cumsum(lengths)
+        begins = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(lengths, out=begins[1:])
         # Token t of the output lies at (its word's start in the table) + (t - the word's start in the output).
-        shift = self._starts[rows] - (ends - lengths)
-        total = int(ends[-1]) if len(ends) else 0
-        return self._ids[np.repeat(shift, lengths) + np.arange(total)], ends
+        shift = self._starts[rows] - begins[:-1]
+        return self._ids[np.repeat(shift, lengths) + np.arange(begins[-1])], begins
 
-    def _add(self, pieces: list[Sequence[int]]) -> None:
+    def _add(self, ids: Ids, lengths: Counts) -> None:
         """Append rows for words that were waiting, in their order."""
-        first = len(self._rows) - len(pieces)
-        lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
-        total = int(lengths.sum())
-        self._starts = _grown(self._starts, len(self._rows))
-        self._lengths = _grown(self._lengths, len(self._rows))
-        self._ids = _grown(self._ids, self._used + total)
-        self._lengths[first : first + len(pieces)] = lengths
-        self._starts[first : first + len(pieces)] = self._used + np.cumsum(lengths) - lengths
-        self._ids[self._used : self._used + total] = np.fromiter((i for word in pieces for i in word), np.uint32, total)
-        self._used += total
+        first, last = len(self._rows) - len(lengths), len(self._rows)
+        used = self._used + len(ids)
+        self._starts = _grown(self._starts, last)
+        self._lengths = _grown(self._lengths, last)
+        self._ids = _grown(self._ids, used)
+        self._lengths[first:last] = lengths
+        self._starts[first:last] = self._used + np.cumsum(lengths) - lengths
+        self._ids[self._used : used] = ids
+        self._used = used
 
 
 def _grown(array: npt.NDArray, size: int) -> npt.NDArray:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from tpu_tlm.data.tokenizers import Encoded, Tokenizer
-from tpu_tlm.data.word_table import WordTable
+from tpu_tlm.data.word_table import Counts, Ids, WordTable
 from tpu_tlm.errors import UsageError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Pipeline
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LONGEST_WORD = 100
-# ASCII control characters but tab, line feed, carriage return: BERT drops them, `split` would take some for white space.
+# ASCII control characters but tab, line feed, carriage return: BERT drops them, and `split` would take some for white space.
 _CONTROLS = bytes({*range(32), 127} - {9, 10, 13})
+_ASCII_WORD = re.compile(r"[A-Za-z0-9]+|[!-/:-@\[-`{-~]")
+_ASCII_WORDS = re.compile(rb"[A-Za-z0-9]+|[^A-Za-z0-9\n]")
 
 
 def parse_vocab(data: bytes, name: str) -> list[str]:
@@ -41,11 +47,22 @@ def parse_vocab(data: bytes, name: str) -> list[str]:
     return list(tokens)
 
 
-class WordPieceTokenizer(Tokenizer):
-    """BERT's tokenizer; ids are the line numbers of vocab.txt. Equal to the `tokenizers` back end of transformers' BertTokenizer.
+def bert_pipeline(id_of: dict[str, int], cased: bool) -> Pipeline:
+    """What transformers' BertTokenizer is made of, without special tokens: BERT's normalizer, word splitter and WordPiece."""
+    from tokenizers import Tokenizer as Pipeline
+    from tokenizers import models, normalizers, pre_tokenizers
 
-    In corpus lines `[MASK]` and the like are plain text, as BERT's own pre-training tool has them; `encode` turns them into
-    their ids. A punctuation mark or a Chinese character is a word of its own.
+    pipeline = Pipeline(models.WordPiece(dict(id_of), unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
+    pipeline.normalizer = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, lowercase=not cased)
+    pipeline.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return pipeline
+
+
+class WordPieceTokenizer(Tokenizer):
+    """BERT's tokenizer; an id is a line number of vocab.txt from 0.
+
+    In corpus lines `[MASK]` and the like are plain text, as in BERT's own pre-training tool; `encode` turns them into their
+    ids. A punctuation mark or a Chinese character is a word of its own.
     """
 
     kind = "wordpiece"
@@ -58,8 +75,11 @@ class WordPieceTokenizer(Tokenizer):
         self.special_ids = tuple(sorted(self._id_of[token] for token in SPECIALS))
         self._special_pattern = re.compile("(" + "|".join(re.escape(token) for token in SPECIALS) + ")")
         self._starts: npt.NDArray[np.bool_] = np.array([not token.startswith("##") for token in tokens])
-        self._engine = _engine(self._id_of, cased)
-        self._table: WordTable[bytes] = WordTable(self._split)
+        self._whole = {token.encode(): i for i, token in enumerate(tokens) if _ASCII_WORD.fullmatch(token) and len(token) <= LONGEST_WORD}
+        self._pipeline = bert_pipeline(self._id_of, cased)
+        # White-space separated chunks over BERT's words: "word", "word," and "(word" look up the same word.
+        self._words: WordTable[bytes] = WordTable(self._split_words)
+        self._chunks: WordTable[bytes] = WordTable(self._split_chunks)
 
     @property
     def cls_id(self) -> int:
@@ -73,23 +93,42 @@ class WordPieceTokenizer(Tokenizer):
     def mask_id(self) -> int:
         return self.required_id("[MASK]")
 
-    def _split(self, chunks: list[bytes]) -> list[Sequence[int]]:
-        encoded = self._engine.encode_batch_fast([chunk.decode() for chunk in chunks], add_special_tokens=False)
-        return [encoding.ids for encoding in encoded]
+    def _split_chunks(self, chunks: list[bytes]) -> tuple[Ids, Counts]:
+        """Ids of chunks without ASCII white space or control characters."""
+        words: list[bytes] = []
+        ends: list[int] = []
+        for chunk in chunks:
+            # In ASCII a word is a run of letters and digits or a punctuation mark; the rest of Unicode is left to the library.
+            words += _ASCII_WORDS.findall(chunk if self.cased else chunk.lower()) if chunk.isascii() else (chunk,)
+            ends.append(len(words))
+        ids, begins = self._words.lookup(words)
+        return ids, np.diff(begins[np.array([0, *ends])])
+
+    def _split_words(self, words: list[bytes]) -> tuple[Ids, Counts]:
+        """Ids of words that are ASCII as BERT has them, or any text that is not ASCII."""
+        get = self._whole.get
+        found = np.array([get(word, -1) for word in words], np.int64)
+        others = np.flatnonzero(found < 0)
+        lengths = np.ones(len(words), np.int64)
+        if len(others):
+            # One call for all: a call costs as much as several words. Offsets, in characters, tell whose each piece is.
+            rest = [words[index].decode() for index in others]
+            encoding = self._pipeline.encode(" ".join(rest), add_special_tokens=False)
+            begins = np.cumsum([0, *(len(text) + 1 for text in rest)])
+            owners = np.searchsorted(begins, np.array([begin for begin, _ in encoding.offsets], np.int64), "right") - 1
+            lengths[others] = np.bincount(owners, minlength=len(rest))
+            found = np.repeat(found, lengths)
+            found[found < 0] = encoding.ids
+        return found.astype(np.uint32), lengths
 
     def encode_lines(self, lines: Sequence[bytes]) -> Encoded:
         words: list[bytes] = []
-        counts = np.zeros(len(lines), np.int64)
-        for index, line in enumerate(lines):
-            found = line.translate(None, _CONTROLS).split()
-            words += found
-            counts[index] = len(found)
-        ids, ends = self._table.lookup(words)
-        begins = np.zeros(len(words) + 1, np.int64)
-        begins[1:] = ends
-        offsets = np.zeros(len(lines) + 1, np.int64)
-        np.cumsum(counts, out=offsets[1:])
-        return Encoded(ids, self._starts[ids], begins[offsets])
+        ends: list[int] = []
+        for line in lines:
+            words += line.translate(None, _CONTROLS).split()
+            ends.append(len(words))
+        ids, begins = self._chunks.lookup(words)
+        return Encoded(ids, self._starts[ids], begins[np.array([0, *ends])])
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []
@@ -102,14 +141,3 @@ class WordPieceTokenizer(Tokenizer):
 
     def decode(self, ids: Iterable[int]) -> str:
         return " ".join(self.tokens[i] for i in ids).replace(" ##", "")
-
-
-def _engine(id_of: dict[str, int], cased: bool):  # type: ignore[no-untyped-def]
-    """The `tokenizers` pipeline that transformers' BertTokenizer is made of, without special tokens."""
-    from tokenizers import Tokenizer as Pipeline
-    from tokenizers import models, normalizers, pre_tokenizers
-
-    pipeline = Pipeline(models.WordPiece(dict(id_of), unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
-    pipeline.normalizer = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, lowercase=not cased)
-    pipeline.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return pipeline
