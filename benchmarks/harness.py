@@ -1,0 +1,134 @@
+"""Timing programs against one another on a shared machine: A B A B ..., medians of ratios of neighbours, peak memory of each.
+
+Every contender is a child process of its own, built once and then asked in turn, so that neither sees the other's memory or
+threads. `python -m benchmarks.harness MODULE:FUNCTION JSON-ARGUMENTS` is such a child.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A program to time: `target` ("module:function") called with `arguments` gives a callable(calls) -> seconds per unit of work."""
+
+    name: str
+    target: str
+    arguments: tuple[Any, ...] = ()
+
+
+@dataclass
+class Result:
+    """What was measured of a contender: seconds per unit of each round, their ratio to the first contender's, and peak memory."""
+
+    name: str
+    seconds: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    peak_mb: float = 0.0
+
+
+class Child:
+    """A contender in a process of its own."""
+
+    def __init__(self, contender: Contender) -> None:
+        self.name = contender.name
+        command = [sys.executable, "-m", "benchmarks.harness", contender.target, json.dumps(contender.arguments)]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):  # whatever else the program prints is passed by
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+        raise RuntimeError(f"{self.name} ended with exit code {self.process.wait()} instead of answering")
+
+    def run(self, calls: int) -> tuple[float, float]:
+        """Seconds per unit over so many calls, and the peak memory so far in MB."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{calls}\n")
+        self.process.stdin.flush()
+        answer = self._answer()
+        return answer["seconds"], answer["peak_mb"]
+
+    def close(self) -> None:
+        """Let the process end, and see that it does."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def alternate(contenders: Sequence[Contender], rounds: int, calls: int = 1) -> list[Result]:
+    """Time the contenders in turn, `rounds` times; the first is the one that ratios are taken to.
+
+    A ratio is the first contender's seconds over this one's within one round: above 1 is faster than the first. Odd rounds go
+    through the list backwards, so that a machine that grows slower favours nobody.
+    """
+    results = [Result(c.name) for c in contenders]
+    children: list[Child] = []
+    try:
+        for contender in contenders:  # one after the other: they would slow each other's compilation
+            children.append(Child(contender))
+        for number in range(rounds):
+            order = range(len(children)) if number % 2 == 0 else reversed(range(len(children)))
+            for i in order:
+                seconds, results[i].peak_mb = children[i].run(calls)
+                results[i].seconds.append(seconds)
+            for result in results:
+                result.ratios.append(results[0].seconds[-1] / result.seconds[-1])
+    finally:
+        for child in children:
+            child.close()
+    return results
+
+
+def table(title: str, results: Sequence[Result], unit: str = "step") -> str:
+    """The results as a Markdown table."""
+    lines = [
+        f"| {title} | speed: median of the rounds' ratios (lowest to highest) | median s/{unit} | peak RSS, MB |",
+        "|---|---|---|---|",
+    ]
+    for r in results:
+        ratios = f"{statistics.median(r.ratios):.2f} ({min(r.ratios):.2f} to {max(r.ratios):.2f})"
+        lines.append(f"| {r.name} | {ratios} | {statistics.median(r.seconds):.4g} | {r.peak_mb:,.0f} |")
+    return "\n".join(lines)
+
+
+def _peak_mb() -> float:
+    """Peak resident memory of this process. Not `ru_maxrss`: that one starts at the parent's size at the fork."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    if found is None:
+        raise RuntimeError("/proc/self/status has no line VmHWM: peak memory is read on Linux only")
+    return int(found[1]) / 1024
+
+
+def _serve(target: str, arguments: list[Any]) -> None:
+    module, function = target.split(":")
+    program = getattr(importlib.import_module(module), function)(*arguments)
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        seconds = program(int(line))
+        print(json.dumps({"seconds": seconds, "peak_mb": _peak_mb()}), flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _serve(sys.argv[1], json.loads(sys.argv[2]))

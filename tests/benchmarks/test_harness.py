@@ -1,0 +1,65 @@
+"""The harness times in turn, compares within rounds, and names a contender that dies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from benchmarks.harness import Contender, Result, alternate, table
+
+HERE = "tests.benchmarks.test_harness"
+
+
+def steady(*seconds: float) -> Callable[[int], float]:
+    """A contender that claims these seconds, one after the other."""
+    claims = iter(seconds)
+    return lambda calls: next(claims) * calls
+
+
+def hungry(megabytes: int) -> Callable[[int], float]:
+    """A contender that holds so much memory."""
+    ballast = bytes(range(256)) * (megabytes * 4096)
+    return lambda calls: float(len(ballast) > 0)
+
+
+def dying() -> Callable[[int], float]:
+    """A contender that prints something and dies in its first round."""
+
+    def run(calls: int) -> float:
+        print("about to fail")
+        raise SystemExit(3)
+
+    return run
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    slow, fast = alternate([Contender("slow", f"{HERE}:steady", (2.0, 4.0)), Contender("fast", f"{HERE}:steady", (1.0, 1.0))], 2)
+    assert slow.seconds == [2.0, 4.0]
+    assert slow.ratios == [1.0, 1.0]
+    assert fast.ratios == [2.0, 4.0]
+
+
+def test_calls_reach_the_contender() -> None:
+    (result,) = alternate([Contender("one", f"{HERE}:steady", (0.5,))], 1, calls=7)
+    assert result.seconds == [3.5]
+
+
+def test_memory_is_each_contender_s_own() -> None:
+    big, small = alternate([Contender("big", f"{HERE}:hungry", (300,)), Contender("small", f"{HERE}:hungry", (1,))], 1)
+    assert big.peak_mb - small.peak_mb > 250
+
+
+def test_a_contender_that_dies_is_named() -> None:
+    with pytest.raises(RuntimeError, match="doomed ended with exit code 3"):
+        alternate([Contender("doomed", f"{HERE}:dying")], 1)
+
+
+def test_a_contender_that_cannot_be_built_is_named() -> None:
+    with pytest.raises(RuntimeError, match="absent ended with exit code 1"):
+        alternate([Contender("absent", f"{HERE}:nothing_of_that_name")], 1)
+
+
+def test_table_gives_the_median_and_the_range() -> None:
+    text = table("W1", [Result("ours", [1.0, 2.0, 3.0], [0.9, 1.2, 1.1], 1234.4)])
+    assert "| ours | 1.10 (0.90 to 1.20) | 2 | 1,234 |" in text
