@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dying_saves import variables
 
+from tests.training.dying_saves import variables
 from tpu_tlm.training.checkpoints import Checkpoints
 
 PROGRAM = Path(__file__).with_name("dying_saves.py")

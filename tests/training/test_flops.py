@@ -40,7 +40,7 @@ def test_what_adds_to_it() -> None:
         ("v3-32", 61.5, 61.5),
         ("v4-8", 275, 275),
         ("v5litepod-16", 197, 197),
-        ("TPU v5 lite", None, None),
+        ("TPU v5 lite", 197, 197),
         ("TPU v5e", 197, 197),
         ("v5p-128", 459, 459),
         ("v6e-8", 918, 918),

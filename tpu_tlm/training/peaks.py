@@ -22,7 +22,7 @@ _PEAKS: tuple[tuple[str, Peak], ...] = (
     (r"\bv2(-\d+)?\b", Peak(22.5, 22.5)),
     (r"\bv3(-\d+)?\b", Peak(61.5, 61.5)),
     (r"\bv4(-\d+)?\b", Peak(275.0, 275.0)),
-    (r"\bv5(e|lite|litepod)(-\d+)?\b", Peak(197.0, 197.0)),
+    (r"\bv5(e| ?lite|litepod)(-\d+)?\b", Peak(197.0, 197.0)),
     (r"\bv5p(-\d+)?\b", Peak(459.0, 459.0)),
     (r"\bv6e(-\d+)?\b", Peak(918.0, 918.0)),
     (r"\bb200\b", Peak(2250.0, 1125.0)),
