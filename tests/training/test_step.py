@@ -1,0 +1,135 @@
+"""The pure step: what it depends on, and what it does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tpu_tlm.config import MlmConfig, ModelConfig, OptimConfig
+from tpu_tlm.models.build import build_model
+from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.models.variables import named_variables
+from tpu_tlm.objectives.mlm import MaskedLanguageModeling, Specials
+from tpu_tlm.training.optimizers import make_optimizer
+from tpu_tlm.training.step import TrainStep
+
+ROWS, LENGTH, VOCAB = 8, 16, 50
+SPECIALS = Specials(VOCAB, 0, 5, (0, 1, 2, 3, 4, 5))
+
+
+def make_step(*, dropout=0.1, grad_accum=1, precision="float32", clip=1.0, seed=0, **model):
+    config = ModelConfig(d_model=32, d_ff=64, num_heads=4, num_layers=1, rpr_k=[3], dropout=dropout, **model)
+    built = build_model(ModelSpec(config, VOCAB, LENGTH), precision=precision, seed=1)
+    optimizer = make_optimizer(OptimConfig())
+    return TrainStep(built, MaskedLanguageModeling(MlmConfig(), SPECIALS), optimizer, lambda i: tf.constant(1e-3), clip, seed, grad_accum)
+
+
+def make_batch(rows=ROWS, start=0, seed=0):
+    x = np.random.default_rng(seed).integers(6, VOCAB, (rows, LENGTH)).astype(np.int32)
+    x[0, 10:] = 0
+    return {
+        "x": tf.constant(x),
+        "w": tf.fill((rows, LENGTH // 8), tf.constant(255, tf.uint8)),
+        "position": tf.range(start, start + rows, dtype=tf.int64),
+    }
+
+
+def run(step, batch, *, index=0, xla=False):
+    values = [tf.convert_to_tensor(v) for v in named_variables(step.model).values()]
+    function = tf.function(step, jit_compile=xla, autograph=False)
+    return function(values, step.optimizer.init_slots(values), batch, tf.constant(index, tf.int64))
+
+
+def test_two_micro_batches_are_one_batch():
+    whole, parts = run(make_step(), make_batch()), run(make_step(grad_accum=4), make_batch())
+    np.testing.assert_allclose(whole.sums.loss, parts.sums.loss, rtol=1e-6)
+    assert whole.sums.weight == parts.sums.weight
+    np.testing.assert_allclose(whole.norm, parts.norm, rtol=1e-5)
+    for a, b in zip(whole.slots, parts.slots, strict=True):
+        np.testing.assert_allclose(a[0], b[0], atol=1e-7)
+
+
+def test_halves_of_a_batch_add_up():
+    """What two replicas compute, dropout included: masks belong to the example, not to the row or the replica."""
+    step, batch = make_step(), make_batch()
+    values = [tf.convert_to_tensor(v) for v in named_variables(step.model).values()]
+    gradients = tf.function(step.gradients, autograph=False)
+    grads, sums = gradients(values, batch)
+    half = [gradients(values, {k: v[i : i + ROWS // 2] for k, v in batch.items()}) for i in (0, ROWS // 2)]
+    np.testing.assert_allclose(sums.loss, half[0][1].loss + half[1][1].loss, rtol=1e-6)
+    for whole, a, b in zip(grads, half[0][0], half[1][0], strict=True):
+        np.testing.assert_allclose(whole, a + b, atol=2e-5)
+
+
+def test_the_clip_acts_on_the_gradient_of_the_mean():
+    free, clipped = run(make_step(clip=0.0), make_batch()), run(make_step(clip=0.1), make_batch())
+    np.testing.assert_allclose(free.norm, clipped.norm, rtol=1e-6)
+    assert free.norm > 0.1
+    for a, b in zip(free.slots, clipped.slots, strict=True):
+        np.testing.assert_allclose(a[0] * (0.1 / free.norm), b[0], atol=1e-6)
+
+
+def test_a_batch_without_targets_changes_nothing_but_decay():
+    batch = {**make_batch(), "x": tf.zeros((ROWS, LENGTH), tf.int32)}
+    result = run(make_step(), batch)
+    assert result.sums.weight == 0 and result.sums.loss == 0 and result.norm == 0
+    assert all(np.isfinite(v).all() for v in result.values)
+
+
+def test_dropout_changes_with_seed_and_position_and_repeats():
+    first, again = run(make_step(), make_batch()), run(make_step(), make_batch())
+    assert first.sums.loss == again.sums.loss
+    assert run(make_step(dropout=0.0), make_batch()).sums.loss != first.sums.loss
+    assert run(make_step(seed=1), make_batch()).sums.loss != first.sums.loss
+    assert run(make_step(), make_batch(start=ROWS)).sums.loss != first.sums.loss
+
+
+def test_xla_and_plain_tensorflow_agree():
+    compiled, plain = run(make_step(), make_batch(), xla=True), run(make_step(), make_batch())
+    np.testing.assert_allclose(compiled.sums.loss, plain.sums.loss, rtol=1e-5)
+    assert compiled.sums.weight == plain.sums.weight
+    np.testing.assert_allclose(compiled.norm, plain.norm, rtol=1e-4)
+
+
+@pytest.mark.parametrize("order", ["pre-layer-norm", "post-layer-norm", "mead"])
+def test_bfloat16_keeps_float32_state_and_comes_close(order):
+    exact = run(make_step(transformer_type=order), make_batch())
+    half = run(make_step(transformer_type=order, precision="bfloat16"), make_batch())
+    assert all(v.dtype == tf.float32 for v in [*half.values, *tf.nest.flatten(half.slots)])
+    np.testing.assert_allclose(half.sums.loss, exact.sums.loss, rtol=2e-2)
+
+
+def test_no_dynamic_dimension_no_string_no_host_callback():
+    step, batch = make_step(grad_accum=2), make_batch()
+    values = [tf.convert_to_tensor(v) for v in named_variables(step.model).values()]
+    traced = tf.function(step, autograph=False).get_concrete_function(
+        values, step.optimizer.init_slots(values), batch, tf.TensorSpec([], tf.int64)
+    )
+    graphs = [traced.graph, *(f.graph for f in traced.graph._functions.values() if hasattr(f, "graph"))]
+    host = {"PyFunc", "EagerPyFunc", "PyFuncStateless", "PrintV2", "Where", "Unique", "AsString"}
+    for graph in graphs:
+        # TensorFlow puts placeholders of unknown shape for values that the condition of a loop does not use.
+        for op in (op for op in graph.get_operations() if "redundant_placeholder" not in op.name):
+            assert op.type not in host, op
+            for tensor in op.outputs:
+                assert tensor.dtype != tf.string, op
+                if tensor.dtype not in (tf.variant, tf.resource):
+                    assert tensor.shape.is_fully_defined(), op
+
+
+def test_the_gradient_is_the_slope_of_the_loss():
+    step, batch = make_step(dropout=0.1), make_batch()
+    values = [tf.convert_to_tensor(v) for v in named_variables(step.model).values()]
+    grads, _ = step.gradients(values, batch)
+    rng = np.random.default_rng(0)
+    direction = [tf.constant(rng.standard_normal(v.shape), tf.float32) for v in values]
+    width = 1e-3
+
+    def loss(sign):
+        moved = [v + sign * width * d for v, d in zip(values, direction, strict=True)]
+        return float(step.sums(moved, batch, training=True).loss)
+
+    slope = (loss(1) - loss(-1)) / (2 * width)
+    expected = sum(float(tf.reduce_sum(g * d)) for g, d in zip(grads, direction, strict=True))
+    assert slope == pytest.approx(expected, rel=0.02)

@@ -1,0 +1,45 @@
+"""The command that pre-trains a model: python -m tpu_tlm.train --train_dir DIR --basedir RUN. The same command again continues."""
+
+from __future__ import annotations
+
+import sys
+import typing
+
+from tpu_tlm import options
+from tpu_tlm.config import DataConfig, MlmConfig, ModelConfig, OptimConfig, RunConfig, RuntimeConfig, TokenizerConfig
+from tpu_tlm.errors import run_command
+
+if typing.TYPE_CHECKING:
+    import numpy as np
+
+    from tpu_tlm.models.spec import ModelSpec
+
+CLASSES = (DataConfig, TokenizerConfig, ModelConfig, MlmConfig, OptimConfig, RunConfig, RuntimeConfig)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train to the last step, or until a signal asks to stop (exit code 143, everything saved)."""
+    parsed = options.parse("tpu_tlm.train", __doc__ or "", CLASSES, argv)
+    from tpu_tlm import runtime
+
+    runtime.prepare(parsed[-1])
+    devices = runtime.connect(parsed[-1])
+    print(devices.reason)
+    from tpu_tlm.data import files
+    from tpu_tlm.formats.mead_npz import encode_npz
+    from tpu_tlm.training.assemble import Options
+    from tpu_tlm.training.run import Run
+
+    def export(step: int, values: dict[str, np.ndarray], spec: ModelSpec, fingerprint: str) -> None:
+        files.make_directory(run.directory.npz)
+        files.write_bytes(f"{run.directory.npz}/checkpoint-step-{step}.npz", encode_npz(values, spec, fingerprint))
+
+    everything = Options(*parsed)
+    run = Run(everything, devices, export if everything.run.npz else None)
+    outcome = run.train()
+    print(f"{outcome.made} steps made, {outcome.steps} in all; last checkpoint {outcome.checkpoint}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
