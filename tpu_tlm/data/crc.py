@@ -75,21 +75,3 @@ def crc32c(data: bytes) -> int:
 def masked(crc: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """TFRecord's masking of CRCs: rotate right by 15 bits and add a constant."""
     return ((crc >> np.uint32(15)) | (crc << np.uint32(17))) + np.uint32(0xA282EAD8)
-
-
-def position_tables(length: int) -> NDArray[np.uint32]:
-    """uint32 [length, 256]: what each byte value at each place of a message adds (by XOR) to the CRC's linear part.
-
-    `crc32c(m) == inversion_constant(length) ^ XOR_i tables[i, m[i]]`: a form without a running value, for a graph.
-    """
-    tables = np.empty((length, 256), np.uint32)
-    current = byte_table()
-    for place in range(length - 1, -1, -1):
-        tables[place] = current
-        current = _zero_byte(current)
-    return tables
-
-
-def inversion_constant(length: int) -> int:
-    """The CRC of `length` zero bytes: the constant that belongs to `position_tables`."""
-    return _inversion(length)

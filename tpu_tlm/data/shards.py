@@ -15,23 +15,29 @@ from numpy.typing import NDArray
 
 from tpu_tlm.data import files
 from tpu_tlm.data.records import Layout
+from tpu_tlm.data.sums import piece_sums, record_sums
 from tpu_tlm.errors import UsageError
 
 FORMAT = 1
 METADATA = "md.yml"
 NAME = "tlm"
+PIECE_BYTES = 8 << 20  # what a reader takes of a shard at once
 _FRAMED_AT_ONCE = 2 << 20  # bytes
 _OURS = re.compile(rf"{NAME}-\d{{5,}}-of-\d{{5,}}\.tfrecord")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of records: its name in the directory, its examples and bytes, and its SHA-256 (empty when not known)."""
+    """A file of records: its name in the directory, its examples and bytes, its SHA-256, and the checksum of each piece of it.
+
+    Of MEAD's records no checksums are known.
+    """
 
     name: str
     samples: int
     bytes: int
-    sha256: str
+    sha256: str = ""
+    sums: tuple[str, ...] = ()
 
 
 def shard_name(index: int, count: int) -> str:
@@ -57,20 +63,27 @@ def shard_sizes(samples: int, record_bytes: int, max_bytes: float) -> list[int]:
     return sizes
 
 
+def piece_samples(record_bytes: int) -> int:
+    """Examples in a piece of a shard."""
+    return max(1, PIECE_BYTES // record_bytes)
+
+
 def write_shard(directory: str, name: str, layout: Layout, payloads: Iterable[NDArray[np.uint8]]) -> Shard:
     """Write one shard from blocks of payloads (uint8 [n, payload_bytes]); it appears under its name only when complete."""
     path = f"{directory.rstrip('/')}/{name}"
     digest = hashlib.sha256()
-    samples = 0
+    sums = []
     step = max(1, _FRAMED_AT_ONCE // layout.record_bytes)
     with files.naming(path), files.replacing(path) as stream:
         for payload in payloads:
-            samples += len(payload)
             for at in range(0, len(payload), step):
-                block = layout.frame(payload[at : at + step]).tobytes()
-                digest.update(block)
-                stream.write(block)
-    return Shard(name, samples, samples * layout.record_bytes, digest.hexdigest())
+                records = layout.frame(payload[at : at + step])
+                sums.append(record_sums(records))
+                digest.update(records.data)
+                stream.write(records.tobytes())
+    every = np.concatenate(sums)
+    size = len(every) * layout.record_bytes
+    return Shard(name, len(every), size, digest.hexdigest(), tuple(piece_sums(every, piece_samples(layout.record_bytes))))
 
 
 def file_sha256(path: str) -> str:
@@ -82,12 +95,13 @@ def file_sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def write_metadata(directory: str, metadata: Mapping[str, Any], shards: Sequence[Shard]) -> None:
+def write_metadata(directory: str, metadata: Mapping[str, Any], layout: Layout, shards: Sequence[Shard]) -> None:
     """Write `md.yml`: from then on the directory is a dataset.
 
-    `metadata` are its keys beside `num_samples`, `format` and `shards`; values are JSON's.
+    `metadata` are its keys beside `num_samples`, `format`, `record_bytes`, `piece_samples` and `shards`; values are JSON's.
     """
-    head = {"num_samples": sum(shard.samples for shard in shards), "format": FORMAT, **metadata}
+    head: dict[str, Any] = {"num_samples": sum(shard.samples for shard in shards), "format": FORMAT, **metadata}
+    head |= {"record_bytes": layout.record_bytes, "piece_samples": piece_samples(layout.record_bytes)}
     text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=1 << 30)
     # One line a shard, so that a reader sees the table at a glance: these values are plain enough for JSON to be YAML.
     table = "".join(f"- {json.dumps(asdict(shard))}\n" for shard in shards)

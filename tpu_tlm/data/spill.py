@@ -36,9 +36,7 @@ class Run:
     def is_whole(self, row_bytes: int) -> bool:
         """Whether both files have the size that the chunks tell."""
         try:
-            return (
-                os.path.getsize(f"{self.base}.rows") == self.rows * row_bytes and os.path.getsize(f"{self.base}.keys") == self.rows * 8
-            )
+            return os.path.getsize(f"{self.base}.rows") == self.rows * row_bytes and os.path.getsize(f"{self.base}.keys") == self.rows * 8
         except OSError:
             return False
 
