@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from tpu_tlm.config import TokenizerConfig
 from tpu_tlm.data.bpe_engines import Codes, Engine, fastbpe_engine, parse_codes, tokenizers_engine
 from tpu_tlm.data.tokenizers import Encoded, Tokenizer
 from tpu_tlm.data.word_table import Counts, Ids, WordTable
@@ -14,6 +15,8 @@ from tpu_tlm.errors import UsageError
 
 SPECIALS = ("<PAD>", "<GO>", "<EOS>", "<UNK>")
 _SPOKEN = {"<unk>": "<UNK>", "<eos>": "<EOS>"}
+# Words that are never split, and so never learned from.
+BPE_WORDS = frozenset({*SPECIALS, *_SPOKEN, *TokenizerConfig().extra_tokens})
 CONTINUES = "@@"
 # fastBPE reads counts with stoi and dies of a larger one.
 LARGEST_COUNT = 2**31 - 1

@@ -71,15 +71,16 @@ def fastbpe_engine(codes_file: bytes, vocab_file: bytes) -> Engine:
     return apply
 
 
-def _written(unit: str, final: bool) -> str:
+def written(unit: str, final: bool) -> str:
+    """A unit as it stands in fastBPE's output."""
     return unit[: -len(END)] if final else unit + "@@"
 
 
 def known_pieces(unit: str, final: bool, codes: Codes, vocab: set[str]) -> list[str]:
     """A unit as the vocab file writes it; one that the file lacks is taken apart again, down to characters."""
-    written = _written(unit, final)
-    if written in vocab or unit not in codes.parts:
-        return [written]
+    spelled = written(unit, final)
+    if spelled in vocab or unit not in codes.parts:
+        return [spelled]
     left, right = codes.parts[unit]
     return [*known_pieces(left, False, codes, vocab), *known_pieces(right, final, codes, vocab)]
 
@@ -144,7 +145,7 @@ def tokenizers_engine(codes: Codes, vocab: set[str]) -> Engine:
         False: Tokenizer(models.BPE(ids, merges)),
     }
     # What stands in the output for a unit at the end of a word, and inside it.
-    written = {
+    output = {
         True: [" ".join(known_pieces(unit, True, codes, vocab)) if unit.endswith(END) else "" for unit in units],
         False: [" ".join(known_pieces(unit, False, codes, vocab)) for unit in units],
     }
@@ -161,7 +162,7 @@ def tokenizers_engine(codes: Codes, vocab: set[str]) -> Engine:
             some = [text for text, ends in texts if ends == final]
             for text, encoding in zip(some, pipelines[final].encode_batch_fast(some, add_special_tokens=False), strict=True):
                 *rest, last = encoding.ids
-                spelled[text, final] = " ".join([*(written[False][unit] for unit in rest), written[final][last]])
+                spelled[text, final] = " ".join([*(output[False][unit] for unit in rest), output[final][last]])
         return spelled
 
     def split(words: list[str]) -> list[str]:

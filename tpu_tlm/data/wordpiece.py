@@ -47,6 +47,16 @@ def parse_vocab(data: bytes, name: str) -> list[str]:
     return list(tokens)
 
 
+def without_controls(line: bytes) -> bytes:
+    """A line without the ASCII control characters that BERT drops; what `split` then takes for white space, BERT does too."""
+    return line.translate(None, _CONTROLS)
+
+
+def ascii_words(chunk: bytes, cased: bool) -> list[bytes]:
+    """BERT's words in ASCII without white space and control characters: runs of letters and digits, single punctuation marks."""
+    return _ASCII_WORDS.findall(chunk if cased else chunk.lower())
+
+
 def bert_pipeline(id_of: dict[str, int], cased: bool) -> Pipeline:
     """What transformers' BertTokenizer is made of, without special tokens: BERT's normalizer, word splitter and WordPiece."""
     from tokenizers import Tokenizer as Pipeline
@@ -98,8 +108,8 @@ class WordPieceTokenizer(Tokenizer):
         words: list[bytes] = []
         ends: list[int] = []
         for chunk in chunks:
-            # In ASCII a word is a run of letters and digits or a punctuation mark; the rest of Unicode is left to the library.
-            words += _ASCII_WORDS.findall(chunk if self.cased else chunk.lower()) if chunk.isascii() else (chunk,)
+            # The rest of Unicode is left to the library.
+            words += ascii_words(chunk, self.cased) if chunk.isascii() else (chunk,)
             ends.append(len(words))
         ids, begins = self._words.lookup(words)
         return ids, np.diff(begins[np.array([0, *ends])])
