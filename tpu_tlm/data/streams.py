@@ -11,9 +11,11 @@ from typing import IO, Any
 
 from tpu_tlm.data.files import naming, open_read
 from tpu_tlm.data.inputs import InputFile, Slice
-from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.errors import TlmError
 
 BLOCK = 1 << 20
+# What is decompressed at a time: well packed text can grow a thousandfold.
+_ZSTD_STEP = 16 << 10
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -99,11 +101,34 @@ class _Counting:
 def _decompressed(file: InputFile, stream: _Counting) -> Any:
     if file.compression == ".gz":
         return gzip.GzipFile(fileobj=stream, mode="rb")  # type: ignore[call-overload]
-    try:
+    return _ZstdFrames(stream)
+
+
+class _ZstdFrames:
+    """Reads a .zst file of any number of frames; unlike the library's own reader it notices when the last one is cut off."""
+
+    def __init__(self, stream: _Counting) -> None:
         import zstandard
-    except ImportError:
-        raise UsageError(f"{file.path}: reading .zst needs a package: pip install zstandard") from None
-    return zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)  # type: ignore[arg-type]
+
+        # Files made with --long=31 need a window of 2 GiB; others take no more memory for the permission.
+        self._library = zstandard.ZstdDecompressor(max_window_size=2**31)
+        self._stream = stream
+        self._frame: Any = None
+        self._ready = bytearray()
+
+    def read(self, size: int) -> bytes:
+        while len(self._ready) < size and (data := self._stream.read(_ZSTD_STEP)):
+            while data:
+                self._frame = self._frame or self._library.decompressobj()
+                self._ready += self._frame.decompress(data)
+                data = self._frame.unused_data if self._frame.eof else b""
+                if self._frame.eof:
+                    self._frame = None
+        if not self._ready and self._frame:
+            raise EOFError("the last frame has no end")
+        taken = bytes(self._ready[:size])
+        del self._ready[:size]
+        return taken
 
 
 @contextlib.contextmanager

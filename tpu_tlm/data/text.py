@@ -87,7 +87,7 @@ def read_part(
             yield document
         whole = piece.end - piece.start == piece.file.size
         if whole and not documents and known == sum(tally.counts.values()):
-            tally.add("file without text", lambda path=piece.file.path: path, "remove it", strict)  # type: ignore[misc]
+            tally.add("empty file", lambda path=piece.file.path: path, "remove it", strict)  # type: ignore[misc]
 
 
 class _Place:
