@@ -124,7 +124,9 @@ def read_metadata(directory: str) -> dict[str, Any] | None:
 
 
 def remove_shards(directory: str) -> int:
-    """Remove our shards from a directory that is not (yet) a dataset; gives how many there were."""
+    """Remove our shards, and first of all `md.yml`, from a directory; gives how many shards there were."""
+    if files.exists(f"{directory.rstrip('/')}/{METADATA}"):
+        files.remove(f"{directory.rstrip('/')}/{METADATA}")
     found = [name for name in files.list_names(directory) if is_shard_name(name) or (name.endswith(".tmp") and ".tfrecord." in name)]
     for name in found:
         files.remove(f"{directory.rstrip('/')}/{name}")

@@ -1,0 +1,166 @@
+"""`python -m tpu_tlm.preprocess`: text -> token ids -> shuffled examples -> a dataset directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tpu_tlm.config import CorpusConfig, PreprocessConfig, TokenizerConfig
+from tpu_tlm.errors import UsageError, run_command
+from tpu_tlm.options import parse
+
+if TYPE_CHECKING:
+    from tpu_tlm.data.inputs import InputFile
+    from tpu_tlm.data.packing import Packing
+    from tpu_tlm.data.pipeline import Made
+    from tpu_tlm.data.tokenizers import Tokenizer
+
+_PIPELINE = 1  # raised when the same input and options come to give other examples
+_SMALLEST_PART, _PARTS = 256 << 10, 64
+
+DESCRIPTION = """Turn text into a dataset directory that training reads.
+
+Lines are tokenized, packed into examples of --nctx tokens, shuffled over the whole corpus on disk, and written as shards
+with md.yml and the tokenizer beside them. The same input and options give the same bytes for any --workers. A killed run is
+continued by the same command; until it is complete the output is no dataset."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Preprocess, or continue, or say that it is done; print a summary."""
+    corpus, tokens, config = parse("tpu_tlm.preprocess", DESCRIPTION, (CorpusConfig, TokenizerConfig, PreprocessConfig), argv)
+    _check(config)
+    from tpu_tlm.data import pipeline, work
+    from tpu_tlm.data.inputs import PART_BYTES, expand_inputs, plan_parts
+    from tpu_tlm.data.parts import Job
+    from tpu_tlm.data.tokenizers import make_tokenizer
+
+    started = time.monotonic()
+    inputs = expand_inputs(corpus)
+    tokenizer = make_tokenizer(tokens)
+    packing = _packing(config, tokenizer)
+    base = config.output.rstrip("/")
+    splits = {"train": f"{base}/train", "valid": f"{base}/valid"} if config.valid_fraction else {"all": base}
+    made_from = _made_from(corpus, config, tokenizer, inputs)
+    if _finished(base, splits, made_from):
+        print(f"{config.output}: is already there, made from the same input with the same options: nothing to do")
+        return 0
+    size = sum(file.size for file in inputs)
+    parts = plan_parts(inputs, min(PART_BYTES, max(_SMALLEST_PART, size // _PARTS)))
+    directory = work.WorkDirectory(work.work_path(config.output, config.work_dir))
+    try:
+        if reason := directory.claim(made_from):
+            print(f"leftovers of another preprocessing removed ({reason})", file=sys.stderr)
+        job = Job(
+            work=directory.path,
+            splits=splits,
+            packing=packing,
+            vocab_size=len(tokenizer.tokens),
+            json_field=corpus.json_field,
+            strict=corpus.strict,
+            shuffle=config.shuffle,
+            seed=config.seed,
+            valid_fraction=config.valid_fraction,
+        )
+        workers = config.workers or len(os.sched_getaffinity(0))
+        made = pipeline.run(job, tokenizer, parts, workers, config.max_file_size * (1 << 20))
+        told = {name: made_from[name] for name in ("nctx", "pack", "prefix", "suffix", "tok_on_eol", "shuffle", "seed", "valid_fraction")}
+        pipeline.finish(job, tokenizer, made, {**told, "made_from": made_from})
+        directory.remove()
+    finally:
+        directory.close()
+    _report(job.splits, made, len(inputs), size, time.monotonic() - started)
+    return 0
+
+
+def _check(config: PreprocessConfig) -> None:
+    if not 0 <= config.valid_fraction < 1:
+        raise UsageError(f"--valid_fraction {config.valid_fraction}: must be at least 0 and below 1")
+    if config.max_file_size <= 0:
+        raise UsageError(f"--max_file_size {config.max_file_size}: must be above 0")
+    if config.workers < 0:
+        raise UsageError(f"--workers {config.workers}: must be 0 (one per core) or more")
+
+
+def _packing(config: PreprocessConfig, tokenizer: Tokenizer) -> Packing:
+    from tpu_tlm.data.packing import Packing
+
+    def id_of(flag: str, token: str | None) -> int | None:
+        if token is None:
+            return None
+        if token == "<EOS>" and tokenizer.kind == "wordpiece":
+            return tokenizer.sep_id
+        found = tokenizer.id_of(token)
+        if found is None:
+            raise UsageError(f"--{flag} {token}: the vocabulary has no such token")
+        return found
+
+    return Packing(
+        nctx=config.nctx,
+        pad_id=tokenizer.pad_id,
+        prefix=id_of("prefix", config.prefix),
+        suffix=id_of("suffix", config.suffix),
+        eol=id_of("tok_on_eol", config.tok_on_eol),
+        documents=config.pack == "documents",
+    )
+
+
+def _made_from(corpus: CorpusConfig, config: PreprocessConfig, tokenizer: Tokenizer, inputs: Sequence[InputFile]) -> dict[str, Any]:
+    """All that the bytes of the dataset depend on; input files by name, size and time of change."""
+    listing = [(file.path, file.size, None if "://" in file.path else os.stat(file.path).st_mtime_ns) for file in inputs]
+    options = dataclasses.asdict(config)
+    for name in ("output", "workers", "work_dir"):
+        del options[name]
+    return {
+        "pipeline": _PIPELINE,
+        "files": len(inputs),
+        "bytes": sum(file.size for file in inputs),
+        "listing": hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
+        "tokenizer": tokenizer.fingerprint(),
+        "json_field": corpus.json_field,
+        **options,
+    }
+
+
+def _finished(base: str, splits: dict[str, str], made_from: dict[str, Any]) -> bool:
+    """Whether the output is complete; `UsageError` when a finished dataset of other making is there."""
+    from tpu_tlm.data.shards import read_metadata
+    from tpu_tlm.data.work import differences
+
+    complete = set()
+    for directory in (base, f"{base}/train", f"{base}/valid"):
+        metadata = read_metadata(directory)
+        if metadata is None:
+            continue
+        old = metadata.get("made_from")
+        if old != made_from or directory not in splits.values():
+            told = differences(old, made_from) if isinstance(old, dict) else "by another program"
+            raise UsageError(f"{directory}: already holds a dataset, made differently ({told}): take another --output or remove it")
+        complete.add(directory)
+    return complete == set(splits.values())
+
+
+def _report(splits: dict[str, str], made: Made, files: int, size: int, seconds: float) -> None:
+    if made.kept_parts or made.kept_shards:
+        print(f"continued  {made.kept_parts:,} parts and {made.kept_shards:,} shards were there from before")
+    text = sum(counts.text_bytes for counts in made.counts.values())
+    print(f"read       {files:,} files, {size / 1e6:,.1f} MB, {text / 1e6:,.1f} MB of text")
+    for split, directory in splits.items():
+        counts, shards = made.counts[split], made.shards[split]
+        examples, stored = sum(shard.samples for shard in shards), sum(shard.bytes for shard in shards)
+        print(
+            f"wrote      {directory}: {counts.documents:,} documents, {counts.lines:,} lines, {counts.tokens:,} tokens, "
+            f"{examples:,} examples, {len(shards):,} shards, {stored / 1e6:,.1f} MB"
+        )
+    for line in made.bad.summary():
+        print(f"bad input  {line}")
+    print(f"time       {seconds:,.1f} s, {size / 1e6 / seconds:.1f} MB/s")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
