@@ -37,7 +37,8 @@ def naming(path: str) -> Any:
         if not type(error).__module__.startswith("tensorflow"):
             raise
         kind = UsageError if type(error).__name__ in ("NotFoundError", "PermissionDeniedError") else TlmError
-        raise kind(f"{path}: {str(error).splitlines()[0]}") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise kind(f"{path}: cannot be used: {reason}") from None
 
 
 def open_read(path: str) -> BinaryIO:
