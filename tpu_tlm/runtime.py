@@ -1,0 +1,221 @@
+"""Devices: what must be set before TensorFlow is imported, and the switch from one device to many."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tpu_tlm import checks, tpu
+from tpu_tlm.config import RuntimeConfig
+from tpu_tlm.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a run has to compute with.
+
+    `strategy`: a `tf.distribute.Strategy`, or None for one device; `kind`: "cpu", "gpu" or "tpu"; `replicas`: over all hosts;
+    `host`: this one's number among `hosts`; `device`: what one device calls itself ("NVIDIA H200", "v5litepod-8"), for its
+    peak speed; `reason`: why these were taken; `xla`: whether XLA can compile for them.
+    """
+
+    strategy: Any | None
+    kind: str
+    replicas: int
+    device: str
+    reason: str
+    hosts: int = 1
+    host: int = 0
+    xla: bool = True
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes what all share: checkpoints, metrics, the progress line."""
+        return self.host == 0
+
+
+def _check(config: RuntimeConfig) -> None:
+    if config.tpu and config.distribute not in ("auto", "tpu"):
+        raise UsageError(f"--tpu {config.tpu} and --distribute {config.distribute} contradict each other: leave one out")
+    if config.logical_cpus and config.distribute != "mirror":
+        raise UsageError(f"--logical_cpus {config.logical_cpus} is for --distribute mirror")
+
+
+def _wants_tpu(config: RuntimeConfig, machine: checks.Machine, environ: Mapping[str, str]) -> bool:
+    return bool(config.tpu) or config.distribute == "tpu" or (config.distribute == "auto" and tpu.is_here(machine, environ))
+
+
+def tpu_name(config: RuntimeConfig, environ: Mapping[str, str]) -> str:
+    """The TPU that is meant: the option's, else the environment's (TPU_NAME), else this machine's own."""
+    return config.tpu or environ.get("TPU_NAME") or "local"
+
+
+def variables(config: RuntimeConfig, versions: checks.Versions, machine: checks.Machine, environ: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables that TensorFlow needs for this choice while it is imported."""
+    needed = {"TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow"}
+    if checks.tensorflow_build(versions) != "tensorflow-tpu":
+        return needed
+    if not tpu.is_here(machine, environ):
+        # Elsewhere libtpu would wait minutes for Google Cloud's metadata server.
+        needed["TPU_SKIP_MDS_QUERY"] = "1"
+    if not _wants_tpu(config, machine, environ):
+        # The TPU stays free for another process, and a libtpu that does not fit does no harm.
+        needed["TPU_LOAD_LIBRARY"] = "0"
+    elif tpu_name(config, environ) == "local":
+        needed |= tpu.local_variables()
+    return needed
+
+
+def prepare(config: RuntimeConfig) -> None:
+    """Set what TensorFlow reads while it is imported, and refuse an installation that cannot work; call it before that import.
+
+    Variables that are already set stay as they are. Raises `UsageError` with the command that mends the installation (libtpu too
+    new, no TensorFlow, two of them, TPU chips and a build without TPU) and for options that contradict one another; `TlmError` for
+    `--tpu local` on a machine without a TPU.
+    """
+    _check(config)
+    versions, machine = checks.installed(), checks.machine()
+    wanted = _wants_tpu(config, machine, os.environ)
+    loads = wanted and os.environ.get("TPU_LOAD_LIBRARY") != "0"
+    checks.refuse(checks.tensorflow_findings(versions, machine, loads_libtpu=loads))
+    if wanted:
+        checks.refuse(checks.hardware_findings(versions, machine))
+        if tpu_name(config, os.environ) == "local":
+            tpu.require_local(machine, os.environ)
+    needed = variables(config, versions, machine, os.environ)
+    missing = {key: value for key, value in needed.items() if key not in os.environ}
+    if wanted and missing and "tensorflow" in sys.modules:
+        names = ", ".join(missing)
+        raise UsageError(f"TensorFlow was imported before {names} were set; call runtime.prepare first, or set them outside")
+    os.environ.update(missing)
+
+
+def quiet() -> None:
+    """`prepare` for commands that need no accelerator: TensorFlow on this machine's processor, without its log lines."""
+    prepare(RuntimeConfig(distribute="none"))
+
+
+def connect(config: RuntimeConfig) -> Devices:
+    """The devices of this choice, made ready; imports TensorFlow.
+
+    Raises `UsageError` where the choice does not fit the machine, `TlmError` with the mend where a TPU does not start.
+    """
+    _check(config)
+    machine = checks.machine()
+    if _wants_tpu(config, machine, os.environ):
+        return _tpu(tpu_name(config, os.environ), machine, asked=config.distribute == "tpu" or bool(config.tpu))
+    if config.distribute == "multiworker":
+        return _multiworker("--distribute multiworker")
+    if config.distribute == "auto" and _workers(os.environ) > 1:
+        return _multiworker("TF_CONFIG names several workers")
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if config.distribute == "mirror" or (config.distribute == "auto" and len(gpus) > 1):
+        return _mirror(config, gpus)
+    why = "--distribute none" if config.distribute == "none" else f"no TPU, {len(gpus) or 'no'} GPU, no other workers"
+    return Devices(None, "gpu" if gpus else "cpu", 1, _name(gpus), f"one device: {why}", xla=bool(gpus) or _host_xla())
+
+
+def _host_xla() -> bool:
+    # The TPU build of TensorFlow has no XLA for the host's processor.
+    return checks.tensorflow_build(checks.installed()) != "tensorflow-tpu"
+
+
+def _name(gpus: list[Any]) -> str:
+    import tensorflow as tf
+
+    return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")) if gpus else "CPU"
+
+
+def _tpu(name: str, machine: checks.Machine, *, asked: bool) -> Devices:
+    strategy = tpu.start(name)
+    replicas = int(strategy.num_replicas_in_sync)
+    hosts = int(strategy.extended.num_hosts)
+    reason = f"TPU {name}, {replicas} cores: " + ("asked for" if asked else "this machine has one")
+    return Devices(strategy, "tpu", replicas, tpu.device_name(machine, os.environ), reason, hosts=hosts)
+
+
+def _mirror(config: RuntimeConfig, gpus: list[Any]) -> Devices:
+    import tensorflow as tf
+
+    if gpus and not config.logical_cpus:
+        devices = [f"GPU:{i}" for i in range(len(gpus))]
+    else:
+        count = config.logical_cpus or len(tf.config.list_logical_devices("CPU"))
+        if count < 2:
+            raise UsageError("--distribute mirror needs GPUs; to try it without, --logical_cpus 2 splits the processor in two")
+        _split_cpu(count)
+        devices = [f"CPU:{i}" for i in range(count)]
+    strategy = tf.distribute.MirroredStrategy(devices)
+    why = "--distribute mirror" if config.distribute == "mirror" else f"{len(devices)} GPUs and no TPU"
+    on_gpu = devices[0].startswith("GPU")
+    reason = f"mirrored over {', '.join(devices)}: {why}"
+    return Devices(strategy, "gpu" if on_gpu else "cpu", len(devices), _name(gpus if on_gpu else []), reason, xla=on_gpu or _host_xla())
+
+
+def _split_cpu(count: int) -> None:
+    import tensorflow as tf
+
+    processor = tf.config.list_physical_devices("CPU")[0]
+    try:
+        tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * count)
+    except RuntimeError:  # TensorFlow is already running: what it has must do
+        there = len(tf.config.list_logical_devices("CPU"))
+        if there < count:
+            raise UsageError(f"--logical_cpus {count}: TensorFlow already runs in this process with {there}") from None
+
+
+def _cluster(environ: Mapping[str, str]) -> dict[str, Any]:
+    text = environ.get("TF_CONFIG", "")
+    if not text:
+        return {}
+    try:
+        loaded = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"TF_CONFIG is not JSON: {error}") from None
+    if not isinstance(loaded, dict):
+        raise UsageError("TF_CONFIG must be an object with cluster and task")
+    return loaded
+
+
+def _workers(environ: Mapping[str, str]) -> int:
+    cluster = _cluster(environ).get("cluster") or {}
+    return len(cluster.get("chief", [])) + len(cluster.get("worker", []))
+
+
+def place(environ: Mapping[str, str]) -> tuple[int, int]:
+    """This process's number among the training hosts of TF_CONFIG, and how many they are; the chief, if there is one, is 0.
+
+    Raises `UsageError` where TF_CONFIG is missing, is incomplete, or gives this process another part than training.
+    """
+    config = _cluster(environ)
+    if not config:
+        form = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
+        raise UsageError(f"--distribute multiworker: TF_CONFIG is not set; it must be like {form}")
+    cluster, task = config.get("cluster") or {}, config.get("task") or {}
+    hosts, kind = _workers(environ), task.get("type")
+    if kind not in ("chief", "worker") or kind not in cluster:
+        raise UsageError(f"TF_CONFIG: task type {kind!r} does not train; only chief and worker do, and the cluster must list it")
+    index = task.get("index")
+    if not isinstance(index, int) or not 0 <= index < len(cluster[kind]):
+        raise UsageError(f"TF_CONFIG: task index {index!r} is not one of the cluster's {len(cluster[kind])} {kind}s")
+    return (len(cluster.get("chief", [])) if kind == "worker" else 0) + index, hosts
+
+
+def _multiworker(why: str) -> Devices:
+    host, hosts = place(os.environ)
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    communication = tf.distribute.experimental.CommunicationImplementation
+    options = tf.distribute.experimental.CommunicationOptions(implementation=communication.NCCL if gpus else communication.RING)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    replicas = int(strategy.num_replicas_in_sync)
+    reason = f"worker {host} of {hosts}, {replicas} replicas in all: {why}"
+    xla = bool(gpus) or _host_xla()
+    return Devices(strategy, "gpu" if gpus else "cpu", replicas, _name(gpus), reason, hosts=hosts, host=host, xla=xla)
