@@ -19,14 +19,14 @@ class Devices:
     """What a run has to compute with.
 
     `strategy`: a `tf.distribute.Strategy`, or None for one device; `kind`: "cpu", "gpu" or "tpu"; `replicas`: over all hosts;
-    `host`: this one's number among `hosts`; `device`: what one device calls itself ("NVIDIA H200", "v5litepod-8"), for its
+    `host`: this one's number among `hosts`; `name`: what one device calls itself ("NVIDIA H200", "v5litepod-8"), for its
     peak speed; `reason`: why these were taken; `xla`: whether XLA can compile for them.
     """
 
     strategy: Any | None
     kind: str
     replicas: int
-    device: str
+    name: str
     reason: str
     hosts: int = 1
     host: int = 0

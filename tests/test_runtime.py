@@ -1,0 +1,300 @@
+"""The device switch: what is set before TensorFlow is imported, what is refused, what comes out; real starts in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tpu_tlm import checks, runtime, tpu
+from tpu_tlm.checks import Machine
+from tpu_tlm.config import RuntimeConfig
+from tpu_tlm.errors import TlmError, UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = {"tensorflow-cpu": "2.20.0"}
+TPU = {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.31"}
+V5E = Machine(("v5e",))
+
+CONNECT = """
+import json, sys
+from tpu_tlm import runtime
+from tpu_tlm.config import RuntimeConfig
+from tpu_tlm.errors import run_command
+
+def main(argv):
+    config = RuntimeConfig(**json.loads(argv[0]))
+    runtime.prepare(config)
+    devices = runtime.connect(config)
+    found = {k: getattr(devices, k) for k in ("kind", "replicas", "name", "reason", "hosts", "host", "xla", "is_chief")}
+    import tensorflow as tf
+    if devices.strategy is not None:
+        @tf.function
+        def ranks():
+            one_more = lambda: tf.distribute.get_replica_context().replica_id_in_sync_group + 1
+            return devices.strategy.reduce("SUM", devices.strategy.run(one_more), axis=None)
+        found["rank_sum"] = int(ranks())
+    print(json.dumps(found))
+
+sys.exit(run_command(main, sys.argv[1:]))
+"""
+
+
+def connect(environ: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`prepare` and `connect` in a fresh process."""
+    env = {k: v for k, v in os.environ.items() if k not in ("TF_CONFIG", "TPU_NAME")} | {"PYTHONPATH": str(ROOT)} | (environ or {})
+    command = [sys.executable, "-c", CONNECT, json.dumps(options)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+
+def connected(environ: dict[str, str] | None = None, **options: Any) -> dict[str, Any]:
+    """The devices that such a process found."""
+    done = connect(environ, **options)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def refused(code: int, environ: dict[str, str] | None = None, **options: Any) -> str:
+    """The one line that such a process ended with."""
+    done = connect(environ, **options)
+    assert done.returncode == code, (done.stdout, done.stderr)
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+# On this machine: a processor, and perhaps a GPU.
+
+no_gpu = pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")
+
+
+@no_gpu
+def test_auto_is_one_device_and_says_why() -> None:
+    found = connected()
+    assert found["reason"] == "one device: no TPU, no GPU, no other workers"
+    assert (found["kind"], found["replicas"], found["hosts"], found["host"], found["is_chief"]) == ("cpu", 1, 1, 0, True)
+    assert "rank_sum" not in found
+    assert found["xla"] is (checks.tensorflow_build(checks.installed()) != "tensorflow-tpu")
+
+
+def test_mirror_over_a_split_processor() -> None:
+    found = connected(distribute="mirror", logical_cpus=2)
+    assert (found["kind"], found["replicas"], found["rank_sum"]) == ("cpu", 2, 3)
+    assert found["reason"] == "mirrored over CPU:0, CPU:1: --distribute mirror"
+
+
+@no_gpu
+def test_mirror_without_gpus_is_refused() -> None:
+    assert "--logical_cpus 2 splits the processor" in refused(2, distribute="mirror")
+
+
+def test_one_worker_of_one() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = {"cluster": {"worker": [f"127.0.0.1:{port}"]}, "task": {"type": "worker", "index": 0}}
+    found = connected({"TF_CONFIG": json.dumps(config)}, distribute="multiworker")
+    assert (found["hosts"], found["host"], found["is_chief"]) == (1, 0, True)
+    assert found["rank_sum"] == found["replicas"] * (found["replicas"] + 1) // 2
+
+
+@pytest.mark.skipif(bool(checks.tpu_chips()), reason="this machine has a TPU")
+@pytest.mark.parametrize("options", [{"tpu": "local"}, {"distribute": "tpu"}])
+def test_tpu_on_a_machine_without_one(options: dict[str, str]) -> None:
+    assert "--tpu local: there is no TPU chip in this machine" in refused(1, **options)
+
+
+def test_tpu_at_an_address_that_nobody_answers() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"grpc://127.0.0.1:{free.getsockname()[1]}"
+    assert f"--tpu {address}: nobody answers there (Connection refused)" in refused(1, tpu=address)
+    assert "is not grpc://host:port" in refused(2, tpu="grpc://127.0.0.1:http")
+
+
+# Choices that contradict one another.
+
+
+@pytest.mark.parametrize("distribute", ["none", "mirror", "multiworker"])
+def test_tpu_with_another_way_to_distribute(distribute: str) -> None:
+    with pytest.raises(UsageError, match=f"--tpu local and --distribute {distribute} contradict"):
+        runtime.prepare(RuntimeConfig(tpu="local", distribute=distribute))
+
+
+def test_logical_cpus_are_for_mirror() -> None:
+    with pytest.raises(UsageError, match="--logical_cpus 2 is for --distribute mirror"):
+        runtime.connect(RuntimeConfig(logical_cpus=2))
+
+
+# Variables.
+
+
+def test_stock_build_needs_no_tpu_variables() -> None:
+    assert runtime.variables(RuntimeConfig(), CPU, Machine(), {}) == {"TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow"}
+
+
+def test_tpu_machine_gets_the_plug_in() -> None:
+    for config in (RuntimeConfig(), RuntimeConfig(tpu="local"), RuntimeConfig(distribute="tpu")):
+        needed = runtime.variables(config, TPU, V5E, {})
+        assert needed["PJRT_DEVICE"] == "TPU"
+        assert needed["NEXT_PLUGGABLE_DEVICE_USE_C_API"] == "true"
+        assert "--tf_mlir_enable_mlir_bridge=true" in needed["TF_XLA_FLAGS"]
+        assert not {"TPU_SKIP_MDS_QUERY", "TPU_LOAD_LIBRARY"} & set(needed)
+
+
+def test_tpu_build_leaves_the_tpu_alone_when_not_asked() -> None:
+    needed = runtime.variables(RuntimeConfig(distribute="none"), TPU, V5E, {})
+    assert needed["TPU_LOAD_LIBRARY"] == "0"
+    assert not {"PJRT_DEVICE", "TPU_SKIP_MDS_QUERY"} & set(needed)
+
+
+def test_tpu_build_elsewhere_does_not_wait_for_the_metadata_server() -> None:
+    needed = runtime.variables(RuntimeConfig(), TPU, Machine(), {})
+    assert (needed["TPU_SKIP_MDS_QUERY"], needed["TPU_LOAD_LIBRARY"]) == ("1", "0")
+    assert "PJRT_DEVICE" not in needed
+    hidden = runtime.variables(RuntimeConfig(), TPU, Machine(), {"TPU_ACCELERATOR_TYPE": "v5litepod-4"})
+    assert "TPU_SKIP_MDS_QUERY" not in hidden and hidden["PJRT_DEVICE"] == "TPU"
+
+
+def test_a_remote_tpu_gets_no_local_variables() -> None:
+    needed = runtime.variables(RuntimeConfig(tpu="grpc://10.0.0.2:8470"), TPU, Machine(), {})
+    assert "PJRT_DEVICE" not in needed
+
+
+def test_the_name_of_the_tpu() -> None:
+    assert runtime.tpu_name(RuntimeConfig(tpu="a"), {"TPU_NAME": "b"}) == "a"
+    assert runtime.tpu_name(RuntimeConfig(), {"TPU_NAME": "b"}) == "b"
+    assert runtime.tpu_name(RuntimeConfig(), {}) == "local"
+    assert tpu.device_name(V5E, {"TPU_ACCELERATOR_TYPE": "v5litepod-8"}) == "v5litepod-8"
+    assert tpu.device_name(V5E, {}) == "v5e"
+
+
+# `prepare` with another installation than this one.
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make `prepare` see other versions and another machine, an environment of its own, and no TensorFlow imported yet."""
+
+    def set_up(versions: dict[str, str], machine: Machine, imported: bool = False) -> dict[str, str]:
+        environ: dict[str, str] = {}
+        monkeypatch.setattr(checks, "installed", lambda: versions)
+        monkeypatch.setattr(checks, "machine", lambda: machine)
+        monkeypatch.setattr(os, "environ", environ)
+        modules = {k: v for k, v in sys.modules.items() if k != "tensorflow"} | ({"tensorflow": os} if imported else {})
+        monkeypatch.setattr(sys, "modules", modules)
+        return environ
+
+    return set_up
+
+
+def test_prepare_refuses_a_libtpu_that_aborts(pretend: Any) -> None:
+    environ = pretend(TPU | {"libtpu": "0.0.52"}, V5E)
+    with pytest.raises(UsageError, match="libtpu 0.0.52 is too new .*mend it: pip install tensorflow-tpu==2.20.0 'libtpu>=0.0.14,<0.0.32'"):
+        runtime.prepare(RuntimeConfig())
+    assert environ == {}
+
+
+def test_prepare_without_the_tpu_does_not_mind_libtpu(pretend: Any) -> None:
+    environ = pretend(TPU | {"libtpu": "0.0.52"}, V5E)
+    runtime.quiet()
+    assert environ["TPU_LOAD_LIBRARY"] == "0"
+
+
+def test_prepare_refuses_two_builds(pretend: Any) -> None:
+    pretend(TPU | {"tensorflow": "2.20.0"}, V5E)
+    with pytest.raises(UsageError, match="both installed"):
+        runtime.prepare(RuntimeConfig())
+
+
+def test_auto_does_not_pass_a_tpu_by_in_silence(pretend: Any) -> None:
+    pretend(CPU, V5E)
+    with pytest.raises(UsageError, match="TPU chips .*tensorflow-cpu cannot use them"):
+        runtime.prepare(RuntimeConfig())
+    runtime.prepare(RuntimeConfig(distribute="none"))
+
+
+def test_prepare_sets_and_keeps_what_was_set(pretend: Any) -> None:
+    environ = pretend(TPU, V5E)
+    environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
+    runtime.prepare(RuntimeConfig())
+    assert environ["PJRT_DEVICE"] == "TPU"
+    assert environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
+
+
+def test_prepare_after_the_import_is_too_late_for_a_tpu(pretend: Any) -> None:
+    pretend(TPU, V5E, imported=True)
+    with pytest.raises(UsageError, match="TensorFlow was imported before .*PJRT_DEVICE"):
+        runtime.prepare(RuntimeConfig())
+
+
+# TensorFlow's words for a TPU that does not start, as TensorFlow 2.20 said them.
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ("TPUs not found ...: No OpKernel was registered to support Op 'ConfigureDistributedTPU' used by {{node ...}}", "has no TPU in it"),
+        ("TPUs not found in the cluster. ... No matching devices found for '/device:TPU_SYSTEM:0' [Op:...]", "libtpu was not loaded"),
+        ("Graph execution error:\n\nRET_CHECK failure (tpu_node_interfaces.cc:433) *platform", "there is no TPU chip"),
+        ("Internal error when accessing libtpu multi-process lockfile.", "another process holds the TPU"),
+        ("<urlopen error [Errno -2] Name or service not known>", "inside Google Cloud only"),
+        ("something new\nwith more lines", "TensorFlow could not start it: ValueError: something new"),
+    ],
+)
+def test_failures_become_sentences(said: str, sentence: str) -> None:
+    error = tpu.explained("x", ValueError(said))
+    assert isinstance(error, TlmError)
+    assert str(error).startswith("--tpu x: ") and sentence in str(error)
+
+
+def test_the_stock_build_s_own_words_are_known() -> None:
+    """TensorFlow without a TPU is asked for one, past our own checks."""
+    if checks.tensorflow_build(checks.installed()) == "tensorflow-tpu":
+        pytest.skip("this is the TPU build")
+    code = (
+        "import tensorflow as tf, sys\nfrom tpu_tlm import tpu\n"
+        "try: tf.tpu.experimental.initialize_tpu_system(tf.distribute.cluster_resolver.TPUClusterResolver('local'))\n"
+        "except tf.errors.OpError as error: print(tpu.explained('local', error))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "--tpu local: the installed TensorFlow has no TPU in it; mend it: pip uninstall" in done.stdout, done.stderr
+
+
+# TF_CONFIG.
+
+
+def tf_config(kind: str, index: int, **cluster: int) -> dict[str, str]:
+    """An environment with a cluster of so many hosts of each kind."""
+    hosts = {name: [f"{name}-{i}:2222" for i in range(count)] for name, count in cluster.items()}
+    return {"TF_CONFIG": json.dumps({"cluster": hosts, "task": {"type": kind, "index": index}, "environment": "cloud"})}
+
+
+def test_place_among_the_workers() -> None:
+    assert runtime.place(tf_config("worker", 2, worker=4)) == (2, 4)
+    assert runtime.place(tf_config("chief", 0, chief=1, worker=3)) == (0, 4)
+    assert runtime.place(tf_config("worker", 0, chief=1, worker=3)) == (1, 4)
+    assert runtime.place(tf_config("worker", 1, worker=2, ps=3)) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({}, "TF_CONFIG is not set"),
+        ({"TF_CONFIG": "{not json"}, "TF_CONFIG is not JSON"),
+        ({"TF_CONFIG": "[1]"}, "must be an object"),
+        (tf_config("ps", 0, worker=2, ps=1), "task type 'ps' does not train"),
+        (tf_config("evaluator", 0, worker=2), "task type 'evaluator' does not train"),
+        (tf_config("worker", 2, worker=2), "task index 2 is not one of the cluster's 2 workers"),
+        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}'}, "task index None"),
+    ],
+)
+def test_place_that_cannot_be(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        runtime.place(environ)
