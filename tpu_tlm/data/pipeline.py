@@ -12,7 +12,7 @@ from tpu_tlm.data import files
 from tpu_tlm.data.dataset import TOKENIZER
 from tpu_tlm.data.parts import Job, PartResult, SplitResult, finished_shard, load_results, pack_leftovers
 from tpu_tlm.data.pool import Pool
-from tpu_tlm.data.shards import Shard, remove_shards, shard_name, shard_sizes, write_metadata
+from tpu_tlm.data.shards import Shard, remove_leftovers, shard_name, shard_sizes, write_metadata
 from tpu_tlm.data.text import BadInput, Part
 from tpu_tlm.data.tokenizers import Tokenizer
 from tpu_tlm.errors import UsageError
@@ -96,7 +96,7 @@ def run(job: Job, tokenizer: Tokenizer, parts: Sequence[Part], workers: int, max
         for _ in pool.tokenize(sorted(pending, key=lambda part: (-part.size, part.index))):
             told()
         _count(made, load_results(job, len(parts)))
-        tail = pack_leftovers(job, len(parts))
+        tail = PartResult.load(job, len(parts)) or pack_leftovers(job, len(parts))
         for split, counts in made.counts.items():
             counts.chunks += tail.splits[split].chunks
             if not counts.chunks:
@@ -132,8 +132,8 @@ def _write_shards(job: Job, split: str, sizes: list[int], parts: int, pool: Pool
     pending = [index for index, shard in shards.items() if shard is None]
     made.kept_shards += len(sizes) - len(pending)
     files.make_directory(job.splits[split])
-    if len(pending) == len(sizes):
-        remove_shards(job.splits[split])  # of an older attempt
+    if pending:
+        remove_leftovers(job.splits[split], [shard.name for shard in shards.values() if shard])
     names = {shard_name(index, len(sizes)): index for index in pending}
     before = done = len(sizes) - len(pending)
     for shard in pool.write_shards(split, pending, sizes, parts):

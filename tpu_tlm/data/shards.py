@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -123,11 +123,10 @@ def read_metadata(directory: str) -> dict[str, Any] | None:
     return loaded
 
 
-def remove_shards(directory: str) -> int:
-    """Remove our shards, and first of all `md.yml`, from a directory; gives how many shards there were."""
-    if files.exists(f"{directory.rstrip('/')}/{METADATA}"):
-        files.remove(f"{directory.rstrip('/')}/{METADATA}")
-    found = [name for name in files.list_names(directory) if is_shard_name(name) or (name.endswith(".tmp") and ".tfrecord." in name)]
-    for name in found:
-        files.remove(f"{directory.rstrip('/')}/{name}")
-    return len(found)
+def remove_leftovers(directory: str, keep: Collection[str]) -> None:
+    """Remove what older or killed attempts left in a directory: `md.yml` first, our shards but those to keep, temporary files."""
+    base, names = directory.rstrip("/"), files.list_names(directory)
+    for name in sorted(names, key=lambda name: name != METADATA):
+        temporary = name.endswith(".tmp") and (is_shard_name(name.split(".tfrecord")[0] + ".tfrecord") or name.startswith(METADATA))
+        if name == METADATA or temporary or (is_shard_name(name) and name not in keep):
+            files.remove(f"{base}/{name}")
