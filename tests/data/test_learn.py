@@ -133,6 +133,16 @@ def test_large_corpora_are_scaled_for_learning_only(monkeypatch: pytest.MonkeyPa
     assert scaled.tokenizer.fingerprint() == exact.tokenizer.fingerprint()
 
 
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_merges_are_learned_from_the_most_frequent_words(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(learning, "MOST_LEARNED", 2)
+    words = Counter({"aaxaa": 9, "bbxbb": 8, "zqzq": 7})
+    learned = learn(kind, words, 40, 2, True)
+    assert not any("zq" in token.replace("#", "") for token in learned.tokenizer.tokens)
+    assert any("bbx" in token.replace("#", "") for token in learned.tokenizer.tokens)
+    assert learned.pieces == 9 + 8 + 7 * 4 and learned.unknown == 0
+
+
 def test_wordpiece_has_berts_layout_and_covers_its_text() -> None:
     words = Counter("the The naïve . , 中 文 ab ab abc abcd".split()) + speech_words()
     learned = learn("wordpiece", words, 400, 1, True)

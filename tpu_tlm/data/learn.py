@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from tpu_tlm.errors import UsageError
 
 # The library counts words one by one: larger corpora are scaled down to about this many, which no merge of weight notices.
 LARGEST_FEED = 20_000_000
+# Merges are learned from the most frequent words: a million cost 1 GB, and the rare ones weigh little. Counts are of all words.
+MOST_LEARNED = 500_000
 LONGEST_LEARNED = 1000
 _FEED_WORDS = 5000
 # fastBPE's own mark, and the character at which it stops reading a word.
@@ -53,11 +56,13 @@ def _train(words: Counter[str], units: Iterable[str], size: int, min_frequency: 
     scale = max(1, -(-words.total() // LARGEST_FEED))
     pipeline = Pipeline(models.BPE(**affix))
     pipeline.pre_tokenizer = pre_tokenizers.CharDelimiterSplit(" ")
+    if len(words) > MOST_LEARNED:
+        words = Counter(dict(sorted(words.items(), key=lambda item: (-item[1], item[0]))[:MOST_LEARNED]))
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         min_frequency=max(1, round(min_frequency / scale)),
         special_tokens=list(units),
-        show_progress=False,
+        show_progress=sys.stderr.isatty(),
         **affix,
     )
     pipeline.train_from_iterator(_repeated(words, scale), trainer)

@@ -16,8 +16,8 @@ from tpu_tlm.data.text import BadInput, Part, read_part
 from tpu_tlm.data.wordpiece import ascii_words, bert_pipeline, without_controls
 from tpu_tlm.errors import TlmError
 
-# About 500 MB of words; a part of 16 MiB has far fewer than the second number.
-LARGEST_TABLE = 4_000_000
+# About 400 MB of words; a part of 16 MiB has far fewer than the second number.
+LARGEST_TABLE = 2_000_000
 _LARGEST_PART_TABLE = 1_000_000
 _BATCH = 100_000
 
