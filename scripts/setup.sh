@@ -50,6 +50,6 @@ if ! install --no-deps --no-build-isolation fastBPE==0.1.0 2>"$venv/fastbpe.log"
     echo "setup: going on without it: the engine on the package 'tokenizers' gives the same tokens." >&2
 fi
 
-# The first import writes TensorFlow's bytecode, which saves every later process some seconds, and shows whether it can be imported.
-env -u PYTHONDONTWRITEBYTECODE "$bin/python" -c "import tensorflow"
+# The first import writes TensorFlow's bytecode, which saves every later process some seconds; the doctor says what does not work.
+env -u PYTHONDONTWRITEBYTECODE "$bin/python" -m tpu_tlm.doctor
 touch "$venv/.stamp"
