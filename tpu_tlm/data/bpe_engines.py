@@ -155,20 +155,19 @@ def tokenizers_engine(codes: Codes, vocab: set[str]) -> Engine:
     odd = {token.removesuffix(END) for token in irregular_tokens(codes)} | {"\0"}
     exceptions = re.compile("|".join(re.escape(text) for text in sorted(odd)))
 
-    def spell(texts: list[tuple[str, bool]]) -> dict[tuple[str, bool], str]:
+    def spell(texts: set[tuple[str, bool]]) -> dict[tuple[str, bool], str]:
         """(run of known letters, whether it ends its word) -> its pieces."""
         spelled = {}
-        for final in (True, False):
-            some = [text for text, ends in texts if ends == final]
-            for text, encoding in zip(some, pipelines[final].encode_batch_fast(some, add_special_tokens=False), strict=True):
-                *rest, last = encoding.ids
-                spelled[text, final] = " ".join([*(output[False][unit] for unit in rest), output[final][last]])
+        for text, final in texts:
+            # One by one: a batch would start threads beside those of the other worker processes, for no less work.
+            *rest, last = pipelines[final].encode(text, add_special_tokens=False).ids
+            spelled[text, final] = " ".join([*(output[False][unit] for unit in rest), output[final][last]])
         return spelled
 
     def split(words: list[str]) -> list[str]:
         regular = {word: runs.findall(word) for word in words if not exceptions.search(word)}
         texts = {(run, index == len(found) - 1) for found in regular.values() for index, run in enumerate(found) if known.match(run)}
-        spelled = spell(sorted(texts))
+        spelled = spell(texts)
         joined = []
         for word in words:
             if word not in regular:

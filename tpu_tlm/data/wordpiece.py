@@ -71,7 +71,9 @@ def bert_pipeline(id_of: dict[str, int], cased: bool) -> Pipeline:
 class WordPieceTokenizer(Tokenizer):
     """BERT's tokenizer; an id is a line number of vocab.txt from 0.
 
-    In corpus lines `[MASK]` and the like are plain text, as in BERT's own pre-training tool; `encode` turns them into their
+    Equal to transformers' BertTokenizer of today, whose library does the splitting. Both differ from BERT's first code for a
+    capital sigma at the end of a word, for private-use characters, and for marks and punctuation younger than the library's
+    Unicode tables. In corpus lines `[MASK]` and the like are plain text, as in BERT's own pre-training tool; `encode` turns them into their
     ids. A punctuation mark or a Chinese character is a word of its own.
     """
 
