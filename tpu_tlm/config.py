@@ -116,7 +116,6 @@ class ModelConfig:
     tie_weights: bool = opt(True, "the output projection is the token table")
     output_bias: bool = opt(False, "a bias on the logits")
     mlm_head: str = opt("none", "what stands before the projection; bert: dense, activation, layer norm", choices=("none", "bert"))
-    pooler: bool = opt(False, "BERT's pooler, dense and tanh on the first position: kept beside the model, not trained by --objective mlm")
     reduction_type: str = opt(
         "2ha",
         "dual encoder: how positions become one vector; sha, 2ha: one or two attention heads, then sum / root of the length, mean or max",

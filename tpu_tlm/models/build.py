@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-import keras
 import tensorflow as tf
 
 from tpu_tlm.errors import UsageError
-from tpu_tlm.models.lm import TransformerMaskedLanguageModel
+from tpu_tlm.models.base import TransformerModel
+from tpu_tlm.models.discriminator import TransformerDiscriminator
+from tpu_tlm.models.dual import DualEncoder
+from tpu_tlm.models.initial import initialize
+from tpu_tlm.models.lm import TransformerLanguageModel, TransformerMaskedLanguageModel
+from tpu_tlm.models.pooled import TransformerEmbeddings
+from tpu_tlm.models.seq2seq import Seq2SeqModel
 from tpu_tlm.models.spec import ModelSpec
-from tpu_tlm.models.variables import initialize
 
-_KINDS: dict[str, type[keras.Model]] = {"mlm": TransformerMaskedLanguageModel}
+KINDS: dict[str, type[TransformerModel]] = {
+    "mlm": TransformerMaskedLanguageModel,
+    "clm": TransformerLanguageModel,
+    "embed": TransformerEmbeddings,
+    "discriminator": TransformerDiscriminator,
+    "dual": DualEncoder,
+    "seq2seq": Seq2SeqModel,
+}
 
 
-def build_model(spec: ModelSpec, *, precision: str = "float32", seed: int | None = None) -> keras.Model:
+def build_model(spec: ModelSpec, *, precision: str = "float32", seed: int | None = None) -> TransformerModel:
     """The model of a spec, its variables on the host; with a seed they get their initial values, without one they are zero.
 
-    Raises `UsageError` for sizes that do not go together.
+    Raises `UsageError` for sizes that do not go together, or a kind of model that there is not.
     """
+    if spec.kind not in KINDS:
+        raise UsageError(f"model: {spec.kind!r} is not one of {', '.join(KINDS)}")
     try:
         # On the host: the training state holds its own copy on the device.
         with tf.device("/CPU:0"):
-            model = _KINDS[spec.kind](spec.config, spec.vocab_size, spec.nctx, spec.pad_id, precision=precision, name="model")
+            model = KINDS[spec.kind](spec, precision=precision, name="model")
             if seed is not None:
                 initialize(model, seed)
     except ValueError as error:

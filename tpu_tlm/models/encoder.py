@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
-from tpu_tlm.models.attention import MultiHeadedAttention, MultiHeadedRelativeAttention
-from tpu_tlm.models.layers import FFN, LayerNorm
+from tpu_tlm.models.attention import Cache
+from tpu_tlm.models.blocks import check_layers, make_attention, run_blocks
+from tpu_tlm.models.gmlp import GatedMLPEncoder
+from tpu_tlm.models.layers import FFN, make_norm
 from tpu_tlm.models.random import Key, dropout
-
-
-def make_attention(config: ModelConfig, layer: int, **kwargs: Any) -> MultiHeadedAttention:
-    """The self attention that the configuration asks for in one layer."""
-    rpr_k = config.rpr_k_of(layer)
-    kwargs.update(d_k=config.d_k, pdrop=config.dropout)
-    if rpr_k:
-        return MultiHeadedRelativeAttention(config.d_model, config.num_heads, rpr_k=rpr_k, rpr_value_on=config.rpr_value_on, **kwargs)
-    return MultiHeadedAttention(config.d_model, config.num_heads, **kwargs)
 
 
 class TransformerEncoder(keras.layers.Layer):
@@ -31,18 +25,18 @@ class TransformerEncoder(keras.layers.Layer):
     mead             x = ln1(x); x += attn(x); x = ln2(x); x += ffn(x)   (MEAD's default: the normalised value is the residual)
     """
 
-    def __init__(self, config: ModelConfig, layer: int, **kwargs: Any) -> None:
+    def __init__(self, config: ModelConfig, layer: int, *, causal: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.order, self.pdrop = config.transformer_type, config.dropout
         policy = self.dtype_policy
-        self.ln1 = LayerNorm(config.d_model, epsilon=config.layer_norm_eps, name="ln1", dtype=policy)
-        self.ln2 = LayerNorm(config.d_model, epsilon=config.layer_norm_eps, name="ln2", dtype=policy)
-        self.attn = make_attention(config, layer, name="attn", dtype=policy)
+        self.ln1 = make_norm(config, name="ln1", dtype=policy)
+        self.ln2 = make_norm(config, name="ln2", dtype=policy)
+        self.attn = make_attention(config, layer, causal=causal, name="attn", dtype=policy)
         self.ffn = FFN(config.d_model, config.d_ff, activation=config.activation, pdrop=config.ffn_pdrop, name="ffn", dtype=policy)
 
-    def call(self, x: tf.Tensor, visible: tf.Tensor | None = None, key: Key | None = None) -> tf.Tensor:
+    def call(self, x: tf.Tensor, visible: tf.Tensor | None = None, key: Key | None = None, cache: Cache | None = None) -> tf.Tensor:
         def attend(h: tf.Tensor) -> tf.Tensor:
-            return dropout(self.attn(h, visible=visible, key=key), self.pdrop, key, "residual1")
+            return dropout(self.attn(h, visible=visible, key=key, cache=cache), self.pdrop, key, "residual1")
 
         def feed(h: tf.Tensor) -> tf.Tensor:
             return dropout(self.ffn(h, key=key), self.pdrop, key, "residual2")
@@ -60,18 +54,34 @@ class TransformerEncoder(keras.layers.Layer):
 
 
 class TransformerEncoderStack(keras.layers.Layer):
-    """`num_layers` blocks and, unless the norms stand after, a last layer norm: `[B, T, d] -> [B, T, d]`."""
+    """`num_layers` blocks and, unless the norms stand after, a last norm: `[B, T, d] -> [B, T, d]`.
 
-    def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
+    `visible`: bool, broadcast to `[B, h, T, T]`. `causal` does not mask by itself (the mask is `visible`'s matter) but tells the layers
+    that nobody looks ahead. `nctx`: the one length that gated MLP blocks (`mlp`) are made for.
+    """
+
+    def __init__(self, config: ModelConfig, nctx: int, *, causal: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if len(config.rpr_k) > 1 and len(config.rpr_k) != config.num_layers:
-            raise ValueError(f"--rpr_k has {len(config.rpr_k)} numbers for {config.num_layers} layers; give one, or one per layer")
+        check_layers(config, config.num_layers)
+        if config.mlp and causal:
+            raise ValueError("--mlp mixes all positions: it cannot be causal")
+        self.config = config
         policy = self.dtype_policy
-        self.blocks = [TransformerEncoder(config, i, name=str(i), dtype=policy) for i in range(config.num_layers)]
-        last = config.transformer_type != "post-layer-norm"
-        self.ln = LayerNorm(config.d_model, epsilon=config.layer_norm_eps, name="ln", dtype=policy) if last else None
+        self.blocks: list[keras.layers.Layer] = []
+        for i in range(config.num_layers):
+            if config.mlp:
+                self.blocks.append(GatedMLPEncoder(config, nctx, name=str(i), dtype=policy))
+            else:
+                self.blocks.append(TransformerEncoder(config, i, causal=causal, name=str(i), dtype=policy))
+        last = config.transformer_type != "post-layer-norm" or config.mlp
+        self.ln = make_norm(config, name="ln", dtype=policy) if last else None
 
-    def call(self, x: tf.Tensor, visible: tf.Tensor | None = None, key: Key | None = None) -> tf.Tensor:
-        for i, block in enumerate(self.blocks):
-            x = block(x, visible=visible, key=key.fold(i) if key is not None else None)
+    def caches(self, rows: int, length: int, at: tf.Tensor) -> list[Cache]:
+        """Empty caches of all blocks, for generation at the place `at`."""
+        return [block.attn.cache(rows, length, at) for block in self.blocks]
+
+    def call(
+        self, x: tf.Tensor, visible: tf.Tensor | None = None, key: Key | None = None, caches: Sequence[Cache] | None = None
+    ) -> tf.Tensor:
+        x = run_blocks(self.blocks, self.config, x, key=key, caches=caches, visible=visible)
         return x if self.ln is None else self.ln(x)

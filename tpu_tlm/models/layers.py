@@ -1,4 +1,4 @@
-"""The small layers: dense, layer norm, activations, feed-forward."""
+"""The small layers: dense, norms, activations, feed-forward."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.random import Key, dropout
 
 
@@ -19,7 +20,15 @@ def _gelu_exact(x: tf.Tensor) -> tf.Tensor:
     return tf.nn.gelu(x, approximate=False)
 
 
-ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {"gelu": _gelu_tanh, "gelu-exact": _gelu_exact, "relu": tf.nn.relu}
+# Those with a gate name the function on the gate.
+ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "gelu": _gelu_tanh,
+    "gelu-exact": _gelu_exact,
+    "relu": tf.nn.relu,
+    "geglu": _gelu_tanh,
+    "swiglu": tf.nn.silu,
+}
+GATED = ("geglu", "swiglu")
 
 
 class Dense(keras.layers.Layer):
@@ -56,15 +65,41 @@ class LayerNorm(keras.layers.Layer):
         return tf.cast(y, self.compute_dtype)
 
 
+class RMSNorm(keras.layers.Layer):
+    """Division by the root mean square, no mean and no bias: x / sqrt(mean(x^2) + epsilon) * gamma, in float32 (arXiv 1910.07467)."""
+
+    def __init__(self, size: int, *, epsilon: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+        self.gamma = self.add_weight(name="gamma", shape=(size,), initializer="ones", autocast=False)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        y = tf.cast(x, tf.float32)
+        y = y * tf.math.rsqrt(tf.reduce_mean(tf.square(y), axis=-1, keepdims=True) + self.epsilon) * self.gamma
+        return tf.cast(y, self.compute_dtype)
+
+
+def make_norm(config: ModelConfig, size: int | None = None, **kwargs: Any) -> keras.layers.Layer:
+    """The norm that the configuration asks for, over `size` units (d_model unless given)."""
+    kind = RMSNorm if config.norm_type == "rms-norm" else LayerNorm
+    return kind(size or config.d_model, epsilon=config.layer_norm_eps, **kwargs)
+
+
 class FFN(keras.layers.Layer):
-    """Position-wise feed-forward `squeeze(dropout(activation(expansion(x))))`: `[B, T, d] -> [B, T, d]` (arXiv 1706.03762, 3.3)."""
+    """Position-wise feed-forward `squeeze(dropout(activation(expansion(x))))`: `[B, T, d] -> [B, T, d]` (arXiv 1706.03762, 3.3).
+
+    `geglu`, `swiglu`: `squeeze(dropout(f(gate(x)) * expansion(x)))` with f gelu or silu (arXiv 2002.05202); all with biases.
+    """
 
     def __init__(self, d_model: int, d_ff: int, *, activation: str, pdrop: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.pdrop = pdrop
         self.activation = ACTIVATIONS[activation]
         self.expansion = Dense(d_model, d_ff, name="expansion", dtype=self.dtype_policy)
+        self.gate = Dense(d_model, d_ff, name="gate", dtype=self.dtype_policy) if activation in GATED else None
         self.squeeze = Dense(d_ff, d_model, name="squeeze", dtype=self.dtype_policy)
 
     def call(self, x: tf.Tensor, key: Key | None = None) -> tf.Tensor:
-        return self.squeeze(dropout(self.activation(self.expansion(x)), self.pdrop, key, "ffn"))
+        y = self.expansion(x)
+        y = self.activation(y) if self.gate is None else self.activation(self.gate(x)) * y
+        return self.squeeze(dropout(y, self.pdrop, key, "ffn"))

@@ -16,8 +16,8 @@ from tpu_tlm.errors import TlmError
 class ModelSpec:
     """A model's kind and sizes, and how its text is framed.
 
-    `nctx`: tokens of a training example; `pad_id`: the id that is not attended to; `prefix_id`, `suffix_id`: the tokens at the start and end
-    of every training example; `eol_id`: the token after every line of text.
+    `kind`: one of `build.KINDS`; `nctx`: tokens of a training example; `pad_id`: the id that is not attended to; `prefix_id`, `suffix_id`:
+    the tokens at the start and end of every training example; `eol_id`: the token after every line of text.
     """
 
     config: ModelConfig

@@ -1,17 +1,8 @@
-"""The variables of a model by path, and their initial values."""
+"""The variables of a model by path."""
 
 from __future__ import annotations
 
-import zlib
-
 import keras
-import numpy as np
-
-from tpu_tlm.config import ModelConfig
-from tpu_tlm.models.lm import TransformerMaskedLanguageModel
-
-# Half widths of MEAD's uniform initialisation, by the variable's name.
-_MEAD_UNIFORM = {"table": 0.1, "positions": 0.1, "rpr_key": 0.05, "rpr_value": 0.05}
 
 
 def named_variables(layer: keras.layers.Layer, prefix: str = "") -> dict[str, keras.Variable]:
@@ -20,52 +11,3 @@ def named_variables(layer: keras.layers.Layer, prefix: str = "") -> dict[str, ke
     for inner in layer._layers:
         found.update(named_variables(inner, f"{prefix}{inner.name}/"))
     return found
-
-
-def _generator(seed: int, path: str) -> np.random.Generator:
-    # Keyed by path: a variable's values do not change when another is added.
-    return np.random.Generator(np.random.Philox(key=np.array([seed, zlib.crc32(path.encode())], np.uint64)))
-
-
-def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> np.ndarray:
-    """Normal values, those beyond two standard deviations drawn again (BERT's initialisation)."""
-    values = rng.standard_normal(shape, dtype=np.float32)
-    while (beyond := np.abs(values) > 2.0).any():
-        values[beyond] = rng.standard_normal(int(beyond.sum()), dtype=np.float32)
-    return values * np.float32(std)
-
-
-def _fans(path: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Inputs and outputs of a kernel; the fused query-key-value kernel counts as the three matrices it stands for."""
-    if path.endswith("qkv/kernel"):
-        return shape[0], shape[2] * shape[3]
-    if path.endswith("w_O/kernel"):
-        return shape[0] * shape[1], shape[2]
-    return shape[0], shape[1]
-
-
-def initial_value(path: str, shape: tuple[int, ...], config: ModelConfig, seed: int) -> np.ndarray:
-    """The float32 initial value of one variable: norms at one, biases at zero, the rest by `weight_init`."""
-    name = path.rsplit("/", 1)[-1]
-    if name == "gamma":
-        return np.ones(shape, np.float32)
-    if name in ("bias", "beta"):
-        return np.zeros(shape, np.float32)
-    rng = _generator(seed, path)
-    if config.weight_init == "bert":
-        return _truncated_normal(rng, shape, config.weight_std)
-    limit = _MEAD_UNIFORM.get(name)
-    if limit is None:
-        limit = float(np.sqrt(6.0 / sum(_fans(path, shape))))
-    return rng.uniform(-limit, limit, shape).astype(np.float32)
-
-
-def initialize(model: TransformerMaskedLanguageModel, seed: int) -> None:
-    """Give every variable its initial value, a function of (seed, path) alone. Rows past the vocabulary are zero."""
-    for path, variable in named_variables(model).items():
-        value = initial_value(path, tuple(variable.shape), model.config, seed)
-        if path == "embeddings/x/table":
-            value[model.vocab_size :] = 0.0
-            if model.config.weight_init == "mead":
-                value[model.pad_id] = 0.0
-        variable.assign(value)
