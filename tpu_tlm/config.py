@@ -173,7 +173,7 @@ class DataConfig:
     valid_dir: str | None = opt(None, "dataset directory to evaluate on", unit="dir")
     batch_size: int = opt(256, "examples per optimizer step over all replicas", unit="examples")
     eval_batch_size: int | None = opt(None, "examples per evaluation step; none = batch_size", unit="examples")
-    window_shards: int = opt(16, "shards, or 8 MiB pieces of larger ones, permuted together (held twice in memory)", unit="shards")
+    window_shards: int = opt(16, "shards, or 4 MiB pieces of larger ones, permuted together (held twice in memory)", unit="shards")
     num_train_workers: int = opt(4, "shards read in parallel", unit="shards")
     verify_data: bool = opt(False, "check every shard's checksum before training")
 
@@ -216,6 +216,10 @@ class RunConfig:
     tb: bool = opt(True, "write TensorBoard scalars")
     seed: int = opt(0, "of initial weights, order of examples, masks and dropout", unit="integer")
 
+    def __post_init__(self) -> None:
+        if self.causal:
+            object.__setattr__(self, "objective", "clm")
+
 
 @dataclass(frozen=True)
 class RuntimeConfig:
@@ -252,10 +256,16 @@ class ConvertConfig:
 class PredictConfig:
     """Trying a model out."""
 
-    task: str = opt("", "what to do: guess what the masks in the texts hide", choices=("fill-mask",), positional=True)
+    task: str = opt(
+        "", "what to do: guess what the masks in the texts hide, or write on from the texts", choices=("fill-mask", "generate"), positional=True
+    )
     model: str = opt("", "run directory or NPZ", required=True, unit="path")
     text: list[str] = opt([], "text to complete; without it, lines of standard input", unit="text")
-    top_k: int = opt(5, "guesses per mask", unit="tokens")
+    top_k: int | None = opt(None, "fill-mask: guesses per mask (none = 5); generate: draw from this many (none = all)", unit="tokens")
+    temperature: float = opt(1.0, "generate: logits are divided by this; 0 takes the most probable token", unit="number")
+    top_p: float = opt(1.0, "generate: draw from the fewest tokens that have this probability together", unit="0..1")
+    max_tokens: int = opt(64, "generate: tokens to write at most", unit="tokens")
+    seed: int = opt(0, "generate: of the draws", unit="integer")
     step: int | None = opt(None, "checkpoint of the run to take; none = the newest good one", unit="step")
     tokenizer: str | None = opt(None, "tokenizer directory; none = the one beside the model", unit="dir")
     json: bool = opt(False, "one JSON object a line instead of a table")

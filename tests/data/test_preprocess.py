@@ -254,6 +254,8 @@ def test_text_without_text_and_damaged_files_are_named(tmp_path: Path) -> None:
 def test_object_store_output(tmp_path: Path) -> None:
     import tensorflow as tf
 
+    from tpu_tlm.data.stream import in_order
+
     source = write_text(tmp_path / "a.txt", documents(50))
     run(source, tmp_path / "local", "--valid_fraction", 0.3)
     remote = f"ram://bucket-{tmp_path.name}/set"  # TensorFlow's in-memory file system stands in for gs://
@@ -265,6 +267,9 @@ def test_object_store_output(tmp_path: Path) -> None:
     dataset.verify()
     assert dataset.load_tokenizer().description() == dataset.tokenizer
     assert [s.sha256 for s in dataset.shards] == [s.sha256 for s in open_dataset(str(tmp_path / "local" / "train")).shards]
+    batches = list(in_order(dataset, 7).as_numpy_iterator())
+    ids = np.concatenate([batch["x"] for batch in batches])[: dataset.num_samples]
+    np.testing.assert_array_equal(ids, examples(open_dataset(str(tmp_path / "local" / "train")))[0])
     tf.io.gfile.remove(dataset.path(dataset.shards[0]))
     with pytest.raises(UsageError, match="is missing"):
         open_dataset(f"{remote}/train")

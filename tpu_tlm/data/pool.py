@@ -34,6 +34,8 @@ class Pool:
     def __init__(self, job: Job, parts: int, workers: int, tick: Callable[[], None]) -> None:
         methods = multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        # Imported once, in the process that all workers are forked from.
+        context.set_forkserver_preload(["tpu_tlm.data.parts"])
         self._tick = tick
         self._inline = Worker(job) if workers == 1 else None
         self.consumed: Any = [0] * (parts + 1) if self._inline else context.RawArray("q", parts + 1)

@@ -21,7 +21,7 @@ from tpu_tlm.errors import UsageError
 FORMAT = 1
 METADATA = "md.yml"
 NAME = "tlm"
-PIECE_BYTES = 8 << 20  # what a reader takes of a shard at once
+PIECE_BYTES = 4 << 20  # what a reader takes of a shard at once
 _FRAMED_AT_ONCE = 2 << 20  # bytes
 _OURS = re.compile(rf"{NAME}-\d{{5,}}-of-\d{{5,}}\.tfrecord")
 

@@ -27,7 +27,7 @@ _SHARDS, _ROWS = 1, 2  # what a key is for
 class Stream:
     """The endless, shuffled stream of a training run.
 
-    `window_shards` shards, or pieces of 8 MiB of larger ones, are permuted together and held in memory (twice: one is read
+    `window_shards` shards, or pieces of 4 MiB of larger ones, are permuted together and held in memory (twice: one is read
     ahead). `readers` of them are read at once; that and the number of hosts do not change the order.
     """
 
