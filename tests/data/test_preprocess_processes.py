@@ -135,6 +135,13 @@ def test_killed_and_continued(tmp_path: Path, source: Path, whole: dict[str, str
     assert _hashes(output) == whole
 
 
+def test_workers_write_through_tensorflows_file_system(tmp_path: Path, source: Path, whole: dict[str, str]) -> None:
+    # file:// takes the same way as gs://.
+    remote = f"file://{tmp_path}/out"
+    _run([*_command(source, Path("x"), "--workers", "2", "--work_dir", str(tmp_path / "work")), "--output", remote])
+    assert _hashes(tmp_path / "out") == whole and open_dataset(f"{remote}/valid").num_samples > 0
+
+
 def test_leftovers_of_other_options_are_not_used(tmp_path: Path, source: Path, whole: dict[str, str]) -> None:
     output = tmp_path / "out"
     other = _command(source, output, "--workers", "2", "--seed", "9")
