@@ -24,13 +24,16 @@ class Sums(NamedTuple):
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Cross entropy of int labels `[...]` under logits `[..., V]`, and 1 where the label's logit is the largest: float32 `[...]` each.
 
-    The label's logit is picked by comparison, not by a gather: it fuses with the other reductions, and its gradient is no scatter.
+    The label's logit is picked by comparison, not by a gather: it fuses with the other reductions, and its gradient is no scatter. The
+    vocabulary is taken as the first axis, as the head computes it.
     """
-    largest = tf.stop_gradient(tf.reduce_max(logits, axis=-1, keepdims=True))
-    total = tf.math.log(tf.reduce_sum(tf.exp(logits - largest), axis=-1)) + largest[..., 0]
-    picked = tf.equal(tf.range(logits.shape[-1], dtype=labels.dtype), labels[..., None])
-    logit = tf.reduce_sum(tf.where(picked, logits, 0.0), axis=-1)
-    return total - logit, tf.cast(logit >= largest[..., 0], tf.float32)
+    columns = tf.transpose(tf.reshape(logits, (-1, logits.shape[-1])))
+    flat = tf.reshape(labels, (-1,))
+    largest = tf.stop_gradient(tf.reduce_max(columns, axis=0))
+    total = tf.math.log(tf.reduce_sum(tf.exp(columns - largest), axis=0)) + largest
+    picked = tf.equal(tf.range(columns.shape[0], dtype=flat.dtype)[:, None], flat)
+    logit = tf.reduce_sum(tf.where(picked, columns, 0.0), axis=0)
+    return tf.reshape(total - logit, labels.shape), tf.reshape(tf.cast(logit >= largest, tf.float32), labels.shape)
 
 
 class Objective(abc.ABC):

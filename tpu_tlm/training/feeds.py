@@ -7,6 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tpu_tlm.training.loop import CHUNK
+
 Source = Callable[[int, int], tf.data.Dataset]
 
 
@@ -17,7 +19,7 @@ def feed(source: Source, strategy: tf.distribute.Strategy | None) -> Any:
     rows in the same order however many replicas there are.
     """
     if strategy is None:
-        return source(1, 0).prefetch(tf.data.AUTOTUNE)
+        return source(1, 0).prefetch(2 * CHUNK)
 
     def per_host(context: tf.distribute.InputContext) -> tf.data.Dataset:
         dataset = source(context.num_input_pipelines, context.input_pipeline_id)

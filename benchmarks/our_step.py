@@ -1,0 +1,66 @@
+"""This package's own training step, as its loop runs it, for timing beside the reference."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.workloads import WORKLOADS
+from tpu_tlm.config import MlmConfig, ModelConfig, OptimConfig
+from tpu_tlm.models.build import build_model
+from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.objectives.mlm import MaskedLanguageModeling, Specials
+from tpu_tlm.training.loop import Loop
+from tpu_tlm.training.optimizers import make_optimizer
+from tpu_tlm.training.schedules import make_schedule
+from tpu_tlm.training.state import TrainState
+from tpu_tlm.training.step import TrainStep
+
+STEPS = 1_000_000
+
+
+def build(workload: str, rpr_k: int = 0) -> Callable[[int], float]:
+    """A callable(calls) -> seconds per step of the whole step: masks made on the device, dropout, clipping, AdamW, schedule.
+
+    The model is the reference's (learned positions, norms after); with `rpr_k` relative positions take the place of learned ones.
+    """
+    load = WORKLOADS[workload]
+    config = ModelConfig(
+        d_model=load.d_model,
+        d_ff=load.d_ff,
+        num_heads=load.heads,
+        num_layers=load.layers,
+        embed_type="default" if rpr_k else "learned-positional",
+        embeddings_reduction="sum-layer-norm",
+        rpr_k=[rpr_k],
+        transformer_type="post-layer-norm",
+        mask_pad=False,
+        dropout=load.dropout,
+        mlm_head="bert",
+        output_bias=True,
+    )
+    model = build_model(ModelSpec(config, load.vocab, load.tokens), seed=0)
+    optim = OptimConfig()
+    objective = MaskedLanguageModeling(MlmConfig(mask_rate=load.predictions / load.tokens), Specials(load.vocab, 0, 4, (0, 1, 2, 3, 4)))
+    schedule = make_schedule(optim, STEPS)
+    step = TrainStep(model, objective, make_optimizer(optim), schedule, optim.clip, 0)
+    loop = Loop(step, TrainState(step))
+    ids = np.random.default_rng(0).integers(5, load.vocab, (load.rows, load.tokens)).astype(np.int32)
+    batch = {
+        "x": ids,
+        "w": np.full((load.rows, load.tokens // 8), 255, np.uint8),
+        "position": np.arange(load.rows, dtype=np.int64),
+    }
+    iterator = iter(tf.data.Dataset.from_tensors(batch).repeat().prefetch(2))
+
+    def run(calls: int) -> float:
+        began = time.perf_counter()
+        for _ in range(calls):
+            loop.train(iterator, load.steps_per_call)
+        return (time.perf_counter() - began) / (calls * load.steps_per_call)
+
+    run(1)
+    return run

@@ -1,0 +1,31 @@
+"""Our training step against the plain hand-written one, in alternation: python -m benchmarks.step [W1 W2 ...] [--rounds N]."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks.harness import Contender, alternate, table
+from benchmarks.reference_step import DROPOUTS
+from benchmarks.workloads import WORKLOADS
+
+
+def main() -> None:
+    """Print a table per workload; ratios are to the reference, above 1 is faster."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workloads", nargs="*", default=["W1", "W2"], choices=list(WORKLOADS))
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--calls", type=int, default=1, help="calls of ten steps per round")
+    parser.add_argument("--relative", action="store_true", help="time our step with Shaw's relative positions (rpr_k 8) too")
+    parser.add_argument("--dropouts", nargs="+", default=["stateless"], choices=DROPOUTS, help="the reference's dropout; the first is 1.00")
+    options = parser.parse_args()
+    for workload in options.workloads:
+        contenders = [Contender(f"plain step, {d} dropout", "benchmarks.reference_step:build", (workload, d)) for d in options.dropouts]
+        contenders.append(Contender("tpu_tlm", "benchmarks.our_step:build", (workload,)))
+        if options.relative:
+            contenders.append(Contender("tpu_tlm, rpr_k 8", "benchmarks.our_step:build", (workload, 8)))
+        print(table(workload, alternate(contenders, options.rounds, options.calls)), flush=True)
+        print()
+
+
+if __name__ == "__main__":
+    main()
