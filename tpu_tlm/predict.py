@@ -1,32 +1,30 @@
-"""The command that tries a model out: python -m tpu_tlm.predict fill-mask --model RUN_OR_NPZ --text "a [MASK] story"."""
+"""The command that tries a model out: python -m tpu_tlm.predict fill-mask|generate --model RUN_OR_NPZ --text "a [MASK] story"."""
 
 from __future__ import annotations
 
 import json
 import sys
+import typing
 
 from tpu_tlm import options
 from tpu_tlm.config import PredictConfig
 from tpu_tlm.errors import UsageError, run_command
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
 
-def main(argv: list[str] | None = None) -> int:
-    """Print the guesses for every text; exit code 0."""
-    (config,) = options.parse("tpu_tlm.predict", __doc__ or "", [PredictConfig], argv)
-    if config.top_k < 1:
-        raise UsageError(f"--top_k {config.top_k}: at least one guess must be asked for")
-    from tpu_tlm import runtime
+    from tpu_tlm.training.saved import Saved
 
-    runtime.quiet()
+
+def _fill_mask(config: PredictConfig, saved: Saved, texts: Iterable[str]) -> None:
     from tpu_tlm.objectives.fill_mask import FillMask
-    from tpu_tlm.training.saved import load_saved
 
-    saved = load_saved(config.model, config.step)
+    top_k = 5 if config.top_k is None else config.top_k
+    if top_k < 1:
+        raise UsageError(f"--top_k {top_k}: at least one guess must be asked for")
     fill = FillMask(saved.model(), saved.spec, saved.tokenizer(config.tokenizer))
-    if not config.json:
-        print(f"# {saved.source}")
-    for text in config.text or (line.rstrip("\n") for line in sys.stdin):
-        masks = fill(text, config.top_k)
+    for text in texts:
+        masks = fill(text, top_k)
         if config.json:
             print(json.dumps({"text": text, "masks": [[guess._asdict() for guess in mask] for mask in masks]}, ensure_ascii=False))
             continue
@@ -34,6 +32,34 @@ def main(argv: list[str] | None = None) -> int:
         for number, mask in enumerate(masks, 1):
             for guess in mask:
                 print(f"  mask {number}  {guess.probability:7.2%}  {guess.token}")
+
+
+def _generate(config: PredictConfig, saved: Saved, texts: Iterable[str]) -> None:
+    from tpu_tlm.objectives.generate import Generate, Sampling
+
+    sampling = Sampling(config.temperature, config.top_k, config.top_p, config.seed)
+    write = Generate(saved.model(), saved.spec, saved.tokenizer(config.tokenizer), sampling)
+    texts = list(texts)
+    for text, written in zip(texts, write(texts, config.max_tokens), strict=True):
+        if config.json:
+            print(json.dumps({"prompt": text, **written._asdict()}, ensure_ascii=False))
+        else:
+            print(written.text if written.ended else f"{written.text} ...")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the guesses for every text, or what was written on from it; exit code 0."""
+    (config,) = options.parse("tpu_tlm.predict", __doc__ or "", [PredictConfig], argv)
+    from tpu_tlm import runtime
+
+    runtime.quiet()
+    from tpu_tlm.training.saved import load_saved
+
+    saved = load_saved(config.model, config.step)
+    if not config.json:
+        print(f"# {saved.source}")
+    texts = config.text or (line.rstrip("\n") for line in sys.stdin)
+    (_fill_mask if config.task == "fill-mask" else _generate)(config, saved, texts)
     return 0
 
 

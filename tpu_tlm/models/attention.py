@@ -22,7 +22,6 @@ class QKV(keras.layers.Layer):
         self.shape = (3, num_heads, d_k)
         self.kernel = self.add_weight(name="kernel", shape=(d_model, *self.shape), initializer="zeros")
         self.bias = self.add_weight(name="bias", shape=self.shape, initializer="zeros")
-        self.built = True  # cross attention calls the two methods below only
 
     def _project(self, x: tf.Tensor, first: int, last: int) -> tf.Tensor:
         shape = (last - first, *self.shape[1:])

@@ -13,6 +13,7 @@ from tpu_tlm.models.lm import TransformerLanguageModel, TransformerMaskedLanguag
 from tpu_tlm.models.pooled import TransformerEmbeddings
 from tpu_tlm.models.seq2seq import Seq2SeqModel
 from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.models.variables import mark_built
 
 KINDS: dict[str, type[TransformerModel]] = {
     "mlm": TransformerMaskedLanguageModel,
@@ -35,6 +36,7 @@ def build_model(spec: ModelSpec, *, precision: str = "float32", seed: int | None
         # On the host: the training state holds its own copy on the device.
         with tf.device("/CPU:0"):
             model = KINDS[spec.kind](spec, precision=precision, name="model")
+            mark_built(model)
             if seed is not None:
                 initialize(model, seed)
     except ValueError as error:

@@ -12,6 +12,14 @@ from tpu_tlm.config import ModelConfig
 from tpu_tlm.errors import TlmError
 
 
+def longest(spec: ModelSpec) -> int | None:
+    """The longest text that a model takes, in tokens; None where its positions go on for ever."""
+    config = spec.config
+    if config.mlp:
+        return spec.nctx
+    return (config.mxlen or spec.nctx) if config.embed_type.startswith("learned-positional") else None
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """A model's kind and sizes, and how its text is framed.

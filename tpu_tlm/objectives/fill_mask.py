@@ -26,6 +26,8 @@ class FillMask:
     """Guesses for the masks of texts, framed as the model's training examples were."""
 
     def __init__(self, model: keras.Model, spec: ModelSpec, tokenizer: Tokenizer) -> None:
+        if spec.kind != "mlm":
+            raise UsageError(f"fill-mask needs a masked language model (--objective mlm), this one is of kind {spec.kind!r}")
         self.spec, self.tokenizer = spec, tokenizer
         self._logits = tf.function(lambda x: model(x), autograph=False, reduce_retracing=True)
 

@@ -120,9 +120,10 @@ def make_step(options: Options, corpora: Corpora, steps: int, precision: str) ->
     """The training step with a model in its initial state."""
     run = options.run
     schedule = make_schedule(options.optim, steps)
+    spec = spec_of(options, corpora)
     return TrainStep(
-        build_model(spec_of(options, corpora), precision=precision, seed=run.seed),
-        make_objective(run.objective, options.mlm, corpora.tokenizer),
+        build_model(spec, precision=precision, seed=run.seed),
+        make_objective(spec, options.mlm, corpora.tokenizer),
         make_optimizer(options.optim),
         lambda index: tf.cast(schedule(index), tf.float32),
         options.optim.clip,

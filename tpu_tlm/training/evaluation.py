@@ -8,6 +8,7 @@ from tpu_tlm.config import MlmConfig, OptimConfig
 from tpu_tlm.data.dataset import Dataset, check_same_tokenizer
 from tpu_tlm.data.stream import failure, in_order
 from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.models.spec import longest
 from tpu_tlm.objectives.make import make_objective
 from tpu_tlm.runtime import Devices
 from tpu_tlm.training.feeds import feed
@@ -41,11 +42,11 @@ def evaluate_saved(saved: Saved, dataset: Dataset, batch_size: int, mask_rate: f
     """Sums of a saved model over a dataset. Raises `UsageError` when the dataset was made with another tokenizer or is too long."""
     tokenizer = saved.tokenizer()
     check_same_tokenizer(dataset.tokenizer, tokenizer.description(), f"{dataset.directory} and {saved.source}")
-    if dataset.nctx > saved.spec.nctx and saved.spec.config.embed_type != "default":
-        raise UsageError(f"{dataset.directory}: examples of {dataset.nctx} tokens are longer than the model's {saved.spec.nctx}")
+    if dataset.nctx > (longest(saved.spec) or dataset.nctx):
+        raise UsageError(f"{dataset.directory}: examples of {dataset.nctx} tokens are longer than the model's {longest(saved.spec)}")
     if batch_size % devices.replicas:
         raise UsageError(f"--batch_size {batch_size}: must be a multiple of the {devices.replicas} replicas")
-    objective = make_objective(saved.spec.kind, MlmConfig(eval_mask_rate=mask_rate), tokenizer)
+    objective = make_objective(saved.spec, MlmConfig(eval_mask_rate=mask_rate), tokenizer)
     # Evaluation uses the same step as training; its optimizer has no slots and is never asked.
     step = TrainStep(saved.model(), objective, make_optimizer(OptimConfig(optim="sgd", beta1=0.0)), lambda index: index, 0.0, 0)
     loop = Loop(step, TrainState(step, devices.strategy), on_tpu=devices.kind == "tpu")

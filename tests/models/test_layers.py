@@ -1,0 +1,165 @@
+"""Every layer keeps the contract; and each computes its formula."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.models.contract import check, fill, hidden, small, tokens
+from tpu_tlm.models.blocks import make_attention
+from tpu_tlm.models.decoder import TransformerDecoder
+from tpu_tlm.models.embeddings import sines
+from tpu_tlm.models.embeddings_stack import make_embeddings
+from tpu_tlm.models.encoder import TransformerEncoder
+from tpu_tlm.models.gmlp import GatedMLPEncoder
+from tpu_tlm.models.head import BinaryHead, Head
+from tpu_tlm.models.layers import FFN, RMSNorm
+from tpu_tlm.models.masks import causal_mask, segment_mask, segments_of
+from tpu_tlm.models.reductions import Reduction
+
+ATTENTION = {
+    "plain": {},
+    "shaw": {"rpr_k": [2]},
+    "shaw-beyond-the-text": {"rpr_k": [20]},
+    "shaw-keys-only": {"rpr_k": [3], "rpr_value_on": False},
+    "windowed": {"rpr_k": [2], "windowed_ra": True},
+    "windowed-mead": {"rpr_k": [2], "windowed_ra": True, "compat": "mead", "mask_pad": False},
+    "t5": {"ra_type": "t5"},
+    "alibi": {"ra_type": "alibi"},
+    "convert": {"ra_type": "convert", "rpr_k": [3]},
+    "rotary": {"ra_type": "rotary"},
+    "single-head": {"num_heads": 1, "single_head": True, "d_k": 4},
+    "single-head-shaw": {"num_heads": 1, "single_head": True, "d_k": 4, "rpr_k": [2]},
+    "wide-heads": {"d_k": 12},
+    "local": {"local_window": 2, "global_every": 1000},
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention(name):
+    config = small(**ATTENTION[name])
+    check(lambda policy: make_attention(config, 1, dtype=policy), (hidden(),))
+
+
+@pytest.mark.parametrize("options", [{}, {"rpr_k": [2]}], ids=["plain", "shaw"])
+def test_cross_attention_with_another_length(options):
+    config = small(**options)
+    check(lambda policy: make_attention(config, 0, cross=True, dtype=policy), (hidden(),), memory=hidden(5, seed=1))
+
+
+@pytest.mark.parametrize("order", ["pre-layer-norm", "post-layer-norm", "mead"])
+@pytest.mark.parametrize("kind", [TransformerEncoder, TransformerDecoder])
+def test_blocks(order, kind):
+    config = small(transformer_type=order)
+    inputs = (hidden(),) if kind is TransformerEncoder else (hidden(), hidden(5, seed=1))
+    check(lambda policy: kind(config, 0, dtype=policy), inputs)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu-exact", "relu", "geglu", "swiglu"])
+def test_feed_forward(activation):
+    check(lambda policy: FFN(16, 32, activation=activation, pdrop=0.1, dtype=policy), (hidden(),))
+
+
+def test_rms_norm():
+    x = hidden()
+    (y,) = check(lambda policy: RMSNorm(16, epsilon=1e-6, dtype=policy), (x,), with_key=False)
+    layer = fill(RMSNorm(16, epsilon=1e-6))
+    np.testing.assert_allclose(y, x / np.sqrt(np.mean(np.square(x), -1, keepdims=True)) * layer.gamma, atol=1e-5)
+
+
+def test_gated_mlp():
+    check(lambda policy: GatedMLPEncoder(small(), 8, dtype=policy), (hidden(),))
+
+
+EMBEDDINGS = {
+    "lookup": {},
+    "learned": {"embed_type": "learned-positional"},
+    "learned-bias": {"embed_type": "learned-positional-w-bias"},
+    "sines": {"embed_type": "positional"},
+    "sines-t2t": {"embed_type": "positional-t2t"},
+    "modular": {"embed_type": "modular"},
+    "types": {"token_type_vsz": 2},
+    "types-concat": {"token_type_vsz": 2, "embeddings_reduction": "concat"},
+    "factorised": {"dsz": 6, "embeddings_reduction": "sum-layer-norm", "token_type_vsz": 2},
+    "rms": {"embeddings_reduction": "sum-layer-norm", "norm_type": "rms-norm"},
+}
+
+
+@pytest.mark.parametrize("name", EMBEDDINGS)
+def test_embeddings(name):
+    config = small(embeddings_dropout=0.1, **EMBEDDINGS[name])
+
+    def call(layer, x, tt, **others):
+        assert ("tt" in layer.features) == bool(config.token_type_vsz)
+        return layer({"x": x, "tt": tt} if config.token_type_vsz else {"x": x}, **others)
+
+    x = tokens()
+    (y,) = check(lambda policy: make_embeddings(config, 20, 8, dtype=policy), (x, x % 2), call=call)
+    assert y.shape == (4, 8, 16)
+
+
+@pytest.mark.parametrize("compat", ["none", "mead"])
+@pytest.mark.parametrize("kind", ["2ha", "2ha_mean", "2ha_max", "sha"])
+def test_reductions_with_heads(kind, compat):
+    config = small(reduction_type=kind, reduction_d_k=4, compat=compat)
+    present = tf.not_equal(tokens(), 0)
+    (y,) = check(lambda policy: Reduction(config, dtype=policy), (hidden(),), with_key=False, present=present)
+    assert y.shape == (4, 16 if kind == "sha" else 32)
+
+
+@pytest.mark.parametrize("kind", ["mean", "max", "sqrt_length", "cls", "2ha", "2ha_max"])
+def test_reductions_do_not_count_padding(kind):
+    layer = fill(Reduction(small(reduction_type=kind, reduction_d_k=4)))
+    x, present = hidden(), tf.sequence_mask([3, 3, 3, 3], 8)
+    noise = tf.where(present[:, :, None], x, 100.0)
+    np.testing.assert_allclose(layer(x, present=present), layer(noise, present=present), atol=1e-5)
+    short = layer(x[:, :3], present=present[:, :3])
+    np.testing.assert_allclose(layer(x, present=present), short, atol=1e-5)
+
+
+def test_plain_reductions_are_their_formulas():
+    x, present = hidden().numpy(), tf.sequence_mask([8, 8, 8, 2], 8)
+    of = {kind: Reduction(small(reduction_type=kind))(x, present=present).numpy() for kind in ("mean", "max", "sqrt_length", "cls")}
+    np.testing.assert_allclose(of["mean"][3], x[3, :2].mean(0), atol=1e-6)
+    np.testing.assert_allclose(of["max"][3], x[3, :2].max(0), atol=1e-6)
+    np.testing.assert_allclose(of["sqrt_length"][3], x[3, :2].sum(0) / np.sqrt(2), atol=1e-6)
+    np.testing.assert_allclose(of["cls"], x[:, 0])
+
+
+@pytest.mark.parametrize("options", [{}, {"mlm_head": "bert", "output_bias": True}, {"dsz": 6}, {"dsz": 6, "mlm_head": "bert"}])
+def test_tied_heads(options):
+    config = small(**options)
+    table = tf.constant(np.random.default_rng(3).standard_normal((128, config.dsz or 16)), tf.float32)
+    if not options:  # nothing of its own: the table is the whole head
+        logits = Head(config, 20)(hidden(), table)
+        np.testing.assert_allclose(logits[..., :20], hidden().numpy() @ table.numpy()[:20].T, atol=1e-4)
+        assert logits.shape == (4, 8, 128) and (logits.numpy()[..., 20:] < -1e8).all()
+        return
+
+    check(lambda policy: Head(config, 20, dtype=policy), (hidden(),), call=lambda head, x: head(x, table)[..., :20], with_key=False)
+
+
+@pytest.mark.parametrize("head", ["none", "bert"])
+def test_binary_head(head):
+    (y,) = check(lambda policy: BinaryHead(small(mlm_head=head), dtype=policy), (hidden(),), with_key=False)
+    assert y.shape == (4, 8)
+
+
+def test_sine_tables_by_hand():
+    interleaved = sines(tf.range(5), 6, halves=False).numpy()
+    halves = sines(tf.range(5), 6, halves=True).numpy()
+    for place in range(5):
+        for j in range(3):
+            angle = place * 10000.0 ** (-2 * j / 6)
+            np.testing.assert_allclose(interleaved[place, 2 * j : 2 * j + 2], [np.sin(angle), np.cos(angle)], atol=1e-5)
+            angle = place * 10000.0 ** (-j / 2)
+            np.testing.assert_allclose(halves[place, [j, j + 3]], [np.sin(angle), np.cos(angle)], atol=1e-5)
+
+
+def test_segments_end_with_their_token():
+    segments = segments_of(tf.constant([[5, 2, 6, 7, 2, 2, 8]]), 2)
+    np.testing.assert_array_equal(segments, [[0, 0, 1, 1, 1, 2, 3]])
+    mask = segment_mask(segments, segments)[0, 0].numpy()
+    assert mask[1, 0] and not mask[2, 1] and mask[2, 4]
+    assert not causal_mask(3, 3)[0, 0, 0, 1] and causal_mask(1, 3, 1)[0, 0, 0, 1] and not causal_mask(1, 3, 1)[0, 0, 0, 2]

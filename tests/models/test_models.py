@@ -1,0 +1,228 @@
+"""Whole models: what they look at, generation from the cache, recomputation, LayerDrop, initial values, save and load."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.models.contract import fill, keys, small, tokens
+from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.mead_npz import encode_npz, from_mead, read_npz, spec_of
+from tpu_tlm.models.build import KINDS, build_model
+from tpu_tlm.models.initial import initial_value
+from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.models.variables import named_variables
+
+VOCAB, LENGTH = 20, 8
+
+POSITIONS = {
+    "learned": {"embed_type": "learned-positional"},
+    "learned-bias": {"embed_type": "learned-positional-w-bias", "transformer_type": "post-layer-norm"},
+    "sines": {"embed_type": "positional"},
+    "sines-t2t": {"embed_type": "positional-t2t"},
+    "modular-convert": {"embed_type": "modular", "ra_type": "convert", "rpr_k": [3, 5]},
+    "shaw": {"rpr_k": [2, 20], "transformer_type": "mead"},
+    "shaw-keys-only": {"rpr_k": [3], "rpr_value_on": False},
+    "windowed": {"rpr_k": [2], "windowed_ra": True},
+    "t5": {"ra_type": "t5"},
+    "alibi": {"ra_type": "alibi"},
+    "rotary-local": {"ra_type": "rotary", "local_window": 2, "global_every": 2, "activation": "swiglu", "norm_type": "rms-norm"},
+    "single-head": {"num_heads": 1, "single_head": True, "d_k": 4, "rpr_k": [2]},
+    "segments": {"ra_type": "alibi", "segment_mask": True},
+    "factorised": {"dsz": 6, "embed_type": "learned-positional", "embeddings_reduction": "sum-layer-norm"},
+}
+
+
+def make(kind, seed=0, precision="float32", **options):
+    spec = ModelSpec(small(**options), VOCAB, LENGTH, kind=kind, eol_id=2)
+    return fill(build_model(spec, precision=precision), seed), spec
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_cached_steps_are_the_full_pass(name):
+    model, _ = make("clm", **POSITIONS[name])
+    x = tf.constant(np.random.default_rng(1).integers(1, VOCAB, (3, LENGTH)), tf.int32)
+    full = model(x)
+    caches = model.caches(3, LENGTH, tf.constant(0))
+    for at in range(LENGTH):
+        for cache in caches:
+            cache.at = tf.constant(at)
+        np.testing.assert_allclose(model.step(x, tf.constant(at), caches), full[:, at], atol=2e-4)
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_a_causal_model_sees_nothing_ahead(name):
+    model, _ = make("clm", **POSITIONS[name])
+    x = np.random.default_rng(1).integers(3, VOCAB, (3, LENGTH)).astype(np.int32)
+    other = x.copy()
+    other[:, 5:] = 3 + (x[:, 5:] - 3 + 1) % (VOCAB - 3)
+    a, b = model(tf.constant(x)).numpy(), model(tf.constant(other)).numpy()
+    np.testing.assert_allclose(a[:, :5], b[:, :5], atol=1e-4)
+    assert np.abs(a[:, 5:] - b[:, 5:]).max() > 1e-2
+
+
+def test_decoder_steps_are_the_full_pass():
+    model, _ = make("seq2seq", rpr_k=[2], num_decoder_layers=1, num_layers=1)
+    x, y = tokens(), tf.constant(np.random.default_rng(1).integers(1, VOCAB, (4, 5)), tf.int32)
+    full = model({"x": x, "y": y})
+    caches = model.caches(x, 5, tf.constant(0))
+    for at in range(5):
+        for cache in caches:
+            cache.at = tf.constant(at)
+        np.testing.assert_allclose(model.step(x, y, tf.constant(at), caches), full[:, at], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mlm", "clm"])
+def test_segments_do_not_see_each_other(kind):
+    model, _ = make(kind, segment_mask=True, rpr_k=[3])
+    x = tf.constant([[5, 6, 7, 2, 8, 9, 10, 2]])
+    alone = model(tf.constant([[5, 6, 7, 2, 0, 0, 0, 0]]))[:, :4]
+    np.testing.assert_allclose(model(x)[:, :4], alone, atol=1e-4)
+    changed = model(tf.constant([[15, 16, 17, 2, 8, 9, 10, 2]]))
+    np.testing.assert_allclose(model(x)[:, 4:], changed[:, 4:], atol=1e-4)
+    free, _ = make(kind, rpr_k=[3])
+    assert np.abs(free(x)[:, 4:] - free(tf.constant([[15, 16, 17, 2, 8, 9, 10, 2]]))[:, 4:]).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "options", [{"rpr_k": [2], "windowed_ra": True}, {"local_window": 2, "global_every": 9}], ids=["windowed", "local"]
+)
+def test_windows(options):
+    model, _ = make("mlm", num_layers=2, **options)
+    if "local_window" in options:  # layer 0 is global: leave it out
+        model.encoder.blocks = model.encoder.blocks[1:]
+    reach = 2 * len(model.encoder.blocks)
+    x = np.full((1, LENGTH), 5, np.int32)
+    other = x.copy()
+    other[0, 0] = 9
+    changed = np.abs(model(tf.constant(x)) - model(tf.constant(other))).max(-1)[0]
+    assert (changed[reach + 1 :] < 1e-5).all() and (changed[: reach + 1] > 1e-5).all()
+
+
+def gradients_of(kind, inputs, **options):
+    """A traced function of the values -> loss and gradients, and the values."""
+    model, _ = make(kind, **options)
+    variables = named_variables(model)
+
+    def run(values):
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            with keras.StatelessScope(state_mapping=[(v, values[p]) for p, v in variables.items()]):
+                loss = tf.reduce_sum(tf.square(model(inputs, key=keys())[..., :VOCAB]))
+        return loss, tape.gradient(loss, values)
+
+    return run, {path: tf.convert_to_tensor(v) for path, v in variables.items()}
+
+
+@pytest.mark.parametrize("kind, order", [("mlm", "pre-layer-norm"), ("seq2seq", "post-layer-norm")])
+def test_recomputation_gives_the_same_gradients(kind, order):
+    x = tokens()
+    inputs = {"x": x, "y": x} if kind == "seq2seq" else x
+    options = {"rpr_k": [2], "ffn_pdrop": 0.1, "layer_drop": 0.2, "num_layers": 1, "transformer_type": order}
+    run, values = gradients_of(kind, inputs, **options)
+    loss, expected = tf.function(run, autograph=False)(values)
+    run, _ = gradients_of(kind, inputs, recompute=True, **options)
+    again, gradients = tf.function(run, autograph=False)(values)
+    np.testing.assert_allclose(again, loss, rtol=1e-6)
+    for path, gradient in expected.items():
+        a, b = tf.convert_to_tensor(gradient), tf.convert_to_tensor(gradients[path])
+        np.testing.assert_allclose(b, a, atol=1e-5 * float(tf.reduce_max(tf.abs(a))), err_msg=path)
+        # What moves all scores of a query alike moves nothing.
+        assert path.endswith("qkv/bias") or np.abs(b).max() > 0, path
+
+
+def test_xla_does_compute_again():
+    def products(recompute):
+        run, values = gradients_of("mlm", tokens(), num_layers=1, dropout=0.0, recompute=recompute)
+        hlo = tf.function(run, autograph=False, jit_compile=True).experimental_get_compiler_ir(values)(stage="optimized_hlo")
+        return hlo.count(" dot(") + hlo.count("custom-call(")
+
+    kept, again = products(False), products(True)
+    # One block's forward pass: queries-keys-values, scores, values, output, expansion; the last product's result is not needed again.
+    assert again >= kept + 5, (kept, again)
+
+
+def test_layer_drop_passes_examples_by():
+    model, _ = make("mlm", num_layers=1, dropout=0.0, layer_drop=0.5)
+    x = tf.tile(tokens()[:1], (32, 1))
+    drawn = model.encode(x, key=keys(0, 32)).numpy()
+    whole = model.encode(x).numpy()[0]
+    embedded = model.encoder.ln(model.embeddings({"x": x})).numpy()[0]
+    dropped = [np.allclose(row, embedded, atol=1e-5) for row in drawn]
+    kept = [np.allclose(row, whole, atol=1e-5) for row in drawn]
+    assert all(a != b for a, b in zip(dropped, kept, strict=True))
+    assert 6 <= sum(dropped) <= 26
+    np.testing.assert_allclose(model.encode(x[5:6], key=keys(5, 1))[0], drawn[5], atol=1e-5)
+
+
+def test_residual_scaling_divides_the_ends_of_branches():
+    plain, scaled = small(num_layers=8), small(num_layers=8, residual_scaling=True)
+    for path, factor in (
+        ("encoder/3/attn/w_O/kernel", 0.25),
+        ("encoder/0/ffn/squeeze/kernel", 0.25),
+        ("encoder/0/ffn/expansion/kernel", 1.0),
+    ):
+        a, b = (initial_value(path, (4, 8, 32)[-2 if "ffn" in path else 0 :], c, 0) for c in (plain, scaled))
+        np.testing.assert_allclose(b, a * factor, rtol=1e-6)
+
+
+EVERYTHING = [
+    ("mlm", {"mlp": True}),
+    ("mlm", {"norm_type": "rms-norm", "activation": "geglu", "mlm_head": "bert", "output_bias": True, "dsz": 6, "token_type_vsz": 2}),
+    ("mlm", {"embed_type": "modular", "ra_type": "convert", "rpr_k": [3, 5], "single_head": True, "num_heads": 1, "d_k": 4}),
+    ("mlm", {"embed_type": "learned-positional-w-bias", "dsz": 6}),
+    ("clm", {"embed_type": "learned-positional-w-bias", "token_type_vsz": 2, "tie_weights": False, "embeddings_reduction": "concat"}),
+    ("seq2seq", {"ra_type": "t5", "num_decoder_layers": 1}),
+    ("dual", {"stacking_layers": [32, 32], "d_out": 8, "reduction_d_k": 4}),
+    ("dual", {"reduction_type": "mean", "d_out": 16}),
+    ("discriminator", {"mlm_head": "bert", "dsz": 6}),
+    ("embed", {"ra_type": "rotary"}),
+]
+
+
+@pytest.mark.parametrize("kind, options", EVERYTHING, ids=[f"{k}-{i}" for i, (k, _) in enumerate(EVERYTHING)])
+def test_every_kind_goes_through_an_npz_and_back(kind, options):
+    model, spec = make(kind, **options)
+    written = read_npz(encode_npz({p: v.numpy() for p, v in named_variables(model).items()}, spec), "test")
+    assert spec_of(written, "test") == spec
+    values = from_mead(written, spec, "test")
+    again = build_model(spec)
+    assert set(values) == set(named_variables(again))
+    for path, variable in named_variables(again).items():
+        variable.assign(values[path])
+    x = tokens()
+    given = {"x": x, "y": x} if kind in ("dual", "seq2seq") else x
+    for a, b in zip(tf.nest.flatten(model(given)), tf.nest.flatten(again(given)), strict=True):
+        # Rows and columns that only fill up to a multiple of 128 are not stored.
+        a, b = (t[..., :VOCAB] if kind in ("mlm", "clm", "seq2seq") else t for t in (a, b))
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_runs_in_bfloat16_with_a_key(kind):
+    model, _ = make(kind, precision="bfloat16", rpr_k=[2])
+    x = tokens()
+    outputs = tf.nest.flatten(model({"x": x, "y": x} if kind in ("dual", "seq2seq") else x, key=keys()))
+    assert all(np.isfinite(tf.cast(t, tf.float32)).all() for t in outputs)
+    assert all(v.dtype == "float32" for v in named_variables(model).values())
+
+
+@pytest.mark.parametrize(
+    "kind, options, message",
+    [
+        ("mlm", {"num_heads": 3}, "divided among 3 heads"),
+        ("clm", {"mlp": True}, "cannot be causal"),
+        ("mlm", {"single_head": True}, "--num_heads 2"),
+        ("mlm", {"windowed_ra": True}, "--rpr_k"),
+        ("mlm", {"windowed_ra": True, "rpr_k": [2], "local_window": 2}, "give one"),
+        ("mlm", {"rpr_k": [1, 2, 3]}, "3 numbers for 2 layers"),
+        ("mlm", {"ra_type": "convert"}, "rpr_k must be 1"),
+        ("mlm", {"ra_type": "rotary", "d_k": 3}, "even head width"),
+        ("tagger", {}, "not one of"),
+    ],
+)
+def test_sizes_that_do_not_go_together(kind, options, message):
+    with pytest.raises(UsageError, match=message):
+        make(kind, **options)

@@ -1,0 +1,48 @@
+"""Causal language modelling: every token is predicted from those before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tpu_tlm.errors import UsageError
+from tpu_tlm.models.random import Key
+from tpu_tlm.objectives.base import Batch, Objective, Sums, cross_entropy
+
+
+class CausalLanguageModeling(Objective):
+    """Cross entropy of the next token at every position but the last; metric `accuracy`, the share whose logit is the largest.
+
+    Labels are the input shifted by one, here on the device. Padding is not predicted; with `segment_mask`, neither is the first token of
+    a segment, which would have to be guessed from the segment before it.
+    """
+
+    name = "clm"
+    metrics = ("accuracy",)
+
+    def __init__(self, pad_id: int, segment_end: int | None = None) -> None:
+        self.pad_id, self.segment_end = pad_id, segment_end
+
+    def predictions(self, nctx: int) -> int:
+        return nctx
+
+    def labels(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Labels int32 and weights float32, `[rows, T]` each. The last position has weight 0: T stays what the hardware likes."""
+        labels = tf.pad(x[:, 1:], ((0, 0), (0, 1)), constant_values=self.pad_id)
+        counted = tf.not_equal(labels, self.pad_id)
+        if self.segment_end is not None:
+            counted = tf.logical_and(counted, tf.not_equal(x, self.segment_end))
+        return labels, tf.cast(counted, tf.float32)
+
+    def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> Sums:
+        if "y" in batch:
+            raise UsageError("--objective clm: these records carry masks (x and y); preprocess the text again, without masking")
+        labels, weights = self.labels(batch["x"])
+        if "valid" in batch:
+            weights *= batch["valid"][:, None]
+        features = {"x": batch["x"]} | ({"tt": batch["tt"]} if "tt" in batch else {})
+        logits = model(features, key=key.fold("dropout") if training else None)
+        losses, right = cross_entropy(labels, logits)
+        weight = tf.reduce_sum(weights)
+        return Sums(tf.reduce_sum(losses * weights), weight, {"accuracy": (tf.reduce_sum(right * weights), weight)})
