@@ -33,6 +33,22 @@ def test_what_adds_to_it() -> None:
     assert head - base == 3 * 20 * 2 * 768 * 768
 
 
+def test_variants_by_hand() -> None:
+    sizes = {"d_model": 4, "d_ff": 8, "num_heads": 2, "num_layers": 1, "rpr_k": [0]}
+    base = flops_per_example(ModelConfig(**sizes), 5, 2, 10)
+    assert base == 3 * 2 * (5 * 4 * 4 * 4 + 5 * 2 * 5 * 4 + 5 * 2 * 4 * 8 + 2 * 4 * 10)
+
+    def more(**options: object) -> float:
+        return (flops_per_example(ModelConfig(**(sizes | options)), 5, 2, 10) - base) / 6  # type: ignore[arg-type]
+
+    assert more(activation="swiglu") == 5 * 4 * 8
+    assert more(ra_type="alibi", rpr_k=[3]) == more(ra_type="convert", rpr_k=[3]) == 0
+    assert more(dsz=3) == 5 * 3 * 4 + 2 * (3 * 10 + 4 * 3) - 2 * 4 * 10
+    # One head, queries and keys 3 wide, values 4: 2 (3 - 4) columns less in the projections and no w_O; scores are 3 wide.
+    assert more(num_heads=1, d_k=3, single_head=True) == 5 * (4 * -2 - 16) - 5 * 5
+    assert more(mlp=True) == 5 * (4 * 8 + 5 * 4 + 4 * 4) - 5 * (4 * 16 + 2 * 5 * 4 + 2 * 4 * 8)
+
+
 @pytest.mark.parametrize(
     ("name", "bfloat16", "float32"),
     [
