@@ -27,8 +27,6 @@ def toy_dataset(directory: Path, *, examples: int = 96, nctx: int = 16, shards: 
     payload = token_payload(ids, np.ones(ids.shape, bool), len(tokenizer.tokens))
     layout = token_layout(nctx, len(tokenizer.tokens))
     size = -(-examples // shards)
-    written = [
-        write_shard(str(directory), shard_name(i, shards), layout, [payload[i * size : (i + 1) * size]]) for i in range(shards)
-    ]
-    write_metadata(str(directory), {"nctx": nctx, "tokenizer": tokenizer.description()}, written)
+    written = [write_shard(str(directory), shard_name(i, shards), layout, [payload[i * size : (i + 1) * size]]) for i in range(shards)]
+    write_metadata(str(directory), {"nctx": nctx, "tokenizer": tokenizer.description()}, layout, written)
     return directory

@@ -122,7 +122,9 @@ class Run:
         wrong = [p for p in own if p not in saved.values or saved.values[p].shape != own[p].shape]
         if wrong:
             theirs = list(saved.values[wrong[0]].shape) if wrong[0] in saved.values else "absent"
-            raise UsageError(f"--init_from {path}: {wrong[0]!r} is {theirs} there and {list(own[wrong[0]].shape)} here; give its model flags")
+            raise UsageError(
+                f"--init_from {path}: {wrong[0]!r} is {theirs} there and {list(own[wrong[0]].shape)} here; give its model flags"
+            )
         self.state.set_model(saved.values)
         print(f"starting at step 0 from {saved.source}: {len(own)} variables, fresh optimizer")
 
