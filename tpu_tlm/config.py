@@ -52,8 +52,12 @@ class PreprocessConfig:
     prefix: str | None = opt(None, "token put at the start of every example, never masked", unit="token")
     suffix: str | None = opt(None, "token put at the end of every example, never masked", unit="token")
     tok_on_eol: str | None = opt("<EOS>", "token appended to every line (wordpiece: <EOS> means [SEP]); none appends nothing", unit="token")
-    pack: str = opt("across", "across: full examples run over lines and documents; documents: boundaries kept, rest padded", choices=("across", "documents"))
-    max_file_size: float = opt(100.0, "size of a shard", unit="MiB")
+    pack: str = opt(
+        "across",
+        "across: full examples run over lines and documents; documents: boundaries kept, rest padded",
+        choices=("across", "documents"),
+    )
+    max_file_size: float = opt(100.0, "largest size of a shard", unit="MiB")
     shuffle: bool = opt(True, "shuffle examples over the whole corpus while writing")
     seed: int = opt(0, "seed of the shuffle and of the split", unit="integer")
     valid_fraction: float = opt(0.0, "share of the documents held out into valid/", unit="0..1")
@@ -73,7 +77,8 @@ class ModelConfig:
     dsz: int | None = opt(None, "width of the token table when it is factorised (ALBERT, ELECTRA); none = d_model", unit="units")
     embed_type: str = opt(
         "default",
-        "default: token table only; learned-positional: plus a learned position table (-w-bias: and a bias); positional: sines, interleaved as "
+        "default: token table only; learned-positional: plus a learned position table (-w-bias: and a bias); positional: sines, "
+        "interleaved as "
         "MEAD; positional-t2t: sines, in halves; modular: ConveRT's two tables by position modulo 47 and 11",
         choices=("default", "learned-positional", "learned-positional-w-bias", "positional", "positional-t2t", "modular"),
     )
@@ -84,7 +89,8 @@ class ModelConfig:
     rpr_value_on: bool = opt(True, "relative positions act on the values too")
     ra_type: str = opt(
         "shaw",
-        "relative attention; shaw: by --rpr_k; convert: a bias per head and distance up to --rpr_k (ConveRT); the others do not use --rpr_k",
+        "relative attention; shaw: by --rpr_k; convert: a bias per head and distance up to --rpr_k (ConveRT); the others do not "
+        "use --rpr_k",
         choices=("shaw", "alibi", "t5", "convert", "rotary"),
     )
     windowed_ra: bool = opt(False, "a token sees others up to --rpr_k away only")
@@ -96,7 +102,8 @@ class ModelConfig:
     mlp: bool = opt(False, "gated MLP blocks instead of attention (arXiv 2105.08050)")
     compat: str = opt(
         "none",
-        "mead: where MEAD differs, do as it does (windows give probability to places off the text; reductions count padding and multiply by the "
+        "mead: where MEAD differs, do as it does (windows give probability to places off the text; reductions count padding and "
+        "multiply by the "
         "root of the length)",
         choices=("none", "mead"),
     )
@@ -131,9 +138,13 @@ class ModelConfig:
     embeddings_dropout: float = opt(0.0, "on the reduced embeddings", unit="0..1")
     weight_init: str = opt("bert", "bert: truncated normal of weight_std; mead: Glorot uniform, tables uniform", choices=("bert", "mead"))
     weight_std: float = opt(0.02, "standard deviation of the bert initialisation", unit="number")
-    residual_scaling: bool = opt(False, "initial matrices that end a residual branch are divided by the root of the number of branches (GPT-2)")
+    residual_scaling: bool = opt(
+        False, "initial matrices that end a residual branch are divided by the root of the number of branches (GPT-2)"
+    )
     layer_drop: float = opt(0.0, "chance that an example passes a block by, while training (LayerDrop)", unit="0..1")
-    recompute: bool = opt(False, "keep only the input of each block for the backward pass and compute the rest again: less memory, more time")
+    recompute: bool = opt(
+        False, "keep only the input of each block for the backward pass and compute the rest again: less memory, more time"
+    )
 
     def __post_init__(self) -> None:
         if self.layer_norms_after:
@@ -184,7 +195,9 @@ class OptimConfig:
 
     optim: str = opt("adamw", "optimizer", choices=("adamw", "adam", "lamb", "adafactor", "sgd"))
     lr: float = opt(4e-4, "peak learning rate", unit="number")
-    lr_schedule: str = opt("cosine", "shape after the warm-up; wsd: constant, then a linear decay", choices=("cosine", "linear", "rsqrt", "wsd", "constant"))
+    lr_schedule: str = opt(
+        "cosine", "shape after the warm-up; wsd: constant, then a linear decay", choices=("cosine", "linear", "rsqrt", "wsd", "constant")
+    )
     warmup_steps: int = opt(10000, "linear warm-up from lr/warmup_steps to lr", unit="steps")
     lr_end: float = opt(0.0, "linear, cosine, wsd: learning rate at the last step, as a share of lr", unit="0..1")
     wsd_decay: float = opt(0.1, "wsd: share of the steps that decay", unit="0..1")
@@ -225,10 +238,14 @@ class RunConfig:
 class RuntimeConfig:
     """Devices."""
 
-    distribute: str = opt("auto", "how replicas are made; auto picks by what is there", choices=("auto", "tpu", "multiworker", "mirror", "none"))
+    distribute: str = opt(
+        "auto", "how replicas are made; auto picks by what is there", choices=("auto", "tpu", "multiworker", "mirror", "none")
+    )
     tpu: str | None = opt(None, "TPU to use: local, a name, or grpc://host:port", unit="name", aliases=("tpu_ep",))
     logical_cpus: int = opt(0, "mirror: split the processor into so many devices, to try it without GPUs; 0 = do not", unit="devices")
-    precision: str = opt("auto", "bfloat16: parameters stay float32; auto: bfloat16 on TPU, else float32", choices=("auto", "float32", "bfloat16"))
+    precision: str = opt(
+        "auto", "bfloat16: parameters stay float32; auto: bfloat16 on TPU, else float32", choices=("auto", "float32", "bfloat16")
+    )
     xla: bool = opt(True, "compile the step with XLA (always so on TPU)")
 
 
@@ -257,7 +274,10 @@ class PredictConfig:
     """Trying a model out."""
 
     task: str = opt(
-        "", "what to do: guess what the masks in the texts hide, or write on from the texts", choices=("fill-mask", "generate"), positional=True
+        "",
+        "what to do: guess what the masks in the texts hide, or write on from the texts",
+        choices=("fill-mask", "generate"),
+        positional=True,
     )
     model: str = opt("", "run directory or NPZ", required=True, unit="path")
     text: list[str] = opt([], "text to complete; without it, lines of standard input", unit="text")

@@ -43,7 +43,8 @@ class Objective(abc.ABC):
     `[rows, nctx]`, `position` int64 `[rows]`, and what else the dataset holds) and a `Key` per example to draw corruption from. Everything
     in it must compile under XLA: no Python on values, no strings, no dynamic shapes.
 
-    Sums are added up over micro-batches, replicas and steps before anything is divided, so a result does not depend on how a batch was split.
+    Sums are added up over micro-batches, replicas and steps before anything is divided, so a result does not depend on how a batch was
+    split.
     """
 
     name: str

@@ -72,15 +72,17 @@ class Loop:
             self._gradients = _compiled(step.gradients, inner) if inner else step.gradients
             self._update = _compiled(step.update, inner) if inner else step.update
             self._sums = _compiled(self._evaluation_sums, inner) if inner else self._evaluation_sums
-            self._train = lambda batch: self._first(self.strategy.run(self._train_replica, (batch,)))
-            self._evaluate = lambda batch: self._first(self.strategy.run(self._evaluate_replica, (batch,)))
+            self._train = lambda batch: self._on_replicas(self._train_replica, batch)
+            self._evaluate = lambda batch: self._on_replicas(self._evaluate_replica, batch)
         # Traced with the number of steps as a tensor: another number is no new program.
         self._train_call = tf.function(self._train_loop, autograph=False)
         self._evaluate_call = tf.function(self._evaluate_loop, autograph=False)
 
-    def _first(self, per_replica: Any) -> Any:
-        """One replica's copy of what is equal on all."""
-        return tf.nest.map_structure(lambda t: self.strategy.experimental_local_results(t)[0], per_replica)
+    def _on_replicas(self, function: Callable[..., Any], batch: Batch) -> Any:
+        """Run on every replica, and give one replica's copy of what is equal on all."""
+        assert self.strategy is not None
+        per_replica = self.strategy.run(function, (batch,))
+        return tf.nest.map_structure(lambda t: self.strategy.experimental_local_results(t)[0], per_replica)  # type: ignore[union-attr]
 
     def _outcome(self, result: StepResult, index: tf.Tensor) -> tuple[Sums, tf.Tensor, tf.Tensor]:
         self.state.assign(result)

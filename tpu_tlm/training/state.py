@@ -29,7 +29,7 @@ class TrainState:
             initial = {path: np.asarray(v) for path, v in named_variables(step.model).items()}
             self.values = [tf.Variable(value, name=path, trainable=False, **own) for path, value in initial.items()]
             self.slots: list[tuple[tf.Variable, ...]] = []
-            names = []
+            names: list[str] = []
             for path, value in initial.items():
                 shapes = step.optimizer.slots_of(value.shape)
                 self.slots.append(tuple(tf.Variable(tf.zeros(s), name=f"{path}_{n}", trainable=False, **own) for n, s in shapes.items()))
