@@ -38,18 +38,13 @@ class Usage:
 
 
 def _family(root: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                parent = int(Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(entry))
-    found, new = [root], [root]
-    while new:
-        new = [child for parent in new for child in children.get(parent, [])]
-        found += new
+    found = [root]
+    for pid in found:  # grows while it is walked
+        try:
+            for task in os.listdir(f"/proc/{pid}/task"):
+                found += [int(child) for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
+        except OSError:
+            continue
     return found
 
 
@@ -59,7 +54,7 @@ def _memory(pid: int) -> tuple[float, float]:
 
 
 def measure(command: list[str]) -> Usage:
-    """Run a command to its end, looking at it and its processes ten times a second."""
+    """Run a command to its end, looking at it and its processes four times a second."""
     begun = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     cpu: dict[int, float] = {}
@@ -75,7 +70,7 @@ def measure(command: list[str]) -> Usage:
                 continue
             rss, pss = rss + memory[0], pss + memory[1]
         rss_peak, pss_peak = max(rss_peak, rss), max(pss_peak, pss)
-        time.sleep(0.1)
+        time.sleep(0.25)
     wall = time.perf_counter() - begun
     output, errors = process.communicate()
     if process.returncode:

@@ -35,6 +35,11 @@ def main(argv: list[str] | None = None) -> int:
     """Preprocess, or continue, or say that it is done; print a summary."""
     corpus, tokens, config = parse("tpu_tlm.preprocess", DESCRIPTION, (CorpusConfig, TokenizerConfig, PreprocessConfig), argv)
     _check(config)
+    workers = config.workers or len(os.sched_getaffinity(0))
+    if workers > 1:
+        from tpu_tlm.data.forking import prepare
+
+        prepare(["tpu_tlm.data.parts", "tokenizers", *(["tensorflow"] if "://" in config.output else [])])
     from tpu_tlm.data import pipeline, work
     from tpu_tlm.data.inputs import PART_BYTES, expand_inputs, plan_parts
     from tpu_tlm.data.parts import Job
@@ -67,7 +72,6 @@ def main(argv: list[str] | None = None) -> int:
             seed=config.seed,
             valid_fraction=config.valid_fraction,
         )
-        workers = config.workers or len(os.sched_getaffinity(0))
         made = pipeline.run(job, tokenizer, parts, workers, config.max_file_size * (1 << 20))
         told = {name: made_from[name] for name in ("nctx", "pack", "prefix", "suffix", "tok_on_eol", "shuffle", "seed", "valid_fraction")}
         pipeline.finish(job, tokenizer, made, {**told, "made_from": made_from})

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
-from tpu_tlm.data import files
+from tpu_tlm.data.forking import METHOD
 from tpu_tlm.data.parts import Job, Worker
 from tpu_tlm.data.shards import Shard
 from tpu_tlm.data.text import Part
@@ -33,11 +33,7 @@ class Pool:
     """
 
     def __init__(self, job: Job, parts: int, workers: int, tick: Callable[[], None]) -> None:
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        # Imported once, in the process that all workers are forked from: they share its memory.
-        tensorflow = any(files.is_remote(directory) for directory in job.splits.values())
-        context.set_forkserver_preload(["tpu_tlm.data.parts", *(["tensorflow"] if tensorflow else [])])
+        context = multiprocessing.get_context(METHOD)
         self._tick = tick
         self._inline = Worker(job) if workers == 1 else None
         self.consumed: Any = [0] * (parts + 1) if self._inline else context.RawArray("q", parts + 1)

@@ -22,6 +22,7 @@ FORMAT = 1
 METADATA = "md.yml"
 NAME = "tlm"
 PIECE_BYTES = 4 << 20  # what a reader takes of a shard at once
+_SHARDS_WANTED = 16  # of at least a piece each
 _FRAMED_AT_ONCE = 2 << 20  # bytes
 _OURS = re.compile(rf"{NAME}-\d{{5,}}-of-\d{{5,}}\.tfrecord")
 
@@ -51,9 +52,12 @@ def is_shard_name(name: str) -> bool:
 
 
 def shard_sizes(samples: int, record_bytes: int, max_bytes: float) -> list[int]:
-    """Examples per shard: as even as can be, the same in each but the last, none over `max_bytes` (at least one example)."""
+    """Examples per shard: as even as can be, the same in each but the last, none over `max_bytes` (at least one example).
+
+    Datasets of some size get several shards even where one would do, so that processes can share writing and reading.
+    """
     largest = max(1, int(max_bytes // record_bytes))
-    count = -(-samples // largest)
+    count = max(-(-samples // largest), min(_SHARDS_WANTED, samples * record_bytes // PIECE_BYTES))
     each = -(-samples // count) if count else 0
     # Rounding up can leave nothing for the last shards.
     sizes = []
