@@ -232,6 +232,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.causal:
             object.__setattr__(self, "objective", "clm")
+            object.__setattr__(self, "causal", False)  # one way to say it: either spelling continues the same run
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,15 @@ def test_every_kind_goes_through_an_npz_and_back(kind, options):
         np.testing.assert_array_equal(a, b)
 
 
+def test_the_bias_of_learned_positions_is_read_in_either_form():
+    model, spec = make("mlm", embed_type="learned-positional-w-bias")
+    arrays = read_npz(encode_npz({p: v.numpy() for p, v in named_variables(model).items()}, spec), "test")
+    types = arrays.pop("TLM/Embeddings/tt/weights")
+    assert types.shape == (2, 16) and not types[1].any()
+    other = from_mead({**arrays, "TLM/Embeddings/x/bias": types[0]}, spec, "test")
+    np.testing.assert_array_equal(other["embeddings/x/bias"], types[0])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_runs_in_bfloat16_with_a_key(kind):
     model, _ = make(kind, precision="bfloat16", rpr_k=[2])

@@ -40,6 +40,16 @@ def test_it_counts_on(trained, capsys):
     assert second["text"] == " ".join(f"w{i}" for i in range(31, 38)) and not second["ended"]
 
 
+def test_either_spelling_is_the_same_run(trained, capsys):
+    run, data = trained
+    flags = ["--train_dir", data.replace("valid", "train"), "--valid_dir", data, "--basedir", str(run), *SIZES, "--distribute", "none"]
+    flags += ["--steps", "150", "--save_steps", "150", "--batch_size", "32", "--warmup_steps", "10", "--lr", "1e-2", "--dropout", "0"]
+    assert train.main([*flags, "--objective", "clm"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="objective"):
+        train.main(flags)
+
+
 def test_it_fills_no_masks(trained):
     with pytest.raises(UsageError, match="masked language model"):
         predict.main(["fill-mask", "--model", str(trained[0]), "--text", "w7 [MASK]"])

@@ -44,18 +44,17 @@ class Head(keras.layers.Layer):
         if self.to_dsz is not None:
             hidden = self.to_dsz(hidden)
         flat = tf.reshape(hidden, (-1, hidden.shape[-1]))
-        # Vocabulary first: the softmax then runs down the columns and both gradient products take their operands as they lie. The
-        # transpose at the end meets its opposite in `cross_entropy`, and the compiler drops both.
+        # The vocabulary as the first axis: its sums in the loss then run over rows (the loss turns it back, and XLA drops both turns).
         if self.kernel is None:
-            logits = tf.matmul(tf.cast(table, flat.dtype), flat, transpose_b=True)
+            columns = tf.matmul(tf.cast(table, flat.dtype), flat, transpose_b=True)
         else:
-            logits = tf.matmul(self.kernel, flat, transpose_a=True, transpose_b=True)
-        logits = tf.cast(logits, tf.float32)
+            columns = tf.matmul(self.kernel, flat, transpose_a=True, transpose_b=True)
+        columns = tf.cast(columns, tf.float32)
         if self.bias is not None:
-            logits += tf.convert_to_tensor(self.bias)[:, None]
+            columns += self.bias[:, None]
         if self.rows > self.vocab_size:
-            logits = tf.where(tf.range(self.rows)[:, None] < self.vocab_size, logits, MASKED)
-        return tf.reshape(tf.transpose(logits), (*hidden.shape[:-1], self.rows))
+            columns = tf.where(tf.range(self.rows)[:, None] < self.vocab_size, columns, MASKED)
+        return tf.reshape(tf.transpose(columns), (-1, *hidden.shape[1:-1], self.rows))
 
 
 class BinaryHead(keras.layers.Layer):

@@ -22,7 +22,7 @@ CHANGEABLE = frozenset(
     basedir train_dir valid_dir eval_batch_size num_train_workers verify_data
     steps epochs steps_per_call saves_per_epoch save_steps keep keep_every eval_steps init_from npz tb
     lr lr_schedule warmup_steps lr_end wsd_decay weight_decay clip grad_accum
-    dropout ffn_pdrop embeddings_dropout mask_rate eval_mask_rate
+    dropout ffn_pdrop embeddings_dropout layer_drop recompute mask_rate eval_mask_rate
     distribute tpu precision xla
     """.split()
 )
