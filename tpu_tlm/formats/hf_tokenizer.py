@@ -43,8 +43,8 @@ def _json(data: bytes, path: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def read_tokenizer(directory: str, hashes: dict[str, str]) -> Found:
-    """The tokenizer in a directory; the SHA-256 of its files are noted in `hashes`."""
+def read_tokenizer(directory: str, hashes: dict[str, str], lower: bool | None = None) -> Found:
+    """The tokenizer in a directory; the SHA-256 of its files are noted in `hashes`. `lower`: it lower-cases, where this is known."""
     contents: dict[str, bytes] = {}
     for name in _ALL:
         path = posixpath.join(directory, name)
@@ -56,7 +56,7 @@ def read_tokenizer(directory: str, hashes: dict[str, str]) -> Found:
     settings = _json(contents.get(SETTINGS, b"{}"), posixpath.join(directory, SETTINGS))
     pipeline = _json(contents.get(PIPELINE, b"{}"), posixpath.join(directory, PIPELINE))
     try:
-        cased = _case(settings, pipeline, contents.get(VOCAB, b""))
+        cased = _case(settings, pipeline, contents.get(VOCAB, b"")) if lower is None else not lower
         vocab = contents[VOCAB] if VOCAB in contents else _vocab_of(pipeline)
         return Found(WordPieceTokenizer(vocab, cased=cased, name=posixpath.join(directory, VOCAB)))
     except (_Other, UsageError) as reason:

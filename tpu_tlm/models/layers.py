@@ -44,7 +44,7 @@ class Dense(keras.layers.Layer):
         y = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), self.kernel)
         if self.bias is not None:
             y += self.bias
-        return tf.reshape(y, (*x.shape[:-1], self.outsz))
+        return tf.reshape(y, (-1, *x.shape[1:-1], self.outsz))
 
 
 class LayerNorm(keras.layers.Layer):
