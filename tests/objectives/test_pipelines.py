@@ -1,0 +1,49 @@
+"""The same examples in the same order, with the same masks, however many input pipelines feed the replicas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.toy import toy_dataset
+from tpu_tlm.config import MlmConfig, ModelConfig
+from tpu_tlm.data.dataset import open_dataset
+from tpu_tlm.data.stream import Stream
+from tpu_tlm.models.random import Key
+from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.objectives.make import make_objective
+
+BATCH, BATCHES, START = 8, 30, 40
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return open_dataset(str(toy_dataset(tmp_path_factory.mktemp("data") / "train", examples=100, nctx=24, shards=5)))
+
+
+def masked(dataset, hosts, mode):
+    """Positions, corrupted inputs, masked places and labels of BATCHES global batches, put together from the hosts' rows."""
+    tokenizer = dataset.load_tokenizer()
+    spec = ModelSpec(ModelConfig(), len(tokenizer.tokens), dataset.nctx, tokenizer.pad_id)
+    objective = make_objective(spec, MlmConfig(mask_mode=mode), tokenizer)
+    stream = Stream(dataset, seed=3, batch_size=BATCH, window_shards=2)
+    batches = []
+    shares = [iter(stream.batches(START, hosts=hosts, host=host)) for host in range(hosts)]
+    for _ in range(BATCHES):
+        rows = []
+        for share in shares:
+            batch = next(share)
+            assert batch["x"].shape == (BATCH // hosts, 24)
+            result = objective.masked(batch, Key.of(11, batch["position"]).fold("corruption"), True)
+            rows.append([batch["position"].numpy(), *(t.numpy() for t in result)])
+        batches.append([np.concatenate(parts) for parts in zip(*rows, strict=True)])
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+
+@pytest.mark.parametrize("mode", ["token", "span"])
+def test_one_two_and_four_pipelines(dataset, mode):
+    one = masked(dataset, 1, mode)
+    np.testing.assert_array_equal(one[0], np.arange(START, START + BATCH * BATCHES))
+    for hosts in (2, 4):
+        for a, b in zip(one, masked(dataset, hosts, mode), strict=True):
+            np.testing.assert_array_equal(a, b)
