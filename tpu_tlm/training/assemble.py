@@ -109,6 +109,9 @@ def check_batch(options: Options, replicas: int) -> None:
             f"--batch_size {batch} cannot be divided among {replicas} replicas with {options.optim.grad_accum} micro-batches each; "
             f"use a multiple of {parts}"
         )
+    evaluated = options.data.eval_batch_size
+    if evaluated is not None and (evaluated < 1 or evaluated % replicas):
+        raise UsageError(f"--eval_batch_size {evaluated} cannot be divided among {replicas} replicas; use a multiple of them")
 
 
 def precision_of(runtime: RuntimeConfig, kind: str) -> str:
