@@ -13,6 +13,7 @@ import re
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,11 +33,17 @@ class Contender:
 
 @dataclass
 class Result:
-    """What was measured of a contender: seconds per unit of each round, their ratio to the first contender's, and peak memory."""
+    """What was measured of a contender, a number per round: seconds per unit by the clock and of the processors; and the peak memory.
+
+    `ratios`, `cpu_ratios`: the first contender's seconds over this one's in the same round; above 1 is faster than the first. Processor
+    time says who does less work even where other programs keep the machine busy.
+    """
 
     name: str
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
+    cpu_ratios: list[float] = field(default_factory=list)
     peak_mb: float = 0.0
 
 
@@ -57,13 +64,12 @@ class Child:
                 return answer
         raise RuntimeError(f"{self.name} ended with exit code {self.process.wait()} instead of answering")
 
-    def run(self, calls: int) -> tuple[float, float]:
-        """Seconds per unit over so many calls, and the peak memory so far in MB."""
+    def run(self, calls: int) -> dict[str, float]:
+        """`seconds` and `cpu_seconds` per unit over so many calls, and `peak_mb` so far."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{calls}\n")
         self.process.stdin.flush()
-        answer = self._answer()
-        return answer["seconds"], answer["peak_mb"]
+        return self._answer()
 
     def close(self) -> None:
         """Let the process end, and see that it does."""
@@ -79,8 +85,7 @@ class Child:
 def alternate(contenders: Sequence[Contender], rounds: int, calls: int = 1) -> list[Result]:
     """Time the contenders in turn, `rounds` times; the first is the one that ratios are taken to.
 
-    A ratio is the first contender's seconds over this one's within one round: above 1 is faster than the first. Odd rounds go
-    through the list backwards, so that a machine that grows slower favours nobody.
+    Odd rounds go through the list backwards, so that a machine that grows slower favours nobody.
     """
     results = [Result(c.name) for c in contenders]
     children: list[Child] = []
@@ -90,10 +95,13 @@ def alternate(contenders: Sequence[Contender], rounds: int, calls: int = 1) -> l
         for number in range(rounds):
             order = range(len(children)) if number % 2 == 0 else reversed(range(len(children)))
             for i in order:
-                seconds, results[i].peak_mb = children[i].run(calls)
-                results[i].seconds.append(seconds)
+                measured = children[i].run(calls)
+                results[i].seconds.append(measured["seconds"])
+                results[i].cpu_seconds.append(measured["cpu_seconds"])
+                results[i].peak_mb = measured["peak_mb"]
             for result in results:
                 result.ratios.append(results[0].seconds[-1] / result.seconds[-1])
+                result.cpu_ratios.append(results[0].cpu_seconds[-1] / result.cpu_seconds[-1])
     finally:
         for child in children:
             child.close()
@@ -101,15 +109,19 @@ def alternate(contenders: Sequence[Contender], rounds: int, calls: int = 1) -> l
 
 
 def table(title: str, results: Sequence[Result], unit: str = "step") -> str:
-    """The results as a Markdown table."""
+    """The results as a Markdown table: medians of the rounds' ratios, 1.00 being the first contender."""
     lines = [
-        f"| {title} | speed: median of the rounds' ratios (lowest to highest) | median s/{unit} | peak RSS, MB |",
-        "|---|---|---|---|",
+        f"| {title} | speed by the clock (lowest to highest) | by processor time | median s/{unit} | peak RSS, MB |",
+        "|---|---|---|---|---|",
     ]
     for r in results:
-        ratios = f"{statistics.median(r.ratios):.2f} ({min(r.ratios):.2f} to {max(r.ratios):.2f})"
-        lines.append(f"| {r.name} | {ratios} | {statistics.median(r.seconds):.4g} | {r.peak_mb:,.0f} |")
+        clock, cpu = _spread(r.ratios), _spread(r.cpu_ratios)
+        lines.append(f"| {r.name} | {clock} | {cpu} | {statistics.median(r.seconds):.4g} | {r.peak_mb:,.0f} |")
     return "\n".join(lines)
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def _peak_mb() -> float:
@@ -125,8 +137,10 @@ def _serve(target: str, arguments: list[Any]) -> None:
     program = getattr(importlib.import_module(module), function)(*arguments)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         seconds = program(int(line))
-        print(json.dumps({"seconds": seconds, "peak_mb": _peak_mb()}), flush=True)
+        busy = (time.process_time() - cpu_begin) / (time.perf_counter() - begin)  # processors in use, on average
+        print(json.dumps({"seconds": seconds, "cpu_seconds": seconds * busy, "peak_mb": _peak_mb()}), flush=True)
 
 
 if __name__ == "__main__":

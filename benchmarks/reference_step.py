@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from benchmarks.workloads import WORKLOADS, Workload
 
+# The fastest of the two first: by processor time `tf.nn.dropout` took 0.98 of `stateless_dropout`'s step on W1, and 0.99 on W2.
 DROPOUTS = ("stateful", "stateless", "none")
 LR, BETA1, BETA2, EPS, WEIGHT_DECAY = 1e-4, 0.9, 0.999, 1e-6, 0.01
 
@@ -89,7 +90,7 @@ def layer_norm(x: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
 class Reference:
     """The compiled training of a workload on random ids; call it to time it."""
 
-    def __init__(self, w: Workload, dropout: str = "stateless") -> None:
+    def __init__(self, w: Workload, dropout: str = DROPOUTS[0]) -> None:
         self.w, self.model = w, Model(w, dropout)
         self.first = [tf.Variable(tf.zeros_like(v)) for v in self.model.variables]
         self.second = [tf.Variable(tf.zeros_like(v)) for v in self.model.variables]
@@ -129,7 +130,7 @@ class Reference:
         return (time.perf_counter() - begin) / (calls * self.w.steps_per_call)
 
 
-def build(workload: str, dropout: str = "stateless") -> Callable[[int], float]:
+def build(workload: str, dropout: str = DROPOUTS[0]) -> Callable[[int], float]:
     """A compiled step of W1 or W2 that is called with a number of calls and says seconds per step."""
     reference = Reference(WORKLOADS[workload], dropout)
     reference(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +16,28 @@ def steady(*seconds: float) -> Callable[[int], float]:
     """A contender that claims these seconds, one after the other."""
     claims = iter(seconds)
     return lambda calls: next(claims) * calls
+
+
+def sleeping(seconds: float) -> Callable[[int], float]:
+    """A contender that takes time and no processor."""
+
+    def run(calls: int) -> float:
+        time.sleep(seconds)
+        return seconds
+
+    return run
+
+
+def working(seconds: float) -> Callable[[int], float]:
+    """A contender that keeps a processor busy."""
+
+    def run(calls: int) -> float:
+        begin, cpu_begin = time.perf_counter(), time.process_time()
+        while time.process_time() - cpu_begin < seconds:
+            pass
+        return time.perf_counter() - begin
+
+    return run
 
 
 def hungry(megabytes: int) -> Callable[[int], float]:
@@ -45,6 +68,13 @@ def test_calls_reach_the_contender() -> None:
     assert result.seconds == [3.5]
 
 
+def test_processor_time_is_told_from_the_clock_s() -> None:
+    working, sleeping = alternate([Contender("working", f"{HERE}:working", (0.3,)), Contender("sleeping", f"{HERE}:sleeping", (0.3,))], 1)
+    assert 0.29 < working.cpu_seconds[0] < 0.35
+    assert sleeping.cpu_seconds[0] < 0.05
+    assert sleeping.cpu_ratios[0] > 5
+
+
 def test_memory_is_each_contender_s_own() -> None:
     big, small = alternate([Contender("big", f"{HERE}:hungry", (300,)), Contender("small", f"{HERE}:hungry", (1,))], 1)
     assert big.peak_mb - small.peak_mb > 250
@@ -61,5 +91,5 @@ def test_a_contender_that_cannot_be_built_is_named() -> None:
 
 
 def test_table_gives_the_median_and_the_range() -> None:
-    text = table("W1", [Result("ours", [1.0, 2.0, 3.0], [0.9, 1.2, 1.1], 1234.4)])
-    assert "| ours | 1.10 (0.90 to 1.20) | 2 | 1,234 |" in text
+    text = table("W1", [Result("ours", [1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [0.9, 1.2, 1.1], [1.0, 1.3, 1.05], 1234.4)])
+    assert "| ours | 1.10 (0.90 to 1.20) | 1.05 (1.00 to 1.30) | 2 | 1,234 |" in text
