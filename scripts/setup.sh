@@ -33,7 +33,10 @@ pip() { "$bin/python" -m pip "$@"; }
 
 # uv installs the gigabyte of TensorFlow several times faster than pip; without it pip does the same work.
 if pip install --quiet uv 2>/dev/null; then
-    install() { "$bin/python" -m uv pip install --quiet --python "$bin/python" --constraint constraints.txt "$@"; }
+    # A machine's own certificates or index settings may be known to pip alone: then pip does it.
+    install() {
+        "$bin/python" -m uv pip install --quiet --python "$bin/python" --constraint constraints.txt "$@" || pip install --quiet "$@"
+    }
 else
     echo "setup: uv is not to be had here; pip does the work" >&2
     install() { pip install --quiet "$@"; }
