@@ -190,6 +190,20 @@ def test_no_token_is_lost_between_parts(tmp_path: Path, monkeypatch: pytest.Monk
     assert padded.sum() <= 1
 
 
+@pytest.mark.parametrize("pack", ["across", "documents"])
+def test_a_line_of_megabytes_is_one_line(tmp_path: Path, pack: str) -> None:
+    line = " ".join(random.Random(0).choices(WORDS, k=400_000))  # several blocks and parts
+    (tmp_path / "a.txt").write_text(line)
+    run(tmp_path / "a.txt", tmp_path / "out", "--shuffle", "false", "--nctx", 512, "--pack", pack)
+    dataset = open_dataset(str(tmp_path / "out"))
+    made = dataset.load_tokenizer()
+    ids = examples(dataset)[0]
+    expected = made.encode_lines([line.encode()]).ids
+    # Parts put what they leave over at the end, so the order of whole examples is the text's only within a part.
+    assert sorted(ids[ids != made.pad_id].tolist()) == sorted([*expected.tolist(), made.sep_id])
+    np.testing.assert_array_equal(ids[0], expected[:512])
+
+
 def test_bad_input_is_counted_named_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_bytes(b"good line here\nbad \xff\xfe bytes\n")
     (tmp_path / "b.txt").write_bytes(b"")
