@@ -177,8 +177,16 @@ def test_wrong_use(make_dataset) -> None:
 def test_any_position_is_reached_at_once(make_dataset) -> None:
     dataset = make_dataset([3000] * 3, nctx=16)
     made = Stream(dataset, seed=0, batch_size=32, window_shards=1)
-    _take(made.batches(0), 1)
-    begun = time.perf_counter()
-    (batch,) = _take(made.batches(32 * 10**9), 1)
-    assert time.perf_counter() - begun < 1.0
-    assert batch["position"][0] == 32 * 10**9
+
+    def cost(position: int) -> float:
+        """CPU-seconds to the first batch, the least of three tries: other programs' load is not in it."""
+        found = []
+        for _ in range(3):
+            begun = time.process_time()
+            (batch,) = _take(made.batches(position), 1)
+            found.append(time.process_time() - begun)
+            assert batch["position"][0] == position
+        return min(found)
+
+    near, far = cost(0), cost(32 * 10**9)
+    assert far < 1.0 and far < 2 * near
