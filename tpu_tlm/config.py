@@ -224,7 +224,9 @@ class RunConfig:
     keep: int = opt(5, "newest checkpoints kept", unit="checkpoints")
     keep_every: int = opt(0, "checkpoints at multiples of this many steps are kept for good; 0 = none", unit="steps")
     eval_steps: int | None = opt(None, "steps between evaluations; none = at every save", unit="steps")
-    init_from: str | None = opt(None, "weights to start from (a run or an NPZ), with a fresh optimizer", unit="path")
+    init_from: str | None = opt(
+        None, "weights to start from, of any kind that convert reads (run, NPZ, HuggingFace, BERT...), with a fresh optimizer", unit="path"
+    )
     npz: bool = opt(False, "write an NPZ in MEAD's layout at every save")
     tb: bool = opt(True, "write TensorBoard scalars")
     seed: int = opt(0, "of initial weights, order of examples, masks and dropout", unit="integer")
@@ -265,9 +267,19 @@ class EvaluateConfig:
 class ConvertConfig:
     """Conversion."""
 
-    source: str = opt("", "run directory or NPZ", positional=True)
-    destination: str = opt("", "file to write, NAME.npz: MEAD's layout and our configuration", positional=True)
+    source: str = opt("", "run directory, NPZ (ours or MEAD's), HuggingFace directory, BERT checkpoint, SavedModel", positional=True)
+    destination: str = opt("", "NAME.npz, or a directory to make", positional=True)
+    to: str | None = opt(
+        None,
+        "what to write; bert: Google's TensorFlow checkpoint; savedmodel: takes raw strings; none = npz when the name ends with .npz",
+        choices=("npz", "hf", "bert", "savedmodel"),
+    )
     step: int | None = opt(None, "checkpoint of the run to take; none = the newest good one", unit="step")
+    tokenizer: str | None = opt(None, "tokenizer directory, where none lies beside the model", unit="dir")
+    mead_config: str | None = opt(None, "JSON file of MEAD's hyper-parameters for an NPZ of MEAD's; none = the model flags", unit="file")
+    family: str | None = opt(None, "hf: the kind of model to write; none = the nearest", choices=("bert", "roberta", "electra", "gpt2"))
+    length: int | None = opt(None, "savedmodel: tokens that a text is cut and padded to; none = those of a training example", unit="tokens")
+    overwrite: bool = opt(False, "write into a directory that is not empty")
 
 
 @dataclass(frozen=True)

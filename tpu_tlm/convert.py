@@ -1,32 +1,72 @@
-"""The command that turns a trained model into another format: python -m tpu_tlm.convert RUN_OR_NPZ FILE.npz."""
+"""The command that turns a trained model into another format: python -m tpu_tlm.convert SOURCE NAME.npz, or SOURCE DIR --to hf."""
 
 from __future__ import annotations
 
 import sys
+import typing
 
 from tpu_tlm import options
-from tpu_tlm.config import ConvertConfig
+from tpu_tlm.config import ConvertConfig, ModelConfig
 from tpu_tlm.errors import UsageError, run_command
+
+if typing.TYPE_CHECKING:
+    from tpu_tlm.formats.npz import Describe
+    from tpu_tlm.formats.saved import Saved
+
+
+def _read(config: ConvertConfig, model: ModelConfig) -> Saved:
+    from tpu_tlm.data import files
+    from tpu_tlm.data.tokenizers import load_tokenizer
+    from tpu_tlm.formats.npz import described_by_json, described_by_options
+    from tpu_tlm.training.saved import load_saved
+
+    describe: Describe | None = None
+    if config.mead_config is not None:
+        describe = described_by_json(files.read_bytes(config.mead_config), config.mead_config)
+    elif model != ModelConfig():  # without a single model flag an NPZ of MEAD's is refused rather than read with the defaults
+        describe = described_by_options(model)
+    saved = load_saved(config.source, config.step, describe)
+    if config.tokenizer is not None:
+        tokenizer = load_tokenizer(config.tokenizer)
+        saved = saved.replaced(own_tokenizer=tokenizer, fingerprint=saved.fingerprint or tokenizer.fingerprint())
+        saved.tokenizer()
+    return saved
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert; prints what was read and written."""
-    (config,) = options.parse("tpu_tlm.convert", __doc__ or "", [ConvertConfig], argv)
-    if not config.destination.endswith(".npz"):
-        raise UsageError(f"{config.destination}: the name must end with .npz")
+    """Convert, read the result back and compare it; prints what was read, what was not used, and what was written."""
+    config, model = options.parse("tpu_tlm.convert", __doc__ or "", [ConvertConfig, ModelConfig], argv)
+    from tpu_tlm.formats.detect import HF, SAVED_MODEL, target_of
+
+    target = target_of(config.destination, config.to)
+    for name, only in (("family", HF), ("length", SAVED_MODEL)):
+        if getattr(config, name) is not None and target != only:
+            raise UsageError(f"--{name}: is of use with --to {only} only")
     from tpu_tlm import runtime
 
     runtime.quiet()
-    from tpu_tlm.data import files
-    from tpu_tlm.formats.mead_npz import encode_npz
-    from tpu_tlm.training.saved import load_saved
+    from tpu_tlm.formats.registry import check_same, read_model, write_model
+    from tpu_tlm.formats.structure import flags
 
-    saved = load_saved(config.source, config.step)
-    data = encode_npz(saved.values, saved.spec, saved.fingerprint)
-    files.write_bytes(config.destination, data)
-    count = sum(v.size for v in saved.values.values())
-    print(f"read {saved.source}: {len(saved.values)} variables, {count:,} parameters")
-    print(f"wrote {config.destination}: {len(data):,} bytes, SHA-256 {files.sha256(data)}")
+    saved = _read(config, model)
+    count = sum(value.size for value in saved.values.values())
+    print(f"read {saved.source}: {saved.spec.kind}, {len(saved.values)} variables, {count:,} parameters")
+    for name, digest in sorted(saved.hashes.items()):
+        print(f"  {name}: SHA-256 {digest}")
+    print(f"  model flags: {flags(saved.spec.config)}")
+    if saved.extras:
+        print(f"  kept beside the model: {', '.join(saved.extras)}")
+    if saved.unused:
+        print(f"  not used: {', '.join(saved.unused)}")
+    for note in saved.notes:
+        print(f"  note: {note}")
+    hashes, notes = write_model(saved, config.destination, target, family=config.family, length=config.length, overwrite=config.overwrite)
+    print(f"wrote {config.destination} ({target})")
+    for name, digest in sorted(hashes.items()):
+        print(f"  {name}: SHA-256 {digest}")
+    for note in notes:
+        print(f"  note: {note}")
+    print(f"read back: {check_same(saved, read_model(config.destination))} variables, the same bits")
     return 0
 
 

@@ -123,6 +123,8 @@ def write_bert(saved: Saved, directory: str) -> tuple[dict[str, bytes], list[str
         raise UsageError(f"{saved.source}: BERT's checkpoint has no place for --tie_weights false")
     arrays = written(bert_layout.pairs(spec, "bert"), values)
     notes = [f"added {what}, which BERT always has" for what in added]
+    if spec.kind != saved.spec.kind:
+        notes.append("written as an encoder without a token head: the other program has none like this model's (--mlm_head bert has)")
     kept: set[str] = set()
     for part in (list(bert_layout.pooler_pairs()), list(bert_layout.next_sentence_pairs())):
         if all(pair.path in saved.extras for pair in part):

@@ -79,7 +79,8 @@ def next_sentence_pairs() -> Iterator[Pair]:
 def completed(spec: ModelSpec, values: Mapping[str, np.ndarray], where: str) -> tuple[ModelSpec, Arrays, list[str]]:
     """The same model with the parts that BERT always has: zeros where ours has none; and what was added, in words.
 
-    Raises `UsageError` for a bias on the logits without BERT's head, which BERT has no place for.
+    A model that predicts with the token table alone becomes an encoder. Raises `UsageError` for a bias on the logits, or a projection of
+    its own, without BERT's head.
     """
     config, grown, added = spec.config, dict(values), []
     width = config.dsz or config.d_model
@@ -93,9 +94,13 @@ def completed(spec: ModelSpec, values: Mapping[str, np.ndarray], where: str) -> 
         grown["head/bias"] = np.zeros(padded(spec.vocab_size), np.float32)
         config = replace(config, output_bias=True)
         added.append("a bias of zeros on the logits")
-    if spec.kind == "mlm" and config.mlm_head == "none":
-        raise UsageError(f"{where}: BERT has no token head but its own: the model must be trained with --mlm_head bert")
-    return ModelSpec(**{**vars(spec), "config": config}), grown, added
+    kind = spec.kind
+    if kind == "mlm" and config.mlm_head == "none":
+        if config.output_bias or not config.tie_weights:
+            raise UsageError(f"{where}: BERT has no token head but its own; such a model must be trained with --mlm_head bert")
+        # The head is the token table itself: nothing of the model is lost, but the other program does not predict with it.
+        kind = "embed"
+    return ModelSpec(**{**vars(spec), "config": config, "kind": kind}), grown, added
 
 
 def reduced(spec: ModelSpec, values: Arrays, wanted: ModelSpec) -> tuple[ModelSpec, Arrays] | None:

@@ -140,7 +140,10 @@ def config_of(spec: ModelSpec, family: str, architecture: str, where: str) -> di
     }
     if causal:
         config.update(resid_pdrop=ours.dropout, attn_pdrop=ours.dropout, embd_pdrop=ours.embeddings_dropout)
-        config.update(bos_token_id=spec.prefix_id, eos_token_id=spec.eol_id)
+        # GPT-2 begins a text with the token that ends one.
+        config.update(bos_token_id=spec.eol_id if spec.prefix_id is None else spec.prefix_id, eos_token_id=spec.eol_id)
+        if ours.d_ff == 4 * ours.d_model:
+            config["n_inner"] = None
     else:
         config.update(hidden_dropout_prob=ours.dropout, attention_probs_dropout_prob=ours.dropout)
         config.update(type_vocab_size=ours.token_type_vsz, pad_token_id=spec.pad_id)
@@ -150,7 +153,7 @@ def config_of(spec: ModelSpec, family: str, architecture: str, where: str) -> di
         config.update(embedding_size=ours.dsz or ours.d_model)
     read_back = spec_of(config, spec.kind, where)
     if wrong := [d for d in differences(read_back, spec) if d.name != "mask_pad"]:
-        wanted = ", ".join(f"{as_flag(d.name, d.right)} (it has {as_flag(d.name, d.left)})" for d in wrong)
+        wanted = ", ".join(f"{as_flag(d.name, d.right)} (only {as_flag(d.name, d.left)})" for d in wrong if None not in d)
         raise UsageError(f"{where}: a {family} model has no place for {wanted}")
     config[SPEC_KEY] = json.loads(spec.to_json())
     return config

@@ -152,8 +152,10 @@ def _finish(pipeline: Pipeline, tokenizer: Tokenizer, template: str, framing: se
     special = sorted({*tokenizer.special_ids, *framing})
     pipeline.add_special_tokens([AddedToken(tokenizer.tokens[i], special=True, normalized=False) for i in special])
     named = [(tokenizer.tokens[i], i) for i in special]
-    pair = f"{template} {template.replace('$A', '$B').removeprefix('[CLS] ')}" if template != "$A" else "$A $B"
-    pair = " ".join(part + (":1" if part == "$B" else "") for part in pair.split(" "))
+    # The second text of a pair has its own end, but no second [CLS].
+    second = template.replace("$A", "$B").split(" ")
+    second = second[second.index("$B") :]
+    pair = " ".join([template, *(f"{part}:1" for part in second)])
     pipeline.post_processor = processors.TemplateProcessing(single=template, pair=pair, special_tokens=named)
     if isinstance(tokenizer, BpeTokenizer):
         pipeline.decoder = decoders.BPEDecoder(suffix=END)

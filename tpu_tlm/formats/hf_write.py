@@ -86,6 +86,8 @@ def _bert(saved: Saved, family: str) -> tuple[ModelSpec, Arrays, str, list[str]]
     _must_fit(spec, family, saved.source)
     arrays = written(bert_layout.pairs(spec, family), values)
     notes = [f"added {what}, which {family} always has" for what in added]
+    if spec.kind != saved.spec.kind:
+        notes.append("written as an encoder without a token head: the other program has none like this model's (--mlm_head bert has)")
     if family == "roberta":
         width = arrays[POSITIONS].shape[1]
         first = saved.extras.get(FIRST_POSITIONS, np.zeros((spec.pad_id + 1, width), np.float32))

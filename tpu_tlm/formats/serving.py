@@ -26,8 +26,8 @@ _KINDS = ("mlm", "clm", "embed", "discriminator")
 class Served(tf.Module):
     """A model behind strings.
 
-    `serving_default`: string `[B]` -> `input_ids` int32 `[B, T]`, `hidden` float32 `[B, T, d]`, `logits` float32 `[B, T, V]` (`[B, T]` for a
-    discriminator, none for an encoder), `pooled` `[B, d]` where the model has BERT's pooler. `features` gives the same but for the logits;
+    `serving_default`: string `[B]` -> `input_ids` int32 `[B, T]`, `hidden` float32 `[B, T, d]`, `logits` float32 `[B, T, V]` (`[B, T]` for
+    a discriminator, none for an encoder), `pooled` `[B, d]` where the model has BERT's pooler. `features` gives the same without logits;
     `tokens` takes int32 ids `[B, T]`. Texts are framed as in training, cut and padded to T tokens.
     """
 

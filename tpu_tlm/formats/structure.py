@@ -17,7 +17,7 @@ _OTHERS = {"reduction_type", "reduction_d_k", "d_out", "stacking_layers", "num_d
 
 
 class Difference(NamedTuple):
-    """One option that differs: its name and the value on either side."""
+    """One option that differs: its name and the value on either side, None where another option makes it idle."""
 
     name: str
     left: Any
@@ -41,6 +41,8 @@ def structure(spec: ModelSpec) -> dict[str, Any]:
             idle.append("ra_type")
     if not config.local_window:
         idle.append("global_every")
+    if not config.local_window and not config.windowed_ra and spec.kind != "dual":
+        idle.append("compat")
     if config.ra_type != "rotary":
         idle.append("rotary_base")
     return {name: value for name, value in values.items() if name not in idle}

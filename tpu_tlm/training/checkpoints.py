@@ -44,13 +44,14 @@ class Damaged(Exception):
 class Found:
     """A checkpoint whose bytes were read once and agree with its manifest.
 
-    path: its directory; step: updates done; state: what `save` was given.
+    path: its directory; step: updates done; state: what `save` was given; hashes: SHA-256 by file name.
     """
 
     path: str
     step: int
     state: dict[str, Any]
     _files: dict[str, bytes] = dataclasses.field(repr=False)
+    hashes: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
 
     def load(self) -> dict[str, np.ndarray]:
         """Name -> array (read-only) of every variable, out of the very bytes that were verified."""
@@ -164,7 +165,7 @@ class Checkpoints:
                 raise self._damage(name, f"is damaged: {file} has {len(raw)} bytes where {expected['bytes']} were written")
             if hashlib.sha256(raw).hexdigest() != expected["sha256"]:
                 raise self._damage(name, f"is damaged: {file} does not have the checksum it was written with")
-        return Found(self._path(name), manifest["step"], manifest["state"], blobs)
+        return Found(self._path(name), manifest["step"], manifest["state"], blobs, {f: e["sha256"] for f, e in manifest["files"].items()})
 
     def _manifest(self, name: str) -> dict[str, Any]:
         if MANIFEST not in self._storage.names(self._path(name)):

@@ -16,7 +16,8 @@ import numpy as np
 from tpu_tlm.data import files
 from tpu_tlm.data.dataset import Dataset
 from tpu_tlm.data.stream import Stream
-from tpu_tlm.errors import Preempted, TlmError, UsageError
+from tpu_tlm.errors import Preempted, TlmError
+from tpu_tlm.formats.npz import described_by_options
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.runtime import Devices
 from tpu_tlm.training import assemble
@@ -31,6 +32,7 @@ from tpu_tlm.training.peaks import peak_flops
 from tpu_tlm.training.progress import Progress
 from tpu_tlm.training.rundir import RunDir
 from tpu_tlm.training.saved import load_saved
+from tpu_tlm.training.start import check_start, start_values
 from tpu_tlm.training.state import TrainState
 
 # (step, values by path, spec, fingerprint of the tokenizer): called after every checkpoint with --npz.
@@ -115,18 +117,13 @@ class Run:
         return 0
 
     def _init_from(self, path: str) -> None:
-        saved = load_saved(path)
-        if saved.fingerprint and saved.fingerprint != self.fingerprint:
-            raise UsageError(f"--init_from {path}: was trained with another tokenizer than this data")
-        own = self.state.model_arrays()
-        wrong = [p for p in own if p not in saved.values or saved.values[p].shape != own[p].shape]
-        if wrong:
-            theirs = list(saved.values[wrong[0]].shape) if wrong[0] in saved.values else "absent"
-            raise UsageError(
-                f"--init_from {path}: {wrong[0]!r} is {theirs} there and {list(own[wrong[0]].shape)} here; give its model flags"
-            )
-        self.state.set_model(saved.values)
-        print(f"starting at step 0 from {saved.source}: {len(own)} variables, fresh optimizer")
+        spec, where = self.spec, f"--init_from {path}"
+        saved = load_saved(path, describe=described_by_options(spec.config, spec.kind, spec.nctx))
+        check_start(saved, spec, self.corpora.tokenizer, where)
+        values, table = start_values(saved, self.state.model_arrays(), where)
+        self.state.set_model(values)
+        print(f"starting at step 0 from {saved.source}, fresh optimizer")
+        print("\n".join(table))
 
     def _save(self, step: int) -> None:
         """Commit a checkpoint, unless a value is not finite: that would bury the last good one."""
