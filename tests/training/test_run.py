@@ -187,6 +187,17 @@ def test_data_of_another_tokenizer_is_refused(corpus, tmp_path):
     assert "--valid_dir" in done.stderr and "tokenizer" in done.stderr
 
 
+def test_a_damaged_shard_is_named_in_one_line(corpus, tmp_path):
+    broken = toy_dataset(tmp_path / "broken")
+    shard = sorted(broken.glob("*.tfrecord"))[1]
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    done = run((broken, corpus[1]), tmp_path / "run", "--steps", "40", "--save_steps", "5", check=1)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error:") and shard.name in last and len(last) < 300, done.stderr[-2000:]
+
+
 def test_starting_from_other_weights(corpus, whole, tmp_path):
     start = whole[0] / "npz" / "checkpoint-step-30.npz"
     done = run(
