@@ -24,7 +24,7 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"^module/", ""),
     (r"^tf_bert[a-z_]*/", ""),
     (r"^(bert_model|bert_encoder|keras_bert|bert_encoder_v2)/", "bert/"),
-    (r"^(mlm___|nsp___)", "cls/"),
+    (r"^(mlm|nsp)___(cls/)?", "cls/"),
     (r"^bert/cls/", "cls/"),
     (r"layer_\._(\d+)", r"layer_\1"),
     (r"^(bert/)?transformer/", "bert/encoder/"),
@@ -46,7 +46,6 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"^pooler/", "bert/pooler/"),
     (r"^cls/predictions/output_bias/bias$", "cls/predictions/output_bias"),
     (r"^cls/predictions/bias$", "cls/predictions/output_bias"),
-    (r"^cls/nsp___cls/", "cls/"),
     (r"^encoder/", "bert/encoder/"),
 )
 
