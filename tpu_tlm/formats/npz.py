@@ -105,8 +105,9 @@ def read_saved_npz(path: str, describe: Describe | None = None) -> Saved:
 def _from_mead(arrays: Arrays, spec: ModelSpec, path: str, hashes: dict[str, str]) -> Saved:
     values = from_mead(arrays, spec, path, without=("head/",))
     notes: tuple[str, ...] = ("MEAD's file holds no tokenizer; give its directory with --tokenizer",)
-    if spec.kind in ("mlm", "clm") and not spec.config.tie_weights and "head/kernel" not in values:
-        notes += ("MEAD's file holds no output layer, which is not tied: this is the encoder alone",)
+    untied = spec.kind in ("mlm", "clm") and not spec.config.tie_weights
+    if (untied and "head/kernel" not in values) or (spec.kind == "discriminator" and "head/unit/kernel" not in values):
+        notes += ("MEAD's file holds no output layer: this is the encoder alone",)
         spec = ModelSpec(**{**vars(spec), "kind": "embed", "config": replace(spec.config, tie_weights=True, output_bias=False)})
         values = {name: value for name, value in values.items() if not name.startswith("head/")}
     return Saved(values, spec, path, hashes=hashes, notes=notes).checked()
