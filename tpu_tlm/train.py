@@ -26,13 +26,20 @@ def main(argv: list[str] | None = None) -> int:
     devices = runtime.connect(parsed[-1])
     print(devices.reason)
     from tpu_tlm.data import files
-    from tpu_tlm.formats.mead_npz import encode_npz
+    from tpu_tlm.formats.npz import npz_bytes
+    from tpu_tlm.formats.saved import Saved
     from tpu_tlm.training.assemble import Options
     from tpu_tlm.training.run import Run
 
     def export(step: int, values: dict[str, np.ndarray], spec: ModelSpec, fingerprint: str) -> None:
         files.make_directory(run.directory.npz)
-        files.write_bytes(f"{run.directory.npz}/checkpoint-step-{step}.npz", encode_npz(values, spec, fingerprint))
+        saved = Saved(values, spec, run.directory.path, fingerprint, run.directory.tokenizer)
+        files.write_bytes(f"{run.directory.npz}/checkpoint-step-{step}.npz", npz_bytes(saved))
+        # An export lives as long as the checkpoint of its step.
+        kept = {f"checkpoint-step-{s}.npz" for s in run.checkpoints.steps()}
+        for name in files.list_names(run.directory.npz):
+            if name.startswith("checkpoint-step-") and name not in kept:
+                files.remove(f"{run.directory.npz}/{name}")
 
     everything = Options(*parsed)
     run = Run(everything, devices, export if everything.run.npz else None)

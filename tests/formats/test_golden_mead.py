@@ -12,7 +12,9 @@ import tensorflow as tf
 
 from tpu_tlm.errors import TlmError
 from tpu_tlm.formats.mead_config import spec_from_mead
-from tpu_tlm.formats.mead_npz import CONFIG_KEY, encode_npz, from_mead, read_npz, spec_of, to_mead
+from tpu_tlm.formats.mead_npz import CONFIG_KEY, from_mead, read_npz, spec_of, to_mead
+from tpu_tlm.formats.npz import npz_bytes
+from tpu_tlm.formats.saved import Saved
 from tpu_tlm.models.build import build_model
 from tpu_tlm.models.variables import named_variables
 
@@ -120,7 +122,7 @@ def test_same_numbers_as_mead(name):
 def test_written_back_identical(name):
     spec, arrays, io = load(name)
     model = model_of(spec, arrays, io)
-    written = read_npz(encode_npz({p: v.numpy() for p, v in named_variables(model).items()}, spec), name)
+    written = read_npz(npz_bytes(Saved({p: v.numpy() for p, v in named_variables(model).items()}, spec, name)), name)
     ours = {k: v for k, v in written.items() if not k.startswith("tpu_tlm/")}
     assert set(ours) == set(arrays)
     for key in arrays:

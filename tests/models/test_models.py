@@ -9,7 +9,9 @@ import tensorflow as tf
 
 from tests.models.contract import fill, keys, small, tokens
 from tpu_tlm.errors import UsageError
-from tpu_tlm.formats.mead_npz import encode_npz, from_mead, read_npz, spec_of
+from tpu_tlm.formats.mead_npz import from_mead, read_npz, spec_of
+from tpu_tlm.formats.npz import npz_bytes
+from tpu_tlm.formats.saved import Saved
 from tpu_tlm.models.build import KINDS, build_model
 from tpu_tlm.models.initial import initial_value
 from tpu_tlm.models.spec import ModelSpec
@@ -185,7 +187,7 @@ EVERYTHING = [
 @pytest.mark.parametrize("kind, options", EVERYTHING, ids=[f"{k}-{i}" for i, (k, _) in enumerate(EVERYTHING)])
 def test_every_kind_goes_through_an_npz_and_back(kind, options):
     model, spec = make(kind, **options)
-    written = read_npz(encode_npz({p: v.numpy() for p, v in named_variables(model).items()}, spec), "test")
+    written = read_npz(npz_bytes(Saved({p: v.numpy() for p, v in named_variables(model).items()}, spec, "test")), "test")
     assert spec_of(written, "test") == spec
     values = from_mead(written, spec, "test")
     again = build_model(spec)
@@ -202,7 +204,7 @@ def test_every_kind_goes_through_an_npz_and_back(kind, options):
 
 def test_the_bias_of_learned_positions_is_read_in_either_form():
     model, spec = make("mlm", embed_type="learned-positional-w-bias")
-    arrays = read_npz(encode_npz({p: v.numpy() for p, v in named_variables(model).items()}, spec), "test")
+    arrays = read_npz(npz_bytes(Saved({p: v.numpy() for p, v in named_variables(model).items()}, spec, "test")), "test")
     types = arrays.pop("TLM/Embeddings/tt/weights")
     assert types.shape == (2, 16) and not types[1].any()
     other = from_mead({**arrays, "TLM/Embeddings/x/bias": types[0]}, spec, "test")

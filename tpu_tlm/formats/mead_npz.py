@@ -41,17 +41,6 @@ def from_mead(arrays: Mapping[str, np.ndarray], spec: ModelSpec, where: str, *, 
     return values
 
 
-def encode_npz(values: Mapping[str, np.ndarray], spec: ModelSpec, fingerprint: str | None = None) -> bytes:
-    """The bytes of an NPZ file: MEAD's arrays, our configuration and the fingerprint of the tokenizer."""
-    arrays: Arrays = to_mead(values, spec)
-    arrays[CONFIG_KEY] = np.frombuffer(spec.to_json().encode(), np.uint8)
-    if fingerprint:
-        arrays[TOKENIZER_KEY] = np.frombuffer(fingerprint.encode(), np.uint8)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
 def read_npz(data: bytes, where: str) -> Arrays:
     """All arrays of an NPZ file, none of them pickled. Raises `TlmError` naming `where` when it is damaged or not an NPZ file."""
     try:

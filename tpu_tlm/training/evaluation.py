@@ -49,7 +49,7 @@ def evaluate_saved(saved: Saved, dataset: Dataset, batch_size: int, mask_rate: f
     objective = make_objective(saved.spec, MlmConfig(eval_mask_rate=mask_rate), tokenizer)
     # Evaluation uses the same step as training; its optimizer has no slots and is never asked.
     step = TrainStep(saved.model(), objective, make_optimizer(OptimConfig(optim="sgd", beta1=0.0)), lambda index: index, 0.0, 0)
-    loop = Loop(step, TrainState(step, devices.strategy), on_tpu=devices.kind == "tpu")
+    loop = Loop(step, TrainState(step, devices.strategy), xla=devices.xla, on_tpu=devices.kind == "tpu")
     totals = evaluate(loop, dataset, batch_size)
     if not math.isfinite(totals.loss):
         raise TlmError(f"{saved.source}: the loss on {dataset.directory} is {totals.loss}: no target, or values that are not finite")
