@@ -183,7 +183,6 @@ def test_bad_input_is_counted_and_named(tmp_path: Path) -> None:
     assert f"without the field 'text' (skipped): 2 ({corpus}/c.jsonl:2, {corpus}/c.jsonl:5)" in summary
     assert f"not JSON (skipped): 1 ({corpus}/c.jsonl:3)" in summary
     assert f"not text (skipped): 1 ({corpus}/c.jsonl:4)" in summary
-    
 
 
 @pytest.mark.parametrize("name, where", [("a.txt", "a.txt:2"), ("b.txt", "b.txt"), ("c.jsonl", "c.jsonl:2"), ("d.txt", "d.txt")])
