@@ -11,6 +11,7 @@ import importlib.util
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -36,7 +37,7 @@ def speeches() -> str:
 def call(name: str, *flags: object) -> None:
     """Run one of the package's commands, showing it as one would type it."""
     arguments = [str(flag) for flag in flags]
-    print(f"\n$ python -m tpu_tlm.{name} {' '.join(arguments)}", flush=True)
+    print(f"\n$ python -m tpu_tlm.{name} {shlex.join(arguments)}", flush=True)
     subprocess.run([sys.executable, "-m", f"tpu_tlm.{name}", *arguments], check=True)
 
 
