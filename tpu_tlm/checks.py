@@ -191,7 +191,7 @@ def _text_findings(versions: Versions) -> list[Finding]:
     mend = f"pip install {no_deps}'tensorflow-text=={wanted}.*'"
     text = versions.get("tensorflow-text")
     if text is None:
-        return [Finding("tensorflow-text is not installed: there is no WordPiece tokenizer", mend, stops=False)]
+        return [Finding("tensorflow-text is not installed: SavedModels that take strings cannot be written", mend, stops=False)]
     if numbers(text)[:2] != numbers(wanted):
         return [Finding(f"tensorflow-text {text} does not fit {build} {versions[build]}: it cannot be loaded", mend)]
     return []
