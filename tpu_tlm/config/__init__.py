@@ -1,0 +1,25 @@
+"""Every option of every command: one dataclass per concern, the only place where a default and its meaning stand."""
+
+from tpu_tlm.config.commands import ConvertConfig, DoctorConfig, EvaluateConfig, PredictConfig
+from tpu_tlm.config.model import ModelConfig
+from tpu_tlm.config.objectives import MlmConfig
+from tpu_tlm.config.text import SUBWORDS, CorpusConfig, PreprocessConfig, TokenizerConfig, VocabConfig
+from tpu_tlm.config.training import DataConfig, OptimConfig, RunConfig, RuntimeConfig
+
+__all__ = [
+    "SUBWORDS",
+    "ConvertConfig",
+    "CorpusConfig",
+    "DataConfig",
+    "DoctorConfig",
+    "EvaluateConfig",
+    "MlmConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PredictConfig",
+    "PreprocessConfig",
+    "RunConfig",
+    "RuntimeConfig",
+    "TokenizerConfig",
+    "VocabConfig",
+]

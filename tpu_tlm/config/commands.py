@@ -1,0 +1,66 @@
+"""Options of the commands that use a trained model, and of the doctor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tpu_tlm.options import opt
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluation."""
+
+    model: str = opt("", "run directory or NPZ", required=True, unit="path")
+    data: str = opt("", "dataset directory", required=True, unit="dir")
+    batch_size: int = opt(64, "examples per step", unit="examples")
+    eval_mask_rate: float = opt(0.15, "share of the maskable tokens to predict", unit="0..1")
+    step: int | None = opt(None, "checkpoint to take; none = the newest good one", unit="step")
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Conversion."""
+
+    source: str = opt("", "run directory, NPZ (ours or MEAD's), HuggingFace directory, BERT checkpoint, SavedModel", positional=True)
+    destination: str = opt("", "NAME.npz, or a directory to make", positional=True)
+    to: str | None = opt(
+        None,
+        "what to write; bert: Google's TensorFlow checkpoint; savedmodel: takes raw strings; none = npz when the name ends with .npz",
+        choices=("npz", "hf", "bert", "savedmodel"),
+    )
+    step: int | None = opt(None, "checkpoint of the run to take; none = the newest good one", unit="step")
+    tokenizer: str | None = opt(None, "tokenizer directory, where none lies beside the model", unit="dir")
+    mead_config: str | None = opt(None, "JSON file of MEAD's hyper-parameters for an NPZ of MEAD's; none = the model flags", unit="file")
+    family: str | None = opt(None, "hf: the kind of model to write; none = the nearest", choices=("bert", "roberta", "electra", "gpt2"))
+    length: int | None = opt(None, "savedmodel: tokens that a text is cut and padded to; none = those of a training example", unit="tokens")
+    overwrite: bool = opt(False, "write into a directory that is not empty")
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Trying a model out."""
+
+    task: str = opt(
+        "",
+        "what to do: guess what the masks in the texts hide, or write on from the texts",
+        choices=("fill-mask", "generate"),
+        positional=True,
+    )
+    model: str = opt("", "run directory or NPZ", required=True, unit="path")
+    text: list[str] = opt([], "text to complete; without it, lines of standard input", unit="text")
+    top_k: int | None = opt(None, "fill-mask: guesses per mask (none = 5); generate: draw from this many (none = all)", unit="tokens")
+    temperature: float = opt(1.0, "generate: logits are divided by this; 0 takes the most probable token", unit="number")
+    top_p: float = opt(1.0, "generate: draw from the fewest tokens that have this probability together", unit="0..1")
+    max_tokens: int = opt(64, "generate: tokens to write at most", unit="tokens")
+    seed: int = opt(0, "generate: of the draws", unit="integer")
+    step: int | None = opt(None, "checkpoint of the run to take; none = the newest good one", unit="step")
+    tokenizer: str | None = opt(None, "tokenizer directory; none = the one beside the model", unit="dir")
+    json: bool = opt(False, "one JSON object a line instead of a table")
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """Checks."""
+
+    json: bool = opt(False, "print the findings as JSON")

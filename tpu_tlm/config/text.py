@@ -1,0 +1,64 @@
+"""Options of text, vocabulary and dataset writing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tpu_tlm.options import opt
+
+SUBWORDS = ("bpe", "wordpiece")
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Input text."""
+
+    input_files: list[str] = opt([], "files, directories or globs of text, local or gs://", required=True, unit="path")
+    input_pattern: str = opt("*.txt", "which files to take inside a directory", unit="glob")
+    json_field: str = opt("text", "field that holds the text in JSON lines (.json, .jsonl, also .gz and .zst)", unit="name")
+    strict: bool = opt(False, "stop at the first bad input (undecodable bytes, empty file, JSON line without the field)")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Subword tokenizer."""
+
+    subword_type: str = opt("bpe", "kind of subwords", choices=SUBWORDS)
+    codes: str | None = opt(None, "fastBPE codes file (bpe)", unit="file", aliases=("subword_model_file",))
+    vocab: str | None = opt(None, "fastBPE vocab file, or BERT vocab.txt", unit="file", aliases=("subword_vocab_file",))
+    cased: bool = opt(True, "keep capital letters; false lower-cases (wordpiece: also strips accents, as BERT uncased)")
+    extra_tokens: list[str] = opt(["[CLS]", "[MASK]"], "tokens that get the ids after the four specials (bpe)", unit="token")
+
+
+@dataclass(frozen=True)
+class VocabConfig:
+    """Vocabulary learning."""
+
+    output: str = opt("", "directory for codes + vocab (bpe) or vocab.txt (wordpiece)", required=True, unit="dir")
+    subword_type: str = opt("bpe", "kind of subwords", choices=SUBWORDS)
+    vocab_size: int = opt(30000, "bpe: merges to learn (lines of codes); wordpiece: lines of vocab.txt", unit="entries")
+    cased: bool = opt(True, "keep capital letters; false lower-cases (wordpiece: also strips accents, as BERT uncased)")
+    min_frequency: int = opt(2, "pairs seen less often are not merged", unit="count")
+    workers: int = opt(0, "processes that count words; 0 = one per core", unit="processes")
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """Dataset writing."""
+
+    output: str = opt("", "dataset directory (local or gs://); with --valid_fraction gets train/ and valid/", required=True, unit="dir")
+    nctx: int = opt(256, "length of an example, prefix and suffix included", unit="tokens")
+    prefix: str | None = opt(None, "token put at the start of every example, never masked", unit="token")
+    suffix: str | None = opt(None, "token put at the end of every example, never masked", unit="token")
+    tok_on_eol: str | None = opt("<EOS>", "token appended to every line (wordpiece: <EOS> means [SEP]); none appends nothing", unit="token")
+    pack: str = opt(
+        "across",
+        "across: full examples run over lines and documents; documents: boundaries kept, rest padded",
+        choices=("across", "documents"),
+    )
+    max_file_size: float = opt(100.0, "largest size of a shard", unit="MiB")
+    shuffle: bool = opt(True, "shuffle examples over the whole corpus while writing")
+    seed: int = opt(0, "seed of the shuffle and of the split", unit="integer")
+    valid_fraction: float = opt(0.0, "share of the documents held out into valid/", unit="0..1")
+    workers: int = opt(0, "processes; 0 = one per core", unit="processes")
+    work_dir: str | None = opt(None, "local scratch space for a copy of the dataset; none = in --output (gs://: temporary)", unit="dir")
