@@ -171,7 +171,8 @@ def test_a_changed_directory_loses_our_own_configuration(tmp_path):
 
 def test_what_bert_always_has_is_added_and_taken_back(tmp_path):
     """A model without token types, or without a bias on the logits, becomes a BERT with zeros there, and comes back without."""
-    from tpu_tlm.config import replace
+    from dataclasses import replace
+
     from tpu_tlm.models.build import build_model
     from tpu_tlm.models.spec import ModelSpec
     from tpu_tlm.models.variables import named_variables

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from tpu_tlm.config import replace
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.layout import Arrays, Pair, heads, joined_heads, linear, norm, rows, same, transposed
 from tpu_tlm.models.spec import ModelSpec

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
 
-from tpu_tlm.config import replace
 from tpu_tlm.data import files
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.graph_tokenizers import GraphTokenizer
