@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
 
     saved = load_saved(config.model, config.step)
     dataset = open_dataset(config.data)
-    totals = evaluate_saved(saved, dataset, config.batch_size, config.eval_mask_rate, runtime.connect(devices))
+    totals = evaluate_saved(saved, dataset, config.batch_size, config.eval_mask_rate, runtime.connect(devices), config.objective)
     print(
         json.dumps(
             {

@@ -6,7 +6,18 @@ import sys
 import typing
 
 from tpu_tlm import options
-from tpu_tlm.config import DataConfig, MlmConfig, ModelConfig, OptimConfig, RunConfig, RuntimeConfig, TokenizerConfig
+from tpu_tlm.config import (
+    ContrastiveConfig,
+    DataConfig,
+    DenoisingConfig,
+    ElectraConfig,
+    MlmConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    RuntimeConfig,
+    TokenizerConfig,
+)
 from tpu_tlm.errors import run_command
 
 if typing.TYPE_CHECKING:
@@ -14,7 +25,18 @@ if typing.TYPE_CHECKING:
 
     from tpu_tlm.models.spec import ModelSpec
 
-CLASSES = (DataConfig, TokenizerConfig, ModelConfig, MlmConfig, OptimConfig, RunConfig, RuntimeConfig)
+CLASSES = (
+    DataConfig,
+    TokenizerConfig,
+    ModelConfig,
+    MlmConfig,
+    ContrastiveConfig,
+    DenoisingConfig,
+    ElectraConfig,
+    OptimConfig,
+    RunConfig,
+    RuntimeConfig,
+)
 
 
 def main(argv: list[str] | None = None) -> int:

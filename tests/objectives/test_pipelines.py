@@ -12,6 +12,7 @@ from tpu_tlm.data.dataset import open_dataset
 from tpu_tlm.data.stream import Stream
 from tpu_tlm.models.random import Key
 from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.objectives.base import ObjectiveOptions, Setting
 from tpu_tlm.objectives.make import make_objective
 
 BATCH, BATCHES, START = 8, 15, 40
@@ -26,7 +27,7 @@ def masked(dataset, hosts, mode):
     """Positions, corrupted inputs, masked places and labels of BATCHES global batches, put together from the hosts' rows."""
     tokenizer = dataset.load_tokenizer()
     spec = ModelSpec(ModelConfig(), len(tokenizer.tokens), dataset.nctx, tokenizer.pad_id)
-    objective = make_objective(spec, MlmConfig(mask_mode=mode), tokenizer)
+    objective = make_objective("mlm", Setting(spec, tokenizer, ObjectiveOptions(mlm=MlmConfig(mask_mode=mode))))
     corrupted = tf.function(lambda b: objective.masked(b, Key.of(11, b["position"]).fold("corruption"), True), autograph=False)
     stream = Stream(dataset, seed=3, batch_size=BATCH, window_shards=2)
     batches = []

@@ -2,16 +2,19 @@
 
 from tpu_tlm.config.commands import ConvertConfig, DoctorConfig, EvaluateConfig, PredictConfig
 from tpu_tlm.config.model import ModelConfig
-from tpu_tlm.config.objectives import MlmConfig
+from tpu_tlm.config.objectives import ContrastiveConfig, DenoisingConfig, ElectraConfig, MlmConfig
 from tpu_tlm.config.text import SUBWORDS, CorpusConfig, PreprocessConfig, TokenizerConfig, VocabConfig
 from tpu_tlm.config.training import DataConfig, OptimConfig, RunConfig, RuntimeConfig
 
 __all__ = [
     "SUBWORDS",
+    "ContrastiveConfig",
     "ConvertConfig",
     "CorpusConfig",
     "DataConfig",
+    "DenoisingConfig",
     "DoctorConfig",
+    "ElectraConfig",
     "EvaluateConfig",
     "MlmConfig",
     "ModelConfig",

@@ -16,6 +16,7 @@ class EvaluateConfig:
     batch_size: int = opt(64, "examples per step", unit="examples")
     eval_mask_rate: float = opt(0.15, "share of the maskable tokens to predict", unit="0..1")
     step: int | None = opt(None, "checkpoint to take; none = the newest good one", unit="step")
+    objective: str | None = opt(None, "measure by this objective; none = the one of the model's kind", unit="name")
 
 
 @dataclass(frozen=True)

@@ -18,3 +18,40 @@ class MlmConfig:
     mask_random_rate: float = opt(0.1, "of the chosen tokens, share replaced by a random token; the rest stay", unit="0..1")
     span_mean: float = opt(3.8, "mean length of a span", unit="words")
     span_max: int = opt(10, "longest span", unit="words")
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig:
+    """Dual encoder's loss."""
+
+    loss: str = opt(
+        "symmetric",
+        "contrastive: the right response among all; symmetric: and the right query; triplet: nearer than a wrong one by --margin; "
+        "all, all_mean: ConveRT's sum or mean with a scale that rises with the steps",
+        choices=("contrastive", "symmetric", "triplet", "all", "all_mean"),
+    )
+    margin: float = opt(0.2, "triplet: by how much the true pair must be nearer, in cosine", unit="0..2")
+    init_temp: float = opt(1.0, "logarithm of the scale of the similarities at the start", unit="number")
+    learn_temp: bool = opt(True, "the scale is learned")
+
+
+@dataclass(frozen=True)
+class DenoisingConfig:
+    """Encoder-decoder's corruption."""
+
+    denoise: str = opt(
+        "none",
+        "none: pairs (x is read, y is written); spans: T5's, sentinels stand for what is missing; "
+        "infilling: BART's, the whole text is written",
+        choices=("none", "spans", "infilling"),
+    )
+    noise_density: float = opt(0.15, "share of the tokens that are taken away", unit="0..1")
+    mean_span: float = opt(3.0, "mean length of a span that is taken away", unit="tokens")
+
+
+@dataclass(frozen=True)
+class ElectraConfig:
+    """ELECTRA: generator and weight of the discriminator."""
+
+    gen_fraction: float = opt(0.25, "width of the generator as a share of the discriminator's", unit="0..1")
+    disc_weight: float = opt(50.0, "weight of the discriminator's loss beside the generator's", unit="number")

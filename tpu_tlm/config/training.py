@@ -45,7 +45,13 @@ class RunConfig:
     """Run."""
 
     basedir: str = opt("", "run directory: the same command again continues it", required=True, unit="dir")
-    objective: str = opt("mlm", "what is learned; mlm: hidden tokens; clm: the next token", choices=("mlm", "clm"))
+    objective: str = opt(
+        "mlm",
+        "what is learned; mlm: hidden tokens; clm: the next token; dual-encoder: which texts belong together; seq2seq: "
+        "one text from another; electra: which tokens were replaced; discriminator: the same from given records; or your own, "
+        "path/to/file.py:Name",
+        unit="name",
+    )
     causal: bool = opt(False, "the same as --objective clm")
     steps: int | None = opt(None, "optimizer steps; none = from --epochs", unit="steps")
     epochs: float = opt(32.0, "passes over the training data, when --steps is not given", unit="epochs")

@@ -8,11 +8,12 @@ import os
 import posixpath
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from tpu_tlm.config import ModelConfig, replace
+from tpu_tlm.config import ModelConfig
 from tpu_tlm.data import files
 from tpu_tlm.data.tokenizers import Tokenizer, load_tokenizer
 from tpu_tlm.errors import TlmError, UsageError

@@ -44,7 +44,7 @@ class TransformerModel(keras.Model):
         if config.segment_mask and spec.eol_id is None:
             raise ValueError("--segment_mask: these examples have no end-of-line token to tell segments by (preprocess with --tok_on_eol)")
         self.config, self.vocab_size, self.nctx, self.pad_id, self.eol_id = config, spec.vocab_size, spec.nctx, spec.pad_id, spec.eol_id
-        self.embeddings = make_embeddings(config, spec.vocab_size, spec.nctx, name="embeddings", dtype=policy)
+        self.embeddings = make_embeddings(config, spec.vocab_size, max(spec.nctx, spec.nctx_y or 0), name="embeddings", dtype=policy)
         self.encoder = TransformerEncoderStack(config, spec.nctx, causal=self.causal, name="encoder", dtype=policy)
 
     def visible(self, features: Mapping[str, tf.Tensor], at: tf.Tensor | None = None) -> tf.Tensor | None:

@@ -17,14 +17,15 @@ def longest(spec: ModelSpec) -> int | None:
     config = spec.config
     if config.mlp:
         return spec.nctx
-    return (config.mxlen or spec.nctx) if config.embed_type.startswith("learned-positional") else None
+    return (config.mxlen or max(spec.nctx, spec.nctx_y or 0)) if config.embed_type.startswith("learned-positional") else None
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """A model's kind and sizes, and how its text is framed.
 
-    `kind`: one of `build.KINDS`; `nctx`: tokens of a training example; `pad_id`: the id that is not attended to; `prefix_id`, `suffix_id`:
+    `kind`: one of `build.KINDS`; `nctx`: tokens of a training example, `nctx_y`: of its
+    second text, where it has one; `pad_id`: the id that is not attended to; `prefix_id`, `suffix_id`:
     the tokens at the start and end of every training example; `eol_id`: the token after every line of text.
     """
 
@@ -36,6 +37,7 @@ class ModelSpec:
     prefix_id: int | None = None
     suffix_id: int | None = None
     eol_id: int | None = None
+    nctx_y: int | None = None
 
     def to_json(self) -> str:
         """JSON text; `from_json` reads it back."""

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import tensorflow as tf
 
+from tpu_tlm.config import ContrastiveConfig, DenoisingConfig, ElectraConfig, MlmConfig
+from tpu_tlm.models.flops import flops_per_example
 from tpu_tlm.models.random import Key
+from tpu_tlm.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from tpu_tlm.data.tokenizers import Tokenizer
 
 Batch = Mapping[str, tf.Tensor]
 
@@ -19,6 +25,23 @@ class Sums(NamedTuple):
     loss: tf.Tensor
     weight: tf.Tensor
     metrics: dict[str, tuple[tf.Tensor, tf.Tensor]]
+
+
+class ObjectiveOptions(NamedTuple):
+    """The options of all objectives; each reads its own."""
+
+    mlm: MlmConfig = MlmConfig()
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+    denoising: DenoisingConfig = DenoisingConfig()
+    electra: ElectraConfig = ElectraConfig()
+
+
+class Setting(NamedTuple):
+    """What an objective is made from: the model's spec, the tokenizer of the data, the options."""
+
+    spec: ModelSpec
+    tokenizer: Tokenizer
+    options: ObjectiveOptions = ObjectiveOptions()
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -45,10 +68,25 @@ class Objective(abc.ABC):
 
     Sums are added up over micro-batches, replicas and steps before anything is divided, so a result does not depend on how a batch was
     split.
+
+    `name`: what `--objective` calls it; `kind`: the kind of model that it trains (`models.build.KINDS`); `metrics`: names of its metrics;
+    `gathers`: its loss compares examples with those of other replicas, so it is called with `replicas=` (`objectives.replicas.Replicas`).
     """
 
-    name: str
-    metrics: tuple[str, ...]
+    name: ClassVar[str]
+    kind: ClassVar[str] = "mlm"
+    metrics: ClassVar[tuple[str, ...]]
+    gathers: ClassVar[bool] = False
+
+    @classmethod
+    def make(cls, setting: Setting) -> Objective:
+        """The objective for a model, a tokenizer and options; one without any of its own needs no `make`."""
+        return cls()
+
+    @classmethod
+    def adapt(cls, spec: ModelSpec, options: ObjectiveOptions, lengths: Mapping[str, int]) -> ModelSpec:
+        """The spec of the model to train, from that of a text model; `lengths`: tokens of each feature of the dataset."""
+        return spec
 
     @abc.abstractmethod
     def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> Sums:
@@ -60,3 +98,11 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def predictions(self, nctx: int) -> int:
         """How many positions of an example reach the output layer (for the count of floating-point operations)."""
+
+    def flops(self, spec: ModelSpec) -> float:
+        """Floating-point operations of one example's forward and backward pass (`models.flops`)."""
+        return flops_per_example(spec.config, spec.nctx, self.predictions(spec.nctx), spec.vocab_size)
+
+    def tokens(self, spec: ModelSpec) -> int:
+        """Tokens of text in one example."""
+        return spec.nctx + (spec.nctx_y or 0)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.random import Key
-from tpu_tlm.objectives.base import Batch, Objective, Sums, cross_entropy
+from tpu_tlm.objectives.base import Batch, Objective, Setting, Sums, cross_entropy
 
 
 class CausalLanguageModeling(Objective):
@@ -19,10 +19,15 @@ class CausalLanguageModeling(Objective):
     """
 
     name = "clm"
+    kind = "clm"
     metrics = ("accuracy",)
 
     def __init__(self, pad_id: int, segment_end: int | None = None) -> None:
         self.pad_id, self.segment_end = pad_id, segment_end
+
+    @classmethod
+    def make(cls, setting: Setting) -> CausalLanguageModeling:
+        return cls(setting.spec.pad_id, setting.spec.eol_id if setting.spec.config.segment_mask else None)
 
     def predictions(self, nctx: int) -> int:
         return nctx

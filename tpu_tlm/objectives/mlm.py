@@ -8,9 +8,10 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.config import MlmConfig
+from tpu_tlm.data.tokenizers import Tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.random import Key
-from tpu_tlm.objectives.base import Batch, Objective, Sums, cross_entropy
+from tpu_tlm.objectives.base import Batch, Objective, Setting, Sums, cross_entropy
 from tpu_tlm.objectives.masking import choose, static_count, units_of, word_starts
 
 # The masks of an evaluation are those of this seed, whatever the run's: figures of different runs compare.
@@ -25,6 +26,11 @@ class Specials:
     pad_id: int
     mask_id: int
     ids: tuple[int, ...]
+
+
+def specials_of(tokenizer: Tokenizer) -> Specials:
+    """A tokenizer's special ids, as masking must know them."""
+    return Specials(len(tokenizer.tokens), tokenizer.pad_id, tokenizer.mask_id, tuple(tokenizer.special_ids))
 
 
 def corrupt(x: tf.Tensor, positions: tf.Tensor, weights: tf.Tensor, specials: Specials, config: MlmConfig, key: Key) -> tf.Tensor:
@@ -59,6 +65,10 @@ class MaskedLanguageModeling(Objective):
 
     def __init__(self, config: MlmConfig, specials: Specials) -> None:
         self.config, self.specials = config, specials
+
+    @classmethod
+    def make(cls, setting: Setting) -> MaskedLanguageModeling:
+        return cls(setting.options.mlm, specials_of(setting.tokenizer))
 
     def predictions(self, nctx: int) -> int:
         return static_count(self.config.mask_rate, nctx)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import tensorflow as tf
 
-from tpu_tlm.config import DataConfig, MlmConfig, ModelConfig, OptimConfig, RunConfig, RuntimeConfig, TokenizerConfig
+from tpu_tlm.config import (
+    ContrastiveConfig,
+    DataConfig,
+    DenoisingConfig,
+    ElectraConfig,
+    MlmConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    RuntimeConfig,
+    TokenizerConfig,
+)
 from tpu_tlm.data.dataset import Dataset, check_same_tokenizer, open_dataset
 from tpu_tlm.data.tokenizers import Tokenizer, make_tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.build import build_model
 from tpu_tlm.models.spec import ModelSpec
-from tpu_tlm.objectives.make import make_objective
+from tpu_tlm.objectives.base import ObjectiveOptions, Setting
+from tpu_tlm.objectives.make import make_objective, objective_class
 from tpu_tlm.training.optimizers import make_optimizer
 from tpu_tlm.training.schedules import make_schedule
 from tpu_tlm.training.step import TrainStep
@@ -26,13 +38,21 @@ class Options:
     tokenizer: TokenizerConfig
     model: ModelConfig
     mlm: MlmConfig
+    contrastive: ContrastiveConfig
+    denoising: DenoisingConfig
+    electra: ElectraConfig
     optim: OptimConfig
     run: RunConfig
     runtime: RuntimeConfig
 
     def parts(self) -> tuple[object, ...]:
         """The instances in the order of the command line."""
-        return (self.data, self.tokenizer, self.model, self.mlm, self.optim, self.run, self.runtime)
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    @property
+    def objectives(self) -> ObjectiveOptions:
+        """The options of the objectives."""
+        return ObjectiveOptions(self.mlm, self.contrastive, self.denoising, self.electra)
 
 
 @dataclass(frozen=True)
@@ -89,16 +109,18 @@ def spec_of(options: Options, corpora: Corpora) -> ModelSpec:
         token = metadata.get(name)
         return tokenizer.sep_id if token == "<EOS>" else tokenizer.id_of(token) if token else None
 
-    return ModelSpec(
+    objective = objective_class(options.run.objective)
+    spec = ModelSpec(
         options.model,
         len(tokenizer.tokens),
         corpora.train.nctx,
         tokenizer.pad_id,
-        options.run.objective,
+        objective.kind,
         frame("prefix"),
         frame("suffix"),
         frame("tok_on_eol"),
     )
+    return objective.adapt(spec, options.objectives, corpora.train.lengths)
 
 
 def check_batch(options: Options, replicas: int) -> None:
@@ -126,7 +148,7 @@ def make_step(options: Options, corpora: Corpora, steps: int, precision: str) ->
     spec = spec_of(options, corpora)
     return TrainStep(
         build_model(spec, precision=precision, seed=run.seed),
-        make_objective(spec, options.mlm, corpora.tokenizer),
+        make_objective(run.objective, Setting(spec, corpora.tokenizer, options.objectives)),
         make_optimizer(options.optim),
         lambda index: tf.cast(schedule(index), tf.float32),
         options.optim.clip,

@@ -9,7 +9,8 @@ from tpu_tlm.data.dataset import Dataset, check_same_tokenizer
 from tpu_tlm.data.stream import failure, in_order
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.models.spec import longest
-from tpu_tlm.objectives.make import make_objective
+from tpu_tlm.objectives.base import ObjectiveOptions, Setting
+from tpu_tlm.objectives.make import make_objective, objective_of_kind
 from tpu_tlm.runtime import Devices
 from tpu_tlm.training.feeds import feed
 from tpu_tlm.training.loop import Loop, Totals
@@ -38,15 +39,19 @@ def input_error(dataset: Dataset, error: Exception) -> Exception:
     return error
 
 
-def evaluate_saved(saved: Saved, dataset: Dataset, batch_size: int, mask_rate: float, devices: Devices) -> Totals:
-    """Sums of a saved model over a dataset. Raises `UsageError` when the dataset was made with another tokenizer or is too long."""
+def evaluate_saved(saved: Saved, dataset: Dataset, batch_size: int, mask_rate: float, devices: Devices, asked: str | None = None) -> Totals:
+    """Sums of a saved model over a dataset, under the objective of its kind or the one `asked` for.
+
+    Raises `UsageError` when the dataset was made with another tokenizer or is too long.
+    """
     tokenizer = saved.tokenizer()
     check_same_tokenizer(dataset.tokenizer, tokenizer.description(), f"{dataset.directory} and {saved.source}")
     if dataset.nctx > (longest(saved.spec) or dataset.nctx):
         raise UsageError(f"{dataset.directory}: examples of {dataset.nctx} tokens are longer than the model's {longest(saved.spec)}")
     if batch_size % devices.replicas:
         raise UsageError(f"--batch_size {batch_size}: must be a multiple of the {devices.replicas} replicas")
-    objective = make_objective(saved.spec, MlmConfig(eval_mask_rate=mask_rate), tokenizer)
+    setting = Setting(saved.spec, tokenizer, ObjectiveOptions(mlm=MlmConfig(eval_mask_rate=mask_rate)))
+    objective = make_objective(asked or objective_of_kind(saved.spec.kind), setting)
     # Evaluation uses the same step as training; its optimizer has no slots and is never asked.
     step = TrainStep(saved.model(), objective, make_optimizer(OptimConfig(optim="sgd", beta1=0.0)), lambda index: index, 0.0, 0)
     loop = Loop(step, TrainState(step, devices.strategy), xla=devices.xla, on_tpu=devices.kind == "tpu")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tpu_tlm.objectives.base import Batch, Sums
+from tpu_tlm.objectives.replicas import Replicas
 from tpu_tlm.training.state import TrainState
 from tpu_tlm.training.step import StepResult, TrainStep
 
@@ -69,9 +70,11 @@ class Loop:
             self._train = _compiled(self._steps_of, inner)
             self._evaluate = _compiled(self._evaluate_one, inner)
         else:
-            self._gradients = _compiled(step.gradients, inner) if inner else step.gradients
             self._update = _compiled(step.update, inner) if inner else step.update
-            self._sums = _compiled(self._evaluation_sums, inner) if inner else self._evaluation_sums
+            # An objective that gathers meets the other replicas inside: no program of one device.
+            whole = inner and not step.objective.gathers
+            self._gradients = _compiled(step.gradients, True) if whole else self._meeting_gradients
+            self._sums = _compiled(self._evaluation_sums, True) if whole else self._meeting_sums
             self._train = lambda batch: self._on_replicas(self._train_replica, batch)
             self._evaluate = lambda batch: self._on_replicas(self._evaluate_replica, batch)
         # Traced with the number of steps as a tensor: another number is no new program.
@@ -100,6 +103,16 @@ class Loop:
         reduced = self._all_reduce([*grads, *tf.nest.flatten(sums)])
         grads, sums = reduced[: len(grads)], tf.nest.pack_sequence_as(sums, reduced[len(grads) :])
         return self._outcome(self._update(values, slots, grads, sums, index), index)
+
+    def _replicas(self) -> Replicas:
+        context = tf.distribute.get_replica_context()
+        return Replicas(context.num_replicas_in_sync, context.replica_id_in_sync_group, self._all_reduce)
+
+    def _meeting_gradients(self, values: list[tf.Tensor], batch: Batch) -> tuple[list[tf.Tensor], Sums]:
+        return self.step.gradients(values, batch, self._replicas())
+
+    def _meeting_sums(self, values: list[tf.Tensor], batch: Batch) -> Sums:
+        return self.step.sums(values, batch, training=False, replicas=self._replicas())
 
     @staticmethod
     def _all_reduce(tensors: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -25,7 +25,6 @@ from tpu_tlm.training.assemble import Options
 from tpu_tlm.training.checkpoints import Checkpoints
 from tpu_tlm.training.evaluation import evaluate, input_error
 from tpu_tlm.training.feeds import feed
-from tpu_tlm.training.flops import flops_per_example
 from tpu_tlm.training.loop import Loop, Totals
 from tpu_tlm.training.metrics import Metrics
 from tpu_tlm.training.peaks import peak_flops
@@ -157,11 +156,14 @@ class Run:
         return min(stops)
 
     def _progress(self) -> Progress:
-        nctx, batch = self.spec.nctx, self.options.data.batch_size
-        per_example = flops_per_example(self.spec.config, nctx, self.step.objective.predictions(nctx), self.spec.vocab_size)
+        batch, objective = self.options.data.batch_size, self.step.objective
+        per_example = objective.flops(self.spec)
         peak = peak_flops(self.devices.name, self.precision)
         return Progress(
-            self.total, tokens=nctx * batch, flops=per_example * batch, peak=peak * self.devices.replicas if peak is not None else None
+            self.total,
+            tokens=objective.tokens(self.spec) * batch,
+            flops=per_example * batch,
+            peak=peak * self.devices.replicas if peak is not None else None,
         )
 
     def train(self) -> Outcome:

@@ -12,9 +12,9 @@ import tensorflow as tf
 from tpu_tlm.models.random import Key
 from tpu_tlm.models.variables import named_variables
 from tpu_tlm.objectives.base import Batch, Objective, Sums
+from tpu_tlm.objectives.replicas import ALONE, Replicas
 from tpu_tlm.training.optimizers import Optimizer, clip_by_global_norm, decays
 
-AllReduce = Callable[[list[tf.Tensor]], list[tf.Tensor]]
 Schedule = Callable[[tf.Tensor], tf.Tensor]
 
 
@@ -25,10 +25,6 @@ class StepResult(NamedTuple):
     slots: list[tuple[tf.Tensor, ...]]
     sums: Sums
     norm: tf.Tensor
-
-
-def _alone(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    return tensors
 
 
 @dataclass(frozen=True)
@@ -53,31 +49,40 @@ class TrainStep:
         """Paths of the values, in their order."""
         return list(named_variables(self.model))
 
-    def sums(self, values: Sequence[tf.Tensor], batch: Batch, *, training: bool) -> Sums:
+    def sums(self, values: Sequence[tf.Tensor], batch: Batch, *, training: bool, replicas: Replicas = ALONE) -> Sums:
         """The objective's sums on a batch with the model's variables replaced by `values`."""
         mapping = list(zip(named_variables(self.model).values(), values, strict=True))
+        others = {"replicas": replicas} if self.objective.gathers else {}
         with keras.StatelessScope(state_mapping=mapping):
-            return self.objective(self.model, batch, Key.of(self.seed, batch["position"]), training=training)
+            return self.objective(self.model, batch, Key.of(self.seed, batch["position"]), training=training, **others)
 
-    def _micro_gradients(self, values: Sequence[tf.Tensor], batch: Batch) -> tuple[list[tf.Tensor], Sums]:
+    def _micro_gradients(self, values: Sequence[tf.Tensor], batch: Batch, replicas: Replicas) -> tuple[list[tf.Tensor], Sums]:
         with tf.GradientTape() as tape:
             tape.watch(values)
-            sums = self.sums(values, batch, training=True)
+            sums = self.sums(values, batch, training=True, replicas=replicas)
         grads = tape.gradient(sums.loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in grads], sums
 
-    def gradients(self, values: Sequence[tf.Tensor], batch: Batch) -> tuple[list[tf.Tensor], Sums]:
+    def gradients(self, values: Sequence[tf.Tensor], batch: Batch, replicas: Replicas = ALONE) -> tuple[list[tf.Tensor], Sums]:
         """Gradients of the loss sum, and the sums, of this replica's rows; micro-batches run one after another inside the program."""
         if self.grad_accum == 1:
-            return self._micro_gradients(values, batch)
+            return self._micro_gradients(values, batch, replicas)
         micro = {k: tf.reshape(v, (self.grad_accum, v.shape[0] // self.grad_accum, *v.shape[1:])) for k, v in batch.items()}
-        first = self._micro_gradients(values, {k: v[0] for k, v in micro.items()})
+        first = self._micro_gradients(values, {k: v[0] for k, v in micro.items()}, replicas)
 
-        def body(i: tf.Tensor, total: tuple[list[tf.Tensor], Sums]) -> tuple[tf.Tensor, tuple[list[tf.Tensor], Sums]]:
-            more = self._micro_gradients(values, {k: v[i] for k, v in micro.items()})
-            return i + 1, tf.nest.map_structure(tf.add, total, more)
+        def after(i: Any, total: tuple[list[tf.Tensor], Sums]) -> tuple[list[tf.Tensor], Sums]:
+            more = self._micro_gradients(values, {k: v[i] for k, v in micro.items()}, replicas)
+            return tf.nest.map_structure(tf.add, total, more)  # type: ignore[no-any-return]
 
-        _, total = tf.while_loop(lambda i, _: i < self.grad_accum, body, (tf.constant(1), first), maximum_iterations=self.grad_accum)
+        if replicas.count > 1 and self.objective.gathers:
+            # Replicas meet in the middle of the forward pass, which a strategy allows in no loop.
+            for i in range(1, self.grad_accum):
+                first = after(i, first)
+            return first
+        loop = (tf.constant(1), first)
+        _, total = tf.while_loop(
+            lambda i, _: i < self.grad_accum, lambda i, total: (i + 1, after(i, total)), loop, maximum_iterations=self.grad_accum
+        )
         return total
 
     def update(
@@ -104,11 +109,11 @@ class TrainStep:
         slots: Sequence[tuple[tf.Tensor, ...]],
         batch: Batch,
         index: tf.Tensor,
-        all_reduce: AllReduce = _alone,
+        replicas: Replicas = ALONE,
     ) -> StepResult:
-        """The whole step. `all_reduce` sums a list of tensors over the replicas."""
-        grads, sums = self.gradients(values, batch)
-        reduced = all_reduce([*grads, *tf.nest.flatten(sums)])
+        """The whole step of one replica."""
+        grads, sums = self.gradients(values, batch, replicas)
+        reduced = replicas.all_reduce([*grads, *tf.nest.flatten(sums)])
         grads, sums = reduced[: len(grads)], tf.nest.pack_sequence_as(sums, reduced[len(grads) :])
         return self.update(values, slots, grads, sums, index)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tpu_tlm.config import ModelConfig
-from tpu_tlm.training.flops import flops_per_example
+from tpu_tlm.models.flops import flops_per_example
 from tpu_tlm.training.peaks import device_name, peak_flops
 
 BERT_BASE = ModelConfig(d_model=768, d_ff=3072, num_heads=12, num_layers=12, rpr_k=[0])
