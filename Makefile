@@ -1,19 +1,26 @@
-# make env | test | fast | lint | demo | bench | doctor | constraints | clean.   PYTHON=python3.12 make env chooses the interpreter.
+# make env | plan-env | test | fast | lint | demo | bench | doctor | constraints | clean.   PYTHON=python3.12 make env chooses the interpreter.
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+PLAN_VENV ?= .venv-plan
 
-export VENV
+export VENV PLAN_VENV
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Without bytecode on disk every process that imports TensorFlow needs some seconds more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: env test fast lint format demo bench doctor constraints clean
+.PHONY: env plan-env test fast lint format demo bench doctor constraints clean
 
 env: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt scripts/setup.sh
 	bash scripts/setup.sh
+
+# The TPU compiler for `python -m tpu_tlm.plan`: 3 GB in an environment of its own.
+plan-env: $(PLAN_VENV)/.stamp
+
+$(PLAN_VENV)/.stamp: pyproject.toml constraints.txt scripts/plan_env.sh
+	bash scripts/plan_env.sh
 
 # Everything that must hold before a change lands.
 test: lint
@@ -47,4 +54,4 @@ constraints: env
 	bash scripts/constraints.sh
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(PLAN_VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

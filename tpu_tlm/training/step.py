@@ -98,9 +98,11 @@ class TrainStep:
         A batch with no target (weight 0) has zero gradients, not NaN.
         """
         scale = 1.0 / tf.maximum(sums.weight, 1.0)
-        clipped, norm = clip_by_global_norm([g * scale for g in grads], self.clip)
+        with tf.name_scope("clip"):
+            clipped, norm = clip_by_global_norm([g * scale for g in grads], self.clip)
         mask = [decays(path, v.shape) for path, v in zip(self.paths, values, strict=True)]
-        new_values, new_slots = self.optimizer.apply(values, clipped, slots, lr=self.schedule(index), step=index, decay_mask=mask)
+        with tf.name_scope("optimizer"):
+            new_values, new_slots = self.optimizer.apply(values, clipped, slots, lr=self.schedule(index), step=index, decay_mask=mask)
         return StepResult(new_values, new_slots, sums, norm)
 
     def __call__(

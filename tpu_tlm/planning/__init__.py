@@ -1,0 +1,1 @@
+"""The TPU compiler without a TPU: a training step lowered by TensorFlow, compiled by libtpu, and read."""

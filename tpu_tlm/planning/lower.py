@@ -1,0 +1,98 @@
+"""A training step and its shapes -> the program that TensorFlow would hand to a TPU's compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from tpu_tlm.errors import TlmError
+from tpu_tlm.models.variables import named_variables
+from tpu_tlm.objectives.replicas import ALONE, Replicas
+from tpu_tlm.training.step import TrainStep
+
+# Operations that run Python or print on the host; a TPU program cannot hold them.
+HOST_OPS = {"PyFunc", "EagerPyFunc", "PyFuncStateless", "Print", "PrintV2", "AsString", "StringFormat", "HostComputeMlir", "XlaHostCompute"}
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A program as a serialized `HloModuleProto`, its donations (argument number -> output number), and how many replicas sum in it."""
+
+    hlo: bytes
+    donated: Mapping[int, int]
+    replicas: int
+
+
+def replica_of(count: int) -> Replicas:
+    """One of `count` replicas, from inside: what `TPUStrategy` puts into its program for an all-reduce and for its number."""
+    if count == 1:
+        return ALONE
+    group = [list(range(count))]
+
+    def all_reduce(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+        return [tf.raw_ops.CrossReplicaSum(input=t, group_assignment=group) for t in tensors]
+
+    return Replicas(count, tf.raw_ops.XlaReplicaId(), all_reduce)
+
+
+def state_specs(step: TrainStep) -> tuple[list[tf.TensorSpec], list[tuple[tf.TensorSpec, ...]]]:
+    """Shapes of the values and of the optimizer's slots, as `TrainState` makes them."""
+    shapes = [tuple(v.shape) for v in named_variables(step.model).values()]
+    slots = [tuple(tf.TensorSpec(s, tf.float32) for s in step.optimizer.slots_of(shape).values()) for shape in shapes]
+    return [tf.TensorSpec(shape, tf.float32) for shape in shapes], slots
+
+
+def trace(step: TrainStep, batch: Mapping[str, tf.TensorSpec], replicas: int = 1) -> tuple[Any, list[tf.TensorSpec], Any]:
+    """The step as a `tf.function` of tensors one after another, their shapes, and its traced program (`batch`: one replica's rows)."""
+    nest = (*state_specs(step), dict(batch), tf.TensorSpec([], tf.int64))
+    flat = tf.nest.flatten(nest)
+
+    def train_step(*tensors: tf.Tensor) -> Any:
+        return tf.nest.flatten(step(*tf.nest.pack_sequence_as(nest, tensors), replicas=replica_of(replicas)))
+
+    function = tf.function(train_step, jit_compile=True, autograph=False)
+    return function, flat, function.get_concrete_function(*flat)
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    yield graph
+    for function in graph._functions.values():
+        if hasattr(function, "graph"):
+            yield function.graph
+
+
+def faults(traced: Any) -> list[str]:
+    """What in a traced program a TPU cannot take: "NAME: a dynamic dimension (?, 8)", a string, a call to the host."""
+    found = []
+    for graph in _graphs(traced.graph):
+        # TensorFlow puts placeholders of unknown shape for values that the condition of a loop does not use.
+        for op in (op for op in graph.get_operations() if "redundant_placeholder" not in op.name):
+            if op.type in HOST_OPS:
+                found.append(f"{op.name}: {op.type} runs on the host")
+            for tensor in op.outputs:
+                if tensor.dtype == tf.string:
+                    found.append(f"{op.name}: {op.type} makes a string")
+                elif tensor.dtype not in (tf.variant, tf.resource) and not tensor.shape.is_fully_defined():
+                    found.append(f"{op.name}: {op.type} has a dynamic dimension {tensor.shape}")
+    return found
+
+
+def lower(step: TrainStep, batch: Mapping[str, tf.TensorSpec], replicas: int = 1) -> Lowered:
+    """Lower one replica's step with TensorFlow's TPU kernels; values and slots are donated, as a training loop does.
+
+    `batch`: shapes of one replica's rows. Needs the environment of `planning.environment`. Raises `TlmError` naming the operations that
+    a TPU cannot run.
+    """
+    function, flat, traced = trace(step, batch, replicas)
+    if found := faults(traced):
+        raise TlmError(f"this step cannot run on a TPU: {'; '.join(found[:3])}" + (f" and {len(found) - 3} more" if len(found) > 3 else ""))
+    try:
+        hlo = function.experimental_get_compiler_ir(*flat)(stage="hlo_serialized", platform_name="TPU")
+    except (tf.errors.OpError, ValueError) as error:
+        raise TlmError(f"TensorFlow cannot lower this step for a TPU: {str(error).splitlines()[0]}") from None
+    state = len(tf.nest.flatten(state_specs(step)))
+    # Results begin with the values and slots, in the order of the arguments.
+    return Lowered(hlo, {i: i for i in range(state)}, replicas)

@@ -1,0 +1,74 @@
+"""Data that need not exist: a dataset and a tokenizer of given sizes, and the shapes of their batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NoReturn
+
+import tensorflow as tf
+
+from tpu_tlm.data.dataset import Dataset
+from tpu_tlm.data.tokenizers import Encoded, Tokenizer
+from tpu_tlm.errors import UsageError
+from tpu_tlm.training.assemble import Corpora
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+FORMAT = 1
+
+
+class Placeholder(Tokenizer):
+    """A vocabulary of a given size that splits nothing: five special tokens as BERT's, and numbers."""
+
+    kind = "placeholder"
+
+    def __init__(self, size: int) -> None:
+        if size <= len(SPECIALS):
+            raise UsageError(f"--vocab_size {size}: must be more than the {len(SPECIALS)} special tokens")
+        super().__init__([*SPECIALS, *(f"t{i}" for i in range(len(SPECIALS), size))], True, {}, ())
+        self.pad_id, self.unk_id, self.special_ids = 0, 1, tuple(range(len(SPECIALS)))
+
+    @property
+    def cls_id(self) -> int:
+        """2."""
+        return 2
+
+    @property
+    def sep_id(self) -> int:
+        """3."""
+        return 3
+
+    @property
+    def mask_id(self) -> int:
+        """4."""
+        return 4
+
+    def _none(self) -> NoReturn:
+        raise UsageError("this vocabulary only has a size: it splits no text")
+
+    def encode_lines(self, lines: Sequence[bytes]) -> Encoded:
+        """Raises `UsageError`, as the two below."""
+        self._none()
+
+    def encode(self, text: str) -> list[int]:
+        """Raises `UsageError`."""
+        self._none()
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Raises `UsageError`."""
+        self._none()
+
+
+def stand_in(vocab_size: int, lengths: Mapping[str, int]) -> Corpora:
+    """A dataset of format 1 with these tokens per feature ("x", for pairs "y") and a tokenizer, both without content."""
+    tokenizer = Placeholder(vocab_size)
+    metadata = {"prefix": "[CLS]", "suffix": "[SEP]"}
+    train = Dataset("", 0, lengths["x"], FORMAT, (), tokenizer.description(), metadata, dict(lengths))
+    return Corpora(train, None, tokenizer)
+
+
+def batch_specs(dataset: Dataset, rows: int) -> dict[str, tf.TensorSpec]:
+    """Shapes of a batch of so many rows, as `data.stream.Stream` makes them."""
+    specs = {name: tf.TensorSpec((rows, length), tf.int32) for name, length in dataset.lengths.items()}
+    if dataset.format == FORMAT:
+        specs["w"] = tf.TensorSpec((rows, -(-dataset.nctx // 8)), tf.uint8)
+    return {**specs, "position": tf.TensorSpec((rows,), tf.int64)}
