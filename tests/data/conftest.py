@@ -48,7 +48,7 @@ def make_dataset(tmp_path: Path) -> Callable[..., Dataset]:
 def make_mead_dataset(tmp_path: Path) -> Callable[..., Dataset]:
     """The same as MEAD writes it: int64 `x` and `y`, a plain md.yml."""
 
-    def make(sizes: Sequence[int], nctx: int = 8, with_y: bool = True, name: str = "mead") -> Dataset:
+    def make(sizes: Sequence[int], nctx: int = 8, with_y: bool = True, name: str = "mead", nctx_y: int | None = None) -> Dataset:
         import tensorflow as tf
 
         directory = tmp_path / name
@@ -58,7 +58,7 @@ def make_mead_dataset(tmp_path: Path) -> Callable[..., Dataset]:
             with tf.io.TFRecordWriter(str(directory / f"rec-{index}.tfrecord")) as writer:
                 for _ in range(size):
                     x = [number, *(int(i) for i in _example(number, nctx, 60000)[1:])]
-                    values = {"x": x, **({"y": [i * 2 for i in x]} if with_y else {})}
+                    values = {"x": x, **({"y": [i * 2 for i in x[:nctx_y]]} if with_y else {})}
                     feature = {k: tf.train.Feature(int64_list=tf.train.Int64List(value=v)) for k, v in values.items()}
                     writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
                     number += 1

@@ -37,7 +37,7 @@ class Dataset:
     def layout(self) -> Layout:
         """The bytes of a record (format 1 only)."""
         assert self.format == FORMAT and self.tokenizer is not None
-        return token_layout(self.nctx, int(self.tokenizer["vocab_size"]))
+        return token_layout(self.nctx, int(self.tokenizer["vocab_size"]), self.lengths.get("y"))
 
     @property
     def piece_samples(self) -> int:
@@ -93,13 +93,14 @@ def open_dataset(directory: str) -> Dataset:
             for s in metadata["shards"]
         )
         nctx, tokenizer, piece = int(metadata["nctx"]), dict(metadata["tokenizer"]), int(metadata["piece_samples"])
-        layout = token_layout(nctx, int(tokenizer["vocab_size"]))
+        lengths = {"x": nctx} | ({"y": int(metadata["nctx_y"])} if "nctx_y" in metadata else {})
+        layout = token_layout(nctx, int(tokenizer["vocab_size"]), lengths.get("y"))
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{where}: is damaged ({type(error).__name__}: {error}): {_AGAIN}") from None
     whole = piece > 0 and metadata.get("record_bytes") == layout.record_bytes and sum(shard.samples for shard in shards) == samples
     if not whole or any(s.samples * layout.record_bytes != s.bytes or -(-s.samples // piece) != len(s.sums) for s in shards):
         raise UsageError(f"{where}: its table of shards does not add up: {_AGAIN}")
-    dataset = Dataset(directory, samples, nctx, FORMAT, shards, tokenizer, metadata, {"x": nctx})
+    dataset = Dataset(directory, samples, nctx, FORMAT, shards, tokenizer, metadata, lengths)
     _check_sizes(dataset)
     return dataset
 

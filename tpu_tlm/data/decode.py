@@ -14,19 +14,21 @@ from tpu_tlm.data.sums import column_weights, row_weights
 Features = dict[str, Any]
 
 
-def decoder(layout: Layout, nctx: int) -> Callable[[Any], Features]:
-    """A function from records, uint8 [n, record_bytes], to {"x": int32 [n, nctx], "w": uint8 [n, ceil(nctx / 8)]}.
+def decoder(layout: Layout, lengths: Mapping[str, int]) -> Callable[[Any], Features]:
+    """A function from records, uint8 [n, record_bytes], to {"x": int32 [n, nctx], "w": uint8 [n, ceil(nctx / 8)]}, of pairs also "y".
 
     All records have the layout's bytes but for their payload (which their checksum proves), so decoding is taking columns.
     """
     sizes = {feature.name: feature.size for feature in layout.features}
     offsets = layout.offsets
-    wide = sizes["x"] // nctx  # bytes of a token id
+    wide = sizes["x"] // lengths["x"]  # bytes of a token id
 
     def decode(records: Any) -> Features:
         raw = {name: records[:, offsets[name] : offsets[name] + size] for name, size in sizes.items()}
-        ids = tf.bitcast(tf.reshape(raw["x"], [-1, nctx, wide]), tf.uint16 if wide == 2 else tf.int32)
-        return {"x": tf.cast(ids, tf.int32), "w": raw["w"]}
+        for name, length in lengths.items():
+            ids = tf.bitcast(tf.reshape(raw[name], [-1, length, wide]), tf.uint16 if wide == 2 else tf.int32)
+            raw[name] = tf.cast(ids, tf.int32)
+        return raw
 
     return decode
 

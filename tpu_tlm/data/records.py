@@ -90,15 +90,21 @@ def token_dtype(vocab_size: int) -> str:
     return "<u2" if vocab_size <= 65536 else "<u4"
 
 
-def token_layout(nctx: int, vocab_size: int) -> Layout:
-    """Format 1: `x` = nctx token ids, `w` = a bit per token, set where a word begins."""
-    return Layout((Feature("w", -(-nctx // 8)), Feature("x", nctx * np.dtype(token_dtype(vocab_size)).itemsize)))
+def token_layout(nctx: int, vocab_size: int, nctx_y: int | None = None) -> Layout:
+    """Format 1: `x` = nctx token ids, `w` = a bit per token of `x`, set where a word begins; pairs add `y` = nctx_y token ids."""
+    wide = np.dtype(token_dtype(vocab_size)).itemsize
+    pair = () if nctx_y is None else (Feature("y", nctx_y * wide),)
+    return Layout((Feature("w", -(-nctx // 8)), Feature("x", nctx * wide), *pair))
 
 
-def token_payload(ids: NDArray[np.integer], word_start: NDArray[np.bool_], vocab_size: int) -> NDArray[np.uint8]:
-    """Payloads of format 1: ids [n, nctx] and bool [n, nctx] -> uint8 [n, payload_bytes]."""
-    tokens = np.ascontiguousarray(ids, dtype=token_dtype(vocab_size)).view(np.uint8)
-    return np.concatenate([np.packbits(word_start, axis=1, bitorder="little"), tokens], axis=1)
+def token_payload(
+    ids: NDArray[np.integer], word_start: NDArray[np.bool_], vocab_size: int, y: NDArray[np.integer] | None = None
+) -> NDArray[np.uint8]:
+    """Payloads of format 1: ids [n, nctx], bool [n, nctx], of pairs also ids [n, nctx_y] -> uint8 [n, payload_bytes]."""
+    parts = [np.packbits(word_start, axis=1, bitorder="little")]
+    for tokens in (ids,) if y is None else (ids, y):
+        parts.append(np.ascontiguousarray(tokens, dtype=token_dtype(vocab_size)).view(np.uint8))
+    return np.concatenate(parts, axis=1)
 
 
 def _as_bytes(values: NDArray[np.uint32]) -> NDArray[np.uint8]:

@@ -43,8 +43,9 @@ class Stream:
         """The batches from position `start` on, without end; batch b holds positions start + b * batch_size and following.
 
         Position p is example p % N of epoch p // N in that epoch's order. Elements: {"x": int32 [rows, nctx], "w": uint8
-        [rows, ceil(nctx / 8)], "position": int64 [rows]}, rows = batch_size / hosts: this host's share of the batch. MEAD's records
-        give "y" in place of "w" where they have it. Iterating raises an error of TensorFlow for damaged data: see `failure`.
+        [rows, ceil(nctx / 8)], "position": int64 [rows]}, rows = batch_size / hosts: this host's share of the batch; pairs add "y":
+        int32 [rows, nctx_y]. MEAD's records give "y" in place of "w" where they have it. Iterating raises an error of TensorFlow for
+        damaged data: see `failure`.
         """
         return _batches(self._plan, start, self.batch_size, hosts, host, self._readers)
 
@@ -154,7 +155,7 @@ def _batches(plan: _Plan, start: int, batch_size: int, hosts: int, host: int, re
         raise UsageError(f"--batch_size {batch_size} cannot be divided among {hosts} hosts: take a multiple of {hosts}")
     dataset, rows = plan.dataset, batch_size // hosts
     block = max(1, _BLOCK_ROWS // rows) * rows
-    decode = decoder(dataset.layout, dataset.nctx) if dataset.format == FORMAT else mead_decoder(dataset.lengths)
+    decode = decoder(dataset.layout, dataset.lengths) if dataset.format == FORMAT else mead_decoder(dataset.lengths)
 
     @tf.autograph.experimental.do_not_convert
     def load(number: Any) -> tuple[Any, Any, Any]:

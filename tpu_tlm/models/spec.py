@@ -26,7 +26,8 @@ class ModelSpec:
 
     `kind`: one of `build.KINDS`; `nctx`: tokens of a training example, `nctx_y`: of its
     second text, where it has one; `pad_id`: the id that is not attended to; `prefix_id`, `suffix_id`:
-    the tokens at the start and end of every training example; `eol_id`: the token after every line of text.
+    the tokens at the start and end of every training example, `y_prefix_id`, `y_suffix_id`: of its second text; `eol_id`: the token
+    after every line of text; `turn_id`: the token between the turns of a conversation.
     """
 
     config: ModelConfig
@@ -38,6 +39,9 @@ class ModelSpec:
     suffix_id: int | None = None
     eol_id: int | None = None
     nctx_y: int | None = None
+    y_prefix_id: int | None = None
+    y_suffix_id: int | None = None
+    turn_id: int | None = None
 
     def to_json(self) -> str:
         """JSON text; `from_json` reads it back."""

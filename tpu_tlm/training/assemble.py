@@ -80,8 +80,9 @@ def open_corpora(options: Options) -> Corpora:
     check_same_tokenizer(train.tokenizer, description, f"--train_dir {data.train_dir} and the tokenizer of this run")
     if valid is not None:
         check_same_tokenizer(valid.tokenizer, description, f"--valid_dir {data.valid_dir} and --train_dir {data.train_dir}")
-        if valid.nctx != train.nctx:
-            raise UsageError(f"--valid_dir {data.valid_dir}: has examples of {valid.nctx} tokens, --train_dir {train.nctx}")
+        if any(valid.lengths[name] != train.lengths[name] for name in valid.lengths.keys() & train.lengths.keys()):
+            ours, theirs = (" and ".join(f"{n} ({name})" for name, n in d.lengths.items()) for d in (valid, train))
+            raise UsageError(f"--valid_dir {data.valid_dir}: has examples of {ours} tokens, --train_dir {theirs}")
     if data.verify_data:
         for dataset in (train, valid):
             if dataset is not None:
@@ -119,6 +120,9 @@ def spec_of(options: Options, corpora: Corpora) -> ModelSpec:
         frame("prefix"),
         frame("suffix"),
         frame("tok_on_eol"),
+        y_prefix_id=frame("y_prefix"),
+        y_suffix_id=frame("y_suffix"),
+        turn_id=frame("turn_sep"),
     )
     return objective.adapt(spec, options.objectives, corpora.train.lengths)
 
