@@ -54,6 +54,8 @@ class PredictConfig:
     temperature: float = opt(1.0, "generate: logits are divided by this; 0 takes the most probable token", unit="number")
     top_p: float = opt(1.0, "generate: draw from the fewest tokens that have this probability together", unit="0..1")
     max_tokens: int = opt(64, "generate: tokens to write at most", unit="tokens")
+    beam: int = opt(0, "generate: write the most probable text that a beam of this many finds; 0 = draw the tokens", unit="texts")
+    length_penalty: float = opt(0.6, "--beam: texts compare by log-probability / ((5 + tokens) / 6) ** this", unit="number")
     seed: int = opt(0, "generate: of the draws", unit="integer")
     step: int | None = opt(None, "checkpoint of the run to take; none = the newest good one", unit="step")
     tokenizer: str | None = opt(None, "tokenizer directory; none = the one beside the model", unit="dir")

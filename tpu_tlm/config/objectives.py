@@ -45,8 +45,14 @@ class DenoisingConfig:
         "infilling: BART's, the whole text is written",
         choices=("none", "spans", "infilling"),
     )
-    noise_density: float = opt(0.15, "share of the tokens that are taken away", unit="0..1")
+    noise_density: float | None = opt(None, "share of the tokens that are taken away; none = spans 0.15, infilling 0.3", unit="0..1")
     mean_span: float = opt(3.0, "mean length of a span that is taken away", unit="tokens")
+    sentinels: int | None = opt(
+        None,
+        "ids added behind the vocabulary: one that begins and ends a denoised text, and one for every span of an example; none = as "
+        "many as are needed (pairs: 0; give the number of the model that --init_from starts from)",
+        unit="ids",
+    )
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,9 @@ class Saved:
             tokenizer = load_tokenizer(where)
         if self.fingerprint and tokenizer.fingerprint() != self.fingerprint:
             raise UsageError(f"{where}: is not the tokenizer that {self.source} was trained with")
-        if len(tokenizer.tokens) != self.spec.vocab_size:
-            raise UsageError(f"{where}: has {len(tokenizer.tokens)} tokens, {self.source} was trained with {self.spec.vocab_size}")
+        expected = self.spec.vocab_size - self.spec.sentinels
+        if len(tokenizer.tokens) != expected:
+            raise UsageError(f"{where}: has {len(tokenizer.tokens)} tokens, {self.source} was trained with {expected}")
         return tokenizer
 
     def checked(self) -> Saved:

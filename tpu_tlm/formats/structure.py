@@ -31,7 +31,9 @@ def structure(spec: ModelSpec) -> dict[str, Any]:
     values["d_k"] = config.d_k or config.d_model // config.num_heads
     values["dsz"] = config.dsz or config.d_model
     values["rpr_k"] = [config.rpr_k_of(i) for i in range(config.num_layers)]
-    values["mxlen"] = config.mxlen or spec.nctx
+    values["mxlen"] = config.mxlen or max(spec.nctx, spec.nctx_y or 0)
+    if spec.kind == "seq2seq":
+        values["num_decoder_layers"] = config.num_decoder_layers or config.num_layers
     idle: list[str] = []
     if not config.embed_type.startswith("learned-positional"):
         idle.append("mxlen")

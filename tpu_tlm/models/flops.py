@@ -11,15 +11,45 @@ def _gated_mlp(model: ModelConfig, nctx: int) -> float:
     return model.d_model * model.d_ff + nctx * model.d_ff / 2 + model.d_ff / 2 * model.d_model
 
 
-def _attention(model: ModelConfig, nctx: int, layer: int) -> float:
-    d, k = model.d_model, model.d_k or model.d_model // model.num_heads
-    width = model.num_heads * k
-    values = d if model.single_head else width
+def _widths(model: ModelConfig) -> tuple[int, int]:
+    """Columns of all queries (or keys) and of all values of a layer."""
+    width = model.num_heads * (model.d_k or model.d_model // model.num_heads)
+    return width, model.d_model if model.single_head else width
+
+
+def _mixing(model: ModelConfig, keys: int, layer: int) -> float:
+    """Scores and mixing of one query over `keys` places, relative positions included."""
+    width, values = _widths(model)
     reach = model.rpr_k_of(layer) if model.ra_type == "shaw" else 0
     rows = 2 * reach + 1 if reach else 0
-    relative = rows * (width + (values if model.rpr_value_on else 0))
-    projections = d * (2 * width + values) + (0 if model.single_head else width * d)
-    return projections + nctx * (width + values) + relative
+    return keys * (width + values) + rows * (width + (values if model.rpr_value_on else 0))
+
+
+def _attention(model: ModelConfig, nctx: int, layer: int) -> float:
+    d, (width, values) = model.d_model, _widths(model)
+    return d * (2 * width + values) + (0 if model.single_head else width * d) + _mixing(model, nctx, layer)
+
+
+def _feed_forward(model: ModelConfig) -> float:
+    return (3 if model.activation in _GATED else 2) * model.d_model * model.d_ff
+
+
+def _encoder(model: ModelConfig, nctx: int) -> float:
+    """Multiply-adds of embedding projection and encoder layers for `nctx` tokens."""
+    blocks = 0.0
+    for layer in range(model.num_layers):
+        blocks += _gated_mlp(model, nctx) if model.mlp else _attention(model, nctx, layer) + _feed_forward(model)
+    return nctx * (blocks + _embedding(model))
+
+
+def _embedding(model: ModelConfig) -> float:
+    e = model.dsz or model.d_model
+    return e * model.d_model if e != model.d_model else 0
+
+
+def _head(model: ModelConfig, vocab: int) -> float:
+    d, out = model.d_model, (model.dsz or model.d_model) if model.tie_weights else model.d_model
+    return out * vocab + (d * out if model.mlm_head == "bert" or out != d else 0)
 
 
 def flops_per_example(model: ModelConfig, nctx: int, predictions: int, vocab: int) -> float:
@@ -36,14 +66,19 @@ def flops_per_example(model: ModelConfig, nctx: int, predictions: int, vocab: in
     hardware utilisation. Masks and windows save no arithmetic here. predictions: positions per example with logits; vocab: width of the
     logits.
     """
-    d, e = model.d_model, model.dsz or model.d_model
-    matrices = 3 if model.activation in _GATED else 2
-    forward = 0.0
-    for layer in range(model.num_layers):
-        block = _gated_mlp(model, nctx) if model.mlp else _attention(model, nctx, layer) + matrices * d * model.d_ff
-        forward += nctx * 2.0 * block
-    if e != d:
-        forward += nctx * 2.0 * e * d
-    out = e if model.tie_weights else d
-    head = out * vocab + (d * out if model.mlm_head == "bert" or out != d else 0)
-    return 3.0 * (forward + predictions * 2.0 * head)
+    return 3.0 * 2.0 * (_encoder(model, nctx) + predictions * _head(model, vocab))
+
+
+def seq2seq_flops_per_example(model: ModelConfig, source: int, target: int, vocab: int) -> float:
+    """The same for an encoder-decoder that reads `source` tokens and writes `target`, with logits at each.
+
+    A decoder layer has self attention over the target, cross attention (queries and output of the target, keys and values of the source,
+    relative positions between the two) and feed-forward.
+    """
+    d, (width, values) = model.d_model, _widths(model)
+    forward = _encoder(model, source) + target * (_embedding(model) + _head(model, vocab))
+    for layer in range(model.num_decoder_layers or model.num_layers):
+        outward = d * width + (0 if model.single_head else width * d)
+        forward += target * (_attention(model, target, layer) + outward + _mixing(model, source, layer) + _feed_forward(model))
+        forward += source * d * (width + values)
+    return 3.0 * 2.0 * forward

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpu_tlm import options
-from tpu_tlm.config import ModelConfig
+from tpu_tlm.config import DenoisingConfig, ModelConfig
 from tpu_tlm.errors import TlmError
 
 
@@ -27,7 +27,7 @@ class ModelSpec:
     `kind`: one of `build.KINDS`; `nctx`: tokens of a training example, `nctx_y`: of its
     second text, where it has one; `pad_id`: the id that is not attended to; `prefix_id`, `suffix_id`:
     the tokens at the start and end of every training example, `y_prefix_id`, `y_suffix_id`: of its second text; `eol_id`: the token
-    after every line of text; `turn_id`: the token between the turns of a conversation.
+    after every line of text; `turn_id`: the token between the turns of a conversation; `denoising`: what an encoder-decoder was trained on.
     """
 
     config: ModelConfig
@@ -42,6 +42,12 @@ class ModelSpec:
     y_prefix_id: int | None = None
     y_suffix_id: int | None = None
     turn_id: int | None = None
+    denoising: DenoisingConfig | None = None
+
+    @property
+    def sentinels(self) -> int:
+        """Ids that the vocabulary has behind the tokenizer's."""
+        return (self.denoising.sentinels or 0) if self.denoising is not None else 0
 
     def to_json(self) -> str:
         """JSON text; `from_json` reads it back."""
@@ -53,6 +59,8 @@ class ModelSpec:
         try:
             values: dict[str, Any] = json.loads(text)
             (config,) = options.build([ModelConfig], values.pop("config"), where)
+            if values.get("denoising") is not None:
+                (values["denoising"],) = options.build([DenoisingConfig], values["denoising"], where)
             return cls(config=config, **values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise TlmError(f"{where}: the model configuration cannot be read ({error}); it may be of a newer version") from None

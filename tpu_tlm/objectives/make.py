@@ -11,8 +11,9 @@ from tpu_tlm.models.build import KINDS
 from tpu_tlm.objectives.base import Objective, Setting
 from tpu_tlm.objectives.clm import CausalLanguageModeling
 from tpu_tlm.objectives.mlm import MaskedLanguageModeling
+from tpu_tlm.objectives.seq2seq import SequenceToSequence
 
-OBJECTIVES: dict[str, type[Objective]] = {o.name: o for o in (MaskedLanguageModeling, CausalLanguageModeling)}
+OBJECTIVES: dict[str, type[Objective]] = {o.name: o for o in (MaskedLanguageModeling, CausalLanguageModeling, SequenceToSequence)}
 
 
 def _own(where: str) -> type[Objective]:

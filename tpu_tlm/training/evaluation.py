@@ -46,8 +46,9 @@ def evaluate_saved(saved: Saved, dataset: Dataset, batch_size: int, mask_rate: f
     """
     tokenizer = saved.tokenizer()
     check_same_tokenizer(dataset.tokenizer, tokenizer.description(), f"{dataset.directory} and {saved.source}")
-    if dataset.nctx > (longest(saved.spec) or dataset.nctx):
-        raise UsageError(f"{dataset.directory}: examples of {dataset.nctx} tokens are longer than the model's {longest(saved.spec)}")
+    tokens = max(dataset.lengths.values())
+    if tokens > (longest(saved.spec) or tokens):
+        raise UsageError(f"{dataset.directory}: examples of {tokens} tokens are longer than the model's {longest(saved.spec)}")
     if batch_size % devices.replicas:
         raise UsageError(f"--batch_size {batch_size}: must be a multiple of the {devices.replicas} replicas")
     setting = Setting(saved.spec, tokenizer, ObjectiveOptions(mlm=MlmConfig(eval_mask_rate=mask_rate)))

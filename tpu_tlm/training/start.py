@@ -26,6 +26,8 @@ def check_start(saved: Saved, spec: ModelSpec, tokenizer: Tokenizer, where: str)
         same = saved.fingerprint in (None, tokenizer.fingerprint())
     if not same:
         raise UsageError(f"{where}: was trained with another tokenizer than this data; preprocess the text with its vocabulary")
+    if saved.spec.sentinels != spec.sentinels:
+        raise UsageError(f"{where}: has not the {spec.sentinels} sentinels of this run; give --sentinels {saved.spec.sentinels}")
     if saved.spec.vocab_size != spec.vocab_size:
         raise UsageError(f"{where}: has a vocabulary of {saved.spec.vocab_size} entries, this data one of {spec.vocab_size}")
     if wrong := [d for d in differences(saved.spec, spec) if d.name not in _MAY_DIFFER]:
