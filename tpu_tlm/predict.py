@@ -35,10 +35,17 @@ def _fill_mask(config: PredictConfig, saved: Saved, texts: Iterable[str]) -> Non
 
 
 def _generate(config: PredictConfig, saved: Saved, texts: Iterable[str]) -> None:
-    from tpu_tlm.objectives.generate import Generate, Sampling
+    from tpu_tlm.objectives.generate import Generate
+    from tpu_tlm.objectives.sampling import BeamSearch, Sampling
 
-    sampling = Sampling(config.temperature, config.top_k, config.top_p, config.seed)
-    write = Generate(saved.model(), saved.spec, saved.tokenizer(config.tokenizer), sampling)
+    how = (
+        BeamSearch(config.beam, config.length_penalty)
+        if config.beam
+        else Sampling(config.temperature, config.top_k, config.top_p, config.seed)
+    )
+    if config.beam and (config.temperature, config.top_k, config.top_p) != (1.0, None, 1.0):
+        raise UsageError(f"--beam {config.beam}: a beam draws nothing; leave out --temperature, --top_k and --top_p")
+    write = Generate(saved.model(), saved.spec, saved.tokenizer(config.tokenizer), how)
     texts = list(texts)
     for text, written in zip(texts, write(texts, config.max_tokens), strict=True):
         if config.json:

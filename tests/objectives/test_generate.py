@@ -11,7 +11,8 @@ from tpu_tlm.errors import UsageError
 from tpu_tlm.models.build import build_model
 from tpu_tlm.models.random import Key
 from tpu_tlm.models.spec import ModelSpec
-from tpu_tlm.objectives.generate import Generate, Sampling, draw, filtered
+from tpu_tlm.objectives.generate import Generate
+from tpu_tlm.objectives.sampling import Sampling, draw, filtered
 
 VOCAB, EOL = 30, 2
 
