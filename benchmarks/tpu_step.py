@@ -84,8 +84,9 @@ def main() -> None:
     print(
         f"{name}: HBM {compiled.hbm / GIB:.2f} GiB (temporary {compiled.temporary / GIB:.2f}), {ours / 1e9:.0f} GFLOP by our formula, "
         f"{compiled.flops / 1e9:.0f} by the compiler, {found.cycles:,} cycles, {milliseconds:.2f} ms, "
-        f"{100 * ours / slice_.chip.peak / milliseconds * 1e3:.1f} % of peak; without an estimate: "
-        f"{', '.join(f'{n} {op}' for op, n in found.unknown.items()) or 'nothing'}; "
+        f"{100 * ours / slice_.chip.peak / milliseconds * 1e3:.1f} % of peak; "
+        f"without an estimate: {', '.join(f'{n} {what}' for what, n in found.missing().items()) or 'nothing'}, "
+        f"at least {1e3 * found.floor(slice_.chip):.2f} ms and {1e3 * found.reducing(slice_.chip, slice_.chips):.2f} ms of all-reduce; "
         f"lowered in {lowering:.0f} s, compiled in {seconds:.0f} s"
     )
     if known.hlo:
@@ -114,7 +115,10 @@ def _groups(known: argparse.Namespace, text: str) -> None:
     for cost in found.estimated:
         cycles[group(cost)] += cost.total
         times[group(cost)] += cost.times
-    print(f"{found.cycles:,} cycles; without an estimate: {found.unknown}")
+    for cost in found.unknown:
+        print(
+            f"no estimate: {cost.times}x {cost.name} [{cost.category}] at least {cost.bytes / 1e6:.1f} MB {cost.shape[:80]} {cost.operation}"
+        )
     for name, total in cycles.most_common(known.top):
         print(f"{100 * total / found.cycles:5.1f}% {1e3 * total / clock:8.3f} ms {times[name]:5}x  {name}")
 

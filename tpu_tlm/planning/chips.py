@@ -12,15 +12,17 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """One generation: memory that a program may use (GiB, as its compiler says), bandwidth of it (GB/s), peak FLOP/s, clock.
+    """One generation: memory that a program may use (GiB, as its compiler says), bandwidth of it and of the links to other chips, one way
+    (GB/s), peak FLOP/s, clock.
 
     The clock is inferred: peak bf16 FLOP/s over the FLOPs that the matrix units do in a cycle by the compiler's own estimates
-    (v5e, v6e, v5p: 2^17, 2^19, 2^18 a cycle, of which a 4096^3 product reaches 97 %, 87 % and 96 %).
+    (v5e, v6e, v5p: 2^17, 2^19, 2^18 a cycle; it gives a product of 4096^3 97 %, 87 % and 96 % of that).
     """
 
     name: str
     hbm_gib: float
     bandwidth: float
+    links: float
     peak: float
     clock: float
     layouts: dict[int, str]
@@ -32,13 +34,13 @@ class Chip:
 
 
 _FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
-_CUBES = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4"}
+_CUBES = {1: "1x1x1", 4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4"}
 
-# Peaks and bandwidths: cloud.google.com/tpu/docs/v5e, v6e, v5p.
+# Peaks and bandwidths (links: half of what is given for both ways): cloud.google.com/tpu/docs/v5e, v6e, v5p.
 CHIPS = {
-    "v5e": Chip("v5e", 15.75, 819.0, 197e12, 1.5e9, _FLAT),
-    "v6e": Chip("v6e", 31.25, 1640.0, 918e12, 1.75e9, _FLAT),
-    "v5p": Chip("v5p", 95.74, 2765.0, 459e12, 1.75e9, _CUBES),
+    "v5e": Chip("v5e", 15.75, 819.0, 200.0, 197e12, 1.5e9, _FLAT),
+    "v6e": Chip("v6e", 31.25, 1640.0, 400.0, 918e12, 1.75e9, _FLAT),
+    "v5p": Chip("v5p", 95.74, 2765.0, 600.0, 459e12, 1.75e9, _CUBES),
 }
 _SPELLINGS = {"v5litepod": "v5e", "v5lite": "v5e"}
 

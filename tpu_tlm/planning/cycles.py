@@ -1,16 +1,23 @@
-"""Where a compiled program's cycles go, by the estimate that its compiler wrote beside each instruction."""
+"""Where a compiled program's time goes, by the estimate that its compiler wrote beside each instruction."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from tpu_tlm.planning.chips import Chip
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One instruction: estimated cycles of one run, how often it runs, what kind of work it is, its operation's name and its shape."""
+    """One instruction: what kind of work it is, its operation's name and shape, how often it runs, and what one run costs.
+
+    `cycles`: the compiler's estimate, 0 where it has none; `bytes`: then what it must at least move to and from the chip's memory, or for
+    an all-reduce sum over the links.
+    """
 
     name: str
     opcode: str
@@ -19,6 +26,7 @@ class Cost:
     shape: str
     cycles: int
     times: int = 1
+    bytes: int = 0
 
     @property
     def total(self) -> int:
@@ -28,18 +36,36 @@ class Cost:
 
 @dataclass(frozen=True)
 class Costs:
-    """The estimated instructions of a program, and how many there are of each opcode that takes time and has no estimate."""
+    """The instructions of a program that the compiler has an estimate for, and those that take time and have none."""
 
     estimated: tuple[Cost, ...]
-    unknown: dict[str, int]
+    unknown: tuple[Cost, ...]
 
     @property
     def cycles(self) -> int:
-        """Sum over all instructions, as if none ran beside another."""
+        """Sum over all estimates, as if nothing ran beside anything else."""
         return sum(cost.total for cost in self.estimated)
 
+    @property
+    def reduced(self) -> int:
+        """Bytes that all-reduces sum."""
+        return sum(cost.bytes * cost.times for cost in self.unknown if cost.category == "all-reduce")
 
-@dataclass
+    def missing(self) -> dict[str, int]:
+        """How many instructions of each category have no estimate."""
+        return dict(Counter(cost.category for cost in self.unknown for _ in range(cost.times)))
+
+    def floor(self, chip: Chip) -> float:
+        """Seconds that the instructions without an estimate take at least, all-reduces aside: their bytes at the memory's bandwidth."""
+        moved = sum(cost.bytes * cost.times for cost in self.unknown if cost.category != "all-reduce")
+        return moved / (chip.bandwidth * 1e9)
+
+    def reducing(self, chip: Chip, replicas: int) -> float:
+        """Seconds that the all-reduces take at least: a ring sends 2 (n - 1) / n of the bytes out of every chip."""
+        return 2 * (replicas - 1) / replicas * self.reduced / (chip.links * 1e9)
+
+
+@dataclass(frozen=True)
 class _Instruction:
     name: str
     shape: str
@@ -47,47 +73,88 @@ class _Instruction:
     line: str
 
 
-@dataclass
-class _Computation:
-    instructions: list[_Instruction] = field(default_factory=list)
+_Computations = dict[str, dict[str, _Instruction]]
 
-
-# Layout and tiling stand in braces behind a shape: f32[8,128]{1,0:T(8,128)S(1)}.
-_LAYOUT = re.compile(r"\{[^{}]*\}")
 _LINE = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (\(.*?\)|\S+) ([a-z][\w-]*)\(")
 _HEAD = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\{\s*$")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _NAME = re.compile(r'op_name="([^"]*)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+# One array of a shape: f32[8,128]{1,0:T(8,128)S(1)}, where S(1) is memory inside the core.
+_ARRAY = re.compile(r"\b(pred|[a-z]+?(\d+)\w*)\[([\d,]*)\](\{[^{}]*\})?")
 _MOVES = {"copy", "transpose", "bitcast", "reshape", "slice", "pad", "concatenate", "broadcast", "parameter", "constant", "tuple"}
 _MOVES |= {"dynamic-slice", "dynamic-update-slice", "get-tuple-element", "copy-start", "copy-done", "convert"}
-# Whatever takes time of its own, and has no estimate: copies between memories run beside other work, and scalars are nothing.
-_TIMED = {"sort", "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "rng-bit-generator", "custom-call"}
-_TIMED |= {"fusion", "convolution", "dot", "scatter", "gather", "all-reduce-start", "rng", "topk"}
+# What takes time of its own even where it has no estimate. Copies between memories run beside other work, and scalars are nothing.
+_MOVERS = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "scatter",
+    "gather",
+    "sort",
+    "rng-bit-generator",
+)
+_TIMED = {*_MOVERS, "all-reduce-start", "fusion", "convolution", "dot", "topk", "custom-call"}
+_BOOKKEEPING = re.compile(r'custom_call_target="(ConcatBitcast|X64\w+|AssumeGather\w+|GatherScatter\w+|AllocateBuffer|Sharding)"')
 
 
-def _computations(text: str) -> tuple[dict[str, _Computation], str]:
-    found: dict[str, _Computation] = {}
+def _parse(text: str) -> tuple[_Computations, str]:
+    found: _Computations = {}
     entry, current = "", None
     for line in text.splitlines():
         if head := _HEAD.match(line):
-            current = found[head[2]] = _Computation()
+            current = found[head[2]] = {}
             entry = head[2] if head[1] else entry
         elif line.startswith("}"):
             current = None
         elif current is not None and (match := _LINE.match(line)):
-            current.instructions.append(_Instruction(match[1], _LAYOUT.sub("", match[2]), match[3], line))
+            current[match[1]] = _Instruction(match[1], match[2], match[3], line)
     return found, entry
 
 
-def _called(instruction: _Instruction) -> Iterator[tuple[str, int]]:
+def _operands(instruction: _Instruction) -> list[str]:
+    inside = instruction.line.split(f" {instruction.opcode}(", 1)[1].split(")", 1)[0]
+    return re.findall(r"%([^\s,()]+)", inside)
+
+
+def _constant(name: str, where: dict[str, _Instruction]) -> int | None:
+    """The number that a scalar is, seen through copies; None where it is computed."""
+    while name in where and where[name].opcode in ("copy", "bitcast"):
+        (name,) = _operands(where[name])
+    found = re.search(r" constant\((-?\d+)\)", where[name].line) if name in where else None
+    return int(found[1]) if found else None
+
+
+def _rounds(loop: _Instruction, where: dict[str, _Instruction], computations: _Computations) -> int | None:
+    """How often a loop's body runs: as the compiler says, or counting from a constant below a constant by ones; else None."""
+    if trips := _TRIPS.search(loop.line):
+        return int(trips[1])
+    condition = computations[re.findall(r"condition=%?([^\s,]+)", loop.line)[0]]
+    root = next(one for one in condition.values() if one.line.lstrip().startswith("ROOT"))
+    start = where.get(_operands(loop)[0])
+    if root.opcode != "compare" or "direction=LT" not in root.line or start is None or start.opcode != "tuple":
+        return None
+    counter, limit = _operands(root)
+    index = re.search(r"index=(\d+)", condition[counter].line) if counter in condition else None
+    end = _constant(limit, condition)
+    if index is None or end is None:
+        return None
+    begin = _constant(_operands(start)[int(index[1])], where)
+    body = computations[re.findall(r"body=%?([^\s,]+)", loop.line)[0]]
+    result = next(one for one in body.values() if one.line.lstrip().startswith("ROOT"))
+    after = body.get(_operands(result)[int(index[1])]) if result.opcode == "tuple" else None
+    if begin is None or after is None or after.opcode != "add" or 1 not in [_constant(o, body) for o in _operands(after)]:
+        return None
+    return max(0, end - begin)
+
+
+def _called(instruction: _Instruction, rounds: int | None) -> Iterator[tuple[str, int]]:
     """Computations that run when this instruction does, and how often; what is fused into it runs as one with it."""
     line = instruction.line
     if instruction.opcode == "while":
-        trips = _TRIPS.search(line)
-        body = re.search(r"body=%?([^\s,]+)", line)
-        if body:
-            yield body[1], int(trips[1]) if trips else 1
+        yield re.findall(r"body=%?([^\s,]+)", line)[0], 1 if rounds is None else rounds
     elif instruction.opcode == "conditional":
         branches = re.search(r"branch_computations=\{([^}]*)\}", line)
         names = branches[1].split(",") if branches else re.findall(r"(?:true|false)_computation=%?([^\s,]+)", line)
@@ -97,22 +164,50 @@ def _called(instruction: _Instruction) -> Iterator[tuple[str, int]]:
             yield target[1], 1
 
 
-def _opcodes(instruction: _Instruction, computations: dict[str, _Computation]) -> set[str]:
-    """The opcode, or those of everything that is fused into the instruction."""
+def _inside(instruction: _Instruction, computations: _Computations) -> Iterator[tuple[_Instruction, dict[str, _Instruction]]]:
+    """The instruction, or all that is fused into it, each with the computation it stands in."""
     target = re.search(r"calls=%?([^\s,]+)", instruction.line)
     if instruction.opcode != "fusion" or target is None or target[1] not in computations:
-        return {instruction.opcode}
-    return set().union(*(_opcodes(inner, computations) for inner in computations[target[1]].instructions))
+        yield instruction, {}
+        return
+    inner = computations[target[1]]
+    for one in inner.values():
+        for deepest, where in _inside(one, computations):
+            yield deepest, where or inner
 
 
 def _category(opcodes: set[str]) -> str:
     if opcodes & {"convolution", "dot"}:
         return "matrix product"
-    if opcodes & {"scatter", "gather", "sort", "all-reduce"}:
-        return "/".join(sorted(opcodes & {"scatter", "gather", "sort", "all-reduce"}))
+    for mover in _MOVERS:
+        if mover in opcodes or f"{mover}-start" in opcodes:
+            return mover
     if opcodes <= _MOVES:
         return "move"
     return "reduction" if opcodes & {"reduce", "reduce-window"} else "elementwise"
+
+
+def _bytes(shape: str, *, in_core: bool = False) -> int:
+    """Bytes of a shape in the chip's memory; arrays that stay in the core count when `in_core`."""
+    total = 0
+    for kind, bits, sizes, layout in _ARRAY.findall(shape):
+        if in_core or "S(1)" not in layout:
+            total += math.prod(int(n) for n in sizes.split(",") if n) * (1 if kind == "pred" else -(-int(bits) // 8))
+    return total
+
+
+def _least(instruction: _Instruction, category: str, computations: _Computations) -> int:
+    """Bytes that an instruction without an estimate must move: its result, written and made from as much; of a scatter only the rows
+    that it changes, read and written, and what it adds to them."""
+    if category == "all-reduce":
+        return _bytes(instruction.shape, in_core=True)
+    if category == "scatter":
+        for one, where in _inside(instruction, computations):
+            operands = re.findall(r"%([^\s,()]+)", one.line.split("scatter(", 1)[-1].split(")", 1)[0])
+            if one.opcode == "scatter" and len(operands) == 3 and operands[2] in where:
+                return 3 * _bytes(where[operands[2]].shape, in_core=True)
+        return 0
+    return _bytes(instruction.shape, in_core=True) + _bytes(instruction.shape)
 
 
 def simplified(operation: str) -> str:
@@ -121,25 +216,32 @@ def simplified(operation: str) -> str:
 
 
 def costs(text: str) -> Costs:
-    """Estimates of an optimized HLO text, as libtpu prints it (`estimated_cycles`). A loop's body counts as often as it runs, where the
-    compiler knows that; both branches of a conditional count. Raises ValueError for a text without an entry computation."""
-    computations, entry = _computations(text)
+    """Costs in an optimized HLO text, as libtpu prints it (`estimated_cycles`).
+
+    A loop's body counts as often as it runs, where the compiler knows that, else once; all branches of a conditional count. Raises
+    ValueError for a text without an entry computation.
+    """
+    computations, entry = _parse(text)
     if not entry:
         raise ValueError("the text has no ENTRY computation")
     estimated: list[Cost] = []
-    unknown: dict[str, int] = defaultdict(int)
+    unknown: list[Cost] = []
     stack = [(entry, 1)]
     while stack:
         name, times = stack.pop()
-        for instruction in computations[name].instructions:
-            stack.extend((called, times * often) for called, often in _called(instruction) if called in computations)
-            cycles = _CYCLES.search(instruction.line)
-            if cycles is None:
-                if instruction.opcode in _TIMED:
-                    unknown[instruction.opcode] += times
+        for one in computations[name].values():
+            rounds = _rounds(one, computations[name], computations) if one.opcode == "while" else None
+            if one.opcode == "while" and rounds is None:
+                unknown.append(Cost(one.name, one.opcode, "rounds of a loop", "", "", 0, times))
+            stack.extend((called, times * often) for called, often in _called(one, rounds) if called in computations)
+            cycles = _CYCLES.search(one.line)
+            if cycles is None and (one.opcode not in _TIMED or _BOOKKEEPING.search(one.line)):
                 continue
-            operation = _NAME.search(instruction.line)
-            category = _category(_opcodes(instruction, computations))
+            category = _category({inner.opcode for inner, _ in _inside(one, computations)})
+            operation = _NAME.search(one.line)
             where = operation[1] if operation else ""
-            estimated.append(Cost(instruction.name, instruction.opcode, category, where, instruction.shape, int(cycles[1]), times))
-    return Costs(tuple(estimated), dict(unknown))
+            if cycles is not None:
+                estimated.append(Cost(one.name, one.opcode, category, where, one.shape, int(cycles[1]), times))
+            else:
+                unknown.append(Cost(one.name, one.opcode, category, where, one.shape, 0, times, _least(one, category, computations)))
+    return Costs(tuple(estimated), tuple(unknown))

@@ -35,7 +35,9 @@ def replica_of(count: int) -> Replicas:
     def all_reduce(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
         return [tf.raw_ops.CrossReplicaSum(input=t, group_assignment=group) for t in tensors]
 
-    return Replicas(count, tf.raw_ops.XlaReplicaId(), all_reduce)
+    from tensorflow.compiler.tf2xla.python import xla
+
+    return Replicas(count, xla.replica_id(), all_reduce)
 
 
 def state_specs(step: TrainStep) -> tuple[list[tf.TensorSpec], list[tuple[tf.TensorSpec, ...]]]:
@@ -51,7 +53,8 @@ def trace(step: TrainStep, batch: Mapping[str, tf.TensorSpec], replicas: int = 1
     flat = tf.nest.flatten(nest)
 
     def train_step(*tensors: tf.Tensor) -> Any:
-        return tf.nest.flatten(step(*tf.nest.pack_sequence_as(nest, tensors), replicas=replica_of(replicas)))
+        values, slots, rows, index = tf.nest.pack_sequence_as(nest, tensors)
+        return tf.nest.flatten(step(values, slots, rows, index, replica_of(replicas)))
 
     function = tf.function(train_step, jit_compile=True, autograph=False)
     return function, flat, function.get_concrete_function(*flat)

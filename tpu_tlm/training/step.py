@@ -12,10 +12,12 @@ import tensorflow as tf
 from tpu_tlm.models.random import Key
 from tpu_tlm.models.variables import named_variables
 from tpu_tlm.objectives.base import Batch, Objective, Sums
-from tpu_tlm.objectives.replicas import ALONE, Replicas
+from tpu_tlm.objectives.replicas import ALONE, AllReduce, Replicas
 from tpu_tlm.training.optimizers import Optimizer, clip_by_global_norm, decays
 
 Schedule = Callable[[tf.Tensor], tf.Tensor]
+# For every value its gradient; of a loss in several parts, those of the parts that reach it, by name.
+Gradients = list[Any]
 
 
 class StepResult(NamedTuple):
@@ -33,7 +35,8 @@ class TrainStep:
 
     Everything goes in and comes out as tensors, no variable is read or assigned: the same function runs under any strategy (which
     hands in its all-reduce), in a test, and through the ahead-of-time compiler. Gradients of the loss *sum* are added up over
-    micro-batches and replicas and divided by the global weight once, then clipped by their global norm.
+    micro-batches and replicas and divided by the global weight once, then clipped by their global norm. A loss that is the sum of several
+    means has a gradient of each part until then: only where two parts meet (ELECTRA's shared table) is that one more to keep and to sum.
     """
 
     model: keras.Model
@@ -56,21 +59,26 @@ class TrainStep:
         with keras.StatelessScope(state_mapping=mapping):
             return self.objective(self.model, batch, Key.of(self.seed, batch["position"]), training=training, **others)
 
-    def _micro_gradients(self, values: Sequence[tf.Tensor], batch: Batch, replicas: Replicas) -> tuple[list[tf.Tensor], Sums]:
-        with tf.GradientTape() as tape:
+    def _micro_gradients(self, values: Sequence[tf.Tensor], batch: Batch, replicas: Replicas) -> tuple[Gradients, Sums]:
+        parts = self.objective.parts
+        with tf.GradientTape(persistent=bool(parts)) as tape:
             tape.watch(values)
             sums = self.sums(values, batch, training=True, replicas=replicas)
-        grads = tape.gradient(sums.loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in grads], sums
+        if not parts:
+            grads = tape.gradient(sums.loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            return [_dense(g) for g in grads], sums
+        by_part = {part: tape.gradient(sums.loss[part], values) for part in parts}
+        found = [{part: _dense(g[i]) for part, g in by_part.items() if g[i] is not None} for i in range(len(values))]
+        return [g or {parts[0]: tf.zeros_like(v)} for g, v in zip(found, values, strict=True)], sums
 
-    def gradients(self, values: Sequence[tf.Tensor], batch: Batch, replicas: Replicas = ALONE) -> tuple[list[tf.Tensor], Sums]:
+    def gradients(self, values: Sequence[tf.Tensor], batch: Batch, replicas: Replicas = ALONE) -> tuple[Gradients, Sums]:
         """Gradients of the loss sum, and the sums, of this replica's rows; micro-batches run one after another inside the program."""
         if self.grad_accum == 1:
             return self._micro_gradients(values, batch, replicas)
         micro = {k: tf.reshape(v, (self.grad_accum, v.shape[0] // self.grad_accum, *v.shape[1:])) for k, v in batch.items()}
         first = self._micro_gradients(values, {k: v[0] for k, v in micro.items()}, replicas)
 
-        def after(i: Any, total: tuple[list[tf.Tensor], Sums]) -> tuple[list[tf.Tensor], Sums]:
+        def after(i: Any, total: tuple[Gradients, Sums]) -> tuple[Gradients, Sums]:
             more = self._micro_gradients(values, {k: v[i] for k, v in micro.items()}, replicas)
             return tf.nest.map_structure(tf.add, total, more)  # type: ignore[no-any-return]
 
@@ -80,16 +88,15 @@ class TrainStep:
                 first = after(i, first)
             return first
         loop = (tf.constant(1), first)
-        _, total = tf.while_loop(
-            lambda i, _: i < self.grad_accum, lambda i, total: (i + 1, after(i, total)), loop, maximum_iterations=self.grad_accum
-        )
+        # No maximum_iterations: a second condition would hide the number of rounds from XLA.
+        _, total = tf.while_loop(lambda i, _: i < self.grad_accum, lambda i, total: (i + 1, after(i, total)), loop)
         return total
 
     def update(
         self,
         values: Sequence[tf.Tensor],
         slots: Sequence[tuple[tf.Tensor, ...]],
-        grads: Sequence[tf.Tensor],
+        grads: Gradients,
         sums: Sums,
         index: tf.Tensor,
     ) -> StepResult:
@@ -97,9 +104,10 @@ class TrainStep:
 
         A batch with no target (weight 0) has zero gradients, not NaN.
         """
-        scale = 1.0 / tf.maximum(sums.weight, 1.0)
+        scale = tf.nest.map_structure(lambda weight: 1.0 / tf.maximum(weight, 1.0), sums.weight)
+        means = [tf.add_n([part * scale[name] for name, part in g.items()]) if isinstance(g, dict) else g * scale for g in grads]
         with tf.name_scope("clip"):
-            clipped, norm = clip_by_global_norm([g * scale for g in grads], self.clip)
+            clipped, norm = clip_by_global_norm(means, self.clip)
         mask = [decays(path, v.shape) for path, v in zip(self.paths, values, strict=True)]
         with tf.name_scope("optimizer"):
             new_values, new_slots = self.optimizer.apply(values, clipped, slots, lr=self.schedule(index), step=index, decay_mask=mask)
@@ -115,9 +123,17 @@ class TrainStep:
     ) -> StepResult:
         """The whole step of one replica."""
         grads, sums = self.gradients(values, batch, replicas)
-        reduced = replicas.all_reduce([*grads, *tf.nest.flatten(sums)])
-        grads, sums = reduced[: len(grads)], tf.nest.pack_sequence_as(sums, reduced[len(grads) :])
-        return self.update(values, slots, grads, sums, index)
+        return self.update(values, slots, *summed((grads, sums), replicas.all_reduce), index)
+
+
+def _dense(gradient: Any) -> tf.Tensor:
+    """A gradient as a float32 tensor, also one that came as rows of a table."""
+    return tf.cast(tf.convert_to_tensor(gradient), tf.float32)
+
+
+def summed(nest: Any, all_reduce: AllReduce) -> Any:
+    """A nest of tensors, each summed over the replicas."""
+    return tf.nest.pack_sequence_as(nest, all_reduce(tf.nest.flatten(nest)))
 
 
 def specs(tensors: Any) -> Any:
