@@ -20,10 +20,14 @@ Batch = Mapping[str, tf.Tensor]
 
 
 class Sums(NamedTuple):
-    """Float32 scalars of one batch: the loss summed, its weight (count), and for each metric its sum and count."""
+    """Float32 scalars of one batch: the loss summed, its weight (count), and for each metric its sum and count.
 
-    loss: tf.Tensor
-    weight: tf.Tensor
+    What is learned is loss / weight over the global batch. An objective that adds up several means (`Objective.parts`) gives a loss and a
+    weight of each by name; what is learned is then the sum of their means, however the batch was split.
+    """
+
+    loss: Any
+    weight: Any
     metrics: dict[str, tuple[tf.Tensor, tf.Tensor]]
 
 
@@ -70,12 +74,14 @@ class Objective(abc.ABC):
     split.
 
     `name`: what `--objective` calls it; `kind`: the kind of model that it trains (`models.build.KINDS`); `metrics`: names of its metrics;
+    `parts`: names of the means that its loss is the sum of, where there are several;
     `gathers`: its loss compares examples with those of other replicas, so it is called with `replicas=` (`objectives.replicas.Replicas`).
     """
 
     name: ClassVar[str]
     kind: ClassVar[str] = "mlm"
     metrics: ClassVar[tuple[str, ...]]
+    parts: ClassVar[tuple[str, ...]] = ()
     gathers: ClassVar[bool] = False
 
     @classmethod

@@ -10,17 +10,17 @@ import tensorflow as tf
 from tpu_tlm.objectives.base import Batch, Sums
 from tpu_tlm.objectives.replicas import Replicas
 from tpu_tlm.training.state import TrainState
-from tpu_tlm.training.step import StepResult, TrainStep
+from tpu_tlm.training.step import Gradients, StepResult, TrainStep, summed
 
 
 class Totals(NamedTuple):
     """What one call adds up over its steps, as Python numbers.
 
-    `bad_step`: the first update whose loss or gradient was not finite, -1 if none; `waited`: seconds in which the device had no batch.
+    `losses`: sum and weight of the loss, of each of its parts where it has several; `bad_step`: the first update whose loss or gradient
+    was not finite, -1 if none; `waited`: seconds in which the device had no batch.
     """
 
-    loss_sum: float
-    weight: float
+    losses: tuple[tuple[float, float], ...]
     metrics: dict[str, tuple[float, float]]
     grad_norm: float
     bad_step: int
@@ -28,8 +28,13 @@ class Totals(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """Loss per target; NaN where there was no target."""
-        return self.loss_sum / self.weight if self.weight else float("nan")
+        """Loss per target, of all parts together; NaN where there was no target."""
+        return sum(total / weight for total, weight in self.losses if weight) if self.weight else float("nan")
+
+    @property
+    def weight(self) -> float:
+        """Targets; of a loss in parts, those of the part that has the most."""
+        return max(weight for _, weight in self.losses)
 
     def mean(self, name: str) -> float:
         """A metric's sum over its count; NaN where there was nothing to count."""
@@ -89,7 +94,8 @@ class Loop:
 
     def _outcome(self, result: StepResult, index: tf.Tensor) -> tuple[Sums, tf.Tensor, tf.Tensor]:
         self.state.assign(result)
-        finite = tf.logical_and(tf.math.is_finite(result.sums.loss), tf.math.is_finite(result.norm))
+        loss = tf.add_n(tf.nest.flatten(result.sums.loss))
+        finite = tf.logical_and(tf.math.is_finite(loss), tf.math.is_finite(result.norm))
         return result.sums, result.norm, tf.where(finite, tf.constant(-1, tf.int64), index)
 
     def _train_one(self, batch: Batch) -> tuple[Sums, tf.Tensor, tf.Tensor]:
@@ -100,15 +106,13 @@ class Loop:
     def _train_replica(self, batch: Batch) -> tuple[Sums, tf.Tensor, tf.Tensor]:
         values, slots, index = self.state.read()
         grads, sums = self._gradients(values, batch)
-        reduced = self._all_reduce([*grads, *tf.nest.flatten(sums)])
-        grads, sums = reduced[: len(grads)], tf.nest.pack_sequence_as(sums, reduced[len(grads) :])
-        return self._outcome(self._update(values, slots, grads, sums, index), index)
+        return self._outcome(self._update(values, slots, *summed((grads, sums), self._all_reduce), index), index)
 
     def _replicas(self) -> Replicas:
         context = tf.distribute.get_replica_context()
         return Replicas(context.num_replicas_in_sync, context.replica_id_in_sync_group, self._all_reduce)
 
-    def _meeting_gradients(self, values: list[tf.Tensor], batch: Batch) -> tuple[list[tf.Tensor], Sums]:
+    def _meeting_gradients(self, values: list[tf.Tensor], batch: Batch) -> tuple[Gradients, Sums]:
         return self.step.gradients(values, batch, self._replicas())
 
     def _meeting_sums(self, values: list[tf.Tensor], batch: Batch) -> Sums:
@@ -126,12 +130,13 @@ class Loop:
 
     def _evaluate_replica(self, batch: Batch) -> Sums:
         sums = self._sums(self.state.read()[0], batch)
-        return tf.nest.pack_sequence_as(sums, self._all_reduce(tf.nest.flatten(sums)))
+        return summed(sums, self._all_reduce)  # type: ignore[no-any-return]
 
     def _zeros(self) -> Sums:
         # Sums over many steps pass 2**24, where adding ones in float32 stops counting.
         zero = tf.zeros([], tf.float64)
-        return Sums(zero, zero, {name: (zero, zero) for name in self.step.objective.metrics})
+        loss = {part: zero for part in self.step.objective.parts} or zero
+        return Sums(loss, loss, {name: (zero, zero) for name in self.step.objective.metrics})
 
     def _nothing(self) -> tuple[Sums, tf.Tensor, tf.Tensor]:
         return self._zeros(), tf.zeros([]), tf.constant(-1, tf.int64)
@@ -193,7 +198,8 @@ class Loop:
     @staticmethod
     def _totals(sums: Sums, norm: float = 0.0, bad: int = -1, waited: float = 0.0) -> Totals:
         metrics = {name: (float(total), float(count)) for name, (total, count) in sums.metrics.items()}
-        return Totals(float(sums.loss), float(sums.weight), metrics, norm, bad, waited)
+        losses = zip(tf.nest.flatten(sums.loss), tf.nest.flatten(sums.weight), strict=True)
+        return Totals(tuple((float(total), float(weight)) for total, weight in losses), metrics, norm, bad, waited)
 
     def train(self, iterator: Iterator[Batch], steps: int) -> Totals:
         """Make `steps` updates with the iterator's next batches."""

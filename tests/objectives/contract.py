@@ -1,0 +1,185 @@
+"""What every objective must keep: `prepare` trains it once on a toy dataset, the `check_...` functions hold it to the contract."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tests.toy import SIZES, toy_dataset
+from tpu_tlm import options, train
+from tpu_tlm.data.dataset import open_dataset
+from tpu_tlm.formats.registry import check_same, read_model, write_model
+from tpu_tlm.models.variables import named_variables
+from tpu_tlm.objectives.make import objective_class
+from tpu_tlm.planning.lower import faults, trace
+from tpu_tlm.runtime import Devices
+from tpu_tlm.training.assemble import Options
+from tpu_tlm.training.checkpoints import Checkpoints
+from tpu_tlm.training.evaluation import evaluate_saved
+from tpu_tlm.training.loop import Totals
+from tpu_tlm.training.metrics import read_metrics
+from tpu_tlm.training.run import Run
+from tpu_tlm.training.saved import load_saved
+from tpu_tlm.training.step import TrainStep
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS, SAVE, BATCH = 4, 2, 8
+HELD_OUT = 21
+Make = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An objective to hold to the contract: what `--objective` says, how its toy dataset is made, and the flags that it needs.
+
+    `dataset(directory, examples=, shards=, seed=)` writes one. `measure`: what `evaluate` is asked for; none = what the kind of model is
+    measured by. `whole_batch`: its loss compares the examples of a batch, so that it is another with another batch size; `same`: the
+    metrics that then must not depend on it.
+    """
+
+    objective: str
+    dataset: Make = toy_dataset
+    flags: tuple[str, ...] = ()
+    measure: str | None = None
+    whole_batch: bool = False
+    same: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run of a few steps on one device, never interrupted. `metrics`: names of the objective's; `records`: of every step."""
+
+    case: Case
+    train: Path
+    valid: Path
+    run: Path
+    metrics: tuple[str, ...]
+    records: list[dict[str, Any]] = field(repr=False)
+
+    def losses(self, kind: str = "train") -> list[float]:
+        """The run's losses, step by step."""
+        return [r["loss"] for r in self.records if r["kind"] == kind]
+
+    def flags(self, basedir: Path, *more: str) -> list[str]:
+        """The command line of this run in another directory."""
+        given = ["--train_dir", self.train, "--valid_dir", self.valid, "--basedir", basedir, "--objective", self.case.objective]
+        sizes = [*SIZES, "--batch_size", BATCH, "--warmup_steps", 1, "--lr", 1e-2, "--tb", "false", "--distribute", "none"]
+        steps = ["--steps", STEPS, "--save_steps", SAVE, "--eval_steps", STEPS, "--steps_per_call", 1]
+        return [str(flag) for flag in (*given, *sizes, *steps, *self.case.flags, *more)]
+
+    def options(self, basedir: Path, *more: str) -> Options:
+        """The same, as options."""
+        return Options(*options.parse("contract", "", train.CLASSES, self.flags(basedir, *more)))
+
+
+def device(xla: bool) -> Devices:
+    """This process's one device."""
+    return Devices(None, "cpu", 1, "CPU", "the contract's", xla=xla)
+
+
+def prepare(case: Case, base: Path) -> Trained:
+    """Write the datasets and make the run."""
+    data = case.dataset(base / "train", examples=48, shards=2, seed=0), case.dataset(base / "valid", examples=HELD_OUT, shards=1, seed=1)
+    trained = Trained(case, *data, base / "run", objective_class(case.objective).metrics, [])
+    # Not compiled: XLA is slow to compile and has a check of its own.
+    Run(trained.options(trained.run), device(xla=False)).train()
+    trained.records.extend(read_metrics(str(trained.run / "metrics.jsonl")))
+    assert len(trained.losses()) == STEPS and all(math.isfinite(loss) for loss in trained.losses())
+    return trained
+
+
+def check_static(trained: Trained, base: Path) -> None:
+    """No dynamic dimension, no string and no call to the host in the traced step, micro-batches included."""
+    step, batches = _step(trained, base / "static", "--grad_accum", "2")
+    assert faults(trace(step, batches.element_spec)[2]) == []
+
+
+def _step(trained: Trained, basedir: Path, *more: str) -> tuple[TrainStep, tf.data.Dataset]:
+    """The run's step, and its batches."""
+    run = Run(trained.options(basedir, *more), device(xla=False))
+    return run.step, run.stream.batches(0)
+
+
+def _losses(trained: Trained, basedir: Path, *more: str) -> list[float]:
+    Run(trained.options(basedir, *more), device(xla=False)).train()
+    return [r["loss"] for r in read_metrics(str(basedir / "metrics.jsonl")) if r["kind"] == "train"]
+
+
+def check_compiled(trained: Trained, base: Path) -> None:
+    """XLA compiles loss and gradients, and computes what plain TensorFlow does."""
+    step, batches = _step(trained, base / "compiled")
+    values = [tf.convert_to_tensor(v) for v in named_variables(step.model).values()]
+    batch = next(iter(batches))
+    found, expected = (tf.function(step.gradients, jit_compile=xla, autograph=False)(values, batch) for xla in (True, None))
+    for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * max(1.0, float(tf.reduce_max(tf.abs(other)))))
+
+
+def check_bfloat16(trained: Trained, base: Path) -> None:
+    """In bfloat16 the run stays finite and near, and its parameters float32."""
+    np.testing.assert_allclose(_losses(trained, base / "half", "--precision", "bfloat16"), trained.losses(), rtol=3e-2)
+    found = Checkpoints(str(base / "half" / "checkpoints")).newest()
+    assert found is not None
+    assert {array.dtype for array in found.load().values()} == {np.dtype(np.float32)}
+
+
+def check_replicas(trained: Trained, base: Path) -> None:
+    """Two mirrored replicas make the run of one, step by step, metrics too; in a process of its own, which splits the processor."""
+    flags = trained.flags(base / "two", "--distribute", "mirror", "--logical_cpus", "2", "--xla", "false")
+    done = subprocess.run([sys.executable, "-m", "tpu_tlm.train", *flags], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "CPU:0, CPU:1" in done.stdout
+    records = read_metrics(str(base / "two" / "metrics.jsonl"))
+    assert len(records) == len(trained.records)
+    for one, two in zip(trained.records, records, strict=True):
+        for name in ("loss", *trained.metrics):
+            np.testing.assert_allclose(two[name] or 0.0, one[name] or 0.0, rtol=1e-3, atol=1e-6, err_msg=f"step {one['step']}: {name}")
+
+
+def check_continued(trained: Trained, base: Path) -> None:
+    """Begun anew from the save before the last, as if killed within the last one, the run ends with the same bits."""
+    shutil.copytree(trained.run, base / "killed")
+    last = Checkpoints(str(base / "killed" / "checkpoints")).at(STEPS)
+    (Path(last.path) / "manifest.json").unlink()
+    assert Run(trained.options(base / "killed"), device(xla=False)).train().made == STEPS - SAVE
+    arrays, expected = (Checkpoints(str(run / "checkpoints")).at(STEPS).load() for run in (base / "killed", trained.run))
+    assert set(arrays) == set(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+
+
+def measured(trained: Trained, path: Path, batch_size: int = BATCH) -> Totals:
+    """What `evaluate` says of a model on the held-out examples."""
+    saved, dataset = load_saved(str(path)), open_dataset(str(trained.valid))
+    saved, dataset = load_saved(str(path)), open_dataset(str(trained.valid))
+    return evaluate_saved(saved, dataset, batch_size, 0.15, device(xla=False), trained.case.measure)
+
+
+def check_exported(trained: Trained, base: Path) -> None:
+    """Out of the checkpoint into an NPZ and back the model is the same, to the bit, and is measured as the run measured it."""
+    saved = load_saved(str(trained.run))
+    write_model(saved, str(base / "model.npz"), "npz")
+    assert check_same(saved, read_model(str(base / "model.npz"))) > 5
+    totals = measured(trained, base / "model.npz")
+    np.testing.assert_allclose(totals.loss, trained.losses("valid")[-1], rtol=1e-5)
+
+
+def check_batch_size(trained: Trained, base: Path) -> None:
+    """A measurement does not depend on how the examples are divided into batches, though the last one is not full."""
+    names = trained.case.same if trained.case.whole_batch else ("loss", *trained.metrics)
+    few, many = measured(trained, trained.run, 4), measured(trained, trained.run, HELD_OUT)
+    for name in names:
+        a, b = (t.loss if name == "loss" else t.mean(name) for t in (few, many))
+        np.testing.assert_allclose(a, b, rtol=1e-5, equal_nan=True, err_msg=name)
+
+
+CHECKS = (check_static, check_compiled, check_bfloat16, check_replicas, check_continued, check_exported, check_batch_size)
