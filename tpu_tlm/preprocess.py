@@ -11,13 +11,14 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tpu_tlm.config import CorpusConfig, PreprocessConfig, TokenizerConfig
+from tpu_tlm.config import CorpusConfig, PairsConfig, PreprocessConfig, TokenizerConfig
 from tpu_tlm.errors import UsageError, run_command
 from tpu_tlm.options import parse
 
 if TYPE_CHECKING:
     from tpu_tlm.data.inputs import InputFile
     from tpu_tlm.data.packing import Packing
+    from tpu_tlm.data.pairs import PairRule
     from tpu_tlm.data.pipeline import Made
     from tpu_tlm.data.tokenizers import Tokenizer
 
@@ -33,8 +34,10 @@ continued by the same command; until it is complete the output is no dataset."""
 
 def main(argv: list[str] | None = None) -> int:
     """Preprocess, or continue, or say that it is done; print a summary."""
-    corpus, tokens, config = parse("tpu_tlm.preprocess", DESCRIPTION, (CorpusConfig, TokenizerConfig, PreprocessConfig), argv)
+    classes = (CorpusConfig, TokenizerConfig, PreprocessConfig, PairsConfig)
+    corpus, tokens, config, pairs = parse("tpu_tlm.preprocess", DESCRIPTION, classes, argv)
     _check(config)
+    _check_pairs(config, pairs)
     workers = config.workers or len(os.sched_getaffinity(0))
     if workers > 1:
         from tpu_tlm.data.forking import prepare
@@ -49,9 +52,12 @@ def main(argv: list[str] | None = None) -> int:
     inputs = expand_inputs(corpus)
     tokenizer = make_tokenizer(tokens)
     packing = _packing(config, tokenizer)
+    rule = _pair_rule(corpus, config, pairs, tokenizer)
+    if rule is not None:
+        packing = dataclasses.replace(packing, eol=None)
     base = config.output.rstrip("/")
     splits = {"train": f"{base}/train", "valid": f"{base}/valid"} if config.valid_fraction else {"all": base}
-    made_from = _made_from(corpus, config, tokenizer, inputs)
+    made_from = _made_from(corpus, config, tokenizer, inputs) | (dataclasses.asdict(pairs) if rule else {})
     if _finished(base, splits, made_from):
         print(f"{config.output}: is already there, made from the same input with the same options: nothing to do")
         return 0
@@ -71,14 +77,17 @@ def main(argv: list[str] | None = None) -> int:
             shuffle=config.shuffle,
             seed=config.seed,
             valid_fraction=config.valid_fraction,
+            pairs=rule,
         )
         made = pipeline.run(job, tokenizer, parts, workers, config.max_file_size * (1 << 20))
         told = {name: made_from[name] for name in ("nctx", "pack", "prefix", "suffix", "tok_on_eol", "shuffle", "seed", "valid_fraction")}
+        if rule is not None:
+            told |= _told_of_pairs(pairs, rule, tokenizer)
         pipeline.finish(job, tokenizer, made, {**told, "made_from": made_from})
         directory.remove()
     finally:
         directory.close()
-    _report(job.splits, made, len(inputs), size, time.monotonic() - started)
+    _report(job.splits, made, rule, len(inputs), size, time.monotonic() - started)
     return 0
 
 
@@ -91,27 +100,73 @@ def _check(config: PreprocessConfig) -> None:
         raise UsageError(f"--workers {config.workers}: must be 0 (one per core) or more")
 
 
+def _id_of(tokenizer: Tokenizer, flag: str, token: str | None) -> int | None:
+    if token is None:
+        return None
+    if token == "<EOS>" and tokenizer.kind == "wordpiece":
+        return tokenizer.sep_id
+    found = tokenizer.id_of(token)
+    if found is None:
+        mend = " (add it to --extra_tokens)" if tokenizer.kind == "bpe" and token.startswith(("<", "[")) else ""
+        raise UsageError(f"--{flag} {token}: the vocabulary has no such token{mend}")
+    return found
+
+
 def _packing(config: PreprocessConfig, tokenizer: Tokenizer) -> Packing:
     from tpu_tlm.data.packing import Packing
-
-    def id_of(flag: str, token: str | None) -> int | None:
-        if token is None:
-            return None
-        if token == "<EOS>" and tokenizer.kind == "wordpiece":
-            return tokenizer.sep_id
-        found = tokenizer.id_of(token)
-        if found is None:
-            raise UsageError(f"--{flag} {token}: the vocabulary has no such token")
-        return found
 
     return Packing(
         nctx=config.nctx,
         pad_id=tokenizer.pad_id,
-        prefix=id_of("prefix", config.prefix),
-        suffix=id_of("suffix", config.suffix),
-        eol=id_of("tok_on_eol", config.tok_on_eol),
+        prefix=_id_of(tokenizer, "prefix", config.prefix),
+        suffix=_id_of(tokenizer, "suffix", config.suffix),
+        eol=_id_of(tokenizer, "tok_on_eol", config.tok_on_eol),
         documents=config.pack == "documents",
     )
+
+
+def _check_pairs(config: PreprocessConfig, pairs: PairsConfig) -> None:
+    default = PairsConfig()
+    if pairs.pairs == "none":
+        if given := [f.name for f in dataclasses.fields(pairs) if getattr(pairs, f.name) != getattr(default, f.name)]:
+            raise UsageError(f"--{given[0]}: is for pairs: give --pairs ntp, nsp or tsv")
+        return
+    if config.pack != "across" or config.tok_on_eol not in ("<EOS>", None):
+        raise UsageError(
+            f"--{'pack' if config.pack != 'across' else 'tok_on_eol'}: has no meaning with --pairs {pairs.pairs}: leave it out"
+        )
+    wanted = {"tsv": (0, 2), "ntp": (0, 1), "nsp": (0,)}[pairs.pairs]
+    if len(pairs.pair_columns) not in wanted or "0" in pairs.pair_columns:
+        raise UsageError(f"--pair_columns {' '.join(pairs.pair_columns)}: --pairs {pairs.pairs} takes {wanted[-1]} of them, numbers from 1")
+    if pairs.last_turn_only and pairs.pairs != "ntp":
+        raise UsageError(f"--last_turn_only: has no meaning with --pairs {pairs.pairs}: leave it out")
+
+
+def _pair_rule(corpus: CorpusConfig, config: PreprocessConfig, pairs: PairsConfig, tokenizer: Tokenizer) -> PairRule | None:
+    if pairs.pairs == "none":
+        return None
+    from tpu_tlm.data.packing import Packing
+    from tpu_tlm.data.pairs import PairRule
+    from tpu_tlm.data.rows import RowRule
+
+    y = Packing(
+        nctx=config.nctx if pairs.nctx_y is None else pairs.nctx_y,
+        pad_id=tokenizer.pad_id,
+        prefix=_id_of(tokenizer, "y_prefix", pairs.y_prefix),
+        suffix=_id_of(tokenizer, "y_suffix", pairs.y_suffix),
+        flag="--nctx_y",
+    )
+    turn = None
+    if pairs.pairs == "ntp" and not pairs.last_turn_only:
+        stands_in = tokenizer.kind == "wordpiece" and pairs.turn_sep == "<EOU>" and tokenizer.id_of("<EOU>") is None
+        turn = tokenizer.sep_id if stands_in else _id_of(tokenizer, "turn_sep", pairs.turn_sep)
+    return PairRule(RowRule(pairs.pairs, tuple(pairs.pair_columns), corpus.json_field, corpus.strict), y, turn, pairs.last_turn_only)
+
+
+def _told_of_pairs(pairs: PairsConfig, rule: PairRule, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The keys of `md.yml` that tell how pairs were made."""
+    frame = {"y_prefix": pairs.y_prefix, "y_suffix": pairs.y_suffix, "turn_sep": None if rule.turn is None else tokenizer.tokens[rule.turn]}
+    return {"pack": None, "tok_on_eol": None, "pairs": pairs.pairs, "nctx_y": rule.y.nctx, **frame, "last_turn_only": rule.last_turn_only}
 
 
 def _made_from(corpus: CorpusConfig, config: PreprocessConfig, tokenizer: Tokenizer, inputs: Sequence[InputFile]) -> dict[str, Any]:
@@ -149,7 +204,7 @@ def _finished(base: str, splits: dict[str, str], made_from: dict[str, Any]) -> b
     return complete == set(splits.values())
 
 
-def _report(splits: dict[str, str], made: Made, files: int, size: int, seconds: float) -> None:
+def _report(splits: dict[str, str], made: Made, rule: PairRule | None, files: int, size: int, seconds: float) -> None:
     if made.kept_parts or made.kept_shards:
         print(f"continued  {made.kept_parts:,} parts and {made.kept_shards:,} shards were there from before")
     text = sum(counts.text_bytes for counts in made.counts.values())
@@ -161,6 +216,9 @@ def _report(splits: dict[str, str], made: Made, files: int, size: int, seconds: 
             f"wrote      {directory}: {counts.documents:,} documents, {counts.lines:,} lines, {counts.tokens:,} tokens, "
             f"{examples:,} examples, {len(shards):,} shards, {stored / 1e6:,.1f} MB"
         )
+        if counts.cut_x or counts.cut_y:
+            side = "end" if rule is not None and rule.rows.kind == "tsv" else "beginning"
+            print(f"too long   {split}: {counts.cut_x:,} first texts lost their {side}, {counts.cut_y:,} second texts their end")
     for line in made.bad.summary():
         print(f"bad input  {line}")
     print(f"time       {seconds:,.1f} s, {size / 1e6 / seconds:.1f} MB/s")

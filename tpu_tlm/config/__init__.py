@@ -1,9 +1,9 @@
 """Every option of every command: one dataclass per concern, the only place where a default and its meaning stand."""
 
-from tpu_tlm.config.commands import ConvertConfig, DoctorConfig, EvaluateConfig, PredictConfig
+from tpu_tlm.config.commands import ConvertConfig, DoctorConfig, EvaluateConfig, PlanConfig, PredictConfig
 from tpu_tlm.config.model import ModelConfig
 from tpu_tlm.config.objectives import ContrastiveConfig, DenoisingConfig, ElectraConfig, MlmConfig
-from tpu_tlm.config.text import SUBWORDS, CorpusConfig, PreprocessConfig, TokenizerConfig, VocabConfig
+from tpu_tlm.config.text import SUBWORDS, CorpusConfig, PairsConfig, PreprocessConfig, TokenizerConfig, VocabConfig
 from tpu_tlm.config.training import DataConfig, OptimConfig, RunConfig, RuntimeConfig
 
 __all__ = [
@@ -19,6 +19,8 @@ __all__ = [
     "MlmConfig",
     "ModelConfig",
     "OptimConfig",
+    "PairsConfig",
+    "PlanConfig",
     "PredictConfig",
     "PreprocessConfig",
     "RunConfig",

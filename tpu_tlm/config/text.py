@@ -48,8 +48,8 @@ class PreprocessConfig:
 
     output: str = opt("", "dataset directory (local or gs://); with --valid_fraction gets train/ and valid/", required=True, unit="dir")
     nctx: int = opt(256, "length of an example, prefix and suffix included", unit="tokens")
-    prefix: str | None = opt(None, "token put at the start of every example, never masked", unit="token")
-    suffix: str | None = opt(None, "token put at the end of every example, never masked", unit="token")
+    prefix: str | None = opt(None, "token put at the start of every example, never masked", unit="token", aliases=("x_prefix",))
+    suffix: str | None = opt(None, "token put at the end of every example, never masked", unit="token", aliases=("x_suffix",))
     tok_on_eol: str | None = opt("<EOS>", "token appended to every line (wordpiece: <EOS> means [SEP]); none appends nothing", unit="token")
     pack: str = opt(
         "across",
@@ -62,3 +62,26 @@ class PreprocessConfig:
     valid_fraction: float = opt(0.0, "share of the documents held out into valid/", unit="0..1")
     workers: int = opt(0, "processes; 0 = one per core", unit="processes")
     work_dir: str | None = opt(None, "local scratch space for a copy of the dataset; none = in --output (gs://: temporary)", unit="dir")
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """Pairs of texts instead of examples of one text."""
+
+    pairs: str = opt(
+        "none",
+        "ntp: next turn (lines of query, tab, response, whose history is joined by <EOU>; or conversations, a turn a line, a blank line "
+        "between; or JSON lines with a list of turns); nsp: documents cut in two between sentences; tsv: columns, or fields of JSON lines",
+        choices=("none", "ntp", "nsp", "tsv"),
+    )
+    nctx_y: int | None = opt(None, "length of the second text, prefix and suffix included; none = nctx", unit="tokens")
+    y_prefix: str | None = opt(None, "token put at the start of every second text", unit="token")
+    y_suffix: str | None = opt(None, "token put at the end of every second text", unit="token")
+    pair_columns: list[str] = opt(
+        [],
+        "tsv: the two columns, by number from 1 or by the names in the first line, or the two JSON fields (none = 1 2, x y); ntp: the JSON "
+        "field with the turns (none = turns)",
+        unit="name",
+    )
+    turn_sep: str = opt("<EOU>", "ntp: token between the turns of a history (wordpiece without it: [SEP])", unit="token")
+    last_turn_only: bool = opt(False, "ntp: the history is the last turn alone")

@@ -34,7 +34,7 @@ class Packing:
 
     An example is `prefix`, tokens, `suffix`, then `pad_id` up to nctx. `eol` is appended to every line. Word starts are true
     where a word or an `eol` begins, false on the later pieces of a word, on prefix, suffix and padding. `documents`: every
-    document begins a new example.
+    document begins a new example. `flag`: the option that sets `nctx`.
     """
 
     nctx: int
@@ -43,10 +43,11 @@ class Packing:
     suffix: int | None = None
     eol: int | None = None
     documents: bool = False
+    flag: str = "--nctx"
 
     def __post_init__(self) -> None:
         if self.body < 1:
-            raise UsageError(f"--nctx {self.nctx}: no room for a token beside --prefix and --suffix; take a larger --nctx")
+            raise UsageError(f"{self.flag} {self.nctx}: no room for a token beside prefix and suffix; take a larger {self.flag}")
 
     @property
     def body(self) -> int:

@@ -5,70 +5,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, TypeVar
 
 from tpu_tlm.data import files
 from tpu_tlm.data.hashing import STEP, key_of, mix
-from tpu_tlm.data.packing import Examples, Packer, Packing, Tokens
-from tpu_tlm.data.records import Layout, token_layout, token_payload
+from tpu_tlm.data.lanes import Job, Lane, PairLane, SplitResult
+from tpu_tlm.data.packing import Packer
+from tpu_tlm.data.rows import read_groups
 from tpu_tlm.data.shards import Shard, shard_name, write_shard
-from tpu_tlm.data.spill import Merge, Run, RunWriter
+from tpu_tlm.data.spill import Merge, Run
 from tpu_tlm.data.text import BadInput, Part, read_part
 from tpu_tlm.data.tokenizers import Tokenizer, load_tokenizer
 
-_ENCODED_AT_ONCE = 1 << 20  # bytes of text
-_SHUFFLE, _SPLIT = 1, 2  # what a key is for
+__all__ = ["Job", "PartResult", "SplitResult", "Worker", "finished_shard", "load_results", "pack_leftovers"]
 
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that the processes of one preprocessing share. `splits`: name -> the directory of its dataset."""
-
-    work: str
-    splits: dict[str, str]
-    packing: Packing
-    vocab_size: int
-    json_field: str
-    strict: bool
-    shuffle: bool
-    seed: int
-    valid_fraction: float
-
-    @property
-    def layout(self) -> Layout:
-        """The bytes of a record."""
-        return token_layout(self.packing.nctx, self.vocab_size)
-
-    def payload(self, examples: Examples) -> NDArray[np.uint8]:
-        """Examples as they are kept on disk."""
-        return token_payload(examples.ids, examples.word_start, self.vocab_size)
-
-    def run_writer(self, split: str, part: int) -> RunWriter:
-        """A writer of the examples of a part."""
-        key = key_of(self.seed, _SHUFFLE, list(self.splits).index(split)) if self.shuffle else None
-        return RunWriter(f"{self.work}/part-{part:06d}.{split}", part, key)
-
-
-@dataclass
-class SplitResult:
-    """What a part gave to one dataset: its run on disk, the tokens that did not fill an example, and counts."""
-
-    chunks: list[int] = field(default_factory=list)
-    leftover_ids: list[int] = field(default_factory=list)
-    leftover_starts: list[int] = field(default_factory=list)
-    documents: int = 0
-    lines: int = 0
-    tokens: int = 0
-    text_bytes: int = 0
-
-    @property
-    def leftover(self) -> Tokens:
-        """The tokens that wait for those of other parts."""
-        return Tokens(np.array(self.leftover_ids, np.uint32), np.array(self.leftover_starts, bool))
+AnyLane = TypeVar("AnyLane", Lane, PairLane)
+_SPLIT = 2  # what a key is for: see lanes._SHUFFLE
 
 
 @dataclass
@@ -101,54 +54,22 @@ def _result_path(job: Job, part: int) -> str:
     return f"{job.work}/part-{part:06d}.json"
 
 
-class _Lane:
-    """The way of one dataset's documents: lines -> tokens -> examples -> disk."""
+class _Chooser(Generic[AnyLane]):
+    """Says into which split's lane a document goes: the first, or the second for a share of them."""
 
-    def __init__(self, job: Job, split: str, part: int, tokenizer: Tokenizer) -> None:
-        self._job = job
-        self._tokenizer = tokenizer
-        self._packer = Packer(job.packing)
-        self._writer = job.run_writer(split, part)
-        self._lines: list[bytes] = []
-        self._begins: list[int] = []
-        self._cuts: list[int] = []
-        self._size = 0
-        self.result = SplitResult()
+    def __init__(self, job: Job, part: int, lanes: list[AnyLane]) -> None:
+        self._train: AnyLane = lanes[0]
+        self._others: list[AnyLane] = lanes[1:]
+        self._key, self._limit = key_of(job.seed, _SPLIT, part), int(job.valid_fraction * 2**64)
+        self._lane: AnyLane = self._train
+        self._number = 0
 
-    def add(self, lines: list[bytes], first: bool, cut: bool) -> None:
-        if first:
-            self._begins.append(len(self._lines))
-        self._lines += lines
-        self._size += sum(map(len, lines))
-        if cut:
-            self._cuts.append(len(self._lines) - 1)
-        if self._size >= _ENCODED_AT_ONCE:
-            self._flush()
-
-    def _flush(self) -> None:
-        encoded = self._tokenizer.encode_lines(self._lines)
-        begins = np.zeros(len(self._lines), bool)
-        begins[self._begins] = True
-        ends = np.ones(len(self._lines), bool)
-        ends[self._cuts] = False
-        rows = self._packer.add_lines(Tokens(encoded.ids, encoded.word_start), encoded.offsets, begins, ends)
-        self._writer.add(self._job.payload(rows))
-        self.result.documents += len(self._begins)
-        self.result.lines += int(ends.sum())
-        self.result.tokens += len(encoded.ids) + (int(ends.sum()) if self._job.packing.eol is not None else 0)
-        self.result.text_bytes += self._size
-        self._lines, self._begins, self._cuts, self._size = [], [], [], 0
-
-    def close(self) -> SplitResult:
-        if self._lines:
-            self._flush()
-        if self._job.packing.documents:
-            self._writer.add(self._job.payload(self._packer.finish()))
-        leftover = self._packer.leftover()
-        self.result.leftover_ids = leftover.ids.tolist()
-        self.result.leftover_starts = leftover.word_start.astype(int).tolist()
-        self.result.chunks = list(self._writer.close().chunks)
-        return self.result
+    def __call__(self, begins: bool) -> AnyLane:
+        """The lane of what comes next; `begins`: it is not the rest of the document before."""
+        if self._others and (begins or not self._number):
+            self._number += 1
+            self._lane = self._others[0] if mix(self._key + STEP * self._number) < self._limit else self._train
+        return self._lane
 
 
 class Worker:
@@ -168,18 +89,28 @@ class Worker:
         job = self.job
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(f"{job.work}/tokenizer")
-        lanes = {name: _Lane(job, name, part.index, self._tokenizer) for name in job.splits}
-        train, *others = lanes.values()
-        key, limit = key_of(job.seed, _SPLIT, part.index), int(job.valid_fraction * 2**64)
-        lane, number = train, 0
         bad = BadInput()
+        make = self._pairs if job.pairs else self._documents
+        PartResult(make(part, self._tokenizer, bad, consumed), bad).save(job, part.index)
+
+    def _documents(self, part: Part, tokenizer: Tokenizer, bad: BadInput, consumed: Callable[[int], None]) -> dict[str, SplitResult]:
+        job = self.job
+        lanes = {name: Lane(job, name, part.index, tokenizer) for name in job.splits}
+        choose = _Chooser(job, part.index, list(lanes.values()))
         for document in read_part(part, job.json_field, job.strict, bad, consumed):
-            if others and (document.first or not number):
-                number += 1
-                lane = others[0] if mix(key + STEP * number) < limit else train
+            lane = choose(document.first)
             if document.lines:
                 lane.add(document.lines, document.first, document.cut)
-        PartResult({name: lane.close() for name, lane in lanes.items()}, bad).save(job, part.index)
+        return {name: lane.close() for name, lane in lanes.items()}
+
+    def _pairs(self, part: Part, tokenizer: Tokenizer, bad: BadInput, consumed: Callable[[int], None]) -> dict[str, SplitResult]:
+        job, rule = self.job, self.job.pairs
+        assert rule is not None
+        lanes = {name: PairLane(job, rule, name, part.index, tokenizer, bad) for name in job.splits}
+        choose = _Chooser(job, part.index, list(lanes.values()))
+        for group in read_groups(part, rule.rows, bad, consumed):
+            choose(group.first).add(group)
+        return {name: lane.close() for name, lane in lanes.items()}
 
     def write_shard(self, split: str, index: int, sizes: list[int], parts: int) -> Shard:
         """Write one shard of a split, given the examples in every shard, and note it in the work directory."""

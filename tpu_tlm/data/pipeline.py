@@ -17,7 +17,7 @@ from tpu_tlm.data.text import BadInput, Part
 from tpu_tlm.data.tokenizers import Tokenizer
 from tpu_tlm.errors import UsageError
 
-_COUNTS = ("documents", "lines", "tokens", "text_bytes")
+_COUNTS = ("documents", "lines", "tokens", "text_bytes", "cut_x", "cut_y")
 
 
 @dataclass
@@ -154,6 +154,6 @@ def finish(job: Job, tokenizer: Tokenizer, made: Made, told: dict[str, Any]) -> 
             "lines": counts.lines,
             "tokens": counts.tokens,
             "text_bytes": counts.text_bytes,
-        }
+        } | ({"cut_x": counts.cut_x, "cut_y": counts.cut_y} if job.pairs else {})
         metadata = {"split": split, **told, **own, "bad_input": made.bad.counts, "tokenizer": tokenizer.description()}
         write_metadata(directory, metadata, job.layout, made.shards[split])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from tpu_tlm.data.files import naming, open_read
 from tpu_tlm.data.inputs import InputFile, Part, Slice, expand_inputs, plan_parts
@@ -90,7 +91,7 @@ def read_part(
             tally.add("empty file", lambda path=piece.file.path: path, "remove it", strict)  # type: ignore[misc]
 
 
-class _Place:
+class Place:
     """File and line of what is being read; lines before a part that starts inside a file are counted only when asked for."""
 
     def __init__(self, piece: Slice, start: int) -> None:
@@ -100,7 +101,9 @@ class _Place:
         self._before: int | None = None
 
     def at(self, extra: int) -> Callable[[], str]:
-        return lambda: f"{self.path}:{self._lines_before() + self.line + extra + 1}"
+        """Says where the line is that is `extra` lines after the one being read now, whenever it is asked."""
+        line = self.line + extra + 1
+        return lambda: f"{self.path}:{self._lines_before() + line}"
 
     def _lines_before(self) -> int:
         if self._before is None:
@@ -113,7 +116,7 @@ class _Place:
         return self._before
 
 
-def _mended(lines: list[bytes], place: _Place, strict: bool, bad: BadInput) -> list[bytes]:
+def mended(lines: list[bytes], place: Place, strict: bool, bad: BadInput) -> list[bytes]:
     """The lines with undecodable bytes replaced; each bad line is counted."""
     mended = []
     for number, line in enumerate(lines):
@@ -126,7 +129,7 @@ def _mended(lines: list[bytes], place: _Place, strict: bool, bad: BadInput) -> l
     return mended
 
 
-def _is_utf8(block: bytes) -> bool:
+def is_utf8(block: bytes) -> bool:
     if block.isascii():
         return True
     try:
@@ -139,7 +142,7 @@ def _is_utf8(block: bytes) -> bool:
 def _read_plain(piece: Slice, json_field: str, strict: bool, bad: BadInput, consumed: Callable[[int], None]) -> Iterator[Document]:
     """Plain text: documents end at empty lines and at the end of the file."""
     start, end = part_range(piece)
-    place = _Place(piece, start.offset)
+    place = Place(piece, start.offset)
     document = Document([], first=start.is_document)
     size = 0
     in_line = start.in_line  # the line being read has given text to an earlier block
@@ -147,8 +150,8 @@ def _read_plain(piece: Slice, json_field: str, strict: bool, bad: BadInput, cons
         lines = block.split(b"\n")
         if ends_line:
             lines.pop()
-        if not _is_utf8(block):
-            lines = _mended(lines, place, strict, bad)
+        if not is_utf8(block):
+            lines = mended(lines, place, strict, bad)
         if b"\r" in block:
             lines = [line.removesuffix(b"\r") for line in lines]
         place.line += block.count(b"\n")
@@ -176,10 +179,10 @@ def _read_plain(piece: Slice, json_field: str, strict: bool, bad: BadInput, cons
         yield document
 
 
-def _read_json(piece: Slice, json_field: str, strict: bool, bad: BadInput, consumed: Callable[[int], None]) -> Iterator[Document]:
-    """JSON lines: every line is an object whose field holds a document."""
+def raw_lines(piece: Slice, consumed: Callable[[int], None]) -> Iterator[tuple[bytes, bool, Place]]:
+    """The lines of a slice as they are, whether each is longer than `LARGEST_JSON_LINE` (then it is not whole), and the place."""
     start, end = part_range(piece)
-    place = _Place(piece, start.offset)
+    place = Place(piece, start.offset)
     held: list[bytes] = []
     held_size = 0
     for block, _ in raw_blocks(piece, start, end, consumed):
@@ -189,30 +192,47 @@ def _read_json(piece: Slice, json_field: str, strict: bool, bad: BadInput, consu
             held.append(line)
             whole, too_long = b"".join(held), held_size > LARGEST_JSON_LINE
             held, held_size = [], 0
-            yield from _json_document(whole, too_long, json_field, place, strict, bad)
+            yield whole, too_long, place
             place.line += 1
         held_size += len(rest)
         # A line that is too long is counted, not held.
         held = [*held, rest] if held_size <= LARGEST_JSON_LINE else []
+    if held_size:
+        yield b"".join(held), held_size > LARGEST_JSON_LINE, place
 
 
-def _json_document(line: bytes, too_long: bool, json_field: str, place: _Place, strict: bool, bad: BadInput) -> Iterator[Document]:
-    """The document in one JSON line, in blocks; nothing for a blank line; bad lines are counted."""
+def json_object(
+    line: bytes, too_long: bool, json_field: str, place: Place, strict: bool, bad: BadInput, flag: str = "--json_field"
+) -> dict[str, Any] | None:
+    """The object in one JSON line, which has the field; None for a blank line, and for a bad one, which is counted."""
     if too_long:
         bad.add(f"JSON line over {LARGEST_JSON_LINE >> 20} MiB (skipped)", place.at(0), "split the document", strict)
-        return
+        return None
     if not line or line.isspace():
-        return
-    if not _is_utf8(line):
-        line = _mended([line], place, strict, bad)[0]
+        return None
+    if not is_utf8(line):
+        line = mended([line], place, strict, bad)[0]
     try:
         value = json.loads(line)
     except ValueError:
         bad.add("line that is not JSON (skipped)", place.at(0), "write one JSON object a line", strict)
-        return
+        return None
     if not isinstance(value, dict) or json_field not in value:
-        bad.add(f"JSON line without the field {json_field!r} (skipped)", place.at(0), "name the field with --json_field", strict)
-        return
+        bad.add(f"JSON line without the field {json_field!r} (skipped)", place.at(0), f"name the field with {flag}", strict)
+        return None
+    return value
+
+
+def _read_json(piece: Slice, json_field: str, strict: bool, bad: BadInput, consumed: Callable[[int], None]) -> Iterator[Document]:
+    """JSON lines: every line is an object whose field holds a document."""
+    for line, too_long, place in raw_lines(piece, consumed):
+        value = json_object(line, too_long, json_field, place, strict, bad)
+        if value is not None:
+            yield from _json_document(value, json_field, place, strict, bad)
+
+
+def _json_document(value: dict[str, Any], json_field: str, place: Place, strict: bool, bad: BadInput) -> Iterator[Document]:
+    """The document in the field of a JSON object, in blocks; one that is no text is counted."""
     text = value[json_field]
     if not isinstance(text, str):
         bad.add(f"JSON field {json_field!r} that is not text (skipped)", place.at(0), "name a text field with --json_field", strict)
