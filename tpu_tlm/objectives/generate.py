@@ -49,7 +49,8 @@ class Generate:
             raise UsageError(
                 f"generate needs a causal model (--objective clm) or an encoder-decoder (seq2seq), this one is of kind {spec.kind!r}"
             )
-        self.model, self.spec, self.tokenizer, self.how = model, spec, tokenizer, how
+        self.spec, self.tokenizer, self.how = spec, tokenizer, how
+        self.model: Any = model
         self.reads = isinstance(model, Seq2SeqModel)
         self.denoiser = Denoiser.of(spec) if spec.denoising is not None and spec.denoising.denoise != "none" else None
         if self.reads:
