@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.toy import toy_dataset
-from tpu_tlm.config import ModelConfig, replace
+from tpu_tlm.config import ModelConfig
 from tpu_tlm.data.dataset import open_dataset
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.registry import write_model
