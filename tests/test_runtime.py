@@ -265,36 +265,3 @@ def test_the_stock_build_s_own_words_are_known() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert "--tpu local: the installed TensorFlow has no TPU in it; mend it: pip uninstall" in done.stdout, done.stderr
-
-
-# TF_CONFIG.
-
-
-def tf_config(kind: str, index: int, **cluster: int) -> dict[str, str]:
-    """An environment with a cluster of so many hosts of each kind."""
-    hosts = {name: [f"{name}-{i}:2222" for i in range(count)] for name, count in cluster.items()}
-    return {"TF_CONFIG": json.dumps({"cluster": hosts, "task": {"type": kind, "index": index}, "environment": "cloud"})}
-
-
-def test_place_among_the_workers() -> None:
-    assert runtime.place(tf_config("worker", 2, worker=4)) == (2, 4)
-    assert runtime.place(tf_config("chief", 0, chief=1, worker=3)) == (0, 4)
-    assert runtime.place(tf_config("worker", 0, chief=1, worker=3)) == (1, 4)
-    assert runtime.place(tf_config("worker", 1, worker=2, ps=3)) == (1, 2)
-
-
-@pytest.mark.parametrize(
-    ("environ", "message"),
-    [
-        ({}, "TF_CONFIG is not set"),
-        ({"TF_CONFIG": "{not json"}, "TF_CONFIG is not JSON"),
-        ({"TF_CONFIG": "[1]"}, "must be an object"),
-        (tf_config("ps", 0, worker=2, ps=1), "task type 'ps' does not train"),
-        (tf_config("evaluator", 0, worker=2), "task type 'evaluator' does not train"),
-        (tf_config("worker", 2, worker=2), "task index 2 is not one of the cluster's 2 workers"),
-        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}'}, "task index None"),
-    ],
-)
-def test_place_that_cannot_be(environ: dict[str, str], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        runtime.place(environ)

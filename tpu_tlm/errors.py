@@ -9,6 +9,8 @@ from collections.abc import Callable
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_PREEMPTED = 143
+# Of 128 to 255, which a TFJob's ExitCode policy retries, the one that Kubeflow leaves to users (128 + SIGUSR1).
+EXIT_PEER_LOST = 138
 
 
 class TlmError(Exception):
@@ -27,6 +29,20 @@ class Preempted(TlmError):
     """The run was asked to stop, saved its state and can be continued; exit code 143."""
 
     exit_code = EXIT_PREEMPTED
+
+
+class PeerLost(TlmError):
+    """Another worker of the job died or cannot be reached: nothing is wrong here, the job is to be started again; exit code 138."""
+
+    exit_code = EXIT_PEER_LOST
+
+
+class PeerFailed(TlmError):
+    """Another worker of the job ended with an error of its own, whose exit code this one takes over."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def run_command(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:

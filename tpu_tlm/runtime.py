@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from tpu_tlm import checks, tpu
+from tpu_tlm import checks, multiworker, tpu
+from tpu_tlm.cluster import cluster_of, workers
 from tpu_tlm.config import RuntimeConfig
 from tpu_tlm.errors import UsageError
+from tpu_tlm.team import Team
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Devices:
 
     `strategy`: a `tf.distribute.Strategy`, or None for one device; `kind`: "cpu", "gpu" or "tpu"; `replicas`: over all hosts;
     `host`: this one's number among `hosts`; `name`: what one device calls itself ("NVIDIA H200", "v5litepod-8"), for its
-    peak speed; `reason`: why these were taken; `xla`: whether XLA can compile for them.
+    peak speed; `reason`: why these were taken; `xla`: whether XLA can compile for them; `team`: the processes that train together.
     """
 
     strategy: Any | None
@@ -31,10 +32,11 @@ class Devices:
     hosts: int = 1
     host: int = 0
     xla: bool = True
+    team: Team = field(default_factory=Team)
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process writes what all share: checkpoints, metrics, the progress line."""
+        """Whether this process writes what all share: checkpoints, metrics, exports."""
         return self.host == 0
 
 
@@ -102,16 +104,17 @@ def quiet() -> None:
 def connect(config: RuntimeConfig) -> Devices:
     """The devices of this choice, made ready; imports TensorFlow.
 
-    Raises `UsageError` where the choice does not fit the machine, `TlmError` with the mend where a TPU does not start.
+    Raises `UsageError` where the choice does not fit the machine, `TlmError` with the mend where a TPU does not start or workers
+    do not come.
     """
     _check(config)
     machine = checks.machine()
     if _wants_tpu(config, machine, os.environ):
         return _tpu(tpu_name(config, os.environ), machine, asked=config.distribute == "tpu" or bool(config.tpu))
     if config.distribute == "multiworker":
-        return _multiworker("--distribute multiworker")
-    if config.distribute == "auto" and _workers(os.environ) > 1:
-        return _multiworker("TF_CONFIG names several workers")
+        return _multiworker(config, "--distribute multiworker")
+    if config.distribute == "auto" and workers(os.environ) > 1:
+        return _multiworker(config, "TF_CONFIG names several workers")
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -170,52 +173,13 @@ def _split_cpu(count: int) -> None:
             raise UsageError(f"--logical_cpus {count}: TensorFlow already runs in this process with {there}") from None
 
 
-def _cluster(environ: Mapping[str, str]) -> dict[str, Any]:
-    text = environ.get("TF_CONFIG", "")
-    if not text:
-        return {}
-    try:
-        loaded = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"TF_CONFIG is not JSON: {error}") from None
-    if not isinstance(loaded, dict):
-        raise UsageError("TF_CONFIG must be an object with cluster and task")
-    return loaded
-
-
-def _workers(environ: Mapping[str, str]) -> int:
-    cluster = _cluster(environ).get("cluster") or {}
-    return len(cluster.get("chief", [])) + len(cluster.get("worker", []))
-
-
-def place(environ: Mapping[str, str]) -> tuple[int, int]:
-    """This process's number among the training hosts of TF_CONFIG, and how many they are; the chief, if there is one, is 0.
-
-    Raises `UsageError` where TF_CONFIG is missing, is incomplete, or gives this process another part than training.
-    """
-    config = _cluster(environ)
-    if not config:
-        form = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-        raise UsageError(f"--distribute multiworker: TF_CONFIG is not set; it must be like {form}")
-    cluster, task = config.get("cluster") or {}, config.get("task") or {}
-    hosts, kind = _workers(environ), task.get("type")
-    if kind not in ("chief", "worker") or kind not in cluster:
-        raise UsageError(f"TF_CONFIG: task type {kind!r} does not train; only chief and worker do, and the cluster must list it")
-    index = task.get("index")
-    if not isinstance(index, int) or not 0 <= index < len(cluster[kind]):
-        raise UsageError(f"TF_CONFIG: task index {index!r} is not one of the cluster's {len(cluster[kind])} {kind}s")
-    return (len(cluster.get("chief", [])) if kind == "worker" else 0) + index, hosts
-
-
-def _multiworker(why: str) -> Devices:
-    host, hosts = place(os.environ)
+def _multiworker(config: RuntimeConfig, why: str) -> Devices:
+    cluster = cluster_of(os.environ)
+    strategy, team = multiworker.start(cluster, config.start_timeout)
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    communication = tf.distribute.experimental.CommunicationImplementation
-    options = tf.distribute.experimental.CommunicationOptions(implementation=communication.NCCL if gpus else communication.RING)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
-    replicas = int(strategy.num_replicas_in_sync)
-    reason = f"worker {host} of {hosts}, {replicas} replicas in all: {why}"
-    xla = bool(gpus) or _host_xla()
-    return Devices(strategy, "gpu" if gpus else "cpu", replicas, _name(gpus), reason, hosts=hosts, host=host, xla=xla)
+    hosts, replicas = len(cluster.addresses), int(strategy.num_replicas_in_sync)
+    reason = f"{cluster.title(cluster.host)}, {cluster.host} of {hosts}, {replicas} replicas in all: {why}"
+    kind, xla = "gpu" if gpus else "cpu", bool(gpus) or _host_xla()
+    return Devices(strategy, kind, replicas, _name(gpus), reason, hosts=hosts, host=cluster.host, xla=xla, team=team)

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tpu_tlm.config import OptimConfig
 from tpu_tlm.errors import UsageError
-from tpu_tlm.training.schedules import make_schedule
+from tpu_tlm.training.schedules import make_schedule, warmup_of
 
 LR = 3e-4
 KINDS = ("linear", "cosine", "rsqrt", "wsd", "constant")
@@ -81,6 +81,16 @@ def test_compiled_by_xla_the_ends_are_still_exact(kind: str) -> None:
     assert float(schedule(tf.constant(1001, tf.int32))) > 0.0
     np.testing.assert_allclose(schedule(tf.constant(6)), LR, rtol=1e-6)
     assert schedule(tf.constant(3)).dtype == tf.float32 and schedule(tf.constant(3)).shape == ()
+
+
+@pytest.mark.parametrize(
+    ("total", "warmup"), [(1, 0), (9, 0), (10, 1), (1000, 100), (99_999, 9999), (100_000, 10_000), (1_000_000, 10_000)]
+)
+def test_the_warm_up_that_nobody_asked_for(total: int, warmup: int) -> None:
+    assert warmup_of(OptimConfig(), total) == warmup
+    assert warmup_of(OptimConfig(warmup_steps=0), total) == 0
+    if total <= 1000:
+        np.testing.assert_array_equal(_rates(total), _rates(total, warmup_steps=warmup))
 
 
 def test_a_warm_up_that_does_not_fit_names_the_mend() -> None:

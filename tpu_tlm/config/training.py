@@ -29,7 +29,9 @@ class OptimConfig:
     lr_schedule: str = opt(
         "cosine", "shape after the warm-up; wsd: constant, then a linear decay", choices=("cosine", "linear", "rsqrt", "wsd", "constant")
     )
-    warmup_steps: int = opt(10000, "linear warm-up from lr/warmup_steps to lr", unit="steps")
+    warmup_steps: int | None = opt(
+        None, "linear warm-up from lr/warmup_steps to lr; none = a tenth of the steps, at most 10000", unit="steps"
+    )
     lr_end: float = opt(0.0, "linear, cosine, wsd: learning rate at the last step, as a share of lr", unit="0..1")
     wsd_decay: float = opt(0.1, "wsd: share of the steps that decay", unit="0..1")
     weight_decay: float = opt(1e-2, "decoupled, not on norms and biases; adam has none", unit="number")
@@ -87,3 +89,7 @@ class RuntimeConfig:
         "auto", "bfloat16: parameters stay float32; auto: bfloat16 on TPU, else float32", choices=("auto", "float32", "bfloat16")
     )
     xla: bool = opt(True, "compile the step with XLA (always so on TPU)")
+    start_timeout: float = opt(600.0, "several workers: how long to wait for all of them at the start", unit="seconds")
+    grace_seconds: float = opt(
+        25.0, "longest time from SIGTERM or Google Cloud's notice to the end, the save included; 0 = no limit", unit="seconds"
+    )

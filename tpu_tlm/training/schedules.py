@@ -22,6 +22,8 @@ def _check(config: OptimConfig, total_steps: int) -> None:
         raise UsageError(f"--lr_end {config.lr_end}: a share of --lr, from 0 to 1")
     if config.lr_schedule == "wsd" and not 0.0 <= config.wsd_decay <= 1.0:
         raise UsageError(f"--wsd_decay {config.wsd_decay}: a share of the steps, from 0 to 1")
+    if config.warmup_steps is None:
+        return
     if config.warmup_steps < 0:
         raise UsageError(f"--warmup_steps {config.warmup_steps}: must be 0 or more")
     if config.warmup_steps >= total_steps:
@@ -29,6 +31,11 @@ def _check(config: OptimConfig, total_steps: int) -> None:
             f"--warmup_steps {config.warmup_steps} is not below the {total_steps} steps of the run: "
             f"use fewer (such as --warmup_steps {total_steps // 10}), or more --steps"
         )
+
+
+def warmup_of(config: OptimConfig, total_steps: int) -> int:
+    """Updates of the warm-up: what was asked for, else a tenth of the run, at most the 10,000 of BERT (arXiv 1810.04805)."""
+    return config.warmup_steps if config.warmup_steps is not None else min(10000, total_steps // 10)
 
 
 def make_schedule(config: OptimConfig, total_steps: int) -> Schedule:
@@ -40,9 +47,9 @@ def make_schedule(config: OptimConfig, total_steps: int) -> Schedule:
     or a number is impossible.
     """
     _check(config, total_steps)
-    last = total_steps - 1
+    last, warmup_steps = total_steps - 1, warmup_of(config, total_steps)
     # The decay starts at this update, which still has lr.
-    start = max(config.warmup_steps - 1, 0)
+    start = max(warmup_steps - 1, 0)
     if config.lr_schedule == "wsd":
         start = max(start, last - max(1, round(config.wsd_decay * total_steps)))
     shape = _SHAPES[config.lr_schedule]
@@ -53,9 +60,9 @@ def make_schedule(config: OptimConfig, total_steps: int) -> Schedule:
         # Counted down from the end, so that the last update has exactly nothing left whatever the device's division does.
         left = tf.cast(last - tf.cast(step, tf.int64), tf.float32) / float(max(last - start, 1))
         left = tf.clip_by_value(left, 0.0, 1.0) if last > start else tf.ones_like(left)
-        after = shape(left, end, count, float(max(config.warmup_steps, 1)))
-        warmup = count / float(max(config.warmup_steps, 1))
-        return config.lr * tf.where(count < config.warmup_steps, warmup, after)
+        after = shape(left, end, count, float(max(warmup_steps, 1)))
+        warmup = count / float(max(warmup_steps, 1))
+        return config.lr * tf.where(count < warmup_steps, warmup, after)
 
     return schedule
 

@@ -1,0 +1,69 @@
+"""TF_CONFIG -> who trains together; as Kubeflow's TFJob controller writes it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tpu_tlm import cluster
+from tpu_tlm.errors import UsageError
+
+
+def tf_config(kind: str, index: int, **counts: int) -> dict[str, str]:
+    """An environment with a cluster of so many hosts of each kind, named as a TFJob's services are."""
+    hosts = {name: [f"job-{name}-{i}.team.svc:2222" for i in range(count)] for name, count in counts.items()}
+    return {"TF_CONFIG": json.dumps({"cluster": hosts, "task": {"type": kind, "index": index}, "environment": "cloud"})}
+
+
+@pytest.mark.parametrize(
+    ("environ", "host", "hosts"),
+    [
+        (tf_config("worker", 2, worker=4), 2, 4),
+        (tf_config("chief", 0, chief=1, worker=3), 0, 4),
+        (tf_config("worker", 0, chief=1, worker=3), 1, 4),
+        (tf_config("worker", 1, worker=2, ps=3), 1, 2),
+    ],
+)
+def test_place_among_the_workers(environ: dict[str, str], host: int, hosts: int) -> None:
+    found = cluster.cluster_of(environ)
+    assert (found.host, len(found.addresses)) == (host, hosts) and cluster.workers(environ) == hosts
+
+
+def test_names_are_those_of_the_pods() -> None:
+    found = cluster.cluster_of(tf_config("worker", 0, chief=1, worker=2))
+    titles = [found.title(host) for host in range(3)]
+    assert titles == [
+        "chief (job-chief-0.team.svc:2222)",
+        "worker 0 (job-worker-0.team.svc:2222)",
+        "worker 1 (job-worker-1.team.svc:2222)",
+    ]
+    assert found.endpoint(2) == ("job-worker-1.team.svc", 2222)
+    assert cluster.Cluster(("[::1]:80",), ("chief",), 0).endpoint(0) == ("::1", 80)
+    assert cluster.workers({}) == 0
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({}, "TF_CONFIG is not set"),
+        ({"TF_CONFIG": "{not json"}, "TF_CONFIG is not JSON"),
+        ({"TF_CONFIG": "[1]"}, "must be an object"),
+        (tf_config("ps", 0, worker=2, ps=1), "task type 'ps' does not train"),
+        (tf_config("evaluator", 0, worker=2), "task type 'evaluator' does not train"),
+        (tf_config("worker", 2, worker=2), "task index 2 is not one of the cluster's 2 workers"),
+        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}'}, "task index None"),
+        (
+            {"TF_CONFIG": '{"sparseCluster": {"worker": {"0": "a:1"}, "ps": []}, "task": {"type": "worker", "index": 0}}'},
+            "enableDynamicWorker",
+        ),
+    ],
+)
+def test_what_cannot_be(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        cluster.cluster_of(environ)
+
+
+def test_an_address_without_a_port() -> None:
+    with pytest.raises(UsageError, match="'a' is not host:port"):
+        cluster.Cluster(("a",), ("chief",), 0).endpoint(0)

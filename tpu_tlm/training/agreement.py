@@ -1,0 +1,27 @@
+"""What the workers of a job must have in common before they train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tpu_tlm import __version__, options
+from tpu_tlm.errors import UsageError
+from tpu_tlm.team import Team
+
+# Where things lie and how fast they are read may differ between machines; the fingerprints of the data may not.
+_OWN = frozenset({"train_dir", "valid_dir", "num_train_workers", "verify_data"})
+
+
+def check_same(team: Team, parts: Sequence[Any], fingerprints: Mapping[str, str]) -> None:
+    """Raise `UsageError`, on every worker, when one was started with other options, data or another version than the chief."""
+    values = {f"--{name}": value for name, value in options.as_values(*parts).items() if name not in _OWN}
+    own = {**values, **fingerprints, "version of tpu_tlm": __version__}
+    everybody = team.gather(own)
+    for host, other in enumerate(everybody):
+        if other != everybody[0]:
+            name = next(n for n in {**everybody[0], **other} if everybody[0].get(n) != other.get(n))
+            raise UsageError(
+                f"{team.title(host)} was started with another {name} than the {team.title(0)}: {other.get(name)}, not {everybody[0].get(name)}; "
+                "all workers need the same command and the same data"
+            )
