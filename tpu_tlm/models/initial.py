@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tpu_tlm.config import ModelConfig
-from tpu_tlm.models.base import TransformerModel
-from tpu_tlm.models.variables import named_variables
+
+if TYPE_CHECKING:
+    from tpu_tlm.models.base import TransformerModel
 
 # Half widths of MEAD's uniform initialisation, by the variable's name.
 _MEAD_UNIFORM = {"table": 0.1, "positions": 0.1, "positions_long": 0.1, "positions_short": 0.1, "rpr_key": 0.05, "rpr_value": 0.05}
@@ -48,6 +51,8 @@ def _branches(path: str, config: ModelConfig) -> int:
 def initial_value(path: str, shape: tuple[int, ...], config: ModelConfig, seed: int) -> np.ndarray:
     """The float32 initial value of one variable: norms at one, biases at zero (a spatial gate's at one), the rest by `weight_init`."""
     name = path.rsplit("/", 1)[-1]
+    if path == "temperature":
+        return np.full(shape, config.init_temp, np.float32)
     if name == "gamma" or path.endswith("sgu/proj/bias"):
         return np.ones(shape, np.float32)
     if name in ("bias", "beta", "rel_bias"):
@@ -65,12 +70,27 @@ def initial_value(path: str, shape: tuple[int, ...], config: ModelConfig, seed: 
     return value
 
 
-def initialize(model: TransformerModel, seed: int) -> None:
-    """Give every variable its initial value, a function of (seed, path) alone. Rows past the vocabulary are zero."""
-    for path, variable in named_variables(model).items():
-        value = initial_value(path, tuple(variable.shape), model.config, seed)
+def initial_values(
+    shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, vocab_size: int, pad_id: int, seed: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The float32 initial values of the variables of these paths and shapes, functions of (seed, path) alone; TensorFlow is not needed.
+
+    Rows of the token table past the vocabulary are zero.
+    """
+    for path, shape in shapes.items():
+        value = initial_value(path, shape, config, seed)
         if path == "embeddings/x/table":
-            value[model.vocab_size :] = 0.0
-            if model.config.weight_init == "mead":
-                value[model.pad_id] = 0.0
-        variable.assign(value)
+            value[vocab_size:] = 0.0
+            if config.weight_init == "mead":
+                value[pad_id] = 0.0
+        yield path, value
+
+
+def initialize(model: TransformerModel, seed: int) -> None:
+    """Give every variable its initial value."""
+    from tpu_tlm.models.variables import named_variables
+
+    variables = named_variables(model)
+    shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
+    for path, value in initial_values(shapes, model.config, model.vocab_size, model.pad_id, seed):
+        variables[path].assign(value)
