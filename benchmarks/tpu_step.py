@@ -116,9 +116,8 @@ def _groups(known: argparse.Namespace, text: str) -> None:
         cycles[group(cost)] += cost.total
         times[group(cost)] += cost.times
     for cost in found.unknown:
-        print(
-            f"no estimate: {cost.times}x {cost.name} [{cost.category}] at least {cost.bytes / 1e6:.1f} MB {cost.shape[:80]} {cost.operation}"
-        )
+        moved = f"at least {cost.bytes / 1e6:.1f} MB"
+        print(f"no estimate: {cost.times}x {cost.name} [{cost.category}] {moved} {cost.shape[:80]} {cost.operation}")
     for name, total in cycles.most_common(known.top):
         print(f"{100 * total / found.cycles:5.1f}% {1e3 * total / clock:8.3f} ms {times[name]:5}x  {name}")
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "measure a model on a dataset",
     "predict": "try a model out",
     "convert": "write a model in another format",
+    "plan": "what a training step needs and takes on a TPU, without one",
     "doctor": "check this machine and what is installed",
 }
 

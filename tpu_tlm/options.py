@@ -184,7 +184,9 @@ def build(classes: Sequence[type], values: dict[str, Any], where: str, *, check_
     return tuple(cls(**parts[cls]) for cls in classes)
 
 
-def parse(prog: str, description: str, classes: Sequence[type[Any]], argv: Sequence[str] | None) -> tuple[Any, ...]:
+def parse(
+    prog: str, description: str, classes: Sequence[type[Any]], argv: Sequence[str] | None, *, check_required: bool = True
+) -> tuple[Any, ...]:
     """Parse a command line (and the `--config` file it names) into one instance per dataclass.
 
     Raises `UsageError` for unknown flags or keys, wrong types, missing required options.
@@ -193,7 +195,7 @@ def parse(prog: str, description: str, classes: Sequence[type[Any]], argv: Seque
     config = parsed.pop("config", None)
     values = load_values(Path(config), classes) if config else {}
     values.update(parsed)
-    return build(classes, values, prog)
+    return build(classes, values, prog, check_required=check_required)
 
 
 def load_values(path: Path, classes: Sequence[type]) -> dict[str, Any]:

@@ -34,6 +34,11 @@ class ConvertConfig:
     tokenizer: str | None = opt(None, "tokenizer directory, where none lies beside the model", unit="dir")
     mead_config: str | None = opt(None, "JSON file of MEAD's hyper-parameters for an NPZ of MEAD's; none = the model flags", unit="file")
     family: str | None = opt(None, "hf: the kind of model to write; none = the nearest", choices=("bert", "roberta", "electra", "gpt2"))
+    part: str | None = opt(
+        None,
+        "of an ELECTRA, the model to write; none = both together for npz, the discriminator for the others",
+        choices=("discriminator", "generator"),
+    )
     length: int | None = opt(None, "savedmodel: tokens that a text is cut and padded to; none = those of a training example", unit="tokens")
     overwrite: bool = opt(False, "write into a directory that is not empty")
 
@@ -67,3 +72,21 @@ class DoctorConfig:
     """Checks."""
 
     json: bool = opt(False, "print the findings as JSON")
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """Planning. --tpu names a slice here, such as v5e-8; --train_dir and --basedir are not needed."""
+
+    nctx: int | None = opt(None, "tokens of an example, where there is no --train_dir to tell", unit="tokens")
+    nctx_y: int | None = opt(None, "the same of the second text of pairs", unit="tokens")
+    vocab_size: int | None = opt(None, "size of the vocabulary, where there is no --train_dir to tell", unit="entries")
+    search: bool = opt(True, "look for the largest batch that fits (some more compilations)")
+    sweep: bool = opt(False, "a table over --sweep_batches and --sweep_lengths instead")
+    sweep_batches: list[int] = opt([], "batches over all chips; none = a quarter, a half, one and two times --batch_size", unit="examples")
+    sweep_lengths: list[int] = opt([], "tokens of an example; none = those of the data", unit="tokens")
+    quick: bool = opt(False, "sweep: extrapolate every row from programs of one and two layers, which compile sooner")
+    json: bool = opt(False, "print the result as JSON")
+    plan_python: str | None = opt(
+        None, "Python of the environment that compiles; none = TPU_TLM_PLAN_PYTHON, this one, or .venv-plan/bin/python here", unit="file"
+    )

@@ -46,10 +46,12 @@ class Allocation:
 
 @dataclass(frozen=True)
 class Refused:
-    """The compiler's refusal: bytes of HBM that the program needs and that there are, and its largest allocations."""
+    """The compiler's refusal: bytes of HBM that the program needs and that there are, of them its `arguments` (weights, optimizer's state,
+    batch), and its largest allocations."""
 
     hbm: int
     limit: int
+    arguments: int
     allocations: tuple[Allocation, ...]
     message: str
 
@@ -66,13 +68,15 @@ def refusal(message: str) -> Refused | None:
     used = re.search(r"Used ([\d.]+)([KMGTB]?) of ([\d.]+)([KMGTB]?) hbm", message)
     if used is None:
         return None
+    arguments = re.search(r"\n\s+arguments\s+([\d.]+)([KMGTB]?)", message)
     found = []
     for block in re.split(r"\n\s*\d+\. Size: ", message)[1:]:
         size = re.match(r"([\d.]+)([KMGTB]?)", block)
         name, shape = re.search(r'op_name="([^"]*)"', block), re.search(r"Shape: (\S+)", block)
         if size:
             found.append(Allocation(_bytes(*size.groups()), name[1] if name else "", shape[1].split("{")[0] if shape else ""))
-    return Refused(_bytes(used[1], used[2]), _bytes(used[3], used[4]), tuple(found), message)
+    known = _bytes(*arguments.groups()) if arguments else 0
+    return Refused(_bytes(used[1], used[2]), _bytes(used[3], used[4]), known, tuple(found), message)
 
 
 def _module(lowered: Lowered) -> Any:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from tpu_tlm.errors import UsageError, run_command
+from tpu_tlm.errors import TlmError, UsageError, run_command
 
 # As the extra `plan` pins them. JAX is driven through names that it calls private; libtpu 0.0.31 is the newest that TensorFlow 2.20 loads.
 VERSIONS = {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.31", "jax": "0.10.2", "keras": "3.15.1"}
-MEND = "make plan-env  (or: python3.11 -m venv .venv-plan && .venv-plan/bin/python -m pip install 'tpu-tlm[plan]')"
+MEND = "make plan-env (or: python3.11 -m venv .venv-plan && .venv-plan/bin/python -m pip install 'tpu-tlm[plan]')"
 
 # TensorFlow only lowers, so it must not load libtpu (a process can hold one of it); JAX compiles, and must neither look for a TPU nor ask
 # Google Cloud's metadata server about one (minutes), nor stop at the lock of another process that compiles.
@@ -26,6 +29,21 @@ VARIABLES = {
     "CUDA_VISIBLE_DEVICES": "-1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
+
+
+PYTHON = "TPU_TLM_PLAN_PYTHON"
+_CHILD = "TPU_TLM_PLAN_CHILD"
+
+# The child runs this very package, whatever is installed where it runs; only the packages that it needs come from there.
+_START = """
+import importlib.util, sys
+place, name, *argv = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("tpu_tlm", place + "/__init__.py", submodule_search_locations=[place])
+package = sys.modules["tpu_tlm"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from tpu_tlm.errors import run_command
+sys.exit(run_command(importlib.import_module(name).main, argv))
+"""
 
 
 def missing() -> list[str]:
@@ -49,6 +67,36 @@ def prepare() -> None:
     if "tensorflow" in sys.modules and any(os.environ.get(key) != value for key, value in VARIABLES.items()):
         raise UsageError("TensorFlow was imported before planning.environment.prepare was called; call it first")
     os.environ.update(VARIABLES)
+
+
+def find_python(given: str | None, environ: Mapping[str, str], here: Path, beside: Path = Path(sys.prefix).parent) -> str:
+    """The Python that compiles: the one given, that of `PYTHON`, or .venv-plan/bin/python in `here` or beside this environment.
+
+    Raises `UsageError` with the command that makes one when there is none, or the one that was named is not there.
+    """
+    for name, what in ((given, "--plan_python"), (environ.get(PYTHON), PYTHON)):
+        if name:
+            if not os.access(name, os.X_OK):
+                raise UsageError(f"{what} {name}: there is no such program; make the environment: {MEND}")
+            return name
+    for place in (here, beside):
+        python = place / ".venv-plan" / "bin" / "python"
+        if os.access(python, os.X_OK):
+            return str(python)
+    raise UsageError(f"no environment can compile for a TPU here: this one lacks {', '.join(missing())}; make one: {MEND}")
+
+
+def in_child(python: str, module: str, argv: Sequence[str]) -> int:
+    """Run `module.main(argv)` of this package with another Python, and give its exit code. Raises `TlmError` when it is killed."""
+    if os.environ.get(_CHILD):
+        raise UsageError(f"{sys.executable} cannot compile for a TPU: it lacks {', '.join(missing())}; make one that can: {MEND}")
+    command = [python, "-c", _START, str(Path(__file__).resolve().parent.parent), module, *argv]
+    # What leads Python to this environment's packages must not lead the other one there.
+    environ = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    done = subprocess.run(command, env=environ | VARIABLES | {_CHILD: "1"})
+    if done.returncode < 0:
+        raise TlmError(f"the compiler's process was ended by signal {-done.returncode}; a large model needs some 8 GiB of memory")
+    return done.returncode
 
 
 def main(argv: list[str] | None = None) -> int:

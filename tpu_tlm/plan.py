@@ -1,0 +1,127 @@
+"""The command that compiles a training step for a TPU, without one: python -m tpu_tlm.plan --tpu v5e-8 [the flags of train].
+
+It says whether the step fits the memory, the largest batch that does, and what the compiler's model of the chip makes of its speed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import typing
+from pathlib import Path
+
+from tpu_tlm import options
+from tpu_tlm.config import PlanConfig
+from tpu_tlm.errors import TlmError, UsageError, run_command
+from tpu_tlm.train import CLASSES
+
+if typing.TYPE_CHECKING:
+    from tpu_tlm.planning.subject import Subject
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print what the step needs and takes; exit code 1 when it does not fit.
+
+    Works in this process where the packages that compile are installed, else in one of the environment that has them.
+    """
+    plan, *parsed = options.parse("tpu_tlm.plan", __doc__ or "", (PlanConfig, *CLASSES), argv, check_required=False)
+    from tpu_tlm.planning import environment
+    from tpu_tlm.planning.chips import parse_slice
+
+    runtime = parsed[-1]
+    if not runtime.tpu:
+        raise UsageError("--tpu is required: the slice to plan for, such as v5e-1, v5e-8 or v6e-1")
+    parse_slice(runtime.tpu)
+    if environment.missing():
+        python = environment.find_python(plan.plan_python, os.environ, Path.cwd())
+        return environment.in_child(python, "tpu_tlm.plan", sys.argv[1:] if argv is None else argv)
+    environment.prepare()
+    from tpu_tlm.planning.subject import subject_of
+    from tpu_tlm.training.assemble import Options
+
+    began = time.monotonic()
+
+    def say(what: str) -> None:
+        print(f"[{time.monotonic() - began:4.0f} s] {what}", file=sys.stderr, flush=True)
+
+    subject = subject_of(Options(*parsed), plan, say)
+    return _sweep(subject, plan) if plan.sweep else _plan(subject, plan)
+
+
+def _plan(subject: Subject, plan: PlanConfig) -> int:
+    from tpu_tlm.planning import report
+    from tpu_tlm.planning.compiler import Refused
+    from tpu_tlm.planning.search import largest
+
+    batch, slice_ = subject.options.data.batch_size, subject.slice_
+    answer = subject.compile(batch)
+    refused = isinstance(answer, Refused)
+    if not plan.json:
+        print(report.refusal(answer, batch, slice_.name) if isinstance(answer, Refused) else report.full(answer), flush=True)
+    found = None
+    if plan.search:
+        found = largest(batch, answer, slice_.chip.hbm, subject.unit, subject.compile, subject.extrapolate)
+        if not plan.json:
+            print(report.searched(found, slice_.chips))
+            if found.best is not None and found.best.batch != batch:
+                print(f"\n{report.full(found.best)}")
+    if plan.json:
+        best = None if found is None or found.best is None else found.best.as_values()
+        print(json.dumps({"step": _values(answer, batch, subject.length, slice_.name), "largest": best}, indent=2))
+    if refused:
+        assert isinstance(answer, Refused)
+        most = "" if found is None or found.best is None else f"; the largest batch that was found to fit is {found.best.batch}"
+        need, there = answer.hbm / 2**30, answer.limit / 2**30
+        raise TlmError(
+            f"--batch_size {batch} does not fit a {slice_.name}: {need:.2f} GiB of {there:.2f} GiB of memory a chip{most}"
+            "; --recompute and --grad_accum need less"
+        )
+    return 0
+
+
+def _values(answer: object, batch: int, length: int, tpu: str) -> dict[str, object]:
+    from tpu_tlm.planning.compiler import Refused
+    from tpu_tlm.planning.figures import Figures
+
+    if isinstance(answer, Refused):
+        largest = [{"bytes": a.bytes, "operation": a.operation, "shape": a.shape} for a in answer.allocations]
+        sizes = {"hbm_bytes": answer.hbm, "hbm_limit_bytes": answer.limit, "state_bytes": answer.arguments}
+        return {"tpu": tpu, "batch": batch, "length": length, "fits": False, **sizes, "largest_allocations": largest}
+    assert isinstance(answer, Figures)
+    return answer.as_values()
+
+
+def _sweep(subject: Subject, plan: PlanConfig) -> int:
+    from tpu_tlm.planning import report
+
+    given, unit = subject.options.data.batch_size, subject.unit
+    batches = plan.sweep_batches or sorted({max(unit, int(given * share) // unit * unit) for share in (0.25, 0.5, 1.0, 2.0)})
+    lengths = plan.sweep_lengths or [subject.length]
+    if any(n < 1 for n in (*batches, *lengths)):
+        raise UsageError("--sweep_batches and --sweep_lengths: must be above 0")
+    rows = [(length, batch) for length in lengths for batch in batches]
+    values, began = [], time.monotonic()
+    if not plan.json:
+        print(report.HEAD, flush=True)
+    for done, (length, batch) in enumerate(rows):
+        one = subject.of_length(length)
+        answer = (one.extrapolate(batch) if plan.quick else None) or one.compile(batch)
+        if plan.json:
+            values.append(_values(answer, batch, length, subject.slice_.name))
+        else:
+            print(report.row(batch, length, answer), flush=True)
+        left = (time.monotonic() - began) / (done + 1) * (len(rows) - done - 1)
+        subject.say(f"{done + 1} of {len(rows)} rows, about {left / 60:.0f} min left")
+    if plan.json:
+        print(json.dumps({"table": values}, indent=2))
+    else:
+        from tpu_tlm.planning.figures import NOTE
+
+        print(NOTE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,146 @@
+"""A training command and a slice -> figures of its step, for any batch, length and number of layers."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from tpu_tlm.config import ModelConfig, PlanConfig
+from tpu_tlm.errors import UsageError
+from tpu_tlm.planning.chips import Slice, parse_slice
+from tpu_tlm.planning.compiler import Refused, compile_for
+from tpu_tlm.planning.figures import Figures, program_of
+from tpu_tlm.planning.lower import lower
+from tpu_tlm.planning.stand_in import batch_specs, stand_in
+from tpu_tlm.training import assemble
+from tpu_tlm.training.assemble import Corpora, Options
+
+Say = Callable[[str], None]
+Answer = Figures | Refused
+# For the schedule alone, where neither data nor --steps say how long the run is.
+STEPS = 100_000
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is planned: the options of a run, its data or their stand-in, the chips."""
+
+    options: Options
+    corpora: Corpora
+    slice_: Slice
+    say: Say
+
+    @property
+    def length(self) -> int:
+        """Tokens of an example."""
+        return self.corpora.train.nctx
+
+    @property
+    def unit(self) -> int:
+        """Examples that a batch is a multiple of: one row for every chip and micro-batch."""
+        return self.slice_.chips * self.options.optim.grad_accum
+
+    def of_length(self, length: int) -> Subject:
+        """The same with examples of so many tokens (of pairs: the second text in proportion)."""
+        train = self.corpora.train
+        lengths = {name: max(1, round(n * length / train.nctx)) for name, n in train.lengths.items()}
+        data = dataclasses.replace(train, nctx=length, lengths={**lengths, "x": length})
+        return replace(self, corpora=replace(self.corpora, train=data))
+
+    def _compile(self, options: Options) -> tuple[Answer, float]:
+        began = time.perf_counter()
+        batch, data = options.data.batch_size, self.corpora.train
+        assemble.check_batch(replace(options, data=replace(options.data, eval_batch_size=None)), self.slice_.chips)
+        self.say(f"compiling {options.model.num_layers} layers, batch {batch} of {self.length} tokens for {self.slice_.name}")
+        step = assemble.make_step(options, self.corpora, self._steps(options), assemble.precision_of(options.runtime, "tpu"))
+        lowered = lower(step, batch_specs(data, batch // self.slice_.chips), self.slice_.chips)
+        compiled = compile_for(lowered, self.slice_)
+        seconds = time.perf_counter() - began
+        if isinstance(compiled, Refused):
+            return compiled, seconds
+        spec = assemble.spec_of(options, self.corpora)
+        figures = Figures(
+            self.slice_,
+            batch,
+            self.length,
+            step.objective.tokens(spec) * batch,
+            step.objective.flops(spec) * batch,
+            program_of(compiled, self.slice_),
+            (options.model.num_layers,),
+            seconds,
+        )
+        return figures, seconds
+
+    def _steps(self, options: Options) -> int:
+        samples = self.corpora.train.num_samples
+        return assemble.total_steps(options, samples) if samples else options.run.steps or STEPS
+
+    def with_batch(self, batch: int) -> Options:
+        """The options with another batch."""
+        return replace(self.options, data=replace(self.options.data, batch_size=batch))
+
+    def compile(self, batch: int) -> Answer:
+        """The whole model's program, compiled."""
+        return self._compile(self.with_batch(batch))[0]
+
+    def extrapolate(self, batch: int) -> Answer | None:
+        """The whole model's figures from programs of few layers, each more layer taken to cost the same.
+
+        None where layers differ in ways that this would miss. `Refused` where even few layers do not fit.
+        """
+        few = shallow(self.options.model)
+        if few is None:
+            return None
+        options = self.with_batch(batch)
+        found: list[Figures] = []
+        for model in few:
+            answer, _ = self._compile(replace(options, model=model))
+            if isinstance(answer, Refused):
+                return answer
+            found.append(answer)
+        one, two = found
+        layers = (few[0].num_layers, few[1].num_layers)
+        times = (self.options.model.num_layers - layers[1]) / (layers[1] - layers[0])
+        spec = assemble.spec_of(options, self.corpora)
+        objective = assemble.objective_class(options.run.objective)
+        setting = assemble.Setting(spec, self.corpora.tokenizer, options.objectives)
+        return replace(
+            two,
+            flops=objective.make(setting).flops(spec) * batch,
+            program=two.program.plus(times, two.program, one.program),
+            layers_compiled=layers,
+            compile_seconds=one.compile_seconds + two.compile_seconds,
+        )
+
+
+def shallow(model: ModelConfig) -> tuple[ModelConfig, ModelConfig] | None:
+    """The model with one and with two rounds of its layers' pattern; None where its layers follow no pattern or are as few."""
+    period = model.global_every if model.local_window else 1
+    unlike = len(model.rpr_k) > 1 or model.num_decoder_layers not in (None, model.num_layers)
+    if unlike or model.num_layers <= 2 * period:
+        return None
+    return replace(model, num_layers=period, num_decoder_layers=None), replace(model, num_layers=2 * period, num_decoder_layers=None)
+
+
+def subject_of(options: Options, plan: PlanConfig, say: Say) -> Subject:
+    """The subject of a command line. Raises `UsageError` where the sizes of the data are not given, or given twice."""
+    if not options.runtime.tpu:
+        raise UsageError("--tpu is required: the slice to plan for, such as v5e-1, v5e-8 or v6e-1")
+    slice_ = parse_slice(options.runtime.tpu)
+    if options.data.train_dir:
+        for name, value in (("nctx", plan.nctx), ("nctx_y", plan.nctx_y), ("vocab_size", plan.vocab_size)):
+            if value is not None:
+                raise UsageError(f"--{name} {value}: --train_dir says that; leave one of the two out")
+        return Subject(options, assemble.open_corpora(options), slice_, say)
+    if plan.nctx is None or plan.vocab_size is None:
+        raise UsageError("give --train_dir, or --nctx and --vocab_size in its place")
+    lengths = {"x": plan.nctx} | ({} if plan.nctx_y is None else {"y": plan.nctx_y})
+    subject = Subject(options, stand_in(plan.vocab_size, lengths), slice_, say)
+    try:
+        assemble.spec_of(options, subject.corpora)
+    except UsageError as error:
+        hint = "" if plan.nctx_y else " (without --train_dir, --nctx_y stands for the second text of pairs)"
+        raise UsageError(f"{error}{hint}") from None
+    return subject
