@@ -73,6 +73,7 @@ class ModelConfig:
     reduction_d_k: int = opt(64, "dual encoder: width of queries and keys of the reduction heads", unit="units")
     d_out: int = opt(512, "dual encoder: width of a text's vector", unit="units")
     stacking_layers: list[int] = opt([], "dual encoder: hidden sizes of ConveRT's feed-forward head; none = one dense layer", unit="units")
+    init_temp: float = opt(1.0, "dual encoder: logarithm of the scale of the similarities at the start", unit="number")
     num_decoder_layers: int | None = opt(None, "decoder blocks of an encoder-decoder; none = num_layers", unit="layers")
     mask_pad: bool = opt(True, "padding is not attended to (MEAD's pre-training attends to it)")
     dropout: float = opt(0.1, "on attention weights and residual branches", unit="0..1")

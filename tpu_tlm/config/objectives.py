@@ -26,13 +26,15 @@ class ContrastiveConfig:
 
     loss: str = opt(
         "symmetric",
-        "contrastive: the right response among all; symmetric: and the right query; triplet: nearer than a wrong one by --margin; "
-        "all, all_mean: ConveRT's sum or mean with a scale that rises with the steps",
+        "contrastive: the right response among all; symmetric: and the right query; triplet: nearer than the wrong ones by --margin; "
+        "all, all_mean: ConveRT's sum or mean with a scale that rises by --scale_examples",
         choices=("contrastive", "symmetric", "triplet", "all", "all_mean"),
     )
     margin: float = opt(0.2, "triplet: by how much the true pair must be nearer, in cosine", unit="0..2")
-    init_temp: float = opt(1.0, "logarithm of the scale of the similarities at the start", unit="number")
-    learn_temp: bool = opt(True, "the scale is learned")
+    learn_temp: bool = opt(True, "contrastive, symmetric: the scale is learned, up to 100")
+    scale_examples: int = opt(
+        2_560_000, "all, all_mean: the scale rises from 1 to the root of d_out over so many examples of the run", unit="examples"
+    )
 
 
 @dataclass(frozen=True)
@@ -59,5 +61,14 @@ class DenoisingConfig:
 class ElectraConfig:
     """ELECTRA: generator and weight of the discriminator."""
 
-    gen_fraction: float = opt(0.25, "width of the generator as a share of the discriminator's", unit="0..1")
+    gen_fraction: float = opt(0.25, "size of the generator (width, feed-forward, heads) as a share of the discriminator's", unit="0..1")
+    gen_d_model: int | None = opt(None, "width of the generator; none = by --gen_fraction", unit="units")
+    gen_d_ff: int | None = opt(None, "width inside its feed-forward layers; none = by --gen_fraction", unit="units")
+    gen_num_heads: int | None = opt(None, "its attention heads; none = by --gen_fraction", unit="heads")
+    gen_num_layers: int | None = opt(None, "its blocks; none = as many as the discriminator has", unit="layers")
     disc_weight: float = opt(50.0, "weight of the discriminator's loss beside the generator's", unit="number")
+    label_one: str = opt(
+        "replaced",
+        "discriminator: what 1 says in the given labels (MEAD's say original); the model always learns 1 for replaced",
+        choices=("replaced", "original"),
+    )

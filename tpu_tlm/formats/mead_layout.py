@@ -6,6 +6,7 @@ What MEAD has no key for stands under keys of our own, `tpu_tlm/...`, which its 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from tpu_tlm.models.layers import GATED
 from tpu_tlm.models.spec import ModelSpec
 
 OWN = "tpu_tlm/"
+TEMPERATURE = f"{OWN}temperature"
 
 
 def _dense(path: str, key: str) -> Iterator[Pair]:
@@ -146,16 +148,30 @@ def _embeddings(root: str, spec: ModelSpec) -> Iterator[Pair]:
         yield same("embeddings/tt/table", f"{key}/tt/weights")
     if config.embeddings_reduction == "sum-layer-norm":
         yield from _norm("embeddings/reduction", f"{key}/reduction/ln", config)
-    width = config.dsz or config.d_model
-    joined = width * 2 if config.embeddings_reduction == "concat" and config.token_type_vsz else width
-    if joined != config.d_model:
+    if _joined(config) != config.d_model:
         yield from _dense("embeddings/projection", f"{OWN}embeddings/projection")
+
+
+def _joined(config: ModelConfig) -> int:
+    """Columns of the embeddings before a projection."""
+    width = config.dsz or config.d_model
+    return width * 2 if config.embeddings_reduction == "concat" and config.token_type_vsz else width
+
+
+def _generator(spec: ModelSpec, config: ModelConfig) -> Iterator[Pair]:
+    """ELECTRA's generator, under our own keys as MEAD would name a masked language model, without the embeddings, which are shared."""
+    own = replace(spec, kind="mlm", config=config, generator=None)
+    pairs = [*_encoder("TLM", config), *_head(own)]
+    if _joined(config) != config.d_model:
+        pairs += _dense("projection", "embeddings/projection")
+    for pair in pairs:
+        yield pair._replace(path=f"generator/{pair.path}", keys=tuple(f"{OWN}generator/{key.removeprefix(OWN)}" for key in pair.keys))
 
 
 def _head(spec: ModelSpec) -> Iterator[Pair]:
     config = spec.config
     key = f"{OWN}head"
-    if spec.kind == "discriminator":
+    if spec.kind in ("discriminator", "electra"):
         if config.mlm_head == "bert":
             yield from _dense("head/dense", f"{key}/dense")
         yield from _dense("head/unit", f"{key}/unit")
@@ -172,6 +188,7 @@ def _head(spec: ModelSpec) -> Iterator[Pair]:
 
 
 def _dual(config: ModelConfig) -> Iterator[Pair]:
+    yield same("temperature", TEMPERATURE)
     kind = config.reduction_type.partition("_")[0]
     count = {"sha": 1, "2ha": 2}.get(kind, 0)
     for i in range(1, count + 1):
@@ -205,3 +222,5 @@ def pairs_of(spec: ModelSpec) -> Iterator[Pair]:
         yield from _dual(spec.config)
     elif spec.kind != "embed":
         yield from _head(spec)
+    if spec.generator is not None:
+        yield from _generator(spec, spec.generator)

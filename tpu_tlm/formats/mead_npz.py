@@ -9,7 +9,7 @@ import numpy as np
 
 from tpu_tlm.errors import TlmError
 from tpu_tlm.formats.layout import Arrays, read, written
-from tpu_tlm.formats.mead_layout import OWN, pairs_of
+from tpu_tlm.formats.mead_layout import OWN, TEMPERATURE, pairs_of
 from tpu_tlm.models.spec import ModelSpec
 
 # Our own keys: MEAD's readers pass over what they do not know.
@@ -33,6 +33,9 @@ def from_mead(arrays: Mapping[str, np.ndarray], spec: ModelSpec, where: str, *, 
     if spec.config.embed_type == "learned-positional-w-bias" and _BIAS in arrays and not spec.config.token_type_vsz:
         bias = np.asarray(arrays[_BIAS])
         arrays = {**{k: v for k, v in arrays.items() if k != _BIAS}, _TYPES: np.stack([bias, np.zeros_like(bias)])}
+    if spec.kind == "dual" and TEMPERATURE not in arrays:
+        # MEAD stores none, and its own never leaves 1.
+        arrays = {**arrays, TEMPERATURE: np.float32(1.0)}
     present = [p for p in pairs_of(spec) if not p.path.startswith(without or ("\0",)) or all(key in arrays for key in p.keys)]
     values, used = read(present, arrays, where)
     unused = sorted(key for key in arrays if key not in used and not key.startswith(OWN))

@@ -48,7 +48,8 @@ class DualEncoder(TransformerModel):
     """One encoder for both texts, a reduction, and a head for each side: `{x: int [B, T], y: int [B, S]} -> (u, v)` float32 `[B, d_out]`.
 
     MEAD's `PairedModel`, ConveRT's shape. `ff1` (queries, x) and `ff2` (responses, y) are `stacking_layers` heads, or one dense layer,
-    or absent where the reduction is `d_out` wide already.
+    or absent where the reduction is `d_out` wide already. `temperature` (float32 scalar, `init_temp` at the start) is the logarithm of the
+    scale of similarities, for the objective to use.
     """
 
     def __init__(self, spec: ModelSpec, *, precision: str = "float32", **kwargs: Any) -> None:
@@ -57,6 +58,7 @@ class DualEncoder(TransformerModel):
         self.reduction = Reduction(config, name="reduction", dtype=policy)
         self.ff1 = self._head(config, name="ff1", dtype=policy)
         self.ff2 = self._head(config, name="ff2", dtype=policy)
+        self.temperature = self.add_weight(name="temperature", shape=(), initializer="zeros", autocast=False)
 
     def _head(self, config: ModelConfig, **kwargs: Any) -> keras.layers.Layer | None:
         if config.stacking_layers:

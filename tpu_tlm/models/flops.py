@@ -69,6 +69,12 @@ def flops_per_example(model: ModelConfig, nctx: int, predictions: int, vocab: in
     return 3.0 * 2.0 * (_encoder(model, nctx) + predictions * _head(model, vocab))
 
 
+def binary_flops_per_example(model: ModelConfig, nctx: int) -> float:
+    """The same for an encoder with one logit at every position (a discriminator)."""
+    d = model.d_model
+    return 3.0 * 2.0 * (_encoder(model, nctx) + nctx * (d + (d * d if model.mlm_head == "bert" else 0)))
+
+
 def seq2seq_flops_per_example(model: ModelConfig, source: int, target: int, vocab: int) -> float:
     """The same for an encoder-decoder that reads `source` tokens and writes `target`, with logits at each.
 
@@ -81,4 +87,23 @@ def seq2seq_flops_per_example(model: ModelConfig, source: int, target: int, voca
         outward = d * width + (0 if model.single_head else width * d)
         forward += target * (_attention(model, target, layer) + outward + _mixing(model, source, layer) + _feed_forward(model))
         forward += source * d * (width + values)
+    return 3.0 * 2.0 * forward
+
+
+def dual_flops_per_example(model: ModelConfig, nctx: int, nctx_y: int) -> float:
+    """The same for a dual encoder: both texts through the encoder, the heads of the reduction and the dense layers after it.
+
+    The similarities of a batch are not counted: they are as nothing beside the rest, and depend on the size of the batch.
+    """
+    d, kind = model.d_model, model.reduction_type.partition("_")[0]
+    count = {"sha": 1, "2ha": 2}.get(kind, 0)
+    width = d * max(1, count)
+    if model.stacking_layers:
+        sizes = [width, *model.stacking_layers, model.d_out]
+        head = sum(a * b for a, b in zip(sizes, sizes[1:], strict=False)) + (width * model.d_out if width != model.d_out else 0)
+    else:
+        head = width * model.d_out if width != model.d_out else 0
+    forward = 0.0
+    for length in (nctx, nctx_y):
+        forward += _encoder(model, length) + length * count * (2 * d * model.reduction_d_k + length * (model.reduction_d_k + d)) + head
     return 3.0 * 2.0 * forward
