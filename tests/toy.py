@@ -56,3 +56,16 @@ def toy_pairs(
     )
     y[:, 0] = tokenizer.cls_id
     return _write(directory, tokenizer, x, y, shards, pairs="tsv", nctx_y=nctx_y, y_prefix="[CLS]", y_suffix="[SEP]")
+
+
+def toy_labels(
+    directory: Path, *, examples: int = 96, nctx: int = 16, shards: int = 3, seed: int = 0, words: int = WORDS, rate: float = 0.2
+) -> Path:
+    """Write sentences that count upwards but for replaced words, and in y 1 for those; some are padded at the end, where y is 1 too."""
+    tokenizer = _tokenizer(directory, words)
+    rng = np.random.default_rng(seed)
+    x = (rng.integers(0, words, (examples, 1)) + np.arange(nctx)) % words
+    y = rng.random(x.shape) < rate
+    x = 5 + np.where(y, (x + rng.integers(1, words, x.shape)) % words, x)
+    beyond = np.arange(nctx) >= rng.integers(nctx // 2, nctx + 1, (examples, 1))
+    return _write(directory, tokenizer, np.where(beyond, 0, x), (y | beyond).astype(np.int64), shards, pairs="tsv", nctx_y=nctx)

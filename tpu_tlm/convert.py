@@ -36,7 +36,7 @@ def _read(config: ConvertConfig, model: ModelConfig) -> Saved:
 def main(argv: list[str] | None = None) -> int:
     """Convert, read the result back and compare it; prints what was read, what was not used, and what was written."""
     config, model = options.parse("tpu_tlm.convert", __doc__ or "", [ConvertConfig, ModelConfig], argv)
-    from tpu_tlm.formats.detect import HF, SAVED_MODEL, target_of
+    from tpu_tlm.formats.detect import HF, NPZ, SAVED_MODEL, target_of
 
     target = target_of(config.destination, config.to)
     for name, only in (("family", HF), ("length", SAVED_MODEL)):
@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     from tpu_tlm import runtime
 
     runtime.quiet()
+    from tpu_tlm.formats.electra_parts import PARTS, part_of
     from tpu_tlm.formats.registry import check_same, read_model, write_model
     from tpu_tlm.formats.structure import flags
 
@@ -60,6 +61,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"  not used: {', '.join(saved.unused)}")
     for note in saved.notes:
         print(f"  note: {note}")
+    if saved.spec.kind == "electra" and (config.part or target != NPZ):
+        saved = part_of(saved, config.part or PARTS[0])
+        print(f"of its two models: the {config.part or PARTS[0]}" + ("" if config.part else " (--part generator gives the other)"))
+    elif config.part:
+        raise UsageError(f"--part {config.part}: {saved.source} is of kind {saved.spec.kind!r} and has no parts; only an ELECTRA has")
     hashes, notes = write_model(saved, config.destination, target, family=config.family, length=config.length, overwrite=config.overwrite)
     print(f"wrote {config.destination} ({target})")
     for name, digest in sorted(hashes.items()):

@@ -17,11 +17,14 @@ if typing.TYPE_CHECKING:
 
 
 def _fill_mask(config: PredictConfig, saved: Saved, texts: Iterable[str]) -> None:
+    from tpu_tlm.formats.electra_parts import GENERATOR, part_of
     from tpu_tlm.objectives.fill_mask import FillMask
 
     top_k = 5 if config.top_k is None else config.top_k
     if top_k < 1:
         raise UsageError(f"--top_k {top_k}: at least one guess must be asked for")
+    if saved.spec.kind == "electra":
+        saved = part_of(saved, GENERATOR)
     fill = FillMask(saved.model(), saved.spec, saved.tokenizer(config.tokenizer))
     for text in texts:
         masks = fill(text, top_k)

@@ -19,6 +19,7 @@ from tpu_tlm import options, train
 from tpu_tlm.data.dataset import open_dataset
 from tpu_tlm.formats.registry import check_same, read_model, write_model
 from tpu_tlm.models.variables import named_variables
+from tpu_tlm.objectives.base import ObjectiveOptions
 from tpu_tlm.objectives.make import objective_class
 from tpu_tlm.planning.lower import faults, trace
 from tpu_tlm.runtime import Devices
@@ -161,7 +162,7 @@ def measured(trained: Trained, path: Path, batch_size: int = BATCH) -> Totals:
     """What `evaluate` says of a model on the held-out examples."""
     saved, dataset = load_saved(str(path)), open_dataset(str(trained.valid))
     saved, dataset = load_saved(str(path)), open_dataset(str(trained.valid))
-    return evaluate_saved(saved, dataset, batch_size, 0.15, device(xla=False), trained.case.measure)
+    return evaluate_saved(saved, dataset, batch_size, ObjectiveOptions(), device(xla=False), trained.case.measure)
 
 
 def check_exported(trained: Trained, base: Path) -> None:

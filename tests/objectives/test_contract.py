@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.objectives.contract import CHECKS, Case, prepare
+from tests.toy import toy_labels, toy_pairs
 from tpu_tlm.objectives.make import OBJECTIVES
 
-CASES: dict[str, Case] = {}
+CASES: dict[str, Case] = {
+    "discriminator": Case("discriminator", toy_labels),
+    "dual-encoder": Case("dual-encoder", toy_pairs, ("--d_out", "24", "--reduction_d_k", "8"), whole_batch=True),
+}
 
 
 @pytest.fixture(scope="module", params=OBJECTIVES)

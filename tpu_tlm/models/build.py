@@ -8,6 +8,7 @@ from tpu_tlm.errors import UsageError
 from tpu_tlm.models.base import TransformerModel
 from tpu_tlm.models.discriminator import TransformerDiscriminator
 from tpu_tlm.models.dual import DualEncoder
+from tpu_tlm.models.electra import Electra
 from tpu_tlm.models.initial import initialize
 from tpu_tlm.models.lm import TransformerLanguageModel, TransformerMaskedLanguageModel
 from tpu_tlm.models.pooled import TransformerEmbeddings
@@ -20,6 +21,7 @@ KINDS: dict[str, type[TransformerModel]] = {
     "clm": TransformerLanguageModel,
     "embed": TransformerEmbeddings,
     "discriminator": TransformerDiscriminator,
+    "electra": Electra,
     "dual": DualEncoder,
     "seq2seq": Seq2SeqModel,
 }

@@ -43,7 +43,7 @@ class EmbeddingsStack(keras.layers.Layer):
         self.features = dict(features)
         self.pdrop, self.concat = config.embeddings_dropout, config.embeddings_reduction == "concat"
         widths = [f.dsz for f in self.features.values()]
-        width = sum(widths) if self.concat else widths[0]
+        self.width = width = sum(widths) if self.concat else widths[0]
         normed = config.embeddings_reduction == "sum-layer-norm"
         self.reduction = make_norm(config, width, name="reduction", dtype=self.dtype_policy) if normed else None
         self.projection = Dense(width, config.d_model, name="projection", dtype=self.dtype_policy) if width != config.d_model else None
@@ -53,13 +53,17 @@ class EmbeddingsStack(keras.layers.Layer):
         """The token table `[rows, dsz]`, which a tied head multiplies with."""
         return self.features["x"].table
 
-    def call(self, inputs: Mapping[str, tf.Tensor], key: Key | None = None, start: Start = 0) -> tf.Tensor:
+    def joined(self, inputs: Mapping[str, tf.Tensor], key: Key | None = None, start: Start = 0) -> tf.Tensor:
+        """What stands before the projection: `[B, T, width]`, `width` columns (two models of different widths can share it)."""
         x = inputs["x"]
         parts = [embed(inputs[name] if name in inputs else tf.zeros_like(x), start=start) for name, embed in self.features.items()]
         y = tf.concat(parts, axis=-1) if self.concat else tf.add_n(parts)
         if self.reduction is not None:
             y = self.reduction(y)
-        y = dropout(y, self.pdrop, key, "embeddings")
+        return dropout(y, self.pdrop, key, "embeddings")
+
+    def call(self, inputs: Mapping[str, tf.Tensor], key: Key | None = None, start: Start = 0) -> tf.Tensor:
+        y = self.joined(inputs, key, start)
         return y if self.projection is None else self.projection(y)
 
 

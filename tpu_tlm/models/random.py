@@ -65,6 +65,15 @@ class Key:
         """Uniform float32 in [0, 1) [rows, *shape], 24 random bits each."""
         return tf.cast(tf.bitwise.right_shift(self.bits(*shape), _u32(8)), tf.float32) * 2.0**-24
 
+    def gumbel(self, *shape: int) -> tf.Tensor:
+        """Standard Gumbel noise, float32 [rows, *shape], always finite: the largest of logits plus noise is a draw from their softmax.
+
+        From all 32 bits as the small number v in -log(-log(1 - v)): the large values, which decide, come from small v, where float32 is
+        fine. (Out of a uniform number near 1 they would be coarse, and infinite once in 2**24 draws.)
+        """
+        v = (tf.cast(self.bits(*shape), tf.float32) + 0.5) * 2.0**-32
+        return -tf.math.log(-tf.math.log1p(-tf.minimum(v, 1.0 - 2.0**-24)))
+
     def below(self, limit: int, *shape: int) -> tf.Tensor:
         """Uniform int32 in [0, limit) [rows, *shape]; limit up to 2**24."""
         return tf.minimum(tf.cast(self.uniform(*shape) * float(limit), tf.int32), limit - 1)

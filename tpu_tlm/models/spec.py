@@ -27,7 +27,8 @@ class ModelSpec:
     `kind`: one of `build.KINDS`; `nctx`: tokens of a training example, `nctx_y`: of its
     second text, where it has one; `pad_id`: the id that is not attended to; `prefix_id`, `suffix_id`:
     the tokens at the start and end of every training example, `y_prefix_id`, `y_suffix_id`: of its second text; `eol_id`: the token
-    after every line of text; `turn_id`: the token between the turns of a conversation; `denoising`: what an encoder-decoder was trained on.
+    after every line of text; `turn_id`: the token between the turns of a conversation; `denoising`: what an encoder-decoder was trained on;
+    `generator`: the smaller model of ELECTRA's two.
     """
 
     config: ModelConfig
@@ -43,6 +44,7 @@ class ModelSpec:
     y_suffix_id: int | None = None
     turn_id: int | None = None
     denoising: DenoisingConfig | None = None
+    generator: ModelConfig | None = None
 
     @property
     def sentinels(self) -> int:
@@ -61,6 +63,8 @@ class ModelSpec:
             (config,) = options.build([ModelConfig], values.pop("config"), where)
             if values.get("denoising") is not None:
                 (values["denoising"],) = options.build([DenoisingConfig], values["denoising"], where)
+            if values.get("generator") is not None:
+                (values["generator"],) = options.build([ModelConfig], values["generator"], where)
             return cls(config=config, **values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise TlmError(f"{where}: the model configuration cannot be read ({error}); it may be of a newer version") from None

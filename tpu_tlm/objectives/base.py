@@ -75,7 +75,8 @@ class Objective(abc.ABC):
 
     `name`: what `--objective` calls it; `kind`: the kind of model that it trains (`models.build.KINDS`); `metrics`: names of its metrics;
     `parts`: names of the means that its loss is the sum of, where there are several;
-    `gathers`: its loss compares examples with those of other replicas, so it is called with `replicas=` (`objectives.replicas.Replicas`).
+    `gathers`: its loss compares examples with those of other replicas, so it is called with `replicas=` (`objectives.replicas.Replicas`);
+    `perplexity`: whether exp(loss) is a perplexity.
     """
 
     name: ClassVar[str]
@@ -83,6 +84,7 @@ class Objective(abc.ABC):
     metrics: ClassVar[tuple[str, ...]]
     parts: ClassVar[tuple[str, ...]] = ()
     gathers: ClassVar[bool] = False
+    perplexity: ClassVar[bool] = True
 
     @classmethod
     def make(cls, setting: Setting) -> Objective:

@@ -62,5 +62,4 @@ def draw(logits: tf.Tensor, sampling: Sampling, key: Key) -> tf.Tensor:
     """One token per row: float32 `[B, V] -> int32 [B]`, from the softmax of the filtered logits (largest logit plus Gumbel noise)."""
     if sampling.temperature == 0.0:
         return tf.argmax(logits, axis=-1, output_type=tf.int32)
-    noise = -tf.math.log(-tf.math.log(key.uniform(logits.shape[-1]) + 2.0**-25))
-    return tf.argmax(filtered(logits, sampling) + noise, axis=-1, output_type=tf.int32)
+    return tf.argmax(filtered(logits, sampling) + key.gumbel(logits.shape[-1]), axis=-1, output_type=tf.int32)

@@ -8,13 +8,17 @@ import numpy as np
 
 from tpu_tlm.data.tokenizers import Tokenizer
 from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.electra_parts import GENERATOR, part_spec
 from tpu_tlm.formats.saved import Saved
 from tpu_tlm.formats.structure import as_flag, differences
 from tpu_tlm.models.spec import ModelSpec
 
 # A head may be new; where padding and other texts are hidden from, the training data decides.
 _MAY_DIFFER = ("mlm_head", "output_bias", "tie_weights", "mask_pad", "segment_mask", "compat")
-_HEAD = "head/"
+# What may be new: a head, and ELECTRA's generator.
+_NEW = ("head/", "generator/")
+# Kinds whose head tells replaced tokens; the others' predict them.
+_BINARY = ("discriminator", "electra")
 
 
 def check_start(saved: Saved, spec: ModelSpec, tokenizer: Tokenizer, where: str) -> None:
@@ -33,6 +37,20 @@ def check_start(saved: Saved, spec: ModelSpec, tokenizer: Tokenizer, where: str)
     if wrong := [d for d in differences(saved.spec, spec) if d.name not in _MAY_DIFFER]:
         flags = " ".join(as_flag(d.name, d.left) for d in wrong if d.left is not None)
         raise UsageError(f"{where}: is another model; train with {flags}")
+    if saved.spec.generator is not None and spec.generator is not None:
+        theirs, ours = (part_spec(s, GENERATOR) for s in (saved.spec, spec))
+        if wrong := [d for d in differences(theirs, ours) if d.name not in _MAY_DIFFER]:
+            flags = " ".join(as_flag(f"gen_{d.name}", d.left) for d in wrong if d.left is not None)
+            raise UsageError(f"{where}: has another generator; train with {flags}")
+
+
+def without_foreign_head(saved: Saved, kind: str) -> Saved:
+    """The same without its head, where that answers another question than the head of a model of `kind` does."""
+    if (saved.spec.kind in _BINARY) == (kind in _BINARY):
+        return saved
+    heads = [path for path in saved.values if path.startswith("head/")]
+    body = {path: value for path, value in saved.values.items() if path not in heads}
+    return saved.replaced(values=body, unused=(*saved.unused, *heads))
 
 
 def start_values(saved: Saved, own: Mapping[str, np.ndarray], where: str) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -46,7 +64,7 @@ def start_values(saved: Saved, own: Mapping[str, np.ndarray], where: str) -> tup
     for path, initial in own.items():
         theirs = saved.values.get(path)
         fits = theirs is not None and theirs.shape == initial.shape
-        if not fits and not path.startswith(_HEAD):
+        if not fits and not path.startswith(_NEW):
             there = "absent" if theirs is None else list(theirs.shape)
             raise UsageError(f"{where}: {path!r} is {there} there and {list(initial.shape)} here; give its model flags")
         values[path] = theirs if fits and theirs is not None else initial

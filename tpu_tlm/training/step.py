@@ -122,8 +122,8 @@ class TrainStep:
         replicas: Replicas = ALONE,
     ) -> StepResult:
         """The whole step of one replica."""
-        grads, sums = self.gradients(values, batch, replicas)
-        return self.update(values, slots, *summed((grads, sums), replicas.all_reduce), index)
+        grads, sums = summed(self.gradients(values, batch, replicas), replicas.all_reduce)
+        return self.update(values, slots, grads, sums, index)
 
 
 def _dense(gradient: Any) -> tf.Tensor:

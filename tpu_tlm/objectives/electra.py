@@ -1,0 +1,108 @@
+"""Replaced-token detection: a generator fills masks, a discriminator says which tokens are not the text's (ELECTRA, arXiv 2003.10555)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import tensorflow as tf
+
+from tpu_tlm.config import ElectraConfig, MlmConfig, ModelConfig
+from tpu_tlm.models.flops import binary_flops_per_example, flops_per_example
+from tpu_tlm.models.masks import MASKED
+from tpu_tlm.models.random import Key
+from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.objectives.base import Batch, Objective, ObjectiveOptions, Setting, Sums, cross_entropy
+from tpu_tlm.objectives.discriminator import METRICS, detection
+from tpu_tlm.objectives.mlm import EVALUATION_SEED, MaskedLanguageModeling, Specials, specials_of
+
+GENERATOR, DISCRIMINATOR = "generator", "discriminator"
+
+
+def generator_of(config: ModelConfig, options: ElectraConfig) -> ModelConfig:
+    """The generator beside a discriminator: narrower by `gen_fraction` in width, feed-forward and heads, as wide a token table."""
+    heads = options.gen_num_heads or max(1, int(config.num_heads * options.gen_fraction))
+    width = max(1, int(config.d_model * options.gen_fraction))
+    return replace(
+        config,
+        d_model=options.gen_d_model or -(-width // heads) * heads,
+        d_ff=options.gen_d_ff or max(1, int(config.d_ff * options.gen_fraction)),
+        num_heads=heads,
+        num_layers=options.gen_num_layers or config.num_layers,
+        dsz=config.dsz or config.d_model,
+    )
+
+
+def sample(logits: tf.Tensor, specials: Specials, key: Key) -> tf.Tensor:
+    """Tokens int32 `[B, N]` drawn from the softmax of `[B, N, V]`, no special token among them; no gradient flows back.
+
+    A special token in a text would give itself away, and padding would hide its place.
+    """
+    ids = tf.constant([1.0 if i in specials.ids else 0.0 for i in range(logits.shape[-1])])
+    allowed = tf.where(ids > 0, MASKED, tf.stop_gradient(logits))
+    return tf.argmax(allowed + key.gumbel(*logits.shape[1:]), axis=-1, output_type=tf.int32)
+
+
+class ReplacedTokenDetection(Objective):
+    """Generator's cross entropy (mean over masked tokens) + `disc_weight` * discriminator's (mean over tokens that are no padding).
+
+    The generator sees masks as masked language modelling makes them. The discriminator sees the original text with a draw of the generator
+    at each masked place, and is asked of every token whether it is another than the text's: a right guess is no replacement. Nothing is
+    learned through the draw; both meet in the embeddings.
+
+    Metrics: the generator's loss and accuracy; the discriminator's loss (unweighted) and accuracy, precision and recall of what it calls
+    replaced; `replaced`, the share of tokens that were.
+    """
+
+    name = "electra"
+    kind = "electra"
+    perplexity = False
+    metrics = ("generator_loss", "generator_accuracy", *METRICS)
+    parts = (GENERATOR, DISCRIMINATOR)
+
+    def __init__(self, mlm: MlmConfig, specials: Specials, disc_weight: float) -> None:
+        self.mlm, self.specials, self.disc_weight = MaskedLanguageModeling(mlm, specials), specials, disc_weight
+
+    @classmethod
+    def make(cls, setting: Setting) -> ReplacedTokenDetection:
+        return cls(setting.options.mlm, specials_of(setting.tokenizer), setting.options.electra.disc_weight)
+
+    @classmethod
+    def adapt(cls, spec: ModelSpec, options: ObjectiveOptions, lengths: Mapping[str, int]) -> ModelSpec:
+        return replace(spec, generator=generator_of(spec.config, options.electra))
+
+    def predictions(self, nctx: int) -> int:
+        return self.mlm.predictions(nctx)
+
+    def flops(self, spec: ModelSpec) -> float:
+        """Of both models."""
+        assert spec.generator is not None
+        generator = flops_per_example(spec.generator, spec.nctx, self.predictions(spec.nctx), spec.vocab_size)
+        return generator + binary_flops_per_example(spec.config, spec.nctx)
+
+    def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> Sums:
+        x, positions, labels, weights = self.mlm.masked(batch, key.fold("corruption"), training)
+        valid = batch["valid"] if "valid" in batch else tf.ones_like(weights[:, 0])
+        more = {"tt": batch["tt"]} if "tt" in batch else {}
+        logits = model.generate({"x": x, **more}, positions, key=key.fold("generator") if training else None)
+        losses, right = cross_entropy(labels, logits)
+        counted = weights * valid[:, None]
+        loss, count = tf.reduce_sum(losses * counted), tf.reduce_sum(counted)
+
+        draws = key if training else Key.of(EVALUATION_SEED, batch["position"])
+        original = tf.where(tf.not_equal(batch["y"], self.specials.pad_id), batch["y"], x) if "y" in batch else batch["x"]
+        drawn = sample(logits, self.specials, draws.fold("sample"))
+        change = tf.where(weights > 0, drawn - labels, 0)
+        # Positions of a row are distinct, so the one-hot sum writes each at most once.
+        text = original + tf.reduce_sum(tf.one_hot(positions, x.shape[1], dtype=tf.int32) * change[:, :, None], axis=1)
+
+        scores = model({"x": text, **more}, key=key.fold("dropout") if training else None)
+        tokens = tf.cast(tf.not_equal(original, self.specials.pad_id), tf.float32) * valid[:, None]
+        found = detection(scores, tf.cast(tf.not_equal(text, original), tf.float32), tokens)
+        accuracy = (tf.reduce_sum(right * counted), count)
+        return Sums(
+            {GENERATOR: loss, DISCRIMINATOR: self.disc_weight * found.loss},
+            {GENERATOR: count, DISCRIMINATOR: found.weight},
+            {"generator_loss": (loss, count), "generator_accuracy": accuracy, **found.metrics},
+        )
