@@ -66,6 +66,14 @@ def same_device(reports: Mapping[str, Report]) -> str:
     return next(iter(reports.values())).device
 
 
+def heading(device: str, platform: str, manifest: Manifest, peak: float | None) -> str:
+    """What ran, and on what."""
+    caution = " (a processor: these times say nothing about a GPU)" if platform == "cpu" else ""
+    told = f"a peak of {peak / 1e12:.0f} TFLOP/s" if peak else "a peak that is not known (--peak)"
+    model = f"{manifest.parameters:,} parameters, dropout {manifest.model['dropout']}, {manifest.flops / 1e12:.3g} TFLOP a step by formula"
+    return f"device: {device}{caution}, {told}\n{model}; lowered by TensorFlow {manifest.versions['tensorflow']}"
+
+
 def speed_table(results: Sequence[Result], reports: Mapping[str, Report], manifest: Manifest, peak: float | None) -> str:
     """Median step (lowest to highest), tokens/s and MFU of the medians, speed beside the first program, memory, time to the first step."""
     title = f"batch {manifest.rows} x {manifest.length}, {manifest.precision}"
@@ -161,14 +169,8 @@ def main(argv: list[str] | None = None) -> int:
     device = same_device(reports)
     platform = next(iter(reports.values())).platform
     peak = given.peak * 1e12 if given.peak else peak_flops(device, manifest.precision)
-    print(f"device: {device}" + ("" if platform == "gpu" else " (no GPU: these times say nothing about one)"))
-    told = f"a peak of {peak / 1e12:.0f} TFLOP/s" if peak else "an unknown peak (--peak)"
-    print(
-        f"{manifest.parameters:,} parameters, dropout {manifest.model['dropout']}, {manifest.flops / 1e12:.3g} TFLOP a step by formula, {told}"
-    )
-    print(
-        f"lowered with TensorFlow {manifest.versions['tensorflow']}; run with {', '.join(sorted({r.versions for r in reports.values()}))}\n"
-    )
+    print(heading(device, platform, manifest, peak))
+    print(f"run with {', '.join(sorted({r.versions for r in reports.values()}))}\n")
     print(speed_table(results, reports, manifest, peak) + "\n")
     losses: dict[str, Sequence[float]] = {TENSORFLOW: manifest.losses} if manifest.losses else {}
     losses |= {name: report.losses for name, report in reports.items()}
