@@ -94,7 +94,7 @@ def written(pairs: Iterable[Pair], values: Mapping[str, np.ndarray]) -> Arrays:
     for pair in pairs:
         left.remove(pair.path)
         for key, array in zip(pair.keys, pair.split(values[pair.path]), strict=True):
-            arrays[key] = np.ascontiguousarray(array, np.float32)
+            arrays[key] = np.asarray(array, np.float32, order="C")
     if left:
         raise KeyError(f"no place in the file for {sorted(left)}")
     return arrays
