@@ -1,0 +1,133 @@
+"""A regime of the user's own: the one that the documentation walks through, and what is said of one that is wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.objectives import contract
+from tests.objectives.contract import Case, prepare
+from tpu_tlm import options, train
+from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.models.random import Key
+from tpu_tlm.objectives.base import ObjectiveOptions
+from tpu_tlm.objectives.make import objective_class
+from tpu_tlm.objectives.mlm import Specials
+
+PAGE = Path(__file__).parents[2] / "docs" / "own_objective.md"
+
+
+def code_of_the_page():
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return block
+
+
+@pytest.fixture(scope="module")
+def shuffled(tmp_path_factory):
+    path = tmp_path_factory.mktemp("own") / "shuffled.py"
+    path.write_text(code_of_the_page())
+    return f"{path}:ShuffledTokens"
+
+
+def test_it_is_as_short_as_promised():
+    assert len([line for line in code_of_the_page().splitlines() if line.strip()]) < 40
+
+
+def test_tokens_trade_places(shuffled):
+    """The text keeps its tokens, special ones and padding stay, and what is asked is what moved."""
+    specials = Specials(50, 0, 4, (0, 1, 2, 3, 4))
+    objective = objective_class(shuffled)(specials, 0.3)
+    x = np.random.default_rng(0).permuted(np.tile(np.arange(5, 21), (6, 1)), axis=1).astype(np.int32)
+    x[:, 0], x[1, 9:] = 2, 0
+
+    def model(features, key=None):
+        seen.append(features["x"].numpy())
+        return tf.where(features["x"] != x, 9.0, -9.0)
+
+    for training in (True, False):
+        seen: list[np.ndarray] = []
+        batch = {"x": tf.constant(x), "position": tf.range(6, dtype=tf.int64)}
+        sums = objective(model, batch, Key.of(0, batch["position"]), training=training)
+        (text,) = seen
+        np.testing.assert_array_equal(np.sort(text, axis=1), np.sort(x, axis=1))
+        np.testing.assert_array_equal(text[x < 5], x[x < 5])
+        moved = (text != x).sum()
+        assert moved == sum(round(0.3 * (row > 4).sum()) for row in x)
+        assert sums.metrics["accuracy"] == (sums.weight, sums.weight) and sums.metrics["moved"][0] == moved
+        assert sums.weight == (x != 0).sum() and sums.loss < 0.01
+
+
+@pytest.mark.slow
+def test_the_page_trains_continues_and_is_measured(shuffled, tmp_path):
+    trained = prepare(Case(shuffled, measure=shuffled), tmp_path / "run")
+    for check in (
+        contract.check_static,
+        contract.check_continued,
+        contract.check_replicas,
+        contract.check_exported,
+        contract.check_batch_size,
+    ):
+        directory = tmp_path / check.__name__
+        directory.mkdir()
+        check(trained, directory)
+    again = options.parse("train", "", train.CLASSES, ["--config", str(trained.run / "config.yaml")])
+    assert again == trained.options(trained.run).parts()
+
+
+GOOD = """
+from tpu_tlm.objectives.base import Objective
+
+class Mine(Objective):
+    name, metrics = "mine", ()
+
+    def predictions(self, nctx):
+        return nctx
+
+    def __call__(self, model, batch, key, *, training):
+        return undefined
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (GOOD.replace("class Mine", "class Yours"), "no subclass of tpu_tlm.objectives.base.Objective called 'Mine'"),
+        (GOOD.replace("class Mine", "clas Mine"), r"mine\.py, line 4: SyntaxError"),
+        ("x = 1\ny = x.nothing\n", r"mine\.py, line 2: AttributeError"),
+        ("\nfrom tpu_tlm.objectives.bas import Objective\n", r"mine\.py, line 2: ModuleNotFoundError"),
+        (GOOD.replace("name, metrics", "title, metrics"), "does not say its name"),
+        (GOOD.replace("predictions", "prediction"), "has no method predictions"),
+        (GOOD.replace('name, metrics = "mine", ()', 'name, metrics, kind = "mine", (), "none"'), "'none' is no kind of model"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_with_its_line(text, says, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=says) as error:
+        objective_class(f"{path}:Mine")
+    assert f"--objective {path}:Mine" in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UsageError, match="there is no file"):
+        objective_class(f"{tmp_path}/mine.py:Mine")
+
+
+def test_an_error_inside_names_file_and_line(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(GOOD)
+    found = objective_class(f"{path}:Mine")
+    with pytest.raises(TlmError, match=rf"--objective .*: {re.escape(str(path))}, line 11: NameError: name 'undefined'") as error:
+        found()(None, {}, None, training=True)
+    assert isinstance(error.value.__cause__, NameError)
+    path.write_text(GOOD + "\n    @classmethod\n    def make(cls, setting):\n        return cls(setting.nothing)\n")
+    with pytest.raises(TlmError, match=r"line 15: AttributeError"):
+        objective_class(f"{path}:Mine").make(ObjectiveOptions())
+    refuse = GOOD.replace("return undefined", "from tpu_tlm.errors import UsageError; raise UsageError('not so')")
+    path.write_text(refuse)
+    with pytest.raises(UsageError, match="^not so$"):
+        objective_class(f"{path}:Mine")()(None, {}, None, training=True)
