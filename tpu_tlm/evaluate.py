@@ -7,33 +7,48 @@ import math
 import sys
 
 from tpu_tlm import options
-from tpu_tlm.config import EvaluateConfig, RuntimeConfig
-from tpu_tlm.errors import run_command
+from tpu_tlm.config import ContrastiveConfig, ElectraConfig, EvaluateConfig, MlmConfig, RuntimeConfig
+from tpu_tlm.errors import UsageError, run_command
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print one JSON object: exact loss per target over the whole dataset, perplexity, accuracy, targets, examples."""
-    config, devices = options.parse("tpu_tlm.evaluate", __doc__ or "", [EvaluateConfig, RuntimeConfig], argv)
+    """Print one JSON object: exact loss per target over the whole dataset, perplexity, accuracy, targets, examples.
+
+    Of a dual encoder: loss and ranks among `--candidates` pairs, taken from the dataset in its order; `left_out`: the last, incomplete lot.
+    """
+    classes = [EvaluateConfig, ContrastiveConfig, ElectraConfig, RuntimeConfig]
+    config, contrastive, electra, devices = options.parse("tpu_tlm.evaluate", __doc__ or "", classes, argv)
     from tpu_tlm import runtime
 
     runtime.prepare(devices)
     from tpu_tlm.data.dataset import open_dataset
+    from tpu_tlm.objectives.base import ObjectiveOptions
+    from tpu_tlm.objectives.make import objective_class, objective_of_kind
     from tpu_tlm.training.evaluation import evaluate_saved
     from tpu_tlm.training.saved import load_saved
 
     saved = load_saved(config.model, config.step)
     dataset = open_dataset(config.data)
-    totals = evaluate_saved(saved, dataset, config.batch_size, config.eval_mask_rate, runtime.connect(devices), config.objective)
+    asked = config.objective or objective_of_kind(saved.spec.kind)
+    measured = objective_class(asked)
+    chosen = ObjectiveOptions(mlm=MlmConfig(eval_mask_rate=config.eval_mask_rate), contrastive=contrastive, electra=electra)
+    rows, samples = config.candidates if measured.gathers else config.batch_size, dataset.num_samples
+    if measured.gathers and not 2 <= rows <= samples:
+        raise UsageError(f"--candidates {rows}: must be 2 to the {samples} pairs in {config.data}")
+    found = runtime.connect(devices)
+    with found.team:
+        totals = evaluate_saved(saved, dataset, rows, chosen, found, asked)
     print(
         json.dumps(
             {
                 "model": saved.source,
                 "data": config.data,
                 "loss": totals.loss,
-                "perplexity": math.exp(totals.loss),
+                **({"perplexity": math.exp(min(totals.loss, 700.0))} if measured.perplexity else {}),
                 **{name: totals.mean(name) for name in totals.metrics},
                 "targets": int(totals.weight),
-                "examples": dataset.num_samples,
+                **({"candidates": rows, "left_out": samples % rows} if measured.gathers else {}),
+                "examples": samples,
             }
         )
     )

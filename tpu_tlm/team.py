@@ -107,10 +107,10 @@ class Team:
         """Tell the others why this process ends."""
 
     def end_now(self) -> None:
-        """End at once if something happened; TensorFlow's own end would wait for the others."""
+        """End the process at once, if it was to end: TensorFlow's own end waits for the others, without end."""
 
-    def leave(self) -> None:
-        """Wait until all have come to their end."""
+    def leave(self, code: int = 0) -> None:
+        """Wait until all have come to their end, this process with an exit code."""
 
     def __enter__(self) -> Team:
         return self
@@ -118,7 +118,7 @@ class Team:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         # All workers agree on being pre-empted; after any other error the others wait for nothing.
         if error is None or isinstance(error, Preempted):
-            self.leave()
+            self.leave(0 if error is None else error.exit_code)
         else:
             self.fail(error)
 
@@ -188,7 +188,7 @@ class Workers(Team):
         self.end_now()
 
     def end_now(self) -> None:
-        """End at once with the exit code of what happened, if something did."""
+        """End the process at once, if it was to end, with the exit code that its end has."""
         if self._code is not None:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -245,12 +245,13 @@ class Workers(Team):
             text = f"{self.title(self.host)} failed: {str(error) or type(error).__name__}"
             self._tell(PeerLost(text) if isinstance(error, PeerLost) else PeerFailed(text, self._code))
 
-    def leave(self) -> None:
-        """Wait until all have come to their end; from then on nobody misses anybody."""
+    def leave(self, code: int = 0) -> None:
+        """Wait until all have come to their end, this process with an exit code; from then on nobody misses anybody."""
         for channel in self._channels.values() if self.host else ():
             channel.send({"bye": True})
         with self._changed:
             self._changed.wait_for(lambda: len(self._said_bye) == len(self._channels) or self._error)
             self._raise()
+            self._code = code
         for channel in self._channels.values() if not self.host else ():
             channel.send({"bye": True})

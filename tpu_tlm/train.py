@@ -46,11 +46,12 @@ def main(argv: list[str] | None = None) -> int:
 
     runtime.prepare(parsed[-1])
     devices = runtime.connect(parsed[-1])
-    print(devices.reason)
+    print(devices.reason, flush=True)
     from tpu_tlm.data import files
     from tpu_tlm.formats.npz import npz_bytes
     from tpu_tlm.formats.saved import Saved
     from tpu_tlm.training.assemble import Options
+    from tpu_tlm.training.lock import locked
     from tpu_tlm.training.run import Run
 
     def export(step: int, values: dict[str, np.ndarray], spec: ModelSpec, fingerprint: str) -> None:
@@ -64,9 +65,11 @@ def main(argv: list[str] | None = None) -> int:
                 files.remove(f"{run.directory.npz}/{name}")
 
     everything = Options(*parsed)
-    run = Run(everything, devices, export if everything.run.npz else None)
-    outcome = run.train()
-    print(f"{outcome.made} steps made, {outcome.steps} in all; last checkpoint {outcome.checkpoint}")
+    with devices.team, locked(everything.run.basedir, devices.is_chief):
+        run = Run(everything, devices, export if everything.run.npz else None)
+        outcome = run.train()
+    waited = "" if outcome.input_wait is None else f"; input wait {100.0 * outcome.input_wait:.1f} % of the time"
+    print(f"{outcome.made} steps made, {outcome.steps} in all; last checkpoint {outcome.checkpoint}{waited}")
     return 0
 
 

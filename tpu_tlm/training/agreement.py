@@ -21,7 +21,8 @@ def check_same(team: Team, parts: Sequence[Any], fingerprints: Mapping[str, str]
     for host, other in enumerate(everybody):
         if other != everybody[0]:
             name = next(n for n in {**everybody[0], **other} if everybody[0].get(n) != other.get(n))
+            chief = everybody[0].get(name)
             raise UsageError(
-                f"{team.title(host)} was started with another {name} than the {team.title(0)}: {other.get(name)}, not {everybody[0].get(name)}; "
+                f"{team.title(host)} was started with another {name} than {team.title(0)}: {other.get(name)}, not {chief}; "
                 "all workers need the same command and the same data"
             )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from tpu_tlm.config import MlmConfig, OptimConfig
+from tpu_tlm.config import OptimConfig
 from tpu_tlm.data.dataset import Dataset, check_same_tokenizer
 from tpu_tlm.data.stream import failure, in_order
 from tpu_tlm.errors import TlmError, UsageError
@@ -12,6 +13,7 @@ from tpu_tlm.models.spec import longest
 from tpu_tlm.objectives.base import ObjectiveOptions, Setting
 from tpu_tlm.objectives.make import make_objective, objective_of_kind
 from tpu_tlm.runtime import Devices
+from tpu_tlm.team import Team
 from tpu_tlm.training.feeds import feed
 from tpu_tlm.training.loop import Loop, Totals
 from tpu_tlm.training.optimizers import make_optimizer
@@ -20,13 +22,30 @@ from tpu_tlm.training.state import TrainState
 from tpu_tlm.training.step import TrainStep
 
 
-def evaluate(loop: Loop, dataset: Dataset, batch_size: int) -> Totals:
-    """Sums over every example of a dataset once, no variable changed; `batch_size` over all replicas does not change them."""
-    batches = feed(lambda hosts, host: in_order(dataset, batch_size, hosts=hosts, host=host), loop.strategy)
-    try:
-        return loop.evaluate(batches, math.ceil(dataset.num_samples / batch_size))
-    except Exception as error:
-        raise input_error(dataset, error) from error
+def evaluate(loop: Loop, dataset: Dataset, batch_size: int, team: Team, agree: Callable[[], int]) -> Totals | None:
+    """Sums over every example of a dataset once, no variable changed; `batch_size` over all replicas does not change them.
+
+    An objective that compares the examples of a batch is asked for whole batches only, so that it always compares as many: the rest of the
+    dataset is left out, and a batch is no larger than the dataset.
+    agree: asked before each part for the number of batches in it, the same on all workers; None is given back where it says 0: stop.
+    """
+    left, totals = math.ceil(dataset.num_samples / batch_size), None
+    if loop.step.objective.gathers:
+        replicas = loop.strategy.num_replicas_in_sync if loop.strategy is not None else 1
+        batch_size = min(batch_size, max(1, dataset.num_samples // replicas) * replicas)
+        left = max(1, dataset.num_samples // batch_size)
+    iterator = iter(feed(lambda hosts, host: in_order(dataset, batch_size, hosts=hosts, host=host), loop.strategy))
+    while left:
+        count = min(left, agree())
+        if not count:
+            return None
+        try:
+            part = loop.evaluate(iterator, count)
+        except Exception as error:
+            raise team.explained(input_error(dataset, error)) from error
+        totals = part if totals is None else totals.plus(part)
+        left -= count
+    return totals
 
 
 def input_error(dataset: Dataset, error: Exception) -> Exception:
@@ -39,7 +58,9 @@ def input_error(dataset: Dataset, error: Exception) -> Exception:
     return error
 
 
-def evaluate_saved(saved: Saved, dataset: Dataset, batch_size: int, mask_rate: float, devices: Devices, asked: str | None = None) -> Totals:
+def evaluate_saved(
+    saved: Saved, dataset: Dataset, batch_size: int, options: ObjectiveOptions, devices: Devices, asked: str | None = None
+) -> Totals:
     """Sums of a saved model over a dataset, under the objective of its kind or the one `asked` for.
 
     Raises `UsageError` when the dataset was made with another tokenizer or is too long.
@@ -51,12 +72,13 @@ def evaluate_saved(saved: Saved, dataset: Dataset, batch_size: int, mask_rate: f
         raise UsageError(f"{dataset.directory}: examples of {tokens} tokens are longer than the model's {longest(saved.spec)}")
     if batch_size % devices.replicas:
         raise UsageError(f"--batch_size {batch_size}: must be a multiple of the {devices.replicas} replicas")
-    setting = Setting(saved.spec, tokenizer, ObjectiveOptions(mlm=MlmConfig(eval_mask_rate=mask_rate)))
+    setting = Setting(saved.spec, tokenizer, options)
     objective = make_objective(asked or objective_of_kind(saved.spec.kind), setting)
     # Evaluation uses the same step as training; its optimizer has no slots and is never asked.
     step = TrainStep(saved.model(), objective, make_optimizer(OptimConfig(optim="sgd", beta1=0.0)), lambda index: index, 0.0, 0)
     loop = Loop(step, TrainState(step, devices.strategy), xla=devices.xla, on_tpu=devices.kind == "tpu")
-    totals = evaluate(loop, dataset, batch_size)
+    totals = evaluate(loop, dataset, batch_size, devices.team, lambda: dataset.num_samples)
+    assert totals is not None
     if not math.isfinite(totals.loss):
         raise TlmError(f"{saved.source}: the loss on {dataset.directory} is {totals.loss}: no target, or values that are not finite")
     return totals

@@ -29,6 +29,7 @@ def feed(source: Source, strategy: tf.distribute.Strategy | None) -> Any:
             shares = {k: tf.reshape(v, (replicas, v.shape[0] // replicas, *v.shape[1:])) for k, v in batch.items()}
             return tf.data.Dataset.from_tensor_slices(shares)
 
-        return dataset.flat_map(split).prefetch(2 * replicas)
+        # What never ends is not asked at every step, in a collective of all hosts, whether it has ended, and keeps its static shape.
+        return dataset.flat_map(split).repeat().prefetch(2 * replicas)
 
     return strategy.distribute_datasets_from_function(per_host)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -40,6 +40,12 @@ class Totals(NamedTuple):
         """A metric's sum over its count; NaN where there was nothing to count."""
         total, count = self.metrics[name]
         return total / count if count else float("nan")
+
+    def plus(self, more: Totals) -> Totals:
+        """The sums of two evaluations together."""
+        metrics = {name: (total + more.metrics[name][0], count + more.metrics[name][1]) for name, (total, count) in self.metrics.items()}
+        losses = tuple((a + c, b + d) for (a, b), (c, d) in zip(self.losses, more.losses, strict=True))
+        return self._replace(losses=losses, metrics=metrics)
 
 
 def _compiled(function: Callable[..., Any], xla: bool) -> Callable[..., Any]:
@@ -105,8 +111,8 @@ class Loop:
 
     def _train_replica(self, batch: Batch) -> tuple[Sums, tf.Tensor, tf.Tensor]:
         values, slots, index = self.state.read()
-        grads, sums = self._gradients(values, batch)
-        return self._outcome(self._update(values, slots, *summed((grads, sums), self._all_reduce), index), index)
+        grads, sums = summed(self._gradients(values, batch), self._all_reduce)
+        return self._outcome(self._update(values, slots, grads, sums, index), index)
 
     def _replicas(self) -> Replicas:
         context = tf.distribute.get_replica_context()
@@ -206,6 +212,6 @@ class Loop:
         sums, norm, bad, waited = self._train_call(iterator, tf.constant(steps))
         return self._totals(sums, float(norm), int(bad), float(waited))
 
-    def evaluate(self, batches: Iterable[Batch], count: int) -> Totals:
-        """The exact sums over `count` batches, no variable changed."""
-        return self._totals(self._evaluate_call(iter(batches), tf.constant(count)))
+    def evaluate(self, iterator: Iterator[Batch], count: int) -> Totals:
+        """The exact sums over the iterator's next `count` batches, no variable changed."""
+        return self._totals(self._evaluate_call(iterator, tf.constant(count)))

@@ -73,9 +73,9 @@ class Notice:
             self._timer.start()
 
     def _end(self) -> None:
-        error = self.late()
         if self._over.is_set():
             return
+        error = self.late()
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(error.exit_code)
@@ -90,11 +90,8 @@ class Notice:
                 value = self._value(key)
                 if value is None and key not in unread:
                     unread.add(key)
-                    print(
-                        f"warning: http://{self._host} does not tell {key}; SIGTERM still stops this run in time",
-                        file=sys.stderr,
-                        flush=True,
-                    )
+                    text = f"warning: http://{self._host} does not tell {key}: only SIGTERM stops this run in time"
+                    print(text, file=sys.stderr, flush=True)
                 elif value in quiet:
                     standing.discard(key)
                 elif value is not None and key not in standing:

@@ -60,6 +60,7 @@ class Progress:
         self._tty = self._stream.isatty()
         # (time, step) after each update: the time left also counts what stands between updates, as saves and evaluations.
         self._history: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
+        self._seconds = self._waited = 0.0
         self._shown_at = float("-inf")
         self._shown = 0
 
@@ -73,6 +74,7 @@ class Progress:
         speeds: dict[str, float] = {}
         if self._history and seconds > 0.0:
             speeds = {"step_time": seconds / steps, "tokens_per_second": self.tokens * steps / seconds, "input_wait": waited / seconds}
+            self._seconds, self._waited = self._seconds + seconds, self._waited + waited
             if self.peak and self.flops:
                 speeds["mfu"] = self.flops * steps / seconds / self.peak
         now = self._clock()
@@ -82,6 +84,11 @@ class Progress:
             self._show(self._line(step, seconds, values, speeds), keep=last)
             self._shown_at = now
         return speeds
+
+    @property
+    def input_wait(self) -> float | None:
+        """Share of the time of all calls but the first without a batch; None before the second."""
+        return self._waited / self._seconds if self._seconds else None
 
     def message(self, text: str) -> None:
         """Print a line of its own that the rewritten line does not touch."""

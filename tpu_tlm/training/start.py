@@ -10,13 +10,13 @@ from tpu_tlm.data.tokenizers import Tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.electra_parts import GENERATOR, part_spec
 from tpu_tlm.formats.saved import Saved
-from tpu_tlm.formats.structure import as_flag, differences
+from tpu_tlm.formats.structure import DUAL, as_flag, differences
 from tpu_tlm.models.spec import ModelSpec
 
 # A head may be new; where padding and other texts are hidden from, the training data decides.
 _MAY_DIFFER = ("mlm_head", "output_bias", "tie_weights", "mask_pad", "segment_mask", "compat")
-# What may be new: a head, and ELECTRA's generator.
-_NEW = ("head/", "generator/")
+# What may be new: a head, ELECTRA's generator, and what makes a dual encoder of an encoder.
+_NEW = ("head/", "generator/", "reduction/", "ff1/", "ff2/", "temperature")
 # Kinds whose head tells replaced tokens; the others' predict them.
 _BINARY = ("discriminator", "electra")
 
@@ -34,7 +34,8 @@ def check_start(saved: Saved, spec: ModelSpec, tokenizer: Tokenizer, where: str)
         raise UsageError(f"{where}: has not the {spec.sentinels} sentinels of this run; give --sentinels {saved.spec.sentinels}")
     if saved.spec.vocab_size != spec.vocab_size:
         raise UsageError(f"{where}: has a vocabulary of {saved.spec.vocab_size} entries, this data one of {spec.vocab_size}")
-    if wrong := [d for d in differences(saved.spec, spec) if d.name not in _MAY_DIFFER]:
+    may_differ = _MAY_DIFFER if saved.spec.kind == spec.kind else (*_MAY_DIFFER, *DUAL)
+    if wrong := [d for d in differences(saved.spec, spec) if d.name not in may_differ]:
         flags = " ".join(as_flag(d.name, d.left) for d in wrong if d.left is not None)
         raise UsageError(f"{where}: is another model; train with {flags}")
     if saved.spec.generator is not None and spec.generator is not None:
