@@ -171,6 +171,8 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("batch", "length", "batches"):
         if getattr(known, name) < 1:
             raise UsageError(f"--{name} {getattr(known, name)}: must be 1 or more")
+    if known.check_steps < 0:
+        raise UsageError(f"--check_steps {known.check_steps}: must be 0 or more")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the losses to compare with are a processor's
     values: dict[str, Any] = {**BERT, **SIZES[known.size], **OPTIMIZER, "batch_size": known.batch}
