@@ -61,12 +61,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"  not used: {', '.join(saved.unused)}")
     for note in saved.notes:
         print(f"  note: {note}")
+    family = config.family
     if saved.spec.kind == "electra" and (config.part or target != NPZ):
+        family = family or ("electra" if target == HF else None)
         saved = part_of(saved, config.part or PARTS[0])
         print(f"of its two models: the {config.part or PARTS[0]}" + ("" if config.part else " (--part generator gives the other)"))
     elif config.part:
         raise UsageError(f"--part {config.part}: {saved.source} is of kind {saved.spec.kind!r} and has no parts; only an ELECTRA has")
-    hashes, notes = write_model(saved, config.destination, target, family=config.family, length=config.length, overwrite=config.overwrite)
+    hashes, notes = write_model(saved, config.destination, target, family=family, length=config.length, overwrite=config.overwrite)
     print(f"wrote {config.destination} ({target})")
     for name, digest in sorted(hashes.items()):
         print(f"  {name}: SHA-256 {digest}")

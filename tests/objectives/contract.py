@@ -110,27 +110,26 @@ def _step(trained: Trained, basedir: Path, *more: str) -> tuple[TrainStep, tf.da
     return run.step, run.stream.batches(0)
 
 
-def _losses(trained: Trained, basedir: Path, *more: str) -> list[float]:
-    Run(trained.options(basedir, *more), device(xla=False)).train()
-    return [r["loss"] for r in read_metrics(str(basedir / "metrics.jsonl")) if r["kind"] == "train"]
+def _gradients(trained: Trained, base: Path, *more: str, xla: bool | None = None) -> tuple[Any, list[tf.Tensor]]:
+    """Gradients and sums of the run's first batch, and the values they are of."""
+    step, batches = _step(trained, base, *more)
+    values = [tf.convert_to_tensor(v) for v in named_variables(step.model).values()]
+    return tf.function(step.gradients, jit_compile=xla, autograph=False)(values, next(iter(batches))), values
 
 
 def check_compiled(trained: Trained, base: Path) -> None:
     """XLA compiles loss and gradients, and computes what plain TensorFlow does."""
-    step, batches = _step(trained, base / "compiled")
-    values = [tf.convert_to_tensor(v) for v in named_variables(step.model).values()]
-    batch = next(iter(batches))
-    found, expected = (tf.function(step.gradients, jit_compile=xla, autograph=False)(values, batch) for xla in (True, None))
+    found, expected = (_gradients(trained, base / str(xla), xla=xla)[0] for xla in (True, None))
     for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * max(1.0, float(tf.reduce_max(tf.abs(other)))))
 
 
 def check_bfloat16(trained: Trained, base: Path) -> None:
-    """In bfloat16 the run stays finite and near, and its parameters float32."""
-    np.testing.assert_allclose(_losses(trained, base / "half", "--precision", "bfloat16"), trained.losses(), rtol=3e-2)
-    found = Checkpoints(str(base / "half" / "checkpoints")).newest()
-    assert found is not None
-    assert {array.dtype for array in found.load().values()} == {np.dtype(np.float32)}
+    """In bfloat16 parameters and gradients are float32 and finite, and the loss is near."""
+    (grads, sums), values = _gradients(trained, base / "half", "--precision", "bfloat16")
+    assert all(t.dtype == tf.float32 and np.isfinite(t).all() for t in (*tf.nest.flatten(grads), *values))
+    loss = sum(total / weight for total, weight in zip(tf.nest.flatten(sums.loss), tf.nest.flatten(sums.weight), strict=True))
+    np.testing.assert_allclose(loss, trained.losses()[0], rtol=3e-2)
 
 
 def check_replicas(trained: Trained, base: Path) -> None:
