@@ -10,6 +10,7 @@ from tpu_tlm.objectives.make import OBJECTIVES
 
 CASES: dict[str, Case] = {
     "discriminator": Case("discriminator", toy_labels),
+    "seq2seq": Case("seq2seq", flags=("--denoise", "spans", "--noise_density", "0.4", "--mean_span", "2")),
     "dual-encoder": Case("dual-encoder", toy_pairs, ("--d_out", "24", "--reduction_d_k", "8"), whole_batch=True),
 }
 
