@@ -1,0 +1,56 @@
+"""One run at a time in one directory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tpu_tlm.errors import UsageError
+from tpu_tlm.training.lock import locked
+
+ROOT = Path(__file__).resolve().parents[2]
+HOLDS = """
+import sys, time
+from tpu_tlm.training.lock import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_another_process_is_kept_out_until_it_dies(tmp_path: Path) -> None:
+    basedir = str(tmp_path / "run")
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS, basedir], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with pytest.raises(UsageError, match=f"process {holder.pid} on {socket.gethostname()} trains here now"), locked(basedir):
+        pass
+    # The other workers of a job write nothing and need no lock; object storage has none.
+    with locked(basedir, wanted=False), locked("gs://bucket/run"):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with locked(basedir):
+        assert (tmp_path / "run" / "lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_it_is_given_back_after_an_error(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), locked(str(tmp_path)):
+            raise ZeroDivisionError
+
+
+def test_a_disk_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locked(str(tmp_path)):
+        assert "no lock to be had (Operation not supported)" in capsys.readouterr().err

@@ -1,0 +1,309 @@
+"""Several worker processes over loopback, started as Kubeflow's TFJob controller does: the same run as one process, whatever happens.
+
+One story, in which each job continues what the one before left: 2 workers to step 24, then 4 until SIGTERM, then 1, then 2 of which one is
+killed, then 2 of which the chief is killed, then 4 mirrored devices. All losses are those of an uninterrupted run on one device.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.ports import free_ports
+from tests.toy import SIZES, toy_dataset
+from tpu_tlm.training.checkpoints import Checkpoints
+from tpu_tlm.training.metrics import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+# A clip that bites at every step, dropout, and a learning rate that does not depend on where the run ends.
+FLAGS = [
+    *SIZES,
+    "--batch_size",
+    "8",
+    "--lr",
+    "3e-3",
+    "--warmup_steps",
+    "5",
+    "--lr_schedule",
+    "constant",
+    "--clip",
+    "0.05",
+    "--dropout",
+    "0.2",
+]
+FLAGS += ["--eval_steps", "12", "--tb", "false", "--steps_per_call", "1"]
+WHOLE = 400
+FOREVER = ["--steps", "1000000"]
+PLAIN = ["--xla", "false"]
+PATIENCE = 600
+TOLERANCE = 2e-4
+
+# Runs the command and tells which files of the run directory this process opened for writing.
+WATCHED = """
+import atexit, os, runpy, sys
+basedir, written = sys.argv[sys.argv.index("--basedir") + 1], set()
+
+def watch(event, arguments):
+    if event == "open" and str(arguments[0]).startswith(basedir) and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        written.add(str(arguments[0]))
+    elif event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir") and str(arguments[0]).startswith(basedir):
+        written.add(str(arguments[0]))
+
+sys.addaudithook(watch)
+sys.argv[0] = "train"
+try:
+    runpy.run_module("tpu_tlm.train", run_name="__main__")
+finally:
+    print("WROTE", len(written), flush=True)
+"""
+
+
+class Job:
+    """The processes of one job: a chief and workers of TF_CONFIG, or (workers=0) one process without it."""
+
+    def __init__(
+        self, corpus: tuple[Path, Path], basedir: Path, *flags: str, workers: int = 0, environ: dict[str, str] | None = None
+    ) -> None:
+        self.basedir, self.ports = basedir, free_ports(max(1, workers))
+        given = ["--train_dir", corpus[0], "--valid_dir", corpus[1], "--basedir", basedir, *FLAGS, *flags]
+        command = [sys.executable, "-c", WATCHED, *map(str, given)]
+        clean = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"} | (environ or {})
+        self.processes = []
+        for host in range(max(1, workers)):
+            env = clean | ({"TF_CONFIG": self._tf_config(host, workers)} if workers else {})
+            pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            self.processes.append(subprocess.Popen(command, cwd=ROOT, env=env, **pipes))
+
+    def _tf_config(self, host: int, workers: int) -> str:
+        cluster = {"chief": [f"localhost:{self.ports[0]}"], "worker": [f"localhost:{port}" for port in self.ports[1:]]}
+        task = {"type": "worker", "index": host - 1} if host else {"type": "chief", "index": 0}
+        return json.dumps({"cluster": {k: v for k, v in cluster.items() if v}, "task": task, "environment": "cloud"})
+
+    def train(self) -> dict[int, float]:
+        """Loss of each step on disk."""
+        return {r["step"]: r["loss"] for r in read_metrics(str(self.basedir / "metrics.jsonl")) if r["kind"] == "train"}
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until the condition holds; the processes must go on meanwhile."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            dead = [p for p in self.processes if p.poll() is not None]
+            assert not dead and time.monotonic() < deadline, [p.communicate() for p in dead]
+            time.sleep(0.02)
+
+    def end(self, *codes: int) -> list[tuple[str, str]]:
+        """What each process printed (output, errors), once all have ended with these codes (one for all, or one each)."""
+        try:
+            said = [p.communicate(timeout=PATIENCE) for p in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+        expected = list(codes) if len(codes) > 1 else [codes[0]] * len(said)
+        assert [p.returncode for p in self.processes] == expected, said
+        return said
+
+
+def last_line(said: tuple[str, str]) -> str:
+    """The last line on standard error."""
+    return said[1].strip().splitlines()[-1]
+
+
+def saved(basedir: Path) -> int:
+    """Step of the newest good checkpoint."""
+    found = Checkpoints(str(basedir / "checkpoints")).newest()
+    assert found is not None
+    return found.step
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    base = tmp_path_factory.mktemp("corpus")
+    return toy_dataset(base / "train"), toy_dataset(base / "valid", examples=21, shards=1, seed=1)
+
+
+@pytest.fixture(scope="module")
+def one(corpus: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The records of a run on one device, never interrupted."""
+    basedir = tmp_path_factory.mktemp("one") / "run"
+    ((out, _),) = Job(corpus, basedir, "--steps", str(WHOLE), "--save_steps", str(WHOLE), *PLAIN).end(0)
+    assert f"after 5 of {WHOLE} steps of warm-up" in out and "input wait" in out
+    records = read_metrics(str(basedir / "metrics.jsonl"))
+    norms = [r["grad_norm"] for r in records if r["kind"] == "train"]
+    assert len(norms) == WHOLE and min(norms) > 0.05, "the clip must bite at every step"
+    return records
+
+
+def assert_same(records: list[dict[str, Any]], one: list[dict[str, Any]], last: int) -> None:
+    """All records of a run up to its last step are those of the run on one device."""
+    kinds = ("train", "valid")
+    ours = {(r["kind"], r["step"]): r for r in records}
+    theirs = {(r["kind"], r["step"]): r for r in one if r["step"] <= last and r["kind"] in kinds}
+    assert len(ours) == len(records) and set(ours) == set(theirs)
+    for name in ("loss", "accuracy", "grad_norm"):
+        pairs = [(ours[k][name], theirs[k][name]) for k in theirs if name in theirs[k]]
+        np.testing.assert_allclose(*zip(*pairs, strict=True), rtol=TOLERANCE, err_msg=name)
+
+
+@pytest.mark.slow
+def test_one_run_on_ever_other_machines(corpus: tuple[Path, Path], one: list[dict[str, Any]], tmp_path: Path) -> None:
+    basedir = tmp_path / "run"
+    metrics = str(basedir / "metrics.jsonl")
+
+    # Two workers, compiled by XLA; only the chief writes.
+    said = Job(corpus, basedir, "--steps", "24", "--save_steps", "8", workers=2).end(0)
+    assert "0 of 2, 2 replicas in all: TF_CONFIG names several workers" in said[0][0]
+    assert all("24 steps made, 24 in all" in out and "input wait" in out for out, _ in said)
+    assert "WROTE 0" in said[1][0] and "WROTE 0" not in said[0][0]
+    assert_same(read_metrics(metrics), one, 24)
+
+    # Four workers until one of them is told to stop: all save at the same step.
+    job = Job(corpus, basedir, *FOREVER, "--save_steps", "1000", *PLAIN, workers=4)
+    job.until(lambda: max(job.train()) >= 30)
+    asked = time.monotonic()
+    job.processes[2].send_signal(signal.SIGTERM)
+    said = job.end(143)
+    assert time.monotonic() - asked < 25 + 15, "not within --grace_seconds and the end of the processes"
+    step = saved(basedir)
+    assert 30 <= step < WHOLE - 60
+    for host, each in enumerate(said):
+        assert "continuing at step 24" in each[0]
+        why = "SIGTERM" if host == 2 else f"worker 1 (localhost:{job.ports[2]}): SIGTERM"
+        assert f"stopped by {why} at step {step}; saved in {basedir}/checkpoints/step-{step:08d}" in last_line(each)
+    assert_same(read_metrics(metrics), one, step)
+
+    # One process goes on from there.
+    Job(corpus, basedir, "--steps", str(step + 10), "--save_steps", "1000", *PLAIN).end(0)
+    assert_same(read_metrics(metrics), one, step + 10)
+
+    # Two workers, of which one is killed.
+    job = Job(corpus, basedir, *FOREVER, "--save_steps", "5", *PLAIN, workers=2)
+    job.until(lambda: max(job.train()) >= step + 18)
+    killed = time.monotonic()
+    job.processes[1].kill()
+    said = job.end(138, -signal.SIGKILL)
+    assert time.monotonic() - killed < 45
+    assert last_line(said[0]).startswith(f"error: worker 0 (localhost:{job.ports[1]}) died") and "start the job again" in last_line(said[0])
+    kept = saved(basedir)
+    assert step + 15 <= kept
+
+    # Two workers, of which the chief is killed; more than one step per call, as many as their clocks let them agree on.
+    job = Job(corpus, basedir, *FOREVER, "--save_steps", "10", "--steps_per_call", "4", *PLAIN, workers=2)
+    job.until(lambda: max(job.train()) >= kept + 21)
+    killed = time.monotonic()
+    job.processes[0].kill()
+    said = job.end(-signal.SIGKILL, 138)
+    assert time.monotonic() - killed < 45
+    assert last_line(said[1]).startswith(f"error: chief (localhost:{job.ports[0]}) died")
+    chunks = [r for r in read_metrics(metrics) if r["kind"] == "train" and r["step"] > kept]
+    assert any(later["step"] - r["step"] > 1 for r, later in zip(chunks, chunks[1:], strict=False))
+
+    # Four mirrored devices of one process.
+    kept = saved(basedir)
+    assert kept < WHOLE - 10
+    flags = ["--steps", str(kept + 10), "--save_steps", "1000", "--distribute", "mirror", "--logical_cpus", "4"]
+    ((out, _),) = Job(corpus, basedir, *flags, *PLAIN).end(0)
+    assert "CPU:0, CPU:1, CPU:2, CPU:3" in out and f"continuing at step {kept}" in out
+    ours = {r["step"]: r["loss"] for r in read_metrics(metrics) if r["kind"] == "train" and r["step"] > kept}
+    theirs = {r["step"]: r["loss"] for r in one if r["kind"] == "train" and r["step"] in ours}
+    assert len(ours) == 10 and list(ours) == list(theirs)
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=TOLERANCE)
+
+
+@pytest.fixture
+def google_cloud() -> Iterator[tuple[str, dict[str, str]]]:
+    """A metadata server as Google Cloud's machines have one: its address, and what it says."""
+    says = {"maintenance-event": "NONE", "preempted": "FALSE"}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802 - http.server's own name
+            key = self.path.removeprefix("/computeMetadata/v1/instance/")
+            found = key in says and self.headers.get("Metadata-Flavor") == "Google"
+            self.send_response(200 if found else 404)
+            self.end_headers()
+            if found:
+                self.wfile.write(says[key].encode())
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}", says
+        server.shutdown()
+
+
+@pytest.mark.slow
+def test_a_save_that_is_too_slow_and_a_notice_of_google_cloud(
+    corpus: tuple[Path, Path], one: list[dict[str, Any]], tmp_path: Path, google_cloud: tuple[str, dict[str, str]]
+) -> None:
+    basedir = tmp_path / "run"
+    job = Job(corpus, basedir, *FOREVER, "--save_steps", "10", "--grace_seconds", "3", *PLAIN)
+    job.until(lambda: (basedir / "checkpoints" / "checkpoint").exists())
+    # A disk that takes nothing any more: a pipe that nobody reads, in the place of the file that commits.
+    pipe = basedir / "checkpoints" / "checkpoint.part"
+    while not pipe.exists() or not pipe.is_fifo():
+        pipe.unlink(missing_ok=True)
+        try:
+            os.mkfifo(pipe)
+        except FileExistsError:
+            continue
+    told = time.monotonic()
+    job.processes[0].send_signal(signal.SIGTERM)
+    ((_, errors),) = job.end(1)
+    assert 2.5 < time.monotonic() - told < 20
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("error: stopped --grace_seconds 3 after SIGTERM: step ") and "could not be saved in that time" in last
+    pipe.unlink()
+    kept = saved(basedir)
+    assert kept % 10 == 0 and f"step-{kept:08d}" in last
+
+    # The same command goes on from the last good checkpoint, until Google Cloud announces its maintenance.
+    address, says = google_cloud
+    job = Job(corpus, basedir, *FOREVER, "--save_steps", "1000", *PLAIN, environ={"GCE_METADATA_HOST": address})
+    job.until(lambda: max(job.train()) >= kept + 5)
+    says["maintenance-event"] = "TERMINATE_ON_HOST_MAINTENANCE"
+    ((out, errors),) = job.end(143)
+    step = saved(basedir)
+    assert f"continuing at step {kept}" in out
+    notice = "Google Cloud's notice maintenance-event = TERMINATE_ON_HOST_MAINTENANCE"
+    assert f"stopped by {notice} at step {step}; saved in" in errors.strip().splitlines()[-1]
+    found = Checkpoints(str(basedir / "checkpoints")).at(step)
+    assert found.state["stopped_by"] == notice
+    upto = min(step, WHOLE)
+    assert_same([r for r in read_metrics(str(basedir / "metrics.jsonl")) if r["step"] <= upto], one, upto)
+
+
+def test_a_worker_that_does_not_come_is_named(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    """Before TensorFlow is imported, and before anything is written."""
+    job = Job(corpus, tmp_path / "run", "--start_timeout", "12", workers=3)
+    job.processes[1].kill()
+    said = job.end(1, -signal.SIGKILL, 1)
+    for each in (said[0], said[2]):
+        assert each[1].startswith(f"error: 1 of 3 workers did not come within 12 s: worker 0 (localhost:{job.ports[1]}); see whether")
+        assert each[1].count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_do_not_train_in_one_directory(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    basedir = tmp_path / "run"
+    basedir.mkdir()
+    with open(basedir / "lock", "a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write("process 1 on somewhere\n")
+        file.flush()
+        ((_, errors),) = Job(corpus, basedir, "--steps", "5").end(2)
+    assert f"{basedir}: process 1 on somewhere trains here now" in errors
+    assert [p.name for p in basedir.iterdir()] == ["lock"]
