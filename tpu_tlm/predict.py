@@ -1,4 +1,4 @@
-"""The command that tries a model out: python -m tpu_tlm.predict fill-mask|generate --model RUN_OR_NPZ --text "a [MASK] story"."""
+"""The command that tries a model out: python -m tpu_tlm.predict fill-mask|generate|respond --model RUN_OR_NPZ --text "a [MASK] story"."""
 
 from __future__ import annotations
 
@@ -57,8 +57,27 @@ def _generate(config: PredictConfig, saved: Saved, texts: Iterable[str]) -> None
             print(written.text if written.ended else f"{written.text} ...")
 
 
+def _respond(config: PredictConfig, saved: Saved, texts: Iterable[str]) -> None:
+    from tpu_tlm.objectives.respond import Respond, read_candidates
+
+    if config.candidates is None:
+        raise UsageError("--candidates is required: text file of the responses to choose from, one a line")
+    top_k = 5 if config.top_k is None else config.top_k
+    if top_k < 1:
+        raise UsageError(f"--top_k {top_k}: at least one response must be asked for")
+    respond = Respond(saved.model(), saved.spec, saved.tokenizer(config.tokenizer), read_candidates(config.candidates))
+    for text in texts:
+        (responses,) = respond([text], top_k)
+        if config.json:
+            print(json.dumps({"text": text, "responses": [response._asdict() for response in responses]}, ensure_ascii=False))
+            continue
+        print(text)
+        for response in responses:
+            print(f"  {response.score:7.4f}  {response.text}")
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Print the guesses for every text, or what was written on from it; exit code 0."""
+    """Print the guesses for every text, what was written on from it, or the responses to it; exit code 0."""
     (config,) = options.parse("tpu_tlm.predict", __doc__ or "", [PredictConfig], argv)
     from tpu_tlm import runtime
 
@@ -69,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     if not config.json:
         print(f"# {saved.source}")
     texts = config.text or (line.rstrip("\n") for line in sys.stdin)
-    (_fill_mask if config.task == "fill-mask" else _generate)(config, saved, texts)
+    {"fill-mask": _fill_mask, "generate": _generate, "respond": _respond}[config.task](config, saved, texts)
     return 0
 
 

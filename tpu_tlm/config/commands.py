@@ -14,6 +14,11 @@ class EvaluateConfig:
     model: str = opt("", "run directory or NPZ", required=True, unit="path")
     data: str = opt("", "dataset directory", required=True, unit="dir")
     batch_size: int = opt(64, "examples per step", unit="examples")
+    candidates: int = opt(
+        100,
+        "dual encoder: texts that each pair's own is ranked among: so many pairs in the dataset's order, one pair's among all",
+        unit="pairs",
+    )
     eval_mask_rate: float = opt(0.15, "share of the maskable tokens to predict", unit="0..1")
     step: int | None = opt(None, "checkpoint to take; none = the newest good one", unit="step")
     objective: str | None = opt(None, "measure by this objective; none = the one of the model's kind", unit="name")
@@ -49,13 +54,16 @@ class PredictConfig:
 
     task: str = opt(
         "",
-        "what to do: guess what the masks in the texts hide, or write on from the texts",
-        choices=("fill-mask", "generate"),
+        "what to do: guess what the masks in the texts hide, write on from the texts, or choose responses to them",
+        choices=("fill-mask", "generate", "respond"),
         positional=True,
     )
     model: str = opt("", "run directory or NPZ", required=True, unit="path")
     text: list[str] = opt([], "text to complete; without it, lines of standard input", unit="text")
-    top_k: int | None = opt(None, "fill-mask: guesses per mask (none = 5); generate: draw from this many (none = all)", unit="tokens")
+    candidates: str | None = opt(None, "respond: text file of the responses to choose from, one a line", unit="file")
+    top_k: int | None = opt(
+        None, "fill-mask: guesses per mask, respond: responses shown (none = 5); generate: draw from this many (none = all)", unit="tokens"
+    )
     temperature: float = opt(1.0, "generate: logits are divided by this; 0 takes the most probable token", unit="number")
     top_p: float = opt(1.0, "generate: draw from the fewest tokens that have this probability together", unit="0..1")
     max_tokens: int = opt(64, "generate: tokens to write at most", unit="tokens")
@@ -79,7 +87,7 @@ class PlanConfig:
     """Planning. --tpu names a slice here, such as v5e-8; --train_dir and --basedir are not needed."""
 
     nctx: int | None = opt(None, "tokens of an example, where there is no --train_dir to tell", unit="tokens")
-    nctx_y: int | None = opt(None, "the same of the second text of pairs", unit="tokens")
+    nctx_y: int | None = opt(None, "the same of the second text, where the objective needs one; none = as long as the first", unit="tokens")
     vocab_size: int | None = opt(None, "size of the vocabulary, where there is no --train_dir to tell", unit="entries")
     search: bool = opt(True, "look for the largest batch that fits (some more compilations)")
     sweep: bool = opt(False, "a table over --sweep_batches and --sweep_lengths instead")

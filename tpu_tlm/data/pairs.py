@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tpu_tlm.data.packing import Examples, Packing, Tokens
-from tpu_tlm.data.rows import Group, RowRule
-from tpu_tlm.data.tokenizers import Encoded
+from tpu_tlm.data.rows import Group, RowRule, turns_in
+from tpu_tlm.data.tokenizers import Encoded, Tokenizer
 
+Ids: TypeAlias = NDArray[np.uint32]
 Indices: TypeAlias = NDArray[np.int64]
 
 
@@ -133,6 +134,21 @@ def framed(
     if packing.suffix is not None:
         ids[np.arange(rows), first + lengths] = packing.suffix
     return Examples(ids, word_start), int(long.sum())
+
+
+def framed_texts(texts: Sequence[bytes], tokenizer: Tokenizer, packing: Packing, *, turn: int | None = None, history: bool = False) -> Ids:
+    """Texts as one side of examples, uint32 [n, nctx], as `make_pairs` frames them.
+
+    `history`: they are histories, whose turns are joined by `<EOU>`: of one without `turn` the last turn is taken, and one that is too long
+    loses its beginning.
+    """
+    split = [turns_in(text) if history else [text] for text in texts]
+    if history and turn is None:
+        split = [turns[-1:] for turns in split]
+    sizes = np.array([len(turns) for turns in split], np.int64)
+    stream = _joined(tokenizer.encode_lines([t for turns in split for t in turns]), np.repeat(np.arange(len(split)), sizes), turn)
+    last = np.cumsum(sizes) - 1
+    return framed(stream.tokens, stream.starts[last - sizes + 1], stream.ends[last], packing, keep_end=history, between=turn)[0].ids
 
 
 def _halves(

@@ -97,9 +97,9 @@ def _sentences(line: bytes) -> list[bytes]:
     return [line[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True) if line[a:b].strip()]
 
 
-def _turns_in(query: bytes) -> list[bytes]:
+def turns_in(query: bytes) -> list[bytes]:
     """The turns of a query, whose history is joined by `<EOU>`."""
-    return [turn for turn in query.split(END_OF_TURN) if turn.strip()] if END_OF_TURN in query else [query]
+    return [turn for turn in query.split(END_OF_TURN) if turn.strip()] or [query] if END_OF_TURN in query else [query]
 
 
 def _columns(piece: Slice, rule: RowRule, bad: BadInput, consumed: Callable[[int], None]) -> Iterator[Group]:
@@ -139,7 +139,7 @@ def _answers(piece: Slice, rule: RowRule, bad: BadInput, consumed: Callable[[int
             kind = f"line with {'several tabs' if responses else 'no tab'} (left out)"
             bad.add(kind, place.at(0), "write the query, one tab and the response", rule.strict)
             continue
-        turns = _turns_in(query)
+        turns = turns_in(query)
         if not (turns and all(text.strip() for text in (*turns, *responses))):
             bad.add("row with an empty column (left out)", place.at(0), "fill it or remove the row", rule.strict)
             continue

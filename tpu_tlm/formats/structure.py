@@ -9,11 +9,23 @@ from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.spec import ModelSpec
 
 # Options that act on training or on the first values only; every other one is taken to change what a model computes.
-_FREE = {"dropout", "ffn_pdrop", "embeddings_dropout", "weight_init", "weight_std", "residual_scaling", "layer_drop", "recompute"}
+_FREE = {
+    "dropout",
+    "ffn_pdrop",
+    "embeddings_dropout",
+    "weight_init",
+    "weight_std",
+    "residual_scaling",
+    "layer_drop",
+    "recompute",
+    "init_temp",
+}
 # Two spellings of one option.
 _FREE |= {"layer_norms_after"}
+# Options of what stands behind a dual encoder's encoder.
+DUAL = ("reduction_type", "reduction_d_k", "d_out", "stacking_layers")
 # Options of models that are no token predictors.
-_OTHERS = {"reduction_type", "reduction_d_k", "d_out", "stacking_layers", "num_decoder_layers"}
+_OTHERS = {*DUAL, "num_decoder_layers"}
 
 
 class Difference(NamedTuple):
@@ -34,6 +46,8 @@ def structure(spec: ModelSpec) -> dict[str, Any]:
     values["mxlen"] = config.mxlen or max(spec.nctx, spec.nctx_y or 0)
     if spec.kind == "seq2seq":
         values["num_decoder_layers"] = config.num_decoder_layers or config.num_layers
+    if spec.kind == "dual":
+        values |= {name: getattr(config, name) for name in DUAL}
     idle: list[str] = []
     if not config.embed_type.startswith("learned-positional"):
         idle.append("mxlen")

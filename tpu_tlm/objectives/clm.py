@@ -41,6 +41,8 @@ class CausalLanguageModeling(Objective):
         return labels, tf.cast(counted, tf.float32)
 
     def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> Sums:
+        if "y" in batch and "w" in batch:
+            raise UsageError("--objective clm: these examples are pairs; preprocess the text without --pairs")
         if "y" in batch:
             raise UsageError("--objective clm: these records carry masks (x and y); preprocess the text again, without masking")
         labels, weights = self.labels(batch["x"])

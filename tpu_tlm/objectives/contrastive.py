@@ -85,6 +85,7 @@ class DualEncoding(Objective):
     kind = "dual"
     metrics = (*(f"recall@{k}" for k in RANKS), "mrr", "scale")
     gathers = True
+    perplexity = False
 
     def __init__(self, config: ContrastiveConfig) -> None:
         self.config = config

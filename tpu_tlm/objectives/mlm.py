@@ -77,6 +77,8 @@ class MaskedLanguageModeling(Objective):
         """Corrupted input int32 `[rows, T]`, positions and labels int32 `[rows, N]`, weights float32 `[rows, N]`."""
         x = batch["x"]
         if "y" in batch:
+            if "w" in batch:
+                raise UsageError("--objective mlm: these examples are pairs; preprocess the text without --pairs")
             y = batch["y"]
             positions = tf.broadcast_to(tf.range(x.shape[1], dtype=tf.int32), x.shape)
             return x, positions, y, tf.cast(tf.not_equal(y, self.specials.pad_id), tf.float32)
