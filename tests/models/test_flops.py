@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tpu_tlm.config import ModelConfig
-from tpu_tlm.models.flops import flops_per_example
+from tpu_tlm.models.flops import flops_per_example, seq2seq_flops_per_example
 from tpu_tlm.training.peaks import device_name, peak_flops
 
 BERT_BASE = ModelConfig(d_model=768, d_ff=3072, num_heads=12, num_layers=12, rpr_k=[0])
@@ -84,3 +84,16 @@ def test_the_name_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device_name("TPU") == "v5litepod-8" and device_name("CPU") == "CPU"
     monkeypatch.delenv("TPU_ACCELERATOR_TYPE")
     assert device_name("TPU") == "TPU"
+
+
+def test_an_encoder_decoder_by_hand() -> None:
+    sizes = {"d_model": 4, "d_ff": 8, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 3, "rpr_k": [0]}
+    s, t, vocab = 5, 7, 10
+    encoder = s * (4 * 4 * 4 + 2 * s * 4 + 2 * 4 * 8)
+    decoder = t * (4 * 4 * 4 + 2 * t * 4 + 2 * 4 * 8) + t * (2 * 4 * 4 + 2 * s * 4) + s * 2 * 4 * 4
+    assert seq2seq_flops_per_example(ModelConfig(**sizes), s, t, vocab) == 6 * (encoder + 3 * decoder + t * 4 * vocab)
+    # Relative positions: 3 rows of keys and values in self attention of both stacks, and in cross attention.
+    more = 2 * 3 * 4 * (s + 3 * (t + t))
+    assert seq2seq_flops_per_example(ModelConfig(**(sizes | {"rpr_k": [1]})), s, t, vocab) == 6 * (
+        encoder + 3 * decoder + t * 4 * vocab + more
+    )
