@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--chip", default="v5e-1", help="slice, such as v5e-8 or v6e-1")
     parser.add_argument("--by", choices=["fusion", "op_name", "layer", "category", "opcode"], help="print cycles in groups")
     parser.add_argument("--top", type=int, default=30, help="groups to print")
-    parser.add_argument("--hlo", type=Path, help="write the optimized program to this file")
+    parser.add_argument("--hlo", type=Path, help="write the optimized program, or the refusal, to this file")
     parser.add_argument("--from_hlo", type=Path, help="read such a file instead of compiling: --by another way in a second")
     known, flags = parser.parse_known_args()
     if known.from_hlo:
@@ -55,7 +55,7 @@ def main() -> None:
     from tpu_tlm.planning.compiler import Refused, compile_for
     from tpu_tlm.planning.cycles import costs
     from tpu_tlm.planning.lower import lower
-    from tpu_tlm.planning.stand_in import batch_specs, stand_in
+    from tpu_tlm.planning.stand_in import batch_specs, fitting
     from tpu_tlm.training.assemble import Options, make_step, spec_of
 
     values = {**BERT, **SIZES[known.size], "batch_size": known.batch}
@@ -65,7 +65,7 @@ def main() -> None:
         values["num_layers"] = known.layers
     everything = Options(*options.build(CLASSES, values, "benchmarks.tpu_step"))
     slice_ = parse_slice(known.chip)
-    corpora = stand_in(known.vocab, {"x": known.length})
+    corpora = fitting(everything, known.vocab, known.length, None)
     began = time.perf_counter()
     step = make_step(everything, corpora, 100_000, everything.runtime.precision)
     lowered = lower(step, batch_specs(corpora.train, known.batch), slice_.chips)
@@ -74,6 +74,8 @@ def main() -> None:
     seconds = time.perf_counter() - began - lowering
     name = f"{known.size} {values['num_layers']} layers {known.batch}x{known.length} {slice_.name}"
     if isinstance(compiled, Refused):
+        if known.hlo:
+            known.hlo.write_text(compiled.message)
         print(f"{name}: does not fit, {compiled.hbm / GIB:.2f} GiB of {compiled.limit / GIB:.2f}")
         for part in compiled.allocations[: known.top]:
             print(f"  {part.bytes / GIB:6.2f} GiB {part.shape} {part.operation}")
@@ -86,7 +88,7 @@ def main() -> None:
         f"{compiled.flops / 1e9:.0f} by the compiler, {found.cycles:,} cycles, {milliseconds:.2f} ms, "
         f"{100 * ours / slice_.chip.peak / milliseconds * 1e3:.1f} % of peak; "
         f"without an estimate: {', '.join(f'{n} {what}' for what, n in found.missing().items()) or 'nothing'}, "
-        f"at least {1e3 * found.floor(slice_.chip):.2f} ms and {1e3 * found.reducing(slice_.chip, slice_.chips):.2f} ms of all-reduce; "
+        f"at least {1e3 * found.floor(slice_.chip):.2f} ms and {1e3 * slice_.reducing(found.reduced):.2f} ms of all-reduce; "
         f"lowered in {lowering:.0f} s, compiled in {seconds:.0f} s"
     )
     if known.hlo:

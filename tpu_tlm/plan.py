@@ -52,31 +52,30 @@ def main(argv: list[str] | None = None) -> int:
 
 def _plan(subject: Subject, plan: PlanConfig) -> int:
     from tpu_tlm.planning import report
+    from tpu_tlm.planning.chips import GIB
     from tpu_tlm.planning.compiler import Refused
-    from tpu_tlm.planning.search import largest
+    from tpu_tlm.planning.search import fits, largest, needs
 
     batch, slice_ = subject.options.data.batch_size, subject.slice_
     answer = subject.compile(batch)
-    refused = isinstance(answer, Refused)
     if not plan.json:
         print(report.refusal(answer, batch, slice_.name) if isinstance(answer, Refused) else report.full(answer), flush=True)
     found = None
     if plan.search:
         found = largest(batch, answer, slice_.chip.hbm, subject.unit, subject.compile, subject.extrapolate)
-        if not plan.json:
-            print(report.searched(found, slice_.chips))
-            if found.best is not None and found.best.batch != batch:
-                print(f"\n{report.full(found.best)}")
+    best = None if found is None else found.best
     if plan.json:
-        best = None if found is None or found.best is None else found.best.as_values()
-        print(json.dumps({"step": _values(answer, batch, subject.length, slice_.name), "largest": best}, indent=2))
-    if refused:
-        assert isinstance(answer, Refused)
-        most = "" if found is None or found.best is None else f"; the largest batch that was found to fit is {found.best.batch}"
-        need, there = answer.hbm / 2**30, answer.limit / 2**30
+        values = {"step": _values(answer, batch, subject.length, slice_.name), "largest": best.as_values() if best else None}
+        print(json.dumps(values | {"refused": found.refused if found else None}, indent=2))
+    elif found is not None:
+        print(report.searched(found, slice_.chips))
+        if best is not None and best.batch != batch:
+            print(f"\n{report.full(best)}")
+    if not fits(answer):
+        most = f"; the largest batch that was found to fit is {best.batch}" if best else ""
         raise TlmError(
-            f"--batch_size {batch} does not fit a {slice_.name}: {need:.2f} GiB of {there:.2f} GiB of memory a chip{most}"
-            "; --recompute and --grad_accum need less"
+            f"--batch_size {batch} does not fit a {slice_.name}: it needs {needs(answer) / GIB:.2f} GiB of the "
+            f"{slice_.chip.hbm_gib:.2f} GiB of a chip{most}; --recompute and --grad_accum need less"
         )
     return 0
 

@@ -16,7 +16,7 @@ class EvaluateConfig:
     batch_size: int = opt(64, "examples per step", unit="examples")
     candidates: int = opt(
         100,
-        "dual encoder: texts that each pair's own is ranked among: so many pairs in the dataset's order, one pair's among all",
+        "dual encoder: a pair's second text is ranked among those of so many pairs, taken in the order of the dataset",
         unit="pairs",
     )
     eval_mask_rate: float = opt(0.15, "share of the maskable tokens to predict", unit="0..1")

@@ -26,6 +26,7 @@ class Chip:
     peak: float
     clock: float
     layouts: dict[int, str]
+    cores: int = 1  # in a chip, where slices are named by cores
 
     @property
     def hbm(self) -> int:
@@ -40,7 +41,7 @@ _CUBES = {1: "1x1x1", 4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4
 CHIPS = {
     "v5e": Chip("v5e", 15.75, 819.0, 200.0, 197e12, 1.5e9, _FLAT),
     "v6e": Chip("v6e", 31.25, 1640.0, 400.0, 918e12, 1.75e9, _FLAT),
-    "v5p": Chip("v5p", 95.74, 2765.0, 600.0, 459e12, 1.75e9, _CUBES),
+    "v5p": Chip("v5p", 95.74, 2765.0, 600.0, 459e12, 1.75e9, _CUBES, cores=2),
 }
 _SPELLINGS = {"v5litepod": "v5e", "v5lite": "v5e"}
 
@@ -55,12 +56,16 @@ class Slice:
     @property
     def name(self) -> str:
         """As `parse_slice` takes it."""
-        return f"{self.chip.name}-{self.chips}"
+        return f"{self.chip.name}-{self.chips * self.chip.cores}"
 
     @property
     def topology(self) -> str:
         """As libtpu takes it."""
         return f"{self.chip.name}:{self.chip.layouts[self.chips]}"
+
+    def reducing(self, size: float) -> float:
+        """Seconds that an all-reduce of so many bytes takes at least: a ring sends 2 (n - 1) / n of them out of every chip."""
+        return 2 * (self.chips - 1) / self.chips * size / (self.chip.links * 1e9)
 
 
 def parse_slice(name: str) -> Slice:
@@ -73,12 +78,7 @@ def parse_slice(name: str) -> Slice:
     if match is None or kind not in CHIPS:
         raise UsageError(f"--tpu {name}: is none of {', '.join(CHIPS)} with a number of chips, such as v5e-8")
     chip = CHIPS[kind]
-    count = int(match[2])
-    if chip.layouts is _CUBES:
-        if count % 2:
-            raise UsageError(f"--tpu {name}: a {kind} is named by its cores, two in a chip; such as {kind}-8")
-        count //= 2
-    if count not in chip.layouts:
-        known = ", ".join(f"{kind}-{n * (2 if chip.layouts is _CUBES else 1)}" for n in chip.layouts)
-        raise UsageError(f"--tpu {name}: there is no such slice; {known}")
-    return Slice(chip, count)
+    chips, rest = divmod(int(match[2]), chip.cores)
+    if rest or chips not in chip.layouts:
+        raise UsageError(f"--tpu {name}: there is no such slice; {', '.join(Slice(chip, n).name for n in chip.layouts)}")
+    return Slice(chip, chips)

@@ -63,20 +63,24 @@ def _bytes(number: str, unit: str) -> int:
     return int(float(number) * _UNITS[unit])
 
 
-def refusal(message: str) -> Refused | None:
-    """The figures in libtpu's words for a program that does not fit; None when the message says something else."""
+def refusal(message: str, arguments: int) -> Refused | None:
+    """The figures in libtpu's words for a program that does not fit; None when the message says something else.
+
+    `arguments`: bytes of the program's arguments. libtpu counts them only where they alone are too much, and the program elsewhere.
+    """
     used = re.search(r"Used ([\d.]+)([KMGTB]?) of ([\d.]+)([KMGTB]?) hbm", message)
     if used is None:
         return None
-    arguments = re.search(r"\n\s+arguments\s+([\d.]+)([KMGTB]?)", message)
+    counted = re.search(r"\n\s+arguments\s+([\d.]+)([KMGTB]?)", message)
+    apart = counted is not None and _bytes(counted[1], counted[2]) == 0
     found = []
     for block in re.split(r"\n\s*\d+\. Size: ", message)[1:]:
         size = re.match(r"([\d.]+)([KMGTB]?)", block)
         name, shape = re.search(r'op_name="([^"]*)"', block), re.search(r"Shape: (\S+)", block)
         if size:
             found.append(Allocation(_bytes(*size.groups()), name[1] if name else "", shape[1].split("{")[0] if shape else ""))
-    known = _bytes(*arguments.groups()) if arguments else 0
-    return Refused(_bytes(used[1], used[2]), _bytes(used[3], used[4]), known, tuple(found), message)
+    need = _bytes(used[1], used[2]) + (arguments if apart else 0)
+    return Refused(need, _bytes(used[3], used[4]), arguments, tuple(found), message)
 
 
 def _module(lowered: Lowered) -> Any:
@@ -134,7 +138,7 @@ def compile_for(lowered: Lowered, slice_: Slice, options: Mapping[str, Any] | No
     try:
         executable = chosen[0].client.compile(_module(lowered), xla_client.DeviceList(chosen), build)
     except jax.errors.JaxRuntimeError as error:
-        refused = refusal(str(error))
+        refused = refusal(str(error), lowered.arguments)
         if refused is None:
             raise TlmError(f"the TPU compiler refuses the step: {str(error)[:500]}") from None
         return refused

@@ -60,10 +60,6 @@ class Costs:
         moved = sum(cost.bytes * cost.times for cost in self.unknown if cost.category != "all-reduce")
         return moved / (chip.bandwidth * 1e9)
 
-    def reducing(self, chip: Chip, replicas: int) -> float:
-        """Seconds that the all-reduces take at least: a ring sends 2 (n - 1) / n of the bytes out of every chip."""
-        return 2 * (replicas - 1) / replicas * self.reduced / (chip.links * 1e9)
-
 
 @dataclass(frozen=True)
 class _Instruction:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tpu_tlm.planning.chips import Slice
+from tpu_tlm.planning.compiler import Compiled
 from tpu_tlm.planning.cycles import costs
 
 NOTE = "time, speed and MFU are the compiler's estimate, not a measurement"
@@ -71,8 +72,8 @@ class Figures:
 
     @property
     def reducing(self) -> float:
-        """Seconds that the all-reduces take at least: a ring sends 2 (n - 1) / n of the bytes out of every chip."""
-        return 2 * (self.slice_.chips - 1) / self.slice_.chips * self.program.reduced / (self.slice_.chip.links * 1e9)
+        """Seconds that the all-reduces take at least."""
+        return self.slice_.reducing(self.program.reduced)
 
     @property
     def computing(self) -> float:
@@ -121,11 +122,8 @@ class Figures:
         }
 
 
-def program_of(compiled: object, slice_: Slice) -> Program:
-    """The figures of a `planning.compiler.Compiled`."""
-    from tpu_tlm.planning.compiler import Compiled
-
-    assert isinstance(compiled, Compiled)
+def program_of(compiled: Compiled, slice_: Slice) -> Program:
+    """The figures of a compiled program."""
     found = costs(compiled.text)
     return Program(
         state=compiled.arguments,

@@ -19,9 +19,11 @@ HOST_OPS = {"PyFunc", "EagerPyFunc", "PyFuncStateless", "Print", "PrintV2", "AsS
 
 @dataclass(frozen=True)
 class Lowered:
-    """A program as a serialized `HloModuleProto`, its donations (argument number -> output number), and how many replicas sum in it."""
+    """A program as a serialized `HloModuleProto`, bytes of its arguments, its donations (argument number -> output number), and how many
+    replicas sum in it."""
 
     hlo: bytes
+    arguments: int
     donated: Mapping[int, int]
     replicas: int
 
@@ -98,4 +100,5 @@ def lower(step: TrainStep, batch: Mapping[str, tf.TensorSpec], replicas: int = 1
         raise TlmError(f"TensorFlow cannot lower this step for a TPU: {str(error).splitlines()[0]}") from None
     state = len(tf.nest.flatten(state_specs(step)))
     # Results begin with the values and slots, in the order of the arguments.
-    return Lowered(hlo, {i: i for i in range(state)}, replicas)
+    size = sum(spec.shape.num_elements() * spec.dtype.size for spec in flat)
+    return Lowered(hlo, size, {i: i for i in range(state)}, replicas)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from tpu_tlm.planning.compiler import Refused
 from tpu_tlm.planning.figures import Figures
@@ -22,6 +23,11 @@ class Found:
     refused: int | None
 
 
+def fits(answer: Answer) -> TypeGuard[Figures]:
+    """Whether the memory is enough: what the compiler takes may still be too much together with its arguments."""
+    return not isinstance(answer, Refused) and answer.fits
+
+
 def needs(answer: Answer) -> float:
     """Bytes of a chip's memory."""
     return answer.hbm if isinstance(answer, Refused) else answer.program.hbm
@@ -30,6 +36,17 @@ def needs(answer: Answer) -> float:
 def _fixed(answer: Answer) -> float:
     """Bytes that do not grow with the batch: nearly so, the batch itself is small."""
     return answer.arguments if isinstance(answer, Refused) else answer.program.state + answer.program.code
+
+
+def _crossing(points: dict[int, float], limit: float, fixed: float) -> float:
+    """The batch at which the line through the two points that are nearest to the limit meets it; through one point and `fixed` at 0."""
+    near = sorted(points, key=lambda batch: abs(points[batch] - limit))[:2]
+    (a, b) = near if len(near) == 2 else (near[0], 0)
+    of_a, of_b = points[a], points.get(b, fixed)
+    if (of_a - of_b) * (a - b) <= 0:  # more need less: no line to go by
+        of_b, b = fixed, 0
+    slope = max((of_a - of_b) / (a - b), 1.0)
+    return a + (limit - of_a) / slope
 
 
 def largest(
@@ -42,44 +59,43 @@ def largest(
 ) -> Found:
     """Search from a batch whose compilation gave `first`. `unit`: what a batch must be a multiple of.
 
-    Memory is taken to grow with the batch in a straight line; where the compiler saves memory as it grows short, compilations correct it.
+    Memory is taken to grow with the batch in a straight line near the limit; where the compiler saves memory as it grows short, the
+    compilations say so. At most `TRIES` whole models are compiled.
     """
-    low, high = (None, batch) if isinstance(first, Refused) else (first, None)
-
-    if _fixed(first) >= limit:
+    fixed = _fixed(first)
+    if fixed >= limit:
         return Found(None, batch)
+    best: Figures | None = None
+    refused: int | None = None
+    if fits(first):
+        best = first
+    else:
+        refused = batch
+    points = {batch: needs(first)}
 
-    def rounded(target: float) -> int:
+    def inside(target: float) -> int | None:
+        """The nearest batch to try that is between what fits and what does not; None when nothing is."""
         # Eight rows of a chip are one tile; below four tiles every row counts.
         step = 8 * unit if target >= 32 * unit else unit
-        inside = max(unit, int(target) // step * step)
-        if high is not None:
-            inside = min(inside, (high - 1) // unit * unit)
-        return inside
+        low = best.batch if best is not None else 0
+        if best is not None:
+            target = max(target, low * (1 + CLOSE) if low >= 32 * unit else low + unit)
+        if refused is not None and target >= refused:
+            target = (low + refused) / 2
+        guess = max(int(target) // step * step, low + unit)
+        return guess if refused is None or guess < refused else None
 
-    def proportional(at: int, answer: Answer) -> float:
-        working = max(needs(answer) - _fixed(answer), 1.0)
-        return at * (limit - _fixed(answer)) / working
-
-    guess = rounded(proportional(batch, first))
-    if guess != batch and guess > 0 and (quick := extrapolate(guess)) is not None:
-        slope = (needs(quick) - needs(first)) / (guess - batch)
-        if slope > 0 and not isinstance(quick, Refused):
-            guess = rounded(guess + (limit - needs(quick)) / slope)
+    guess = inside(_crossing(points, limit, fixed))
+    if guess is not None and guess != batch and (quick := extrapolate(guess)) is not None and not isinstance(quick, Refused):
+        guess = inside(_crossing({**points, guess: needs(quick)}, limit, fixed))
     for _ in range(TRIES):
-        reached = low.batch if low is not None else 0
-        if guess <= reached or (high is not None and guess >= high):
+        if guess is None or (best is not None and refused is not None and refused - best.batch <= max(unit, CLOSE * best.batch)):
             break
         answer = compile_(guess)
-        if isinstance(answer, Refused):
-            high = guess
-            target = proportional(guess, answer)
-            guess = rounded(target if reached < target < guess else (reached + guess) / 2)
+        points[guess] = needs(answer)
+        if fits(answer):
+            best = answer
         else:
-            low = answer
-            guess = rounded(guess * (1 + CLOSE))
-            if guess <= low.batch:
-                guess = low.batch + unit
-        if low is not None and high is not None and high - low.batch <= max(unit, CLOSE * low.batch):
-            break
-    return Found(low, high)
+            refused = guess
+        guess = inside(_crossing(points, limit, fixed))
+    return Found(best, refused)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tpu_tlm.data.dataset import Dataset
 from tpu_tlm.data.tokenizers import Encoded, Tokenizer
 from tpu_tlm.errors import UsageError
-from tpu_tlm.training.assemble import Corpora
+from tpu_tlm.training.assemble import Corpora, Options, spec_of
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FORMAT = 1
@@ -61,9 +61,22 @@ class Placeholder(Tokenizer):
 def stand_in(vocab_size: int, lengths: Mapping[str, int]) -> Corpora:
     """A dataset of format 1 with these tokens per feature ("x", for pairs "y") and a tokenizer, both without content."""
     tokenizer = Placeholder(vocab_size)
-    metadata = {"prefix": "[CLS]", "suffix": "[SEP]"}
+    metadata = {"prefix": "[CLS]", "suffix": "[SEP]", "tok_on_eol": "[SEP]"}
     train = Dataset("", 0, lengths["x"], FORMAT, (), tokenizer.description(), metadata, dict(lengths))
     return Corpora(train, None, tokenizer)
+
+
+def fitting(options: Options, vocab_size: int, nctx: int, nctx_y: int | None) -> Corpora:
+    """A `stand_in` that the objective takes: with a second text (as long as the first unless `nctx_y` says) where it needs one."""
+    if nctx_y is not None:
+        return stand_in(vocab_size, {"x": nctx, "y": nctx_y})
+    corpora = stand_in(vocab_size, {"x": nctx})
+    try:
+        spec_of(options, corpora)
+    except UsageError:
+        corpora = stand_in(vocab_size, {"x": nctx, "y": nctx})
+        spec_of(options, corpora)  # what is wrong for another reason is wrong still
+    return corpora
 
 
 def batch_specs(dataset: Dataset, rows: int) -> dict[str, tf.TensorSpec]:

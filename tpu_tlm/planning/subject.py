@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 
 from tpu_tlm.config import ModelConfig, PlanConfig
 from tpu_tlm.errors import UsageError
+from tpu_tlm.objectives.base import Setting
+from tpu_tlm.objectives.make import make_objective
 from tpu_tlm.planning.chips import Slice, parse_slice
 from tpu_tlm.planning.compiler import Refused, compile_for
 from tpu_tlm.planning.figures import Figures, program_of
 from tpu_tlm.planning.lower import lower
-from tpu_tlm.planning.stand_in import batch_specs, stand_in
+from tpu_tlm.planning.stand_in import batch_specs, fitting
 from tpu_tlm.training import assemble
 from tpu_tlm.training.assemble import Corpora, Options
 
@@ -104,11 +106,10 @@ class Subject:
         layers = (few[0].num_layers, few[1].num_layers)
         times = (self.options.model.num_layers - layers[1]) / (layers[1] - layers[0])
         spec = assemble.spec_of(options, self.corpora)
-        objective = assemble.objective_class(options.run.objective)
-        setting = assemble.Setting(spec, self.corpora.tokenizer, options.objectives)
+        objective = make_objective(options.run.objective, Setting(spec, self.corpora.tokenizer, options.objectives))
         return replace(
             two,
-            flops=objective.make(setting).flops(spec) * batch,
+            flops=objective.flops(spec) * batch,
             program=two.program.plus(times, two.program, one.program),
             layers_compiled=layers,
             compile_seconds=one.compile_seconds + two.compile_seconds,
@@ -136,11 +137,4 @@ def subject_of(options: Options, plan: PlanConfig, say: Say) -> Subject:
         return Subject(options, assemble.open_corpora(options), slice_, say)
     if plan.nctx is None or plan.vocab_size is None:
         raise UsageError("give --train_dir, or --nctx and --vocab_size in its place")
-    lengths = {"x": plan.nctx} | ({} if plan.nctx_y is None else {"y": plan.nctx_y})
-    subject = Subject(options, stand_in(plan.vocab_size, lengths), slice_, say)
-    try:
-        assemble.spec_of(options, subject.corpora)
-    except UsageError as error:
-        hint = "" if plan.nctx_y else " (without --train_dir, --nctx_y stands for the second text of pairs)"
-        raise UsageError(f"{error}{hint}") from None
-    return subject
+    return Subject(options, fitting(options, plan.vocab_size, plan.nctx, plan.nctx_y), slice_, say)
