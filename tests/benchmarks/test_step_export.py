@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,9 @@ from tensorflow.compiler.mlir.stablehlo import stablehlo
 
 from benchmarks import step_export
 from benchmarks.gpu.exported import Exported, read
+from benchmarks.harness import ROOT
 from benchmarks.tpu_step import BERT, SIZES
+from tests.benchmarks.lowering import lowered_lines
 from tpu_tlm import options
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.planning.stand_in import stand_in
@@ -122,3 +126,17 @@ def test_a_directory_that_is_none(exported: Exported, tmp_path: Path) -> None:
     (tmp_path / "step.json").write_text(json.dumps({**told, "format": 2}))
     with pytest.raises(UsageError, match="is of format 2, this program reads 1"):
         read(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_host_s_lowering_is_the_tpu_s() -> None:
+    """So what runs through JAX is the program that `plan` compiles; in the environment of `make plan-env`, which has the TPU's lowering."""
+    python = ROOT / ".venv-plan" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("no environment with tensorflow-tpu: make plan-env")
+    command = [str(python), "-m", "tests.benchmarks.lowering", "bfloat16"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env={**os.environ})
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    host, tpu = lowered_lines("bfloat16", "CPU"), ran.stdout.splitlines()
+    assert len(host) == len(tpu) > 1000
+    assert [pair for pair in zip(host, tpu, strict=True) if len(set(pair)) > 1][:3] == []
