@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tpu_tlm.config import MlmConfig, ModelConfig, OptimConfig
 from tpu_tlm.models.build import build_model
+from tpu_tlm.models.random import Key
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.models.variables import named_variables
 from tpu_tlm.objectives.mlm import MaskedLanguageModeling, Specials
@@ -60,6 +61,28 @@ def test_halves_of_a_batch_add_up():
     np.testing.assert_allclose(sums.loss, half[0][1].loss + half[1][1].loss, rtol=1e-6)
     for whole, a, b in zip(grads, half[0][0], half[1][0], strict=True):
         np.testing.assert_allclose(whole, a + b, atol=2e-5)
+
+
+def test_replicas_with_the_same_texts_drop_and_hide_differently_and_repeat():
+    """The second half of a batch holds the texts of the first: what differs between the two replicas' shares is the noise alone."""
+    step, half = make_step(dropout=0.3), ROWS // 2
+    x = tf.tile(make_batch()["x"][:half], (2, 1))
+    batch = {**make_batch(start=1000), "x": x}
+
+    def shares(values):
+        return values.numpy()[:half], values.numpy()[half:]
+
+    def drawn():
+        key = Key.of(step.seed, batch["position"])
+        return step.model.encode({"x": x}, key=key), step.objective.masked(batch, key.fold("corruption"), True)[1]
+
+    encoded, masked = drawn()
+    for first, second in (shares(encoded), shares(masked)):
+        assert all(not np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    for before, after in zip((encoded, masked), drawn(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    plain = shares(step.model.encode({"x": x}))
+    np.testing.assert_allclose(*plain, atol=1e-6)
 
 
 def test_the_clip_acts_on_the_gradient_of_the_mean():
