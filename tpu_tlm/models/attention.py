@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -9,9 +10,19 @@ import tensorflow as tf
 
 from tpu_tlm.models.layers import Dense
 from tpu_tlm.models.masks import MASKED, both, window_mask
-from tpu_tlm.models.random import Key, dropout
+from tpu_tlm.models.random import Key, kept
 
 Heads = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+Tables = Sequence[tf.Tensor]
+
+
+def _gradients(function: Callable[..., tf.Tensor], inputs: Sequence[tf.Tensor], gradient: tf.Tensor) -> list[tf.Tensor]:
+    """Gradients of a function's inputs from that of its output; zeros for those it does not use."""
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        output = function(*inputs)
+    found = tape.gradient(output, list(inputs), output_gradients=gradient, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return list(found)
 
 
 class QKV(keras.layers.Layer):
@@ -23,19 +34,17 @@ class QKV(keras.layers.Layer):
         self.kernel = self.add_weight(name="kernel", shape=(d_model, *self.shape), initializer="zeros")
         self.bias = self.add_weight(name="bias", shape=self.shape, initializer="zeros")
 
-    def _project(self, x: tf.Tensor, first: int, last: int) -> tf.Tensor:
-        shape = (last - first, *self.shape[1:])
-        width = shape[0] * shape[1] * shape[2]
+    def _project(self, x: tf.Tensor, first: int, last: int) -> list[tf.Tensor]:
         # The cast does nothing within `call`, where Keras has made it; the other methods may be called from without.
-        kernel, bias = tf.cast(self.kernel, self.compute_dtype), tf.cast(self.bias, self.compute_dtype)
-        if shape != self.shape:
-            kernel, bias = kernel[:, first:last], bias[first:last]
-        y = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), tf.reshape(kernel, (-1, width))) + tf.reshape(bias, (width,))
-        return tf.transpose(tf.reshape(y, (-1, x.shape[1], *shape)), (2, 0, 3, 1, 4))
+        kernels = tf.unstack(tf.cast(self.kernel, self.compute_dtype), axis=1)
+        biases = tf.unstack(tf.cast(self.bias, self.compute_dtype))
+        # A product of its own for each, and no reshape that joins heads and widths: a TPU then writes each where attention wants it, while
+        # turning the joint result round cost as much as all products of the layer.
+        return [tf.einsum("btd,dhk->bhtk", x, kernels[i]) + biases[i][:, None] for i in range(first, last)]
 
     def call(self, x: tf.Tensor) -> Heads:
-        y = self._project(x, 0, 3)
-        return y[0], y[1], y[2]
+        q, k, v = self._project(x, 0, 3)
+        return q, k, v
 
     def queries(self, x: tf.Tensor) -> tf.Tensor:
         """Queries alone `[B, h, T, k]`, for keys and values of something else."""
@@ -43,8 +52,8 @@ class QKV(keras.layers.Layer):
 
     def keys_values(self, memory: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Keys and values alone, `[B, S, d] -> 2 x [B, h, S, k]`."""
-        y = self._project(memory, 1, 3)
-        return y[0], y[1]
+        k, v = self._project(memory, 1, 3)
+        return k, v
 
 
 class SingleQKV(keras.layers.Layer):
@@ -73,14 +82,11 @@ class Output(keras.layers.Layer):
 
     def __init__(self, d_model: int, num_heads: int, d_k: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.d_model, self.width = d_model, num_heads * d_k
         self.kernel = self.add_weight(name="kernel", shape=(num_heads, d_k, d_model), initializer="zeros")
         self.bias = self.add_weight(name="bias", shape=(d_model,), initializer="zeros")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        length = x.shape[2]
-        joined = tf.reshape(tf.transpose(x, (0, 2, 1, 3)), (-1, self.width))
-        return tf.reshape(tf.matmul(joined, tf.reshape(self.kernel, (self.width, self.d_model))) + self.bias, (-1, length, self.d_model))
+        return tf.einsum("bhtk,hkd->btd", x, self.kernel) + self.bias
 
 
 class Cache:
@@ -141,16 +147,20 @@ class MultiHeadedAttention(keras.layers.Layer):
         """Queries and keys with their place worked into them. `start`: place of the first one (None: 0)."""
         return q, k
 
-    def scores(self, q: tf.Tensor, k: tf.Tensor, start: tf.Tensor | None) -> tf.Tensor:
+    def tables(self) -> Tables:
+        """The layer's own tensors that the three methods below get, in the dtype in which they want them."""
+        return ()
+
+    def scores(self, q: tf.Tensor, k: tf.Tensor, start: tf.Tensor | None, tables: Tables) -> tf.Tensor:
         """Scores `[B, h, T, S]` of scaled queries `[B, h, T, k]` against keys `[B, h, S, k]`, before masking."""
         return tf.matmul(q, k, transpose_b=True)
 
-    def bias(self, length: int, keys: int, start: tf.Tensor | None) -> tf.Tensor | None:
+    def bias(self, length: int, keys: int, start: tf.Tensor | None, tables: Tables) -> tf.Tensor | None:
         """What is added to the scores whatever the text: float32, broadcast to `[h, T, S]`, or None."""
         return None
 
-    def mixed(self, weights: tf.Tensor, v: tf.Tensor, start: tf.Tensor | None) -> tf.Tensor:
-        """Values `[B, h, S, k]` averaged by the weights `[B, h, T, S]`: `[B, h, T, k]`."""
+    def mixed(self, weights: tf.Tensor, v: tf.Tensor, start: tf.Tensor | None, tables: Tables) -> tf.Tensor:
+        """Values `[B, h, S, k]` averaged by the weights `[B, h, T, S]`: `[B, h, T, k]`; linear in the weights."""
         return tf.matmul(weights, v)
 
     def cache(self, rows: int, length: int, at: tf.Tensor) -> Cache:
@@ -171,15 +181,46 @@ class MultiHeadedAttention(keras.layers.Layer):
     def attend(
         self, q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, visible: tf.Tensor | None, key: Key | None, start: tf.Tensor | None
     ) -> tf.Tensor:
-        """Heads `[B, h, T, k]` of the output before the projection."""
-        scores = tf.cast(self.scores(q * tf.cast(self.d_k**-0.5, q.dtype), k, start), tf.float32)
-        bias = self.bias(q.shape[2], k.shape[2], start)
-        if bias is not None:
-            scores += bias
-        if visible is not None:
-            scores = tf.where(visible, scores, MASKED)
-        weights = tf.cast(tf.nn.softmax(scores), self.compute_dtype)
-        return self.mixed(dropout(weights, self.pdrop, key, "attn"), v, start)
+        """Heads `[B, h, T, k]` of the output before the projection.
+
+        The gradient is written out: it keeps the softmax's result in the compute dtype and nothing else of the scores' size, and takes the
+        sum that the softmax's gradient needs, sum_s dp_ts p_ts, from the output as do_t . o_t (FlashAttention, arXiv 2205.14135, B.4), so
+        that no pass over `[T, S]` is left which is not part of a matrix product. Dropout's factor stands at the output for the same reason.
+        """
+        q = q * tf.cast(self.d_k**-0.5, q.dtype)
+        keep = kept(self.pdrop, key, "attn", (q.shape[1], q.shape[2], k.shape[2]))
+        factor = 1.0 if keep is None else 1.0 / (1.0 - self.pdrop)
+
+        def masked(q: tf.Tensor, k: tf.Tensor, tables: Tables) -> tf.Tensor:
+            scores = tf.cast(self.scores(q, k, start, tables), tf.float32)
+            bias = self.bias(q.shape[2], k.shape[2], start, tables)
+            if bias is not None:
+                scores += bias
+            return scores if visible is None else tf.where(visible, scores, MASKED)
+
+        def dropped(x: tf.Tensor) -> tf.Tensor:
+            return x if keep is None else tf.where(keep, x, tf.zeros([], x.dtype))
+
+        @tf.custom_gradient
+        def run(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, *tables: tf.Tensor) -> tuple[tf.Tensor, Any]:
+            weights = tf.cast(tf.nn.softmax(masked(q, k, tables)), v.dtype)
+            out = self.mixed(dropped(weights), v, start, tables)
+            out = out * tf.cast(factor, out.dtype)
+
+            def backward(d_out: tf.Tensor) -> list[tf.Tensor]:
+                wide = tf.cast(d_out, tf.float32)
+                total = tf.reduce_sum(wide * tf.cast(out, tf.float32), axis=-1, keepdims=True)
+                # The forward parts below are dead code but for what their gradients need: XLA drops them.
+                d_weights, d_v, *d_mixed = _gradients(
+                    lambda w, v, *t: self.mixed(w, v, start, t), (dropped(weights), v, *tables), tf.cast(wide * factor, d_out.dtype)
+                )
+                d_scores = tf.cast(weights, tf.float32) * (dropped(tf.cast(d_weights, tf.float32)) - total)
+                d_q, d_k, *d_masked = _gradients(lambda q, k, *t: masked(q, k, t), (q, k, *tables), d_scores)
+                return [d_q, d_k, d_v, *(a + b for a, b in zip(d_mixed, d_masked, strict=True))]
+
+            return out, backward
+
+        return run(q, k, v, *self.tables())
 
     def call(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tpu_tlm.models.attention import MultiHeadedAttention
+from tpu_tlm.models.attention import MultiHeadedAttention, Tables
 from tpu_tlm.models.masks import offsets
 from tpu_tlm.models.relative import relative_to_absolute, skewed
 
@@ -40,11 +40,14 @@ class T5Attention(MultiHeadedAttention):
         self.bidirectional = bidirectional
         self.rel_embedding = self.add_weight(name="rel_embedding", shape=(num_heads, T5_BUCKETS), initializer="zeros", autocast=False)
 
-    def bias(self, length: int, keys: int, start: tf.Tensor | None) -> tf.Tensor:
+    def tables(self) -> Tables:
+        return (tf.convert_to_tensor(self.rel_embedding),)
+
+    def bias(self, length: int, keys: int, start: tf.Tensor | None, tables: Tables) -> tf.Tensor:
         # One column per offset through a constant one-hot matrix, then skewed: no [T, S] table is gathered, nothing is scattered back.
         reach = (length if start is None else keys) - 1
         buckets = t5_bucket(np.arange(-reach, keys), self.bidirectional)
-        by_offset = tf.matmul(self.rel_embedding, tf.constant(np.eye(T5_BUCKETS, dtype=np.float32)[buckets].T))
+        by_offset = tf.matmul(tables[0], tf.constant(np.eye(T5_BUCKETS, dtype=np.float32)[buckets].T))
         if start is not None:
             return tf.slice(by_offset, (0, keys - 1 - start), (self.num_heads, keys))[:, None]
         wide = tf.broadcast_to(by_offset[None, :, None], (1, self.num_heads, length, length + keys - 1))
@@ -61,7 +64,7 @@ def alibi_slopes(num_heads: int) -> list[float]:
 class AlibiAttention(MultiHeadedAttention):
     """score - slope_h |i - j|, nothing learned (ALiBi, arXiv 2108.12409); symmetric, so it serves encoders too."""
 
-    def bias(self, length: int, keys: int, start: tf.Tensor | None) -> tf.Tensor:
+    def bias(self, length: int, keys: int, start: tf.Tensor | None, tables: Tables) -> tf.Tensor:
         distance = tf.cast(tf.abs(offsets(length, keys, 0 if start is None else start)), tf.float32)
         return -tf.constant(alibi_slopes(self.num_heads), tf.float32)[:, None, None] * distance
 
@@ -81,8 +84,11 @@ class ConvertAttention(MultiHeadedAttention):
         self.rpr_k = rpr_k
         self.rel_bias = self.add_weight(name="rel_bias", shape=(num_heads, 2 * rpr_k + 1), initializer="zeros", autocast=False)
 
-    def bias(self, length: int, keys: int, start: tf.Tensor | None) -> tf.Tensor:
-        table = tf.convert_to_tensor(self.rel_bias)
+    def tables(self) -> Tables:
+        return (tf.convert_to_tensor(self.rel_bias),)
+
+    def bias(self, length: int, keys: int, start: tf.Tensor | None, tables: Tables) -> tf.Tensor:
+        (table,) = tables
         if start is not None:
             rows = tf.clip_by_value(offsets(1, keys, start)[0], -self.rpr_k, self.rpr_k) + self.rpr_k
             return tf.gather(table, rows, axis=1)[:, None]

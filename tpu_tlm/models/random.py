@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -79,14 +80,19 @@ class Key:
         return tf.minimum(tf.cast(self.uniform(*shape) * float(limit), tf.int32), limit - 1)
 
 
-def dropout(x: tf.Tensor, rate: float, key: Key | None, site: str) -> tf.Tensor:
-    """Inverted dropout of x [rows, ...] with the mask of `site`; the identity without a key or at rate 0.
+def kept(rate: float, key: Key | None, site: str, shape: Sequence[int]) -> tf.Tensor | None:
+    """What dropout keeps at `site`: bool [rows, *shape]; None for everything, without a key or at rate 0.
 
     Raises ValueError for a rate outside [0, 1).
     """
     if not 0.0 <= rate < 1.0:
         raise ValueError(f"dropout rate {rate} is not in [0, 1)")
     if key is None or rate == 0.0:
-        return x
-    keep = key.fold(site).bits(*x.shape[1:]) >= _u32(round(rate * 2.0**32))
-    return tf.where(keep, x * tf.cast(1.0 / (1.0 - rate), x.dtype), tf.zeros([], x.dtype))
+        return None
+    return key.fold(site).bits(*shape) >= _u32(round(rate * 2.0**32))
+
+
+def dropout(x: tf.Tensor, rate: float, key: Key | None, site: str) -> tf.Tensor:
+    """Inverted dropout of x [rows, ...] with the mask of `site`; the identity without a key or at rate 0."""
+    keep = kept(rate, key, site, x.shape[1:])
+    return x if keep is None else tf.where(keep, x * tf.cast(1.0 / (1.0 - rate), x.dtype), tf.zeros([], x.dtype))

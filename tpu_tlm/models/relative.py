@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tpu_tlm.models.attention import MultiHeadedAttention
+from tpu_tlm.models.attention import MultiHeadedAttention, Tables
 from tpu_tlm.models.masks import MASKED, offsets
 from tpu_tlm.models.random import Key, dropout
 
@@ -84,15 +84,18 @@ class MultiHeadedRelativeAttention(MultiHeadedAttention):
         """Rows of the tables that keys 0 .. S - 1 have for the one query at `start`: int32 `[S]`."""
         return tf.clip_by_value(offsets(1, keys, start)[0], -self.rpr_k, self.rpr_k) + self.rpr_k
 
-    def scores(self, q: tf.Tensor, k: tf.Tensor, start: tf.Tensor | None) -> tf.Tensor:
-        plain = super().scores(q, k, start)
-        by_offset = tf.einsum("bhtk,rk->bhtr", q, self.rpr_key)
+    def tables(self) -> Tables:
+        return tuple(tf.cast(t, self.compute_dtype) for t in (self.rpr_key, self.rpr_value) if t is not None)
+
+    def scores(self, q: tf.Tensor, k: tf.Tensor, start: tf.Tensor | None, tables: Tables) -> tf.Tensor:
+        plain = super().scores(q, k, start, tables)
+        by_offset = tf.einsum("bhtk,rk->bhtr", q, tables[0])
         if start is not None:
             return plain + tf.gather(by_offset, self._rows(k.shape[2], start), axis=-1)
         return plain + relative_to_absolute(by_offset, k.shape[2])
 
-    def mixed(self, weights: tf.Tensor, v: tf.Tensor, start: tf.Tensor | None) -> tf.Tensor:
-        out = super().mixed(weights, v, start)
+    def mixed(self, weights: tf.Tensor, v: tf.Tensor, start: tf.Tensor | None, tables: Tables) -> tf.Tensor:
+        out = super().mixed(weights, v, start, tables)
         if self.rpr_value is None:
             return out
         if start is not None:
@@ -100,7 +103,7 @@ class MultiHeadedRelativeAttention(MultiHeadedAttention):
             by_offset = tf.einsum("bhts,sr->bhtr", weights, rows)
         else:
             by_offset = absolute_to_relative(weights, self.rpr_k)
-        return out + tf.einsum("bhtr,rk->bhtk", by_offset, self.rpr_value)
+        return out + tf.einsum("bhtr,rk->bhtk", by_offset, tables[1])
 
 
 class OverhangingRelativeAttention(MultiHeadedRelativeAttention):
@@ -115,13 +118,13 @@ class OverhangingRelativeAttention(MultiHeadedRelativeAttention):
     ) -> tf.Tensor:
         q = q * tf.cast(self.d_k**-0.5, q.dtype)
         length = q.shape[2]
-        scores = tf.where(visible, tf.cast(self.scores(q, k, start), tf.float32), MASKED)
+        scores = tf.where(visible, tf.cast(self.scores(q, k, start, self.tables()), tf.float32), MASKED)
         place = tf.range(length)[:, None] + tf.range(-self.rpr_k, self.rpr_k + 1)[None, :]
         off = tf.logical_or(place < 0, place >= length)
         beyond = tf.where(off, tf.cast(tf.einsum("bhtk,rk->bhtr", q, self.rpr_key), tf.float32), MASKED)
         weights = tf.cast(tf.nn.softmax(tf.concat([scores, beyond], axis=-1)), self.compute_dtype)
         weights = dropout(weights, self.pdrop, key, "attn")
-        out = self.mixed(weights[..., :length], v, start)
+        out = self.mixed(weights[..., :length], v, start, self.tables())
         if self.rpr_value is None:
             return out
         return out + tf.einsum("bhtr,rk->bhtk", weights[..., length:], self.rpr_value)
