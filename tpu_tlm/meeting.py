@@ -16,6 +16,8 @@ from tpu_tlm.team import PATIENCE, Channel, Workers
 
 _TURN = 0.2
 _QUIET = 3.0
+# So long an answer may take, from a chief that hears others first.
+_ANSWER = 20.0
 
 
 def meet(cluster: Cluster, timeout: float, patience: float = PATIENCE) -> Workers:
@@ -86,19 +88,14 @@ class _Chief:
         if host in self.here:
             self.here.pop(host).close()
         self.here[host] = channel
-        self._say_who_is_missing()
+        channel.send({"wait": True})
 
     def _forget(self) -> None:
         for host in [host for host, channel in self.here.items() if channel.closed()]:
             self.here.pop(host).close()
-            self._say_who_is_missing()
 
     def _names(self) -> list[str]:
         return [self.cluster.title(host) for host in range(1, len(self.cluster.addresses)) if host not in self.here]
-
-    def _say_who_is_missing(self) -> None:
-        for channel in self.here.values():
-            channel.send({"waiting": self._names()})
 
     def _look_at_the_clock(self) -> None:
         now, names = time.monotonic(), self._names()
@@ -113,7 +110,7 @@ class _Chief:
 
 
 def _call(cluster: Cluster, timeout: float) -> Channel:
-    """A worker's side: calls the chief until it answers, and waits to be sent off."""
+    """A worker's side: calls the chief until it answers, and waits to be sent off or sent home."""
     deadline, quiet_until = time.monotonic() + timeout, time.monotonic() + _QUIET
     why = ""
     while (left := deadline - time.monotonic()) > 0.0:
@@ -131,7 +128,7 @@ def _call(cluster: Cluster, timeout: float) -> Channel:
             channel.close()
             continue
         channel.send({"hello": cluster.host, "addresses": list(cluster.addresses)})
-        if _sent_off(channel, cluster, deadline, timeout):
+        if _sent_off(channel):
             return channel
         # Something else answers there: perhaps TensorFlow of the chief's process before this one.
         channel.close()
@@ -140,19 +137,15 @@ def _call(cluster: Cluster, timeout: float) -> Channel:
     raise TlmError(_missing(cluster, [cluster.title(0)], timeout, why))
 
 
-def _sent_off(channel: Channel, cluster: Cluster, deadline: float, timeout: float) -> bool:
-    names: list[str] = []
-    while (left := deadline - time.monotonic()) > 0.0:
-        message = channel.receive(timeout=left)
-        if message is None:
-            break
+def _sent_off(channel: Channel) -> bool:
+    """Wait for the chief's word; False where what answers is no chief, or died. From its first answer on its clock counts, not ours."""
+    message = channel.receive(timeout=_ANSWER)
+    while message is not None:
         if "go" in message:
             return True
         if "no" in message:
             raise UsageError(message["no"])
         if "missing" in message:
             raise TlmError(message["missing"])
-        names = message.get("waiting", names)
-    if names and time.monotonic() >= deadline:
-        raise TlmError(_missing(cluster, names, timeout))
+        message = channel.receive()
     return False
