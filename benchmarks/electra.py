@@ -82,11 +82,16 @@ def prepared(base: Path, nctx: int) -> Path:
 
 
 def pretrained(base: Path, data: Path, objective: str, steps: int, seed: int, options: argparse.Namespace) -> tuple[Path, float]:
-    """A run, made or continued, and its processor time."""
+    """A run, made where it is not there, and its processor time."""
     run = base / f"{objective}-{steps}-{seed}"
-    given = ("--train_dir", data / "train", "--valid_dir", data / "valid", "--basedir", run, "--objective", objective, "--seed", seed)
+    record = run.with_suffix(".seconds")
+    if record.exists():
+        return run, float(record.read_text())
+    given = ("--train_dir", data / "train", "--basedir", run, "--objective", objective, "--seed", seed)
     how = ("--batch_size", options.batch_size, "--lr", options.lr, "--warmup_steps", steps // 10, "--gen_fraction", options.gen_fraction)
-    return run, command("train", *given, *SIZES, *how, "--steps", steps, "--save_steps", steps, "--tb", "false", "--distribute", "none")
+    seconds = command("train", *given, *SIZES, *how, "--steps", steps, "--save_steps", steps, "--tb", "false", "--distribute", "none")
+    record.write_text(f"{seconds}\n")
+    return run, seconds
 
 
 def arithmetic(run: Path, data: Path, options: argparse.Namespace) -> dict[str, float]:

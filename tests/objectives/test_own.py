@@ -40,7 +40,7 @@ def test_it_is_as_short_as_promised():
 def test_tokens_trade_places(shuffled):
     """The text keeps its tokens, special ones and padding stay, and what is asked is what moved."""
     specials = Specials(50, 0, 4, (0, 1, 2, 3, 4))
-    objective = objective_class(shuffled)(specials, 0.3)
+    objective = objective_class(shuffled)(specials, 0.25)
     x = np.random.default_rng(0).permuted(np.tile(np.arange(5, 21), (6, 1)), axis=1).astype(np.int32)
     x[:, 0], x[1, 9:] = 2, 0
 
@@ -56,9 +56,9 @@ def test_tokens_trade_places(shuffled):
         np.testing.assert_array_equal(np.sort(text, axis=1), np.sort(x, axis=1))
         np.testing.assert_array_equal(text[x < 5], x[x < 5])
         moved = (text != x).sum()
-        assert moved == sum(round(0.3 * (row > 4).sum()) for row in x)
+        assert moved == sum(round(0.25 * (row > 4).sum()) for row in x)
         assert sums.metrics["accuracy"] == (sums.weight, sums.weight) and sums.metrics["moved"][0] == moved
-        assert sums.weight == (x != 0).sum() and sums.loss < 0.01
+        assert sums.weight == (x != 0).sum() and sums.loss < 0.02
 
 
 @pytest.mark.slow
