@@ -3,7 +3,7 @@
     python -m benchmarks.step_export --out DIR [--size base] [--batch 32] [--length 128] [--values npz|seed] [training flags]
 
 BERT-base with dropout 0.1 in bfloat16 unless said otherwise. Flags that this script does not know are training flags of the package.
-TensorFlow takes the first steps itself on this machine's processor (--check_steps), so that their losses can be compared.
+With --check_steps TensorFlow takes the first steps itself on this machine's processor, so that their losses can be compared.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--length", type=int, default=128, help="tokens per row")
     parser.add_argument("--vocab", type=int, default=30522)
     parser.add_argument("--batches", type=int, default=8, help="different batches; they come round again")
-    parser.add_argument("--check_steps", type=int, default=3, help="steps that TensorFlow takes here; 0: none (no losses to compare with)")
+    parser.add_argument("--check_steps", type=int, default=0, help="steps that TensorFlow takes here, to have losses to compare with")
     parser.add_argument("--values", choices=["npz", "seed"], default="npz", help="seed: write no values, the reader draws the same again")
     known, flags = parser.parse_known_args(argv)
     for name in ("batch", "length", "batches"):
