@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SIZES = ("--d_model", 128, "--d_ff", 512, "--num_heads", 4, "--num_layers", 2, "--dropout", 0.0, "--mlm_head", "bert")
+# BERT's own standard deviation of 0.02 is made for a width of 768; a narrow model is long in learning to attend with it.
+SIZES = ("--d_model", 128, "--d_ff", 512, "--num_heads", 4, "--num_layers", 2, "--dropout", 0.0, "--mlm_head", "bert", "--weight_std", 0.08)
 RATES = (1e-4, 1e-3, 1e-2, 1e-1)  # weights of the probe's penalty, chosen on a tenth of the data
 
 
