@@ -56,7 +56,7 @@ demo: env
 	$(BIN)/python examples/demo.py
 
 bench: env
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python -m benchmarks.step
 
 doctor: env
 	$(BIN)/python -m tpu_tlm.doctor

@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that `python benchmarks/step_on_gpu.py` finds it all too
+
 from benchmarks.gpu.exported import Exported, Manifest, read
 from benchmarks.gpu.program import Report, read_report
 from benchmarks.harness import Contender, Result, alternate
