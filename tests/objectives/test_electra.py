@@ -64,6 +64,14 @@ def test_gumbel_noise_is_finite_and_has_the_right_mean_and_tail():
     assert 10 < (noise > 11).sum() < 80
 
 
+def test_gumbel_noise_of_the_extreme_bits_is_finite(monkeypatch):
+    extremes = tf.constant([[0, 1, 2**31, 2**32 - 2**8, 2**32 - 1]], tf.uint32)
+    monkeypatch.setattr(Key, "bits", lambda self, *shape: extremes)
+    noise = Key.of(0, tf.range(1, dtype=tf.int64)).gumbel(5).numpy()[0]
+    assert np.isfinite(noise).all() and (np.diff(noise) <= 0).all()
+    np.testing.assert_allclose(noise[:3], [-np.log(-np.log1p(-v)) for v in (2.0**-33, 1.5 * 2.0**-32, 0.5)], rtol=1e-5)
+
+
 class Caught:
     """In place of a model: remembers what the discriminator saw, and says what it is told to say."""
 
