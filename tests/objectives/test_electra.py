@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tpu_tlm.config import ElectraConfig, MlmConfig, ModelConfig, OptimConfig
+from tpu_tlm.errors import UsageError
 from tpu_tlm.models.build import build_model
 from tpu_tlm.models.random import Key
 from tpu_tlm.models.spec import ModelSpec
@@ -187,6 +188,8 @@ def test_the_size_of_the_generator():
     given = generator_of(base, ElectraConfig(gen_d_model=96, gen_d_ff=100, gen_num_heads=3, gen_num_layers=2))
     assert (given.d_model, given.d_ff, given.num_heads, given.num_layers) == (96, 100, 3, 2)
     assert generator_of(ModelConfig(dsz=64), ElectraConfig()).dsz == 64
+    with pytest.raises(UsageError, match="--gen_fraction 0"):
+        generator_of(base, ElectraConfig(gen_fraction=0.0))
     spec = make_spec()
     assert ModelSpec.from_json(spec.to_json(), "here") == spec
 

@@ -54,6 +54,8 @@ def test_it_is_measured_and_fills_masks(trained, capsys):
         found = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert found["loss"] == pytest.approx(last["generator_loss"] + weight * last["discriminator_loss"], rel=1e-5)
         assert found["recall"] == pytest.approx(last["recall"] or 0.0, nan_ok=True) and found["targets"] == 32 * 16
+    with pytest.raises(UsageError, match="--objective mlm: measures models of kind 'mlm'.*is of kind 'electra'"):
+        evaluate.main([*asked, "--objective", "mlm"])
     assert predict.main(["fill-mask", "--model", str(base / "run"), "--text", "w3 [MASK] w5", "--top_k", "2", "--json"]) == 0
     (guesses,) = json.loads(capsys.readouterr().out.splitlines()[-1])["masks"]
     assert len(guesses) == 2 and 0 < guesses[1]["probability"] <= guesses[0]["probability"] < 1

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.config import ElectraConfig, MlmConfig, ModelConfig
+from tpu_tlm.errors import UsageError
 from tpu_tlm.models.flops import binary_flops_per_example, flops_per_example
 from tpu_tlm.models.masks import MASKED
 from tpu_tlm.models.random import Key
@@ -21,7 +22,12 @@ GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 
 
 def generator_of(config: ModelConfig, options: ElectraConfig) -> ModelConfig:
-    """The generator beside a discriminator: narrower by `gen_fraction` in width, feed-forward and heads, as wide a token table."""
+    """The generator beside a discriminator: narrower by `gen_fraction` in width, feed-forward and heads, as wide a token table.
+
+    Raises `UsageError` for a fraction that is not above 0.
+    """
+    if not options.gen_fraction > 0.0:
+        raise UsageError(f"--gen_fraction {options.gen_fraction}: must be above 0")
     heads = options.gen_num_heads or max(1, int(config.num_heads * options.gen_fraction))
     width = max(1, int(config.d_model * options.gen_fraction))
     return replace(

@@ -11,7 +11,7 @@ from tpu_tlm.data.stream import failure, in_order
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.models.spec import longest
 from tpu_tlm.objectives.base import ObjectiveOptions, Setting
-from tpu_tlm.objectives.make import make_objective, objective_of_kind
+from tpu_tlm.objectives.make import make_objective, objective_class, objective_of_kind
 from tpu_tlm.runtime import Devices
 from tpu_tlm.team import Team
 from tpu_tlm.training.feeds import feed
@@ -63,7 +63,7 @@ def evaluate_saved(
 ) -> Totals:
     """Sums of a saved model over a dataset, under the objective of its kind or the one `asked` for.
 
-    Raises `UsageError` when the dataset was made with another tokenizer or is too long.
+    Raises `UsageError` when the objective is for another kind of model, or the dataset was made with another tokenizer or is too long.
     """
     tokenizer = saved.tokenizer()
     check_same_tokenizer(dataset.tokenizer, tokenizer.description(), f"{dataset.directory} and {saved.source}")
@@ -72,8 +72,10 @@ def evaluate_saved(
         raise UsageError(f"{dataset.directory}: examples of {tokens} tokens are longer than the model's {longest(saved.spec)}")
     if batch_size % devices.replicas:
         raise UsageError(f"--batch_size {batch_size}: must be a multiple of the {devices.replicas} replicas")
-    setting = Setting(saved.spec, tokenizer, options)
-    objective = make_objective(asked or objective_of_kind(saved.spec.kind), setting)
+    name = asked or objective_of_kind(saved.spec.kind)
+    if (kind := objective_class(name).kind) != saved.spec.kind:
+        raise UsageError(f"--objective {name}: measures models of kind {kind!r}; {saved.source} is of kind {saved.spec.kind!r}")
+    objective = make_objective(name, Setting(saved.spec, tokenizer, options))
     # Evaluation uses the same step as training; its optimizer has no slots and is never asked.
     step = TrainStep(saved.model(), objective, make_optimizer(OptimConfig(optim="sgd", beta1=0.0)), lambda index: index, 0.0, 0)
     loop = Loop(step, TrainState(step, devices.strategy), xla=devices.xla, on_tpu=devices.kind == "tpu")
