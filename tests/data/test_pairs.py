@@ -14,6 +14,7 @@ import yaml
 
 from tests.data.test_preprocess import BPE, TOKENIZERS, WORDPIECE, documents, hashes, write_text
 from tpu_tlm import preprocess
+from tpu_tlm.data import parts
 from tpu_tlm.data.dataset import Dataset, open_dataset
 from tpu_tlm.errors import UsageError
 
@@ -246,3 +247,26 @@ def test_datasets_without_pairs_have_the_bytes_they_had_before_there_were_pairs(
     keys = "num_samples format split nctx pack prefix suffix tok_on_eol shuffle seed valid_fraction made_from documents lines tokens "
     assert list(told) == [*keys.split(), "text_bytes", "bad_input", "tokenizer", "record_bytes", "piece_samples", "shards"]
     assert not {"pairs", "nctx_y"} & set(told["made_from"])
+
+
+def test_a_broken_preprocessing_goes_on_to_the_same_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_text(tmp_path / "turns.txt", documents(200, seed=1))
+    given = ["--pairs", "ntp", "--shuffle", "true", "--max_file_size", "0.02"]
+    whole = hashes(Path(run(source, tmp_path / "whole", *given).directory))
+    write, written = parts.write_shard, []
+
+    def breaks(*arguments: Any) -> Any:
+        if len(written) == 2:
+            raise OSError("the disk is gone")
+        written.append(write(*arguments))
+        return written[-1]
+
+    monkeypatch.setattr(parts, "write_shard", breaks)
+    with pytest.raises(OSError, match="gone"):
+        run(source, tmp_path / "broken", *given)
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert hashes(Path(run(source, tmp_path / "broken", *given).directory)) == whole and len(whole) > 6
+    assert "1 parts and 2 shards were there from before" in capsys.readouterr().out
