@@ -11,6 +11,7 @@ import tensorflow as tf
 from tpu_tlm.models.layers import Dense
 from tpu_tlm.models.masks import MASKED, both, window_mask
 from tpu_tlm.models.random import Key, kept
+from tpu_tlm.models.recompute import after
 
 Heads = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 Tables = Sequence[tf.Tensor]
@@ -183,9 +184,9 @@ class MultiHeadedAttention(keras.layers.Layer):
     ) -> tf.Tensor:
         """Heads `[B, h, T, k]` of the output before the projection.
 
-        The gradient is written out: it keeps the softmax's result in the compute dtype and nothing else of the scores' size, and takes the
-        sum that the softmax's gradient needs, sum_s dp_ts p_ts, from the output as do_t . o_t (FlashAttention, arXiv 2205.14135, B.4), so
-        that no pass over `[T, S]` is left which is not part of a matrix product. Dropout's factor stands at the output for the same reason.
+        The gradient is written out, after FlashAttention (arXiv 2205.14135, B.4): nothing of the scores' size is kept, the backward pass
+        makes scores and weights again, and the sum that the softmax's gradient needs, sum_s dp_ts p_ts, is do_t . o_t. So no pass over
+        `[T, S]` is left which is not part of a matrix product. Dropout's factor stands at the output for the same reason.
         """
         q = q * tf.cast(self.d_k**-0.5, q.dtype)
         keep = kept(self.pdrop, key, "attn", (q.shape[1], q.shape[2], k.shape[2]))
@@ -203,18 +204,24 @@ class MultiHeadedAttention(keras.layers.Layer):
 
         @tf.custom_gradient
         def run(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, *tables: tf.Tensor) -> tuple[tf.Tensor, Any]:
-            weights = tf.cast(tf.nn.softmax(masked(q, k, tables)), v.dtype)
-            out = self.mixed(dropped(weights), v, start, tables)
+            out = self.mixed(dropped(tf.cast(tf.nn.softmax(masked(q, k, tables)), v.dtype)), v, start, tables)
             out = out * tf.cast(factor, out.dtype)
 
             def backward(d_out: tf.Tensor) -> list[tf.Tensor]:
                 wide = tf.cast(d_out, tf.float32)
-                total = tf.reduce_sum(wide * tf.cast(out, tf.float32), axis=-1, keepdims=True)
+                mean = tf.reduce_sum(wide * tf.cast(out, tf.float32), axis=-1, keepdims=True)
+                # Each product makes the weights for itself from the scores; were they one tensor, making it would be a pass of its own.
+                scores = masked(after(q, d_out), k, tables)
+                below = scores - tf.reduce_max(scores, axis=-1, keepdims=True)
+                total = tf.reduce_sum(tf.exp(below), axis=-1, keepdims=True)
+                first, second = tf.exp(below) / total, tf.exp(after(below, mean)) / total
                 # The forward parts below are dead code but for what their gradients need: XLA drops them.
                 d_weights, d_v, *d_mixed = _gradients(
-                    lambda w, v, *t: self.mixed(w, v, start, t), (dropped(weights), v, *tables), tf.cast(wide * factor, d_out.dtype)
+                    lambda w, v, *t: self.mixed(w, v, start, t),
+                    (dropped(tf.cast(first, v.dtype)), v, *tables),
+                    tf.cast(wide * factor, d_out.dtype),
                 )
-                d_scores = tf.cast(weights, tf.float32) * (dropped(tf.cast(d_weights, tf.float32)) - total)
+                d_scores = second * (dropped(tf.cast(d_weights, tf.float32)) - mean)
                 d_q, d_k, *d_masked = _gradients(lambda q, k, *t: masked(q, k, t), (q, k, *tables), d_scores)
                 return [d_q, d_k, d_v, *(a + b for a, b in zip(d_mixed, d_masked, strict=True))]
 

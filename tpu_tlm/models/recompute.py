@@ -10,7 +10,7 @@ import tensorflow as tf
 from tpu_tlm.models.variables import named_variables
 
 
-def _after(x: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+def after(x: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
     """`x`, but only once a value of `other` is there.
 
     XLA keeps no order between independent operations and would merge the second computation with the first one; 0 * value it cannot
@@ -38,7 +38,7 @@ def recomputed(layer: keras.layers.Layer, *inputs: tf.Tensor, **others: Any) -> 
     def run(*tensors: tf.Tensor) -> tuple[tf.Tensor, Any]:
         def backward(gradient: tf.Tensor) -> list[tf.Tensor]:
             with tf.GradientTape() as tape:
-                again = (*(_after(t, gradient) for t in tensors[:count]), *(tf.identity(t) for t in tensors[count:]))
+                again = (*(after(t, gradient) for t in tensors[:count]), *(tf.identity(t) for t in tensors[count:]))
                 tape.watch(again)
                 output = forward(again)
             return tape.gradient(output, list(again), output_gradients=gradient, unconnected_gradients=tf.UnconnectedGradients.ZERO)

@@ -1,0 +1,75 @@
+"""Gradients that layers write out themselves, against those that TensorFlow derives from the formula."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.models.contract import fill, hidden, keys
+from tpu_tlm.models.attention import MultiHeadedAttention
+from tpu_tlm.models.layers import LayerNorm
+from tpu_tlm.models.masks import MASKED, causal_mask, padding_mask
+from tpu_tlm.models.positional_bias import T5Attention
+from tpu_tlm.models.random import Key, dropout
+from tpu_tlm.models.relative import MultiHeadedRelativeAttention
+from tpu_tlm.models.variables import named_variables
+
+ATTENTIONS = {
+    "plain": (MultiHeadedAttention, {}),
+    "shaw": (MultiHeadedRelativeAttention, {"rpr_k": 2}),
+    "t5": (T5Attention, {}),
+}
+
+
+def derived(layer: MultiHeadedAttention, x: tf.Tensor, visible: tf.Tensor | None, key: Key | None) -> tf.Tensor:
+    """Attention as its formula stands, from the layer's own projections."""
+    q, k, v = layer.qkv(x)
+    tables = layer.tables()
+    scores = layer.scores(q * layer.d_k**-0.5, k, None, tables)
+    bias = layer.bias(q.shape[2], k.shape[2], None, tables)
+    if bias is not None:
+        scores += bias
+    if visible is not None:
+        scores = tf.where(visible, scores, MASKED)
+    return layer.w_O(layer.mixed(dropout(tf.nn.softmax(scores), layer.pdrop, key, "attn"), v, None, tables))
+
+
+def gradients(call: Any, layer: Any, x: tf.Tensor) -> dict[str, np.ndarray]:
+    """Of a sum of cubes of what `call(x)` gives, by the input and by each variable."""
+    values = {path: v.value for path, v in named_variables(layer).items()}
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        total = tf.reduce_sum(call(x) ** 3)
+    found = tape.gradient(total, {"x": x, **values})
+    return {path: tf.convert_to_tensor(g).numpy() for path, g in found.items()}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", list(ATTENTIONS))
+def test_attention(kind: str, masked: bool) -> None:
+    make, options = ATTENTIONS[kind]
+    layer = fill(make(16, 2, pdrop=0.3, **options))
+    x, key = hidden(), keys()
+    tokens = np.ones((4, 8), np.int32)
+    tokens[1, 5:] = 0
+    tokens[3] = 0  # a row in which nobody sees anything
+    visible = padding_mask(tf.constant(tokens), 0) & causal_mask(8, 8) if masked else None
+    ours = gradients(lambda x: layer(x, visible=visible, key=key), layer, x)
+    for path, expected in gradients(lambda x: derived(layer, x, visible, key), layer, x).items():
+        np.testing.assert_allclose(ours[path], expected, rtol=1e-4, atol=1e-5 * max(1.0, np.abs(expected).max()), err_msg=path)
+
+
+def test_layer_norm() -> None:
+    layer = fill(LayerNorm(16, epsilon=1e-3))
+
+    def plain(x: tf.Tensor) -> tf.Tensor:
+        mean, variance = tf.nn.moments(x, -1, keepdims=True)
+        return (x - mean) / tf.sqrt(variance + 1e-3) * layer.gamma + layer.beta
+
+    x = 0.1 * hidden() + 2.0
+    ours = gradients(layer, layer, x)
+    for path, expected in gradients(plain, layer, x).items():
+        np.testing.assert_allclose(ours[path], expected, rtol=1e-3, atol=1e-5 * max(1.0, np.abs(expected).max()), err_msg=path)
