@@ -184,9 +184,10 @@ class MultiHeadedAttention(keras.layers.Layer):
     ) -> tf.Tensor:
         """Heads `[B, h, T, k]` of the output before the projection.
 
-        The gradient is written out, after FlashAttention (arXiv 2205.14135, B.4): nothing of the scores' size is kept, the backward pass
-        makes scores and weights again, and the sum that the softmax's gradient needs, sum_s dp_ts p_ts, is do_t . o_t. So no pass over
-        `[T, S]` is left which is not part of a matrix product. Dropout's factor stands at the output for the same reason.
+        The gradient is written out, after FlashAttention (arXiv 2205.14135, B.4): the sum that the softmax's gradient needs,
+        sum_s dp_ts p_ts, is do_t . o_t, and in bfloat16 nothing of the scores' size is kept: the backward pass makes scores and weights
+        again. So no pass over `[T, S]` is left which is not part of a matrix product. Dropout's factor stands at the output for the same
+        reason. In float32, which is for CPUs, where arithmetic is dear and passes are cheap, the weights are kept.
         """
         q = q * tf.cast(self.d_k**-0.5, q.dtype)
         keep = kept(self.pdrop, key, "attn", (q.shape[1], q.shape[2], k.shape[2]))
@@ -204,17 +205,20 @@ class MultiHeadedAttention(keras.layers.Layer):
 
         @tf.custom_gradient
         def run(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, *tables: tf.Tensor) -> tuple[tf.Tensor, Any]:
-            out = self.mixed(dropped(tf.cast(tf.nn.softmax(masked(q, k, tables)), v.dtype)), v, start, tables)
+            weights = tf.cast(tf.nn.softmax(masked(q, k, tables)), v.dtype)
+            out = self.mixed(dropped(weights), v, start, tables)
             out = out * tf.cast(factor, out.dtype)
 
             def backward(d_out: tf.Tensor) -> list[tf.Tensor]:
                 wide = tf.cast(d_out, tf.float32)
                 mean = tf.reduce_sum(wide * tf.cast(out, tf.float32), axis=-1, keepdims=True)
-                # Each product makes the weights for itself from the scores; were they one tensor, making it would be a pass of its own.
-                scores = masked(after(q, d_out), k, tables)
-                below = scores - tf.reduce_max(scores, axis=-1, keepdims=True)
-                total = tf.reduce_sum(tf.exp(below), axis=-1, keepdims=True)
-                first, second = tf.exp(below) / total, tf.exp(after(below, mean)) / total
+                first = second = weights
+                if v.dtype != tf.float32:
+                    # Each product makes the weights for itself from the scores; were they one tensor, making it would be a pass of its own.
+                    scores = masked(after(q, d_out), k, tables)
+                    below = scores - tf.reduce_max(scores, axis=-1, keepdims=True)
+                    total = tf.reduce_sum(tf.exp(below), axis=-1, keepdims=True)
+                    first, second = tf.exp(below) / total, tf.exp(after(below, mean)) / total
                 # The forward parts below are dead code but for what their gradients need: XLA drops them.
                 d_weights, d_v, *d_mixed = _gradients(
                     lambda w, v, *t: self.mixed(w, v, start, t),
