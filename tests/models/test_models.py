@@ -38,7 +38,8 @@ POSITIONS = {
 
 
 def make(kind, seed=0, precision="float32", **options):
-    spec = ModelSpec(small(**options), VOCAB, LENGTH, kind=kind, eol_id=2)
+    generator = small(**options) if kind == "electra" else None
+    spec = ModelSpec(small(**options), VOCAB, LENGTH, kind=kind, eol_id=2, generator=generator)
     return fill(build_model(spec, precision=precision), seed), spec
 
 

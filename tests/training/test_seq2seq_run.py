@@ -48,7 +48,8 @@ def test_the_page(tmp_path, monkeypatch, capsys):
     assert result["accuracy"] > 0.98 and result["loss"] < 0.1 and result["examples"] > 150
     written = [json.loads(line) for line in reversed_]
     assert [w["text"] for w in written] == ["eel dog cat", "fox bee ant ant jay"]
-    assert all(w["ended"] and -0.5 < w["log_probability"] < 0 for w in written)
+    # Guessing among the vocabulary would be near -4.4 a token, -26 for the longer one.
+    assert all(w["ended"] and -3 < w["log_probability"] < 0 for w in written)
     losses = [r["loss"] for r in read_metrics("repaired/metrics.jsonl") if r["kind"] == "train"]
     assert losses[-1] < 0.5 * losses[0]
     # The export: MEAD's two copies of the one table, with the rows of the sentinels; and the same values when read back.
