@@ -111,6 +111,29 @@ def test_a_metadata_server_that_tells_nothing_is_said_once(
     assert capsys.readouterr().err == f"warning: http://{host} does not tell preempted: only SIGTERM stops this run in time\n"
 
 
+COMPUTING = """
+    import hashlib, sys
+    from tpu_tlm.errors import TlmError
+    from tpu_tlm.training.preemption import Notice
+
+    with Notice(0.5, lambda: TlmError("too late")):
+        print("ready", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes outside of Python, as in a compiler
+"""
+
+
+def test_the_clock_starts_while_the_main_thread_is_not_in_python() -> None:
+    command = [sys.executable, "-c", textwrap.dedent(COMPUTING)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, errors) == (1, "error: too late\n")
+
+
 def test_where_google_cloud_is_asked(tmp_path: Path) -> None:
     assert metadata_host({"GCE_METADATA_HOST": "a:1"}, tmp_path / "none") == "a:1"
     assert metadata_host({}, tmp_path / "none") is None
@@ -130,6 +153,7 @@ LATE = """
         while not notice.reason:
             time.sleep(0.01)
         time.sleep(float(sys.argv[2]))
+    # Longer than the grace: no clock runs on.
     time.sleep(1.0)
     print("saved", flush=True)
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import urllib.error
@@ -46,11 +47,18 @@ class Notice:
         self._host = host
         self._over = threading.Event()
         self._before: Any = None
+        self._wakeup = -1
+        self._signals: socket.socket | None = None
         self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Notice:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, lambda number, frame: self.give("SIGTERM"))
+            # Python runs its handlers in the main thread, once that comes out of TensorFlow: the clock must not wait for it.
+            heard, self._signals = socket.socketpair()
+            self._signals.setblocking(False)
+            self._before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+            self._wakeup = signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=self._hear, args=(heard,), daemon=True, name="signals").start()
         if self._host:
             threading.Thread(target=self._watch, daemon=True, name="notices").start()
         return self
@@ -59,8 +67,17 @@ class Notice:
         self._over.set()
         if self._timer is not None:
             self._timer.cancel()
-        if self._before is not None:
+        if self._signals is not None:
+            signal.set_wakeup_fd(self._wakeup)
             signal.signal(signal.SIGTERM, self._before)
+            self._signals.close()
+
+    def _hear(self, heard: socket.socket) -> None:
+        """Read the numbers of the signals that arrive."""
+        with heard:
+            while numbers := heard.recv(64):
+                if signal.SIGTERM in numbers:
+                    self.give("SIGTERM")
 
     def give(self, reason: str) -> None:
         """Take a notice; the first one counts, and starts the clock."""
