@@ -95,7 +95,8 @@ def in_child(python: str, module: str, argv: Sequence[str]) -> int:
     environ = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
     done = subprocess.run(command, env=environ | VARIABLES | {_CHILD: "1"})
     if done.returncode < 0:
-        raise TlmError(f"the compiler's process was ended by signal {-done.returncode}; a large model needs some 8 GiB of memory")
+        memory = "; if that was for want of memory: a large model needs some 8 GiB" if done.returncode == -9 else ""
+        raise TlmError(f"the compiler's process was ended by signal {-done.returncode}{memory}")
     return done.returncode
 
 
