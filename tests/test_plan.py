@@ -130,6 +130,20 @@ def test_a_sweep_has_a_row_for_every_batch_and_length(monkeypatch, capsys):
     assert [row["fits"] for row in table] == [True, False, False, False]  # 64, 128, 256, 512
 
 
+def test_a_sweep_over_micro_batches(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(Subject, "compile", lambda self, batch: asked.append((batch, self.options.optim.grad_accum)) or figures())
+    assert plan._sweep(subject(batch_size=64), PlanConfig(sweep_batches=[256], sweep_accum=[1, 4], json=True)) == 0
+    assert asked == [(256, 1), (256, 4)]
+    assert [row["grad_accum"] for row in json.loads(capsys.readouterr().out)["table"]] == [1, 4]
+    # 8 chips, 3 micro-batches: the default batches are made to fit, those that are given are not changed.
+    asked.clear()
+    assert plan._sweep(subject(batch_size=64), PlanConfig(sweep_accum=[3])) == 0
+    assert asked == [(24, 3), (48, 3), (120, 3)]
+    with pytest.raises(UsageError, match="--sweep_batches 64: must be a multiple of 24"):
+        plan._sweep(subject(batch_size=64), PlanConfig(sweep_batches=[64], sweep_accum=[3]))
+
+
 def test_a_quick_sweep_does_not_compile_whole_models(monkeypatch, capsys):
     monkeypatch.setattr(Subject, "compile", lambda self, batch: pytest.fail("compiled"))
     monkeypatch.setattr(Subject, "extrapolate", lambda self, batch: figures())

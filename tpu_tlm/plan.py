@@ -6,6 +6,7 @@ It says whether the step fits the memory, the largest batch that does, and what 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -95,22 +96,24 @@ def _values(answer: object, batch: int, length: int, tpu: str) -> dict[str, obje
 def _sweep(subject: Subject, plan: PlanConfig) -> int:
     from tpu_tlm.planning import report
 
-    given, unit = subject.options.data.batch_size, subject.unit
+    lengths, accums = plan.sweep_lengths or [subject.length], plan.sweep_accum or [subject.options.optim.grad_accum]
+    if any(n < 1 for n in (*plan.sweep_batches, *lengths, *accums)):
+        raise UsageError("--sweep_batches, --sweep_lengths and --sweep_accum: must be above 0")
+    given, unit = subject.options.data.batch_size, subject.slice_.chips * math.lcm(*accums)
     batches = plan.sweep_batches or sorted({max(unit, int(given * share) // unit * unit) for share in (0.25, 0.5, 1.0, 2.0)})
-    lengths = plan.sweep_lengths or [subject.length]
-    if any(n < 1 for n in (*batches, *lengths)):
-        raise UsageError("--sweep_batches and --sweep_lengths: must be above 0")
-    rows = [(length, batch) for length in lengths for batch in batches]
+    if uneven := [batch for batch in batches if batch % unit]:
+        raise UsageError(f"--sweep_batches {uneven[0]}: must be a multiple of {unit}, for its rows to be divided among chips and micro-batches")
+    rows = [(length, batch, accum) for length in lengths for batch in batches for accum in accums]
     values, began = [], time.monotonic()
     if not plan.json:
         print(report.HEAD, flush=True)
-    for done, (length, batch) in enumerate(rows):
-        one = subject.of_length(length)
+    for done, (length, batch, accum) in enumerate(rows):
+        one = subject.of_length(length).with_accum(accum)
         answer = (one.extrapolate(batch) if plan.quick else None) or one.compile(batch)
         if plan.json:
-            values.append(_values(answer, batch, length, subject.slice_.name))
+            values.append({**_values(answer, batch, length, subject.slice_.name), "grad_accum": accum})
         else:
-            print(report.row(batch, length, answer), flush=True)
+            print(report.row(batch, length, accum, answer), flush=True)
         left = (time.monotonic() - began) / (done + 1) * (len(rows) - done - 1)
         subject.say(f"{done + 1} of {len(rows)} rows, about {left / 60:.0f} min left")
     if plan.json:

@@ -52,12 +52,12 @@ def test_the_report_never_calls_it_measured():
 def test_what_was_not_compiled_is_said():
     f = Figures(**{**vars(figures()), "layers_compiled": (1, 2)})
     assert "(extrapolated from 1 and 2 layers)" in report.full(f)
-    assert "extrapolated" in report.row(256, 128, f) and "compiled" in report.row(256, 128, figures())
+    assert "extrapolated" in report.row(256, 128, 1, f) and "compiled" in report.row(256, 128, 1, figures())
 
 
 def test_too_much_memory_does_not_fit_though_it_was_compiled():
     f = figures(hbm=16 * GIB)
-    assert not f.fits and "DOES NOT FIT" in report.full(f) and "too much memory" in report.row(256, 128, f)
+    assert not f.fits and "DOES NOT FIT" in report.full(f) and "too much memory" in report.row(256, 128, 1, f)
 
 
 def test_the_largest_batch_is_told_from_both_sides():

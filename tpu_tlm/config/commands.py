@@ -90,9 +90,10 @@ class PlanConfig:
     nctx_y: int | None = opt(None, "the same of the second text, where the objective needs one; none = as long as the first", unit="tokens")
     vocab_size: int | None = opt(None, "size of the vocabulary, where there is no --train_dir to tell", unit="entries")
     search: bool = opt(True, "look for the largest batch that fits (some more compilations)")
-    sweep: bool = opt(False, "a table over --sweep_batches and --sweep_lengths instead")
+    sweep: bool = opt(False, "a table over --sweep_batches, --sweep_lengths and --sweep_accum instead")
     sweep_batches: list[int] = opt([], "batches over all chips; none = a quarter, a half, one and two times --batch_size", unit="examples")
     sweep_lengths: list[int] = opt([], "tokens of an example; none = those of the data", unit="tokens")
+    sweep_accum: list[int] = opt([], "numbers of micro-batches that a batch is cut into; none = --grad_accum", unit="micro-batches")
     quick: bool = opt(False, "sweep: extrapolate every row from programs of one and two layers, which compile sooner")
     json: bool = opt(False, "print the result as JSON")
     plan_python: str | None = opt(

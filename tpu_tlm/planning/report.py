@@ -77,12 +77,12 @@ def searched(found: Found, chips: int) -> str:
     return f"largest batch {found.best.batch}{each}: {_gib(found.best.program.hbm)} (compiled){above}"
 
 
-HEAD = f"{'batch':>7} {'length':>6} {'memory':>10} {'ms/step':>9} {'tokens/s':>11} {'MFU':>6}  from"
+HEAD = f"{'batch':>7} {'length':>6} {'micro':>5} {'memory':>10} {'ms/step':>9} {'tokens/s':>11} {'MFU':>6}  from"
 
 
-def row(batch: int, length: int, answer: Figures | Refused) -> str:
-    """A line of the sweep's table."""
-    begin = f"{batch:7} {length:6} "
+def row(batch: int, length: int, accum: int, answer: Figures | Refused) -> str:
+    """A line of the sweep's table; `accum`: micro-batches of a step."""
+    begin = f"{batch:7} {length:6} {accum:5} "
     if isinstance(answer, Refused):
         return f"{begin}{_gib(answer.hbm):>10} {'-':>9} {'-':>11} {'-':>6}  refused by the compiler"
     note = "" if answer.fits else ": too much memory"

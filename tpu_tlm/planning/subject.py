@@ -83,6 +83,10 @@ class Subject:
         """The options with another batch."""
         return replace(self.options, data=replace(self.options.data, batch_size=batch))
 
+    def with_accum(self, micro_batches: int) -> Subject:
+        """The same with a step cut into so many micro-batches."""
+        return replace(self, options=replace(self.options, optim=replace(self.options.optim, grad_accum=micro_batches)))
+
     def compile(self, batch: int) -> Answer:
         """The whole model's program, compiled."""
         return self._compile(self.with_batch(batch))[0]
