@@ -1,16 +1,19 @@
-# make env | plan-env | gpu-bench-env | test | fast | test-hf | lint | demo | bench | doctor | constraints | clean.   PYTHON=python3.12 make env chooses the interpreter.
+# make env | plan-env | gpu-bench-env | test | repeat | fast | test-hf | lint | demo | bench | doctor | constraints | clean.   PYTHON=python3.12 make env chooses the interpreter.
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PLAN_VENV ?= .venv-plan
 BENCH_VENV ?= .venv-bench
+# Test files that run at a time; each takes up to 2 GB.
+TEST_JOBS ?= 2
+PYTEST = $(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist loadfile
 
 export VENV PLAN_VENV BENCH_VENV
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Without bytecode on disk every process that imports TensorFlow needs some seconds more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: env plan-env gpu-bench-env test fast test-hf lint format demo bench doctor constraints clean
+.PHONY: env plan-env gpu-bench-env test repeat fast test-hf lint format demo bench doctor constraints clean
 
 env: $(STAMP)
 
@@ -31,11 +34,17 @@ $(BENCH_VENV)/.stamp: scripts/gpu_bench_env.sh
 
 # Everything that must hold before a change lands.
 test: lint
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
-# The same without the slow tests.
+# What several processes do to each other, N times over: no run of it may fail.
+N ?= 20
+REPEATED ?= tests/training/test_workers.py tests/training/test_preemption.py tests/training/test_lock.py tests/test_team.py
+repeat: env
+	for i in $$(seq $(N)); do $(BIN)/python -m pytest -q $(REPEATED) || exit 1; done
+
+# `make test` without the slow tests.
 fast: lint
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # What is compared with `transformers` and real models, none of it skipped: where torch's build for CPUs is not to be had, PyPI's is taken.
 test-hf: env
