@@ -14,19 +14,28 @@ from tpu_tlm.errors import UsageError, run_command
 def main(argv: list[str] | None = None) -> int:
     """Print one JSON object: exact loss per target over the whole dataset, perplexity, accuracy, targets, examples.
 
+    Of a run directory, what is not given of the loss is as the run was trained with; of other models it has its defaults.
     Of a dual encoder: loss and ranks among `--candidates` pairs, taken from the dataset in its order; `left_out`: the last, incomplete lot.
     """
     classes = [EvaluateConfig, ContrastiveConfig, ElectraConfig, RuntimeConfig]
-    config, contrastive, electra, devices = options.parse("tpu_tlm.evaluate", __doc__ or "", classes, argv)
+    given = options.given("tpu_tlm.evaluate", __doc__ or "", classes, argv)
+    config, _, _, devices = options.build(classes, given, "tpu_tlm.evaluate")
     from tpu_tlm import runtime
 
     runtime.prepare(devices)
     from tpu_tlm.data.dataset import open_dataset
+    from tpu_tlm.formats.detect import RUN, detect
     from tpu_tlm.objectives.base import ObjectiveOptions
     from tpu_tlm.objectives.make import objective_class, objective_of_kind
     from tpu_tlm.training.evaluation import evaluate_saved
+    from tpu_tlm.training.rundir import RunDir
     from tpu_tlm.training.saved import load_saved
 
+    if detect(config.model) == RUN:
+        trained = options.as_values(*RunDir(config.model).load([MlmConfig, ContrastiveConfig, ElectraConfig]))
+        of_loss = options.field_table([ContrastiveConfig, ElectraConfig]).keys() | {"eval_mask_rate"}
+        given = {name: value for name, value in trained.items() if name in of_loss} | given
+    config, contrastive, electra, _ = options.build(classes, given, "tpu_tlm.evaluate")
     saved = load_saved(config.model, config.step)
     dataset = open_dataset(config.data)
     asked = config.objective or objective_of_kind(saved.spec.kind)

@@ -26,13 +26,15 @@ BERT = (
 SIZES = "--d_model 32 --d_ff 64 --num_heads 2 --num_layers 1 --mlm_head bert --output_bias --activation gelu-exact --gen_fraction 0.5"
 STEPS = "--steps 6 --save_steps 6 --batch_size 8 --warmup_steps 2 --lr 1e-2 --xla false --tb false --distribute none"
 
+WEIGHT = 20.0
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     base = tmp_path_factory.mktemp("electra")
     data = [str(toy_dataset(base / name, examples=32, shards=1, seed=seed)) for seed, name in enumerate(("train", "valid"))]
     flags = ["--train_dir", data[0], "--valid_dir", data[1], "--basedir", str(base / "run"), *f"{BERT} {SIZES} {STEPS}".split()]
-    assert train.main([*flags, "--objective", "electra"]) == 0
+    assert train.main([*flags, "--objective", "electra", "--disc_weight", str(WEIGHT)]) == 0
     return base, flags
 
 
@@ -41,15 +43,17 @@ def test_the_loss_is_the_sum_of_the_two_means(trained):
     records = read_metrics(str(base / "run" / "metrics.jsonl"))
     assert {r["kind"] for r in records} == {"train", "valid"}
     for record in records:
-        assert record["loss"] == pytest.approx(record["generator_loss"] + 50 * record["discriminator_loss"], rel=1e-5)
+        assert record["loss"] == pytest.approx(record["generator_loss"] + WEIGHT * record["discriminator_loss"], rel=1e-5)
         assert 0 < record["replaced"] < 0.2 and "perplexity" not in record
 
 
 def test_it_is_measured_and_fills_masks(trained, capsys):
     base, _ = trained
     last = [r for r in read_metrics(str(base / "run" / "metrics.jsonl")) if r["kind"] == "valid"][-1]
-    for weight in (50.0, 10.0):
-        asked = ["--model", str(base / "run"), "--data", str(base / "valid"), "--disc_weight", str(weight), "--distribute", "none"]
+    assert convert.main([str(base / "run"), str(base / "run.npz")]) == 0
+    # What is not given is the run's; an NPZ does not say what it was, and gets the default.
+    for model, given, weight in (("run", [], WEIGHT), ("run", ["--disc_weight", "10"], 10.0), ("run.npz", [], 50.0)):
+        asked = ["--model", str(base / model), "--data", str(base / "valid"), *given, "--distribute", "none"]
         assert evaluate.main([*asked, "--xla", "false"]) == 0
         found = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert found["loss"] == pytest.approx(last["generator_loss"] + weight * last["discriminator_loss"], rel=1e-5)
