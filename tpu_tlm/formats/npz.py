@@ -25,7 +25,8 @@ from tpu_tlm.models.spec import ModelSpec
 
 _OWN = CONFIG_KEY.removesuffix("config")
 _EXTRA, _FILES, _CARRIED, _ORIGIN = f"{_OWN}extra/", f"{_OWN}tokenizer_files/", f"{_OWN}carried/", f"{_OWN}origin"
-_TABLE, _POSITIONS, _TYPES = "TLM/Embeddings/x/weights", "TLM/Embeddings/x/pos_weights", "TLM/Embeddings/tt/weights"
+# Where MEAD keeps the token table: of an encoder-decoder, of all else.
+_EMBEDDINGS = ("Seq2Seq/SrcEmbeddings", "TLM/Embeddings")
 
 # Arrays of a file without a configuration -> the spec of its model.
 Describe = Callable[[Mapping[str, np.ndarray], str], ModelSpec]
@@ -137,18 +138,29 @@ def described_by_json(text: bytes, where: str) -> Describe:
 
 
 def described_by_options(config: ModelConfig, kind: str = "mlm", nctx: int = 256) -> Describe:
-    """The model flags as the description; vocabulary and positions come from the arrays."""
+    """The model flags as the description; vocabulary, positions and what is more than an encoder come from the arrays."""
 
     def describe(arrays: Mapping[str, np.ndarray], path: str) -> ModelSpec:
         seen = _seen(arrays, path)
         length = seen["positions"] or config.mxlen or nctx
-        return ModelSpec(replace(config, mxlen=length), seen["vocab"], length, kind=kind)
+        return ModelSpec(replace(config, mxlen=length), seen["vocab"], length, kind=_kind(arrays, kind))
 
     return describe
 
 
+def _kind(arrays: Mapping[str, np.ndarray], asked: str) -> str:
+    """The kind of model that MEAD's arrays are, where it is to be the start of one of the kind that is asked for."""
+    if any(name.startswith("Seq2Seq/") for name in arrays):
+        return "seq2seq"
+    if any(name.startswith("TLM/ReductionLayer/") for name in arrays):
+        return "dual"
+    # Of these MEAD's file has the encoder at most.
+    return "embed" if asked in ("dual", "electra") else asked
+
+
 def _seen(arrays: Mapping[str, np.ndarray], path: str) -> dict[str, int]:
-    if _TABLE not in arrays:
-        raise UsageError(f"{path}: has no array {_TABLE!r}: it is no model of MEAD's")
-    count = {name: len(arrays[key]) if key in arrays else 0 for name, key in (("positions", _POSITIONS), ("types", _TYPES))}
-    return {"vocab": len(arrays[_TABLE]), **count}
+    root = next((root for root in _EMBEDDINGS if f"{root}/x/weights" in arrays), None)
+    if root is None:
+        raise UsageError(f"{path}: has no array {' or '.join(f'{root}/x/weights' for root in _EMBEDDINGS)}: it is no model of MEAD's")
+    keys = {"vocab": "x/weights", "positions": "x/pos_weights", "types": "tt/weights"}
+    return {name: len(arrays[f"{root}/{key}"]) if f"{root}/{key}" in arrays else 0 for name, key in keys.items()}
