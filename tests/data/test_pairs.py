@@ -16,6 +16,8 @@ from tests.data.test_preprocess import BPE, TOKENIZERS, WORDPIECE, documents, ha
 from tpu_tlm import preprocess
 from tpu_tlm.data import parts
 from tpu_tlm.data.dataset import Dataset, open_dataset
+from tpu_tlm.data.packing import Packing
+from tpu_tlm.data.pairs import framed_texts
 from tpu_tlm.errors import UsageError
 
 EOU = ["--extra_tokens", "[CLS]", "[MASK]", "<EOU>"]
@@ -97,6 +99,33 @@ def test_the_last_turn_alone(tmp_path: Path) -> None:
     for make in (turns_file, rows_file, json_file):
         dataset = run(make(tmp_path), tmp_path / f"out-{make.__name__}", "--pairs", "ntp", "--last_turn_only", tokenizer=BPE)
         assert texts_of(dataset) == expected and dataset.metadata["turn_sep"] is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "texts"),
+    [
+        ("ntp", [], ["the Senate of peace <EOU> and war and treaty <EOU> commerce of the Senate"]),
+        ("ntp", ["--last_turn_only"], ["the Senate of peace <EOU> and war and treaty <EOU> commerce of the Senate"]),
+        ("ntp", [], ["the Senate"]),
+        ("tsv", [], ["the Senate of peace and war and treaty", "commerce <EOU> of the Senate"]),
+    ],
+)
+@pytest.mark.parametrize("nctx", [7, 40])
+@pytest.mark.parametrize("tokenizer", [[*BPE, *EOU], WORDPIECE], ids=["bpe", "wordpiece"])
+def test_a_text_alone_is_framed_as_the_first_of_a_pair(
+    tmp_path: Path, kind: str, more: list[str], texts: list[str], nctx: int, tokenizer: list[str]
+) -> None:
+    """What `predict respond` and `generate` read is what the model was trained on, cut at the same place."""
+    path = tmp_path / "rows.txt"
+    path.write_text("".join(f"{text}\tpeace\n" for text in texts))
+    wordpiece = tokenizer is WORDPIECE
+    frame = ["--prefix", "[CLS]", *([] if wordpiece else ["--x_suffix", "<EOS>"])]
+    dataset = run(path, tmp_path / "out", "--pairs", kind, *more, *frame, tokenizer=tokenizer, nctx=nctx)
+    loaded, told = dataset.load_tokenizer(), dataset.metadata
+    prefix, suffix, turn = (loaded.id_of(told[name]) if told[name] else None for name in ("prefix", "suffix", "turn_sep"))
+    packing = Packing(nctx, loaded.pad_id, prefix, suffix)
+    framed = framed_texts([text.encode() for text in texts], loaded, packing, turn=turn, first_of=told["pairs"])
+    assert [[i for i in row if i] for row in framed.tolist()] == [x for x, _ in pairs_of(dataset)]
 
 
 def test_frames_of_both_sides_change_no_other_id(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def make_pairs(groups: Sequence[Group], encoded: Encoded, x: Packing, rule: Pair
         y_start, y_end, of = stream.starts[answers], stream.ends[answers], owner[answers]
     there = (x_end > x_start) & (y_end > y_start)
     x_start, x_end, y_start, y_end = (a[there] for a in (x_start, x_end, y_start, y_end))
-    keep_end = rule.rows.kind != "tsv"
+    keep_end = _keeps_end(rule.rows.kind)
     framed_x, cut_x = framed(stream.tokens, x_start, x_end, x, keep_end=keep_end, between=rule.turn if joined else None)
     framed_y, cut_y = framed(stream.tokens, y_start, y_end, rule.y, keep_end=False)
     # Of a document too short to be halved there is no pair at all.
@@ -136,19 +136,27 @@ def framed(
     return Examples(ids, word_start), int(long.sum())
 
 
-def framed_texts(texts: Sequence[bytes], tokenizer: Tokenizer, packing: Packing, *, turn: int | None = None, history: bool = False) -> Ids:
+def framed_texts(
+    texts: Sequence[bytes], tokenizer: Tokenizer, packing: Packing, *, turn: int | None = None, first_of: str | None = None
+) -> Ids:
     """Texts as one side of examples, uint32 [n, nctx], as `make_pairs` frames them.
 
-    `history`: they are histories, whose turns are joined by `<EOU>`: of one without `turn` the last turn is taken, and one that is too long
-    loses its beginning.
+    `first_of`: they are the first texts of pairs of this kind (ntp, nsp, tsv); none: the second texts of any. The turns of a history
+    (ntp) are joined by `<EOU>`: of one without `turn` the last turn is taken.
     """
-    split = [turns_in(text) if history else [text] for text in texts]
-    if history and turn is None:
+    split = [turns_in(text) if first_of == "ntp" else [text] for text in texts]
+    if turn is None:
         split = [turns[-1:] for turns in split]
     sizes = np.array([len(turns) for turns in split], np.int64)
     stream = _joined(tokenizer.encode_lines([t for turns in split for t in turns]), np.repeat(np.arange(len(split)), sizes), turn)
     last = np.cumsum(sizes) - 1
-    return framed(stream.tokens, stream.starts[last - sizes + 1], stream.ends[last], packing, keep_end=history, between=turn)[0].ids
+    starts, ends = stream.starts[last - sizes + 1], stream.ends[last]
+    return framed(stream.tokens, starts, ends, packing, keep_end=_keeps_end(first_of), between=turn)[0].ids
+
+
+def _keeps_end(kind: str | None) -> bool:
+    """Whether a first text of this kind that is too long loses its beginning: what the second text goes on from is its end."""
+    return kind in ("ntp", "nsp")
 
 
 def _halves(

@@ -27,8 +27,8 @@ class ModelSpec:
     `kind`: one of `build.KINDS`; `nctx`: tokens of a training example, `nctx_y`: of its
     second text, where it has one; `pad_id`: the id that is not attended to; `prefix_id`, `suffix_id`:
     the tokens at the start and end of every training example, `y_prefix_id`, `y_suffix_id`: of its second text; `eol_id`: the token
-    after every line of text; `turn_id`: the token between the turns of a conversation; `denoising`: what an encoder-decoder was trained on;
-    `generator`: the smaller model of ELECTRA's two.
+    after every line of text; `turn_id`: the token between the turns of a conversation; `pairs`: how its pairs were made (ntp, nsp,
+    tsv; none: not known); `denoising`: what an encoder-decoder was trained on; `generator`: the smaller model of ELECTRA's two.
     """
 
     config: ModelConfig
@@ -43,6 +43,7 @@ class ModelSpec:
     y_prefix_id: int | None = None
     y_suffix_id: int | None = None
     turn_id: int | None = None
+    pairs: str | None = None
     denoising: DenoisingConfig | None = None
     generator: ModelConfig | None = None
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tpu_tlm.data.packing import Packing
+from tpu_tlm.data.pairs import framed_texts
 from tpu_tlm.data.tokenizers import Tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.attention import Cache
@@ -39,9 +41,9 @@ class Generate:
     """Writes texts, framed as the training examples were, up to an end token, by drawing or by a beam.
 
     A causal model writes on from a text, up to an end-of-line or suffix token. An encoder-decoder reads a text of at most the length of a
-    training example and writes its target; one that was trained by denoising repairs it, with [MASK] where something is missing. One
-    program of static shapes writes up to 16 texts together, each of which depends on its own number alone. Raises `UsageError` for a model
-    that does not write.
+    training example (of the first text of a pair what is too much is cut away, as in training) and writes its target; one that was trained
+    by denoising repairs it, with [MASK] where something is missing. One program of static shapes writes up to 16 texts together, each of
+    which depends on its own number alone. Raises `UsageError` for a model that does not write.
     """
 
     def __init__(self, model: Any, spec: ModelSpec, tokenizer: Tokenizer, how: Sampling | BeamSearch) -> None:
@@ -76,8 +78,15 @@ class Generate:
         return ids
 
     def source(self, text: str) -> list[int]:
-        """Ids of a text to read, framed as a training example. Raises `UsageError` when it is longer than one."""
+        """Ids of a text to read, framed as a training example; the first text of a pair is cut as those were.
+
+        Raises `UsageError` when another text is longer than an example.
+        """
         spec = self.spec
+        if self.denoiser is None and spec.pairs is not None:
+            packing = Packing(spec.nctx, spec.pad_id, spec.prefix_id, spec.suffix_id)
+            (row,) = framed_texts([text.encode()], self.tokenizer, packing, turn=spec.turn_id, first_of=spec.pairs)
+            return [int(i) for i in row[row != spec.pad_id]]
         ids = self.tokenizer.encode(text)
         if self.denoiser is not None and self.denoiser.config.denoise == "spans":
             ids = self.denoiser.with_sentinels(ids, self.tokenizer.mask_id)

@@ -39,8 +39,8 @@ def read_candidates(path: str) -> list[str]:
 class Respond:
     """Ranks candidates for texts; their vectors are computed once, when it is made.
 
-    Texts are framed as the training pairs were: turns of a history joined by `<EOU>`, a history that is too long loses its beginning, a
-    candidate its end. Raises `UsageError` for a model that is no dual encoder.
+    Texts are framed as the training pairs were (`data.pairs.framed_texts`): turns of a history are joined by `<EOU>`; where it is not known
+    what the pairs were, they count as histories and responses. Raises `UsageError` for a model that is no dual encoder.
     """
 
     def __init__(self, model: Any, spec: ModelSpec, tokenizer: Tokenizer, candidates: Sequence[str]) -> None:
@@ -66,7 +66,8 @@ class Respond:
         """For each text its `top_k` candidates, nearest first; of equally near ones the earlier line."""
         if not texts:
             return []
-        queries = framed_texts([t.encode() for t in texts], self.tokenizer, self._x, turn=self.spec.turn_id, history=True)
+        kind = self.spec.pairs or "ntp"
+        queries = framed_texts([t.encode() for t in texts], self.tokenizer, self._x, turn=self.spec.turn_id, first_of=kind)
         cosines = self._unit(self._query, queries) @ self._vectors.T
         best = np.argsort(-cosines, axis=1, kind="stable")[:, :top_k]
         return [[Response(self.candidates[i], int(i), float(row[i])) for i in order] for row, order in zip(cosines, best, strict=True)]
