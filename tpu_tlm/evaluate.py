@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 
 from tpu_tlm import options
-from tpu_tlm.config import ContrastiveConfig, ElectraConfig, EvaluateConfig, MlmConfig, RuntimeConfig
+from tpu_tlm.config import ContrastiveConfig, DenoisingConfig, ElectraConfig, EvaluateConfig, MlmConfig, RuntimeConfig
 from tpu_tlm.errors import UsageError, run_command
 
 
@@ -17,9 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     Of a run directory, what is not given of the loss is as the run was trained with; of other models it has its defaults.
     Of a dual encoder: loss and ranks among `--candidates` pairs, taken from the dataset in its order; `left_out`: the last, incomplete lot.
     """
-    classes = [EvaluateConfig, ContrastiveConfig, ElectraConfig, RuntimeConfig]
-    given = options.given("tpu_tlm.evaluate", __doc__ or "", classes, argv)
-    config, _, _, devices = options.build(classes, given, "tpu_tlm.evaluate")
+    config, devices = options.parse("tpu_tlm.evaluate", __doc__ or "", [EvaluateConfig, RuntimeConfig], argv)
     from tpu_tlm import runtime
 
     runtime.prepare(devices)
@@ -31,16 +30,14 @@ def main(argv: list[str] | None = None) -> int:
     from tpu_tlm.training.rundir import RunDir
     from tpu_tlm.training.saved import load_saved
 
-    if detect(config.model) == RUN:
-        trained = options.as_values(*RunDir(config.model).load([MlmConfig, ContrastiveConfig, ElectraConfig]))
-        of_loss = options.field_table([ContrastiveConfig, ElectraConfig]).keys() | {"eval_mask_rate"}
-        given = {name: value for name, value in trained.items() if name in of_loss} | given
-    config, contrastive, electra, _ = options.build(classes, given, "tpu_tlm.evaluate")
     saved = load_saved(config.model, config.step)
     dataset = open_dataset(config.data)
     asked = config.objective or objective_of_kind(saved.spec.kind)
     measured = objective_class(asked)
-    chosen = ObjectiveOptions(mlm=MlmConfig(eval_mask_rate=config.eval_mask_rate), contrastive=contrastive, electra=electra)
+    classes = [MlmConfig, ContrastiveConfig, DenoisingConfig, ElectraConfig]
+    trained = RunDir(config.model).load(classes) if detect(config.model) == RUN else [kind() for kind in classes]
+    asked_for = {name: value for name, value in vars(config).items() if value is not None}
+    chosen = ObjectiveOptions(*(replace(one, **{k: v for k, v in asked_for.items() if k in vars(one)}) for one in trained))
     rows, samples = config.candidates if measured.gathers else config.batch_size, dataset.num_samples
     if measured.gathers and not 2 <= rows <= samples:
         raise UsageError(f"--candidates {rows}: must be 2 to the {samples} pairs in {config.data}")

@@ -191,15 +191,11 @@ def parse(
 
     Raises `UsageError` for unknown flags or keys, wrong types, missing required options.
     """
-    return build(classes, given(prog, description, classes, argv), prog, check_required=check_required)
-
-
-def given(prog: str, description: str, classes: Sequence[type[Any]], argv: Sequence[str] | None) -> dict[str, Any]:
-    """The flat mapping of what a command line (and the `--config` file it names) says, defaults left out: what `build` takes."""
     parsed = vars(build_parser(prog, description, classes).parse_args(argv))
     config = parsed.pop("config", None)
     values = load_values(Path(config), classes) if config else {}
-    return values | parsed
+    values.update(parsed)
+    return build(classes, values, prog, check_required=check_required)
 
 
 def load_values(path: Path, classes: Sequence[type]) -> dict[str, Any]:

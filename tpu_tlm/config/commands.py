@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tpu_tlm.config.objectives import LABEL_ONE, LOSSES
 from tpu_tlm.options import opt
 
 
@@ -13,13 +14,17 @@ class EvaluateConfig:
 
     model: str = opt("", "run directory or NPZ", required=True, unit="path")
     data: str = opt("", "dataset directory", required=True, unit="dir")
-    batch_size: int = opt(64, "examples per step", unit="examples")
+    batch_size: int = opt(64, "examples per step (not of a dual encoder: there --candidates)", unit="examples")
     candidates: int = opt(
         100,
         "dual encoder: a pair's second text is ranked among those of so many pairs, taken in the order of the dataset",
         unit="pairs",
     )
-    eval_mask_rate: float = opt(0.15, "share of the maskable tokens to predict", unit="0..1")
+    eval_mask_rate: float | None = opt(None, "share of the maskable tokens to predict; none = the run's, else 0.15", unit="0..1")
+    loss: str | None = opt(None, "dual encoder: its loss; none = the run's, else symmetric", choices=LOSSES)
+    margin: float | None = opt(None, "triplet: as in training; none = the run's, else 0.2", unit="0..2")
+    disc_weight: float | None = opt(None, "ELECTRA: weight of the discriminator's loss; none = the run's, else 50", unit="number")
+    label_one: str | None = opt(None, "discriminator: what 1 says in the labels; none = as in training, else replaced", choices=LABEL_ONE)
     step: int | None = opt(None, "checkpoint to take; none = the newest good one", unit="step")
     objective: str | None = opt(None, "measure by this objective; none = the one of the model's kind", unit="name")
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from tpu_tlm.options import opt
 
+LOSSES = ("contrastive", "symmetric", "triplet", "all", "all_mean")
+LABEL_ONE = ("replaced", "original")
+
 
 @dataclass(frozen=True)
 class MlmConfig:
@@ -28,7 +31,7 @@ class ContrastiveConfig:
         "symmetric",
         "contrastive: the right response among all; symmetric: and the right query; triplet: nearer than the wrong ones by --margin; "
         "all, all_mean: ConveRT's sum or mean with a scale that rises by --scale_examples",
-        choices=("contrastive", "symmetric", "triplet", "all", "all_mean"),
+        choices=LOSSES,
     )
     margin: float = opt(0.2, "triplet: by how much the true pair must be nearer, in cosine", unit="0..2")
     learn_temp: bool = opt(True, "contrastive, symmetric: the scale is learned, up to 100")
@@ -70,5 +73,5 @@ class ElectraConfig:
     label_one: str = opt(
         "replaced",
         "discriminator: what 1 says in the given labels (MEAD's say original); the model always learns 1 for replaced",
-        choices=("replaced", "original"),
+        choices=LABEL_ONE,
     )
