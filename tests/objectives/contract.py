@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,11 +147,21 @@ def check_replicas(trained: Trained, base: Path) -> None:
 
 
 def check_continued(trained: Trained, base: Path) -> None:
-    """Begun anew from the save before the last, as if killed within the last one, the run ends with the same bits."""
-    shutil.copytree(trained.run, base / "killed")
-    last = Checkpoints(str(base / "killed" / "checkpoints")).at(STEPS)
-    (Path(last.path) / "manifest.json").unlink()
-    assert Run(trained.options(base / "killed"), device(xla=False)).train().made == STEPS - SAVE
+    """A process killed by SIGKILL once its first save is on disk, and continued, leaves the bits of the run that was never killed."""
+    saves = base / "killed" / "checkpoints"
+    command = [sys.executable, "-m", "tpu_tlm.train", *trained.flags(base / "killed", "--xla", "false")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while process.poll() is None and not (saves / "checkpoint").exists():
+        assert time.monotonic() < deadline, "no save was made"
+        time.sleep(0.0005)
+    process.kill()
+    _, errors = process.communicate()
+    assert process.returncode in (-signal.SIGKILL, 0), errors
+    if process.returncode == 0:
+        # The few steps that were left were over before the signal came: then its last save is what did not come to be.
+        (saves / f"step-{STEPS:08d}" / "manifest.json").unlink()
+    assert Run(trained.options(base / "killed"), device(xla=False)).train().made in (STEPS - SAVE, 0)
     arrays, expected = (Checkpoints(str(run / "checkpoints")).at(STEPS).load() for run in (base / "killed", trained.run))
     assert set(arrays) == set(expected)
     for name, array in expected.items():
@@ -159,7 +170,6 @@ def check_continued(trained: Trained, base: Path) -> None:
 
 def measured(trained: Trained, path: Path, batch_size: int = BATCH) -> Totals:
     """What `evaluate` says of a model on the held-out examples."""
-    saved, dataset = load_saved(str(path)), open_dataset(str(trained.valid))
     saved, dataset = load_saved(str(path)), open_dataset(str(trained.valid))
     return evaluate_saved(saved, dataset, batch_size, ObjectiveOptions(), device(xla=False), trained.case.measure)
 
