@@ -7,6 +7,7 @@ compiler, not measurements. Flags that this script does not know are training fl
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--chip", default="v5e-1", help="slice, such as v5e-8 or v6e-1")
     parser.add_argument("--by", choices=["fusion", "op_name", "layer", "category", "opcode"], help="print cycles in groups")
     parser.add_argument("--top", type=int, default=30, help="groups to print")
+    parser.add_argument("--json", type=Path, help="write the figures, as `plan --json` has them, to this file")
     parser.add_argument("--hlo", type=Path, help="write the optimized program, or the refusal, to this file")
     parser.add_argument("--from_hlo", type=Path, help="read such a file instead of compiling: --by another way in a second")
     known, flags = parser.parse_known_args()
@@ -54,6 +56,7 @@ def main() -> None:
     environment.prepare()
     from tpu_tlm.planning.compiler import Refused, compile_for
     from tpu_tlm.planning.cycles import costs
+    from tpu_tlm.planning.figures import Figures, program_of
     from tpu_tlm.planning.lower import lower
     from tpu_tlm.planning.stand_in import batch_specs, fitting
     from tpu_tlm.training.assemble import Options, make_step, spec_of
@@ -73,9 +76,13 @@ def main() -> None:
     compiled = compile_for(lowered, slice_)
     seconds = time.perf_counter() - began - lowering
     name = f"{known.size} {values['num_layers']} layers {known.batch}x{known.length} {slice_.name}"
+    row = {"size": known.size, "layers": values["num_layers"], "grad_accum": step.grad_accum}
     if isinstance(compiled, Refused):
         if known.hlo:
             known.hlo.write_text(compiled.message)
+        if known.json:
+            told = {"tpu": slice_.name, "batch": known.batch, "length": known.length, "fits": False, "hbm_bytes": compiled.hbm}
+            known.json.write_text(json.dumps({**row, **told}, indent=1) + "\n")
         print(f"{name}: does not fit, {compiled.hbm / GIB:.2f} GiB of {compiled.limit / GIB:.2f}")
         for part in compiled.allocations[: known.top]:
             print(f"  {part.bytes / GIB:6.2f} GiB {part.shape} {part.operation}")
@@ -91,6 +98,11 @@ def main() -> None:
         f"at least {1e3 * found.floor(slice_.chip):.2f} ms and {1e3 * slice_.reducing(found.reduced):.2f} ms of all-reduce; "
         f"lowered in {lowering:.0f} s, compiled in {seconds:.0f} s"
     )
+    if known.json:
+        spec, rows = spec_of(everything, corpora), known.batch * slice_.chips
+        program, tokens = program_of(compiled, slice_), step.objective.tokens(spec) * rows
+        figures = Figures(slice_, rows, known.length, tokens, ours * slice_.chips, program, (values["num_layers"],), seconds)
+        known.json.write_text(json.dumps({**row, **figures.as_values()}, indent=1) + "\n")
     if known.hlo:
         known.hlo.write_text(compiled.text)
     if known.by:

@@ -102,7 +102,7 @@ def _sweep(subject: Subject, plan: PlanConfig) -> int:
     given, unit = subject.options.data.batch_size, subject.slice_.chips * math.lcm(*accums)
     batches = plan.sweep_batches or sorted({max(unit, int(given * share) // unit * unit) for share in (0.25, 0.5, 1.0, 2.0)})
     if uneven := [batch for batch in batches if batch % unit]:
-        raise UsageError(f"--sweep_batches {uneven[0]}: must be a multiple of {unit}, for its rows to be divided among chips and micro-batches")
+        raise UsageError(f"--sweep_batches {uneven[0]}: must be a multiple of {unit}, to be divided among chips and micro-batches")
     rows = [(length, batch, accum) for length in lengths for batch in batches for accum in accums]
     values, began = [], time.monotonic()
     if not plan.json:
