@@ -96,6 +96,12 @@ class Objective(abc.ABC):
         """The spec of the model to train, from that of a text model; `lengths`: tokens of each feature of the dataset."""
         return spec
 
+    def check(self, first: Mapping[str, Any], where: str) -> None:  # noqa: B027 - most take whatever has the right shape
+        """Raise `UsageError` where the first examples of a dataset are none for this objective, though their features and lengths fit.
+
+        `first`: NumPy arrays `[rows, ...]`; `where` names the dataset.
+        """
+
     @abc.abstractmethod
     def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> Sums:
         """The sums of one batch. With `training` false no dropout, and the corruption must not depend on the run's seed.

@@ -55,6 +55,14 @@ class Discrimination(Objective):
             raise UsageError(f"--objective discriminator: needs records whose y has 0 or 1 for every token of x; these have {there}")
         return spec
 
+    def check(self, first: Mapping[str, Any], where: str) -> None:
+        y = first.get("y")
+        if y is None or y.shape != first["x"].shape or y.max() > 1:
+            raise UsageError(
+                f"{where}: is no data for --objective discriminator, whose y says 0 or 1 of every token of x; pairs of texts and masked "
+                "texts have other numbers there"
+            )
+
     def predictions(self, nctx: int) -> int:
         return nctx
 

@@ -123,17 +123,23 @@ def spec_of(options: Options, corpora: Corpora) -> ModelSpec:
         y_prefix_id=frame("y_prefix"),
         y_suffix_id=frame("y_suffix"),
         turn_id=frame("turn_sep"),
+        pairs=metadata.get("pairs"),
     )
     return objective.adapt(spec, options.objectives, corpora.train.lengths)
 
 
 def check_batch(options: Options, replicas: int) -> None:
-    """Raise `UsageError` unless the batch can be divided among replicas and micro-batches."""
+    """Raise `UsageError` unless the batch can be divided among replicas and micro-batches, and leaves examples to be told apart."""
     batch, parts = options.data.batch_size, replicas * options.optim.grad_accum
     if batch < 1 or options.optim.grad_accum < 1 or batch % parts:
         raise UsageError(
             f"--batch_size {batch} cannot be divided among {replicas} replicas with {options.optim.grad_accum} micro-batches each; "
             f"use a multiple of {parts}"
+        )
+    if objective_class(options.run.objective).gathers and batch // options.optim.grad_accum < 2:
+        raise UsageError(
+            f"--batch_size {batch} with --grad_accum {options.optim.grad_accum}: --objective {options.run.objective} tells an example from "
+            "the others of its micro-batch, and there is none; use a larger --batch_size or a smaller --grad_accum"
         )
     evaluated = options.data.eval_batch_size
     if evaluated is not None and (evaluated < 1 or evaluated % replicas):

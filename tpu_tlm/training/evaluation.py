@@ -10,7 +10,7 @@ from tpu_tlm.data.dataset import Dataset, check_same_tokenizer
 from tpu_tlm.data.stream import failure, in_order
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.models.spec import longest
-from tpu_tlm.objectives.base import ObjectiveOptions, Setting
+from tpu_tlm.objectives.base import Objective, ObjectiveOptions, Setting
 from tpu_tlm.objectives.make import make_objective, objective_class, objective_of_kind
 from tpu_tlm.runtime import Devices
 from tpu_tlm.team import Team
@@ -48,6 +48,12 @@ def evaluate(loop: Loop, dataset: Dataset, batch_size: int, team: Team, agree: C
     return totals
 
 
+def check_data(objective: Objective, dataset: Dataset) -> None:
+    """Raise `UsageError` where the first examples of a dataset are none that the objective can take."""
+    for first in in_order(dataset, min(64, dataset.num_samples)).take(1).as_numpy_iterator():
+        objective.check(first, dataset.directory)
+
+
 def input_error(dataset: Dataset, error: Exception) -> Exception:
     """The error to raise for one that came out of the compiled loop: the reader's in one line, any other as it is."""
     import tensorflow as tf
@@ -70,12 +76,14 @@ def evaluate_saved(
     tokens = max(dataset.lengths.values())
     if tokens > (longest(saved.spec) or tokens):
         raise UsageError(f"{dataset.directory}: examples of {tokens} tokens are longer than the model's {longest(saved.spec)}")
-    if batch_size % devices.replicas:
-        raise UsageError(f"--batch_size {batch_size}: must be a multiple of the {devices.replicas} replicas")
     name = asked or objective_of_kind(saved.spec.kind)
+    if batch_size % devices.replicas:
+        flag = "--candidates" if objective_class(name).gathers else "--batch_size"
+        raise UsageError(f"{flag} {batch_size}: must be a multiple of the {devices.replicas} replicas; --distribute none takes any")
     if (kind := objective_class(name).kind) != saved.spec.kind:
         raise UsageError(f"--objective {name}: measures models of kind {kind!r}; {saved.source} is of kind {saved.spec.kind!r}")
     objective = make_objective(name, Setting(saved.spec, tokenizer, options))
+    check_data(objective, dataset)
     # Evaluation uses the same step as training; its optimizer has no slots and is never asked.
     step = TrainStep(saved.model(), objective, make_optimizer(OptimConfig(optim="sgd", beta1=0.0)), lambda index: index, 0.0, 0)
     loop = Loop(step, TrainState(step, devices.strategy), xla=devices.xla, on_tpu=devices.kind == "tpu")

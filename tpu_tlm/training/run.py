@@ -23,7 +23,7 @@ from tpu_tlm.training import assemble
 from tpu_tlm.training.agreement import check_same
 from tpu_tlm.training.assemble import Options
 from tpu_tlm.training.checkpoints import Checkpoints, Found
-from tpu_tlm.training.evaluation import evaluate, input_error
+from tpu_tlm.training.evaluation import check_data, evaluate, input_error
 from tpu_tlm.training.feeds import feed
 from tpu_tlm.training.loop import Loop, Totals
 from tpu_tlm.training.metrics import Metrics
@@ -75,6 +75,9 @@ class Run:
         self.directory = RunDir(run.basedir)
         self.step = assemble.make_step(options, self.corpora, self.total, self.precision)
         self.spec: ModelSpec = assemble.spec_of(options, self.corpora)
+        for dataset in (self.corpora.train, self.corpora.valid):
+            if dataset is not None:
+                check_data(self.step.objective, dataset)
         identity = {"tokenizer": self.fingerprint, "training data": data_fingerprint(self.corpora.train)}
         check_same(self.team, options.parts(), identity)
         for change in self.directory.prepare(options.parts(), identity, write=devices.is_chief):
@@ -222,7 +225,10 @@ class Run:
         if step >= self.total:
             print(f"nothing to do: step {step} of {self.total} is reached; give more --steps to go on")
             return Outcome(step, 0, None, self.committed)
-        optim = self.options.optim
+        optim, batch = self.options.optim, self.options.data.batch_size
+        if self.step.objective.gathers and optim.grad_accum > 1:
+            others = batch // optim.grad_accum - 1
+            print(f"--grad_accum {optim.grad_accum}: each example is told from the {others} others of its micro-batch")
         print(f"learning rate {optim.lr:g}, {optim.lr_schedule}, after {warmup_of(optim, self.total)} of {self.total} steps of warm-up")
         progress = self._progress()
         tb = self.directory.tb if self.options.run.tb else None

@@ -75,7 +75,7 @@ class TrainStep:
         """Gradients of the loss sum, and the sums, of this replica's rows; micro-batches run one after another inside the program."""
         if self.grad_accum == 1:
             return self._micro_gradients(values, batch, replicas)
-        micro = {k: tf.reshape(v, (self.grad_accum, v.shape[0] // self.grad_accum, *v.shape[1:])) for k, v in batch.items()}
+        micro = {k: _dealt(v, self.grad_accum) for k, v in batch.items()}
 
         def one(i: Any) -> tuple[Gradients, Sums]:
             return self._micro_gradients(values, {k: v[i] for k, v in micro.items()}, replicas)
@@ -129,6 +129,15 @@ class TrainStep:
         """The whole step of one replica."""
         grads, sums = summed(self.gradients(values, batch, replicas), replicas.all_reduce)
         return self.update(values, slots, grads, sums, index)
+
+
+def _dealt(rows: tf.Tensor, parts: int) -> tf.Tensor:
+    """Rows `[n, ...]` dealt out to micro-batches in turn, `[parts, n / parts, ...]`.
+
+    So the examples of a micro-batch over all replicas are the same for any number of replicas, whatever share of the batch each has: an
+    objective that compares them has the same loss.
+    """
+    return tf.stack([rows[i::parts] for i in range(parts)])
 
 
 def _dense(gradient: Any) -> tf.Tensor:
