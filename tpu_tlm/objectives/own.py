@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
 import traceback
@@ -10,12 +11,14 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import tensorflow as tf
+
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.models.build import KINDS
-from tpu_tlm.objectives.base import Objective
+from tpu_tlm.objectives.base import Objective, Sums
 
 # What the rest of the program calls of an objective.
-_CALLED = ("__call__", "predictions", "flops", "tokens")
+_CALLED = ("predictions", "flops", "tokens")
 _CLASS_METHODS = ("make", "adapt")
 
 
@@ -42,10 +45,39 @@ def _guarded(method: Callable[..., Any], path: str, where: str) -> Callable[...,
     return guarded
 
 
+def _checked(method: Callable[..., Any], where: str) -> Callable[..., Sums]:
+    """`__call__`, what it gives refused where it is not what the class says: else the compiled loop would fail far from the file."""
+
+    @functools.wraps(method)
+    def checked(self: Objective, *args: Any, **others: Any) -> Sums:
+        sums = method(self, *args, **others)
+        if not isinstance(sums, Sums):
+            raise UsageError(f"--objective {where}: __call__ must return Sums(loss, weight, metrics), not {type(sums).__name__}")
+        names = (("metrics", sums.metrics, "metrics"), ("loss", sums.loss, "parts"), ("weight", sums.weight, "parts"))
+        for field, given, declared in names:
+            said, found = set(getattr(self, declared)), set(given) if isinstance(given, dict) else set()
+            if missing := sorted(said - found):
+                raise UsageError(f"--objective {where}: {field} of its Sums lacks {missing[0]!r}, which its {declared} = ... name")
+            if more := sorted(found - said):
+                raise UsageError(f"--objective {where}: {field} of its Sums has {more[0]!r}, which its {declared} = ... do not name")
+        for name, pair in sums.metrics.items():
+            if not isinstance(pair, tuple) or len(pair) != 2:
+                raise UsageError(f"--objective {where}: metrics of its Sums: {name!r} must be a pair, sum and count")
+        for field, values in zip(Sums._fields, sums, strict=True):
+            for value in map(tf.convert_to_tensor, tf.nest.flatten(values)):
+                if value.shape.rank or not value.dtype.is_floating:
+                    told = f"{value.dtype.name} of shape {value.shape}"
+                    raise UsageError(f"--objective {where}: {field} of its Sums must be float32 scalars (tf.reduce_sum), not {told}")
+        return sums
+
+    return checked
+
+
 def own_objective(where: str) -> type[Objective]:
     """The class behind `path/to/file.py:Name`; what goes wrong in it is a `TlmError` naming the line.
 
-    Raises `UsageError` when the file is not there or does not run, has no such subclass of `Objective`, or one of no known kind of model.
+    Raises `UsageError` when the file is not there or does not run, has no such subclass of `Objective`, or one of no known kind of model;
+    and so does the class, when it gives other sums than it says.
     """
     path, _, name = where.rpartition(":")
     if not os.path.isfile(path):
@@ -69,5 +101,10 @@ def own_objective(where: str) -> type[Objective]:
     if found.kind not in KINDS:
         raise UsageError(f"--objective {where}: its kind {found.kind!r} is no kind of model; there are {', '.join(KINDS)}")
     methods: dict[str, Any] = {method: _guarded(getattr(found, method), path, where) for method in _CALLED}
-    methods |= {method: classmethod(_guarded(getattr(found, method).__func__, path, where)) for method in _CLASS_METHODS}
+    methods["__call__"] = _guarded(_checked(found.__call__, where), path, where)
+    for method in _CLASS_METHODS:
+        own = inspect.getattr_static(found, method)
+        if not isinstance(own, classmethod):
+            raise UsageError(f"--objective {where}: {method} of {name} must be a @classmethod")
+        methods[method] = classmethod(_guarded(own.__func__, path, where))
     return type(found.__name__, (found,), {**methods, "__module__": found.__module__, "__doc__": found.__doc__})
