@@ -11,12 +11,15 @@ import tensorflow as tf
 
 from tests.objectives import contract
 from tests.objectives.contract import Case, prepare
+from tests.toy import toy_dataset
 from tpu_tlm import options, train
+from tpu_tlm.data.dataset import open_dataset
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.models.random import Key
 from tpu_tlm.objectives.base import ObjectiveOptions, Sums
 from tpu_tlm.objectives.make import objective_class
 from tpu_tlm.objectives.mlm import Specials
+from tpu_tlm.training.evaluation import input_error
 
 PAGE = Path(__file__).parents[2] / "docs" / "own_objective.md"
 
@@ -167,3 +170,26 @@ def test_the_sums_that_it_says_are_taken(tmp_path):
     path.write_text(text.replace("return undefined", "return batch['given']"))
     given = Sums({"b": ONE, "a": ONE}, {"a": ONE, "b": ONE}, {"good": (ONE, ONE)})
     assert objective_class(f"{path}:Mine")()(None, {"given": given}, None, training=True) is given
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("tf.reduce_sum(tf.strings.to_number(tf.strings.as_string(batch['x'])))", "AsString"),
+        ("tf.reduce_sum(tf.ones(tf.random.uniform([1], 1, 4, tf.int32)))", "must be a compile-time constant"),
+    ],
+)
+def test_what_xla_cannot_compile_names_file_and_line(line, says, tmp_path):
+    path = tmp_path / "mine.py"
+    head = "import tensorflow as tf; from tpu_tlm.objectives.base import Sums\n"
+    path.write_text(head + GOOD.replace("return undefined", f"return Sums({line}, tf.constant(1.0), {{}})"))
+    dataset, objective = open_dataset(str(toy_dataset(tmp_path / "data", examples=2, shards=1))), objective_class(f"{path}:Mine")()
+    compiled = tf.function(lambda x: objective(None, {"x": x}, None, training=True), jit_compile=True, autograph=False)
+    with pytest.raises(tf.errors.OpError) as raised:
+        compiled(tf.constant([3, 4]))
+    found = input_error(dataset, raised.value, objective)
+    assert isinstance(found, TlmError)
+    told = rf"--objective {re.escape(str(path))}:Mine: {re.escape(str(path))}, line 12: XLA cannot compile this: .*{says}"
+    assert re.match(told, str(found)) and "\n" not in str(found)
+    lost = tf.errors.UnavailableError(None, None, str(raised.value))
+    assert input_error(dataset, lost, objective) is lost

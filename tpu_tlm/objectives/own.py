@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 import sys
 import traceback
 import types
@@ -20,6 +21,10 @@ from tpu_tlm.objectives.base import Objective, Sums
 # What the rest of the program calls of an objective.
 _CALLED = ("predictions", "flops", "tokens")
 _CLASS_METHODS = ("make", "adapt")
+
+# Of an error of TensorFlow's: lines that say nothing of the operation, and in the others what says nothing.
+_FRAME = re.compile(r"Graph execution error|Detected at node|<stack traces|\d+ root error")
+_NAMES = re.compile(r"^\s*\(\d+\) [A-Z_]+:\s*|Detected unsupported operations .* on XLA_\w+: |\{\{.*?\}\}")
 
 
 def _place(error: Exception, path: str) -> str:
@@ -73,6 +78,23 @@ def _checked(method: Callable[..., Any], where: str) -> Callable[..., Sums]:
     return checked
 
 
+def compiler_error(objective: Objective, error: Exception) -> TlmError | None:
+    """In one line an error that TensorFlow or XLA raised at an operation of a user's own objective; None for any other."""
+    where: str = getattr(objective, "_where", "")
+    # Not the errors by which a worker learns that another one is gone.
+    if not where or not isinstance(error, tf.errors.InvalidArgumentError | tf.errors.UnimplementedError):
+        return None
+    path, text = where.rpartition(":")[0], str(error)
+    lines = re.findall(rf'File "{re.escape(path)}", line (\d+)', text)
+    if not lines:
+        return None
+    # The first words that are about the operation, without the names that TensorFlow gave to our graph.
+    told = [line for line in text.splitlines() if line.strip() and not _FRAME.match(line)]
+    reason = " ".join(_NAMES.sub("", told[0]).split())[:250]
+    who = "XLA cannot compile this" if "XLA" in text else type(error).__name__
+    return TlmError(f"--objective {where}: {path}, line {lines[-1]}: {who}: {reason}")
+
+
 def own_objective(where: str) -> type[Objective]:
     """The class behind `path/to/file.py:Name`; what goes wrong in it is a `TlmError` naming the line.
 
@@ -107,4 +129,4 @@ def own_objective(where: str) -> type[Objective]:
         if not isinstance(own, classmethod):
             raise UsageError(f"--objective {where}: {method} of {name} must be a @classmethod")
         methods[method] = classmethod(_guarded(own.__func__, path, where))
-    return type(found.__name__, (found,), {**methods, "__module__": found.__module__, "__doc__": found.__doc__})
+    return type(found.__name__, (found,), {**methods, "_where": where, "__module__": found.__module__, "__doc__": found.__doc__})
