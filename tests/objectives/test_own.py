@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -193,3 +194,15 @@ def test_what_xla_cannot_compile_names_file_and_line(line, says, tmp_path):
     assert re.match(told, str(found)) and "\n" not in str(found)
     lost = tf.errors.UnavailableError(None, None, str(raised.value))
     assert input_error(dataset, lost, objective) is lost
+
+
+def test_a_module_beside_the_file_can_be_imported(tmp_path):
+    (tmp_path / "beside_mine.py").write_text("CALLED = 'named beside'\n")
+    path = tmp_path / "mine.py"
+    path.write_text("from beside_mine import CALLED\n" + GOOD.replace('"mine"', "CALLED"))
+    before = list(sys.path)
+    assert objective_class(f"{path}:Mine").name == "named beside"
+    path.write_text("import beside_nothing\n")
+    with pytest.raises(UsageError, match="line 1: ModuleNotFoundError"):
+        objective_class(f"{path}:Mine")
+    assert sys.path == before

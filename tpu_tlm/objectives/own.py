@@ -95,6 +95,20 @@ def compiler_error(objective: Objective, error: Exception) -> TlmError | None:
     return TlmError(f"--objective {where}: {path}, line {lines[-1]}: {who}: {reason}")
 
 
+def _run(path: str, module: types.ModuleType) -> None:
+    """Execute the file as the module's; it may import what lies beside it."""
+    beside = os.path.dirname(os.path.abspath(path))
+    sys.path.insert(0, beside)
+    try:
+        with open(path, encoding="utf-8") as stream:
+            # Compiled here, not imported: nothing is written beside the user's file, and no stale bytecode is read.
+            exec(compile(stream.read(), path, "exec"), module.__dict__)
+    finally:
+        # Not the list as it was before: the file may have added to it.
+        if beside in sys.path:
+            sys.path.remove(beside)
+
+
 def own_objective(where: str) -> type[Objective]:
     """The class behind `path/to/file.py:Name`; what goes wrong in it is a `TlmError` naming the line.
 
@@ -108,9 +122,7 @@ def own_objective(where: str) -> type[Objective]:
     module.__file__ = path
     sys.modules[module.__name__] = module
     try:
-        with open(path, encoding="utf-8") as stream:
-            # Compiled here, not imported: nothing is written beside the user's file, and no stale bytecode is read.
-            exec(compile(stream.read(), path, "exec"), module.__dict__)
+        _run(path, module)
     except Exception as error:
         raise UsageError(f"--objective {where}: {_place(error, path)}") from error
     found = getattr(module, name, None)
