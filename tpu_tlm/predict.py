@@ -65,8 +65,13 @@ def _respond(config: PredictConfig, saved: Saved, texts: Iterable[str]) -> None:
     top_k = 5 if config.top_k is None else config.top_k
     if top_k < 1:
         raise UsageError(f"--top_k {top_k}: at least one response must be asked for")
-    respond = Respond(saved.model(), saved.spec, saved.tokenizer(config.tokenizer), read_candidates(config.candidates))
-    for text in texts:
+    tokenizer = saved.tokenizer(config.tokenizer)
+    respond = Respond(saved.model(), saved.spec, tokenizer, read_candidates(config.candidates))
+    for number, text in enumerate(texts, 1):
+        # The vector of padding alone would be near to something too.
+        if not tokenizer.encode(text):
+            given = f"--text: text {number}" if config.text else f"standard input: line {number}"
+            raise UsageError(f"{given} ({text[:40]!r}) has no token to respond to; leave it out")
         (responses,) = respond([text], top_k)
         if config.json:
             print(json.dumps({"text": text, "responses": [response._asdict() for response in responses]}, ensure_ascii=False))

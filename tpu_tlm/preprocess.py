@@ -138,8 +138,9 @@ def _check_pairs(config: PreprocessConfig, pairs: PairsConfig) -> None:
     wanted = {"tsv": (0, 2), "ntp": (0, 1), "nsp": (0,)}[pairs.pairs]
     if len(pairs.pair_columns) not in wanted or "0" in pairs.pair_columns:
         raise UsageError(f"--pair_columns {' '.join(pairs.pair_columns)}: --pairs {pairs.pairs} takes {wanted[-1]} of them, numbers from 1")
-    if pairs.last_turn_only and pairs.pairs != "ntp":
-        raise UsageError(f"--last_turn_only: has no meaning with --pairs {pairs.pairs}: leave it out")
+    for name in ("turn_sep", "last_turn_only"):
+        if pairs.pairs != "ntp" and getattr(pairs, name) != getattr(default, name):
+            raise UsageError(f"--{name}: has no meaning with --pairs {pairs.pairs}: leave it out")
 
 
 def _pair_rule(corpus: CorpusConfig, config: PreprocessConfig, pairs: PairsConfig, tokenizer: Tokenizer) -> PairRule | None:

@@ -256,6 +256,8 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         (["--pairs", "none", "--nctx_y", "8"], "--nctx_y: is for pairs"),
         (["--pairs", "ntp", "--pack", "documents"], "--pack: has no meaning"),
         (["--pairs", "nsp", "--last_turn_only"], "--last_turn_only: has no meaning"),
+        (["--pairs", "nsp", "--turn_sep", "[SEP]"], "--turn_sep: has no meaning with --pairs nsp"),
+        (["--pairs", "tsv", "--turn_sep", "[SEP]"], "--turn_sep: has no meaning with --pairs tsv"),
         (["--pairs", "tsv", "--pair_columns", "1"], "takes 2"),
         (["--pairs", "ntp", "--y_prefix", "<NONE>"], "--y_prefix <NONE>: the vocabulary has no such token"),
     ]:

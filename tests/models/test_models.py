@@ -233,6 +233,14 @@ def test_every_kind_runs_in_bfloat16_with_a_key(kind):
         ("mlm", {"ra_type": "convert"}, "rpr_k must be 1"),
         ("mlm", {"ra_type": "rotary", "d_k": 3}, "even head width"),
         ("tagger", {}, "not one of"),
+        ("mlm", {"d_model": 0}, "--d_model 0: must be at least 1"),
+        ("discriminator", {"d_ff": 0}, "--d_ff 0: must be at least 1"),
+        ("mlm", {"num_heads": 0}, "--num_heads 0: must be at least 1"),
+        ("clm", {"num_layers": -1}, "--num_layers -1: must be at least 1"),
+        ("dual", {"d_out": 0}, "--d_out 0: must be at least 1"),
+        ("dual", {"reduction_d_k": 0}, "--reduction_d_k 0: must be at least 1"),
+        ("dual", {"stacking_layers": [16, 0]}, "--stacking_layers 0: must be at least 1"),
+        ("seq2seq", {"num_decoder_layers": -1}, "--num_decoder_layers -1: must be at least 1"),
     ],
 )
 def test_sizes_that_do_not_go_together(kind, options, message):

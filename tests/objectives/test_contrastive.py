@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,17 @@ def test_records_without_pairs_are_refused() -> None:
     with pytest.raises(UsageError, match="--pairs"):
         DualEncoding.adapt(small_spec(), ObjectiveOptions(), {"x": 8})
     assert DualEncoding.adapt(small_spec(), ObjectiveOptions(), {"x": 8, "y": 5}).nctx_y == 5
+
+
+def test_a_scale_that_rises_over_no_example_is_refused() -> None:
+    with pytest.raises(UsageError, match="--scale_examples 0: must be at least 1"):
+        DualEncoding.adapt(small_spec(), ObjectiveOptions(contrastive=ContrastiveConfig(scale_examples=0)), {"x": 8, "y": 5})
+
+
+def test_gated_blocks_take_texts_of_one_length() -> None:
+    with pytest.raises(UsageError, match="--mlp: .* of 8 and 6 tokens; preprocess with --nctx_y 8"):
+        build_model(small_spec(mlp=True))
+    build_model(replace(small_spec(mlp=True), nctx_y=8))
 
 
 def test_the_model_begins_with_the_temperature_that_is_asked_for() -> None:

@@ -154,6 +154,7 @@ def test_masks_of_a_text_to_repair_become_sentinels():
         ({"denoise": "spans", "mean_span": 0.5}, "--mean_span"),
         ({"denoise": "spans", "nctx": 1}, "too short"),
         ({"denoise": "spans", "nctx": 9000}, "at most 8192"),
+        ({"denoise": "infilling", "nctx": 8192}, "of 8192 tokens are too long, at most 8191"),
         ({"denoise": "spans", "sentinels": 2}, "need at least 3"),
         ({"denoise": "none", "sentinels": -1}, "negative"),
     ],
@@ -162,6 +163,21 @@ def test_options_that_do_not_go_together(options, message):
     spec = ModelSpec(ModelConfig(), VOCAB, options.pop("nctx", 40), kind="seq2seq")
     with pytest.raises(UsageError, match=message):
         resolved(DenoisingConfig(**options), spec)
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=["bare", "prefix", "both"])
+@pytest.mark.parametrize("mode", ["spans", "infilling"])
+def test_the_longest_examples_are_damaged_and_longer_ones_refused(mode, frame):
+    denoiser = make(mode, nctx=8191 + (mode == "spans") + len(frame), **frame)
+
+    def traced(nctx):
+        return tf.function(denoiser, autograph=False).get_concrete_function(
+            tf.TensorSpec((1, nctx), tf.int32), Key.of(0, tf.range(1, dtype=tf.int64))
+        )
+
+    traced(denoiser.longest)
+    with pytest.raises(UsageError, match=f"at most {denoiser.longest}$"):
+        traced(denoiser.longest + 1)
 
 
 def test_examples_of_more_spans_than_sentinels_are_refused():

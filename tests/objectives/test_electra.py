@@ -13,6 +13,7 @@ from tpu_tlm.models.random import Key
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.models.variables import named_variables
 from tpu_tlm.objectives import electra
+from tpu_tlm.objectives.base import ObjectiveOptions
 from tpu_tlm.objectives.electra import ReplacedTokenDetection, generator_of, sample
 from tpu_tlm.objectives.mlm import Specials
 from tpu_tlm.training.optimizers import make_optimizer
@@ -192,6 +193,21 @@ def test_the_size_of_the_generator():
         generator_of(base, ElectraConfig(gen_fraction=0.0))
     spec = make_spec()
     assert ModelSpec.from_json(spec.to_json(), "here") == spec
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"gen_d_model": 0}, "--gen_d_model 0: must be at least 1"),
+        ({"gen_d_ff": -1}, "--gen_d_ff -1: must be at least 1"),
+        ({"gen_num_heads": 0}, "--gen_num_heads 0: must be at least 1"),
+        ({"gen_num_layers": 0}, "--gen_num_layers 0: must be at least 1"),
+        ({"disc_weight": -1.0}, "--disc_weight -1.0: must not be negative"),
+    ],
+)
+def test_options_that_cannot_be(options, says):
+    with pytest.raises(UsageError, match=says):
+        ReplacedTokenDetection.adapt(make_spec(), ObjectiveOptions(electra=ElectraConfig(**options)), {"x": LENGTH})
 
 
 def test_arithmetic_is_counted_for_both():

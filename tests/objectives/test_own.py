@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,15 @@ import tensorflow as tf
 
 from tests.objectives import contract
 from tests.objectives.contract import Case, prepare
+from tests.toy import toy_dataset
 from tpu_tlm import options, train
+from tpu_tlm.data.dataset import open_dataset
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.models.random import Key
-from tpu_tlm.objectives.base import ObjectiveOptions
+from tpu_tlm.objectives.base import ObjectiveOptions, Sums
 from tpu_tlm.objectives.make import objective_class
 from tpu_tlm.objectives.mlm import Specials
+from tpu_tlm.training.evaluation import input_error
 
 PAGE = Path(__file__).parents[2] / "docs" / "own_objective.md"
 
@@ -102,6 +106,8 @@ class Mine(Objective):
         (GOOD.replace("name, metrics", "title, metrics"), "does not say its name"),
         (GOOD.replace("predictions", "prediction"), "has no method predictions"),
         (GOOD.replace('name, metrics = "mine", ()', 'name, metrics, kind = "mine", (), "none"'), "'none' is no kind of model"),
+        (GOOD + "\n    def make(cls, setting):\n        return cls()\n", "make of Mine must be a @classmethod"),
+        (GOOD + "\n    @staticmethod\n    def adapt(*given):\n        return given[0]\n", "adapt of Mine must be a @classmethod"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_with_its_line(text, says, tmp_path):
@@ -131,3 +137,72 @@ def test_an_error_inside_names_file_and_line(tmp_path):
     path.write_text(refuse)
     with pytest.raises(UsageError, match="^not so$"):
         objective_class(f"{path}:Mine")()(None, {}, None, training=True)
+
+
+ONE = tf.constant(1.0)
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "says"),
+    [
+        ("()", (ONE, ONE, {}), r"must return Sums\(loss, weight, metrics\), not tuple"),
+        ("('good', 'bad')", Sums(ONE, ONE, {"good": (ONE, ONE)}), "metrics of its Sums lacks 'bad'"),
+        ("('good',)", Sums(ONE, ONE, {"good": (ONE, ONE), "bad": (ONE, ONE)}), "metrics of its Sums has 'bad'"),
+        ("('good',)", Sums(ONE, ONE, {"good": ONE}), "'good' must be a pair"),
+        ("(); parts = ('a', 'b')", Sums({"a": ONE}, {"a": ONE, "b": ONE}, {}), "loss of its Sums lacks 'b', which its parts"),
+        ("(); parts = ('a',)", Sums({"a": ONE}, ONE, {}), "weight of its Sums lacks 'a', which its parts"),
+        ("()", Sums({"a": ONE}, {"a": ONE}, {}), "loss of its Sums has 'a', which its parts"),
+        ("()", Sums(tf.ones(3), ONE, {}), r"loss of its Sums must be float32 scalars .*, not float32 of shape \(3,\)"),
+        ("()", Sums(ONE, tf.constant(3), {}), "weight of its Sums must be float32 scalars .*, not int32 of shape"),
+    ],
+)
+def test_other_sums_than_it_says_are_refused(declared, given, says, tmp_path):
+    path = tmp_path / "mine.py"
+    text = GOOD.replace('name, metrics = "mine", ()', f'name = "mine"; metrics = {declared}')
+    path.write_text(text.replace("return undefined", "return batch['given']"))
+    with pytest.raises(UsageError, match=says) as error:
+        objective_class(f"{path}:Mine")()(None, {"given": given}, None, training=True)
+    assert f"--objective {path}:Mine" in str(error.value)
+
+
+def test_the_sums_that_it_says_are_taken(tmp_path):
+    path = tmp_path / "mine.py"
+    text = GOOD.replace('name, metrics = "mine", ()', "name, metrics, parts = 'mine', ('good',), ('a', 'b')")
+    path.write_text(text.replace("return undefined", "return batch['given']"))
+    given = Sums({"b": ONE, "a": ONE}, {"a": ONE, "b": ONE}, {"good": (ONE, ONE)})
+    assert objective_class(f"{path}:Mine")()(None, {"given": given}, None, training=True) is given
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("tf.reduce_sum(tf.strings.to_number(tf.strings.as_string(batch['x'])))", "AsString"),
+        ("tf.reduce_sum(tf.ones(tf.random.uniform([1], 1, 4, tf.int32)))", "must be a compile-time constant"),
+    ],
+)
+def test_what_xla_cannot_compile_names_file_and_line(line, says, tmp_path):
+    path = tmp_path / "mine.py"
+    head = "import tensorflow as tf; from tpu_tlm.objectives.base import Sums\n"
+    path.write_text(head + GOOD.replace("return undefined", f"return Sums({line}, tf.constant(1.0), {{}})"))
+    dataset, objective = open_dataset(str(toy_dataset(tmp_path / "data", examples=2, shards=1))), objective_class(f"{path}:Mine")()
+    compiled = tf.function(lambda x: objective(None, {"x": x}, None, training=True), jit_compile=True, autograph=False)
+    with pytest.raises(tf.errors.OpError) as raised:
+        compiled(tf.constant([3, 4]))
+    found = input_error(dataset, raised.value, objective)
+    assert isinstance(found, TlmError)
+    told = rf"--objective {re.escape(str(path))}:Mine: {re.escape(str(path))}, line 12: XLA cannot compile this: .*{says}"
+    assert re.match(told, str(found)) and "\n" not in str(found)
+    lost = tf.errors.UnavailableError(None, None, str(raised.value))
+    assert input_error(dataset, lost, objective) is lost
+
+
+def test_a_module_beside_the_file_can_be_imported(tmp_path):
+    (tmp_path / "beside_mine.py").write_text("CALLED = 'named beside'\n")
+    path = tmp_path / "mine.py"
+    path.write_text("from beside_mine import CALLED\n" + GOOD.replace('"mine"', "CALLED"))
+    before = list(sys.path)
+    assert objective_class(f"{path}:Mine").name == "named beside"
+    path.write_text("import beside_nothing\n")
+    with pytest.raises(UsageError, match="line 1: ModuleNotFoundError"):
+        objective_class(f"{path}:Mine")
+    assert sys.path == before

@@ -165,7 +165,6 @@ def test_the_spec_says_what_the_model_was_trained_on():
         (lambda: adapted("spans", lengths={"x": 8, "y": 8}), "records are pairs"),
         (lambda: made(adapted()).example({"x": tf.zeros((1, 8), tf.int32)}, Key.of(0, tf.zeros(1, tf.int64)), True), "trained on pairs"),
         (lambda: made(adapted("spans")).example(batch([[1] * 6]), Key.of(0, tf.zeros(1, tf.int64)), True), "these are pairs"),
-        (lambda: adapted("infilling", config=small(embed_type="learned-positional", mxlen=8)), "--mxlen 8: texts of 9 tokens"),
         (lambda: build_model(adapted(config=ModelConfig(mlp=True, d_model=16, d_ff=32))), "a decoder cannot be made of it"),
     ],
 )

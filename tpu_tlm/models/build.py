@@ -27,6 +27,25 @@ KINDS: dict[str, type[TransformerModel]] = {
 }
 
 
+# What must be there at least once in a model of any kind, and in one of these.
+_SIZES = ("d_model", "d_ff", "num_heads", "num_layers")
+_MORE = {"dual": ("d_out", "reduction_d_k", "stacking_layers"), "seq2seq": ("num_decoder_layers",)}
+
+
+def _check_sizes(spec: ModelSpec) -> None:
+    config = spec.config
+    for name in (*_SIZES, *_MORE.get(spec.kind, ())):
+        value = getattr(config, name)
+        for size in value if isinstance(value, list) else [value]:
+            if size is not None and size < 1:
+                raise UsageError(f"--{name} {size}: must be at least 1")
+    if spec.kind == "dual" and config.mlp and spec.nctx_y not in (None, spec.nctx):
+        raise UsageError(
+            f"--mlp: gated MLP blocks take texts of one length, these are of {spec.nctx} and {spec.nctx_y} tokens; preprocess with "
+            f"--nctx_y {spec.nctx}, or leave out --mlp"
+        )
+
+
 def build_model(spec: ModelSpec, *, precision: str = "float32", seed: int | None = None) -> TransformerModel:
     """The model of a spec, its variables on the host; with a seed they get their initial values, without one they are zero.
 
@@ -34,6 +53,7 @@ def build_model(spec: ModelSpec, *, precision: str = "float32", seed: int | None
     """
     if spec.kind not in KINDS:
         raise UsageError(f"model: {spec.kind!r} is not one of {', '.join(KINDS)}")
+    _check_sizes(spec)
     try:
         # On the host: the training state holds its own copy on the device.
         with tf.device("/CPU:0"):

@@ -96,6 +96,9 @@ class DualEncoding(Objective):
 
     @classmethod
     def adapt(cls, spec: ModelSpec, options: ObjectiveOptions, lengths: Mapping[str, int]) -> ModelSpec:
+        """With the length of the second text. Raises `UsageError` for records without one, or a scale that cannot rise."""
+        if (examples := options.contrastive.scale_examples) < 1:
+            raise UsageError(f"--scale_examples {examples}: must be at least 1")
         if "y" not in lengths:
             raise UsageError("--objective dual-encoder: these records are no pairs; preprocess with --pairs ntp, nsp or tsv")
         return replace(spec, nctx_y=lengths["y"])

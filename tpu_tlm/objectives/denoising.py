@@ -61,6 +61,16 @@ class Denoiser:
         """Tokens of text in an example."""
         return nctx - self.prefix - self.suffix
 
+    @property
+    def longest(self) -> int:
+        """The most tokens of an example: places in its text are drawn, for infilling gaps, of which there is one more."""
+        return LONGEST - (self.config.denoise == "infilling") + self.prefix + self.suffix
+
+    def check_length(self, nctx: int) -> None:
+        """Raise `UsageError` for examples of more than `longest` tokens."""
+        if nctx > self.longest:
+            raise UsageError(f"--denoise {self.config.denoise}: examples of {nctx} tokens are too long, at most {self.longest}")
+
     def _numbers(self) -> tuple[float, float]:
         assert self.config.noise_density is not None
         return self.config.noise_density, self.config.mean_span
@@ -80,9 +90,10 @@ class Denoiser:
 
         spans (T5, arXiv 1910.10683, 3.1.4): every span is one sentinel in the source; the target is sentinel, span, sentinel, span..., end.
         infilling (BART, arXiv 1910.13461): every span is one mask; the target is the whole text, then the end. A text with nothing to take
-        away has weight 0. Raises `UsageError` for examples of more spans than there are sentinels.
+        away has weight 0. Raises `UsageError` for examples that are too long, or of more spans than there are sentinels.
         """
         nctx = x.shape[1]
+        self.check_length(nctx)
         size, (source_length, target_length) = self._size(nctx), self.lengths(nctx)
         if self.config.denoise == "spans" and self.spans(nctx) >= (self.config.sentinels or 0):
             raise UsageError(f"examples of {nctx} tokens have {self.spans(nctx)} spans, this model has sentinels for {self._sentinels()}")
@@ -143,10 +154,10 @@ def resolved(config: DenoisingConfig, spec: ModelSpec) -> DenoisingConfig:
         raise UsageError(f"--noise_density {density}: must be above 0 and below 1")
     if config.mean_span < 1.0:
         raise UsageError(f"--mean_span {config.mean_span}: must be at least 1")
-    if spec.nctx > LONGEST:
-        raise UsageError(f"--denoise {config.denoise}: examples of {spec.nctx} tokens are too long, at most {LONGEST}")
     full = replace(config, noise_density=density, sentinels=0)
-    spans = Denoiser.of(replace(spec, denoising=full)).spans(spec.nctx)
+    denoiser = Denoiser.of(replace(spec, denoising=full))
+    denoiser.check_length(spec.nctx)
+    spans = denoiser.spans(spec.nctx)
     if spans < 1:
         raise UsageError(f"--denoise {config.denoise}: examples of {spec.nctx} tokens are too short to take something away")
     needed = spans + 1 if config.denoise == "spans" else 1

@@ -24,10 +24,14 @@ GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 def generator_of(config: ModelConfig, options: ElectraConfig) -> ModelConfig:
     """The generator beside a discriminator: narrower by `gen_fraction` in width, feed-forward and heads, as wide a token table.
 
-    Raises `UsageError` for a fraction that is not above 0.
+    Raises `UsageError` for a fraction that is not above 0, or a size below 1.
     """
     if not options.gen_fraction > 0.0:
         raise UsageError(f"--gen_fraction {options.gen_fraction}: must be above 0")
+    for name in ("gen_d_model", "gen_d_ff", "gen_num_heads", "gen_num_layers"):
+        size = getattr(options, name)
+        if size is not None and size < 1:
+            raise UsageError(f"--{name} {size}: must be at least 1, or none")
     heads = options.gen_num_heads or max(1, int(config.num_heads * options.gen_fraction))
     width = max(1, int(config.d_model * options.gen_fraction))
     return replace(
@@ -80,6 +84,9 @@ class ReplacedTokenDetection(Objective):
 
     @classmethod
     def adapt(cls, spec: ModelSpec, options: ObjectiveOptions, lengths: Mapping[str, int]) -> ModelSpec:
+        """With the generator. Raises `UsageError` for sizes of it that cannot be, or a negative weight of the discriminator."""
+        if not options.electra.disc_weight >= 0.0:
+            raise UsageError(f"--disc_weight {options.electra.disc_weight}: must not be negative")
         return replace(spec, generator=generator_of(spec.config, options.electra))
 
     def predictions(self, nctx: int) -> int:

@@ -12,7 +12,7 @@ from tpu_tlm.data.tokenizers import Tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.flops import seq2seq_flops_per_example
 from tpu_tlm.models.random import Key
-from tpu_tlm.models.spec import ModelSpec, longest
+from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.objectives.base import Batch, Objective, ObjectiveOptions, Setting, Sums, cross_entropy
 from tpu_tlm.objectives.denoising import Denoiser, Example, resolved
 from tpu_tlm.objectives.mlm import EVALUATION_SEED
@@ -23,13 +23,6 @@ def target_frame(spec: ModelSpec, tokenizer: Tokenizer) -> tuple[int, int]:
     go = tokenizer.id_of("<GO>")
     start = spec.y_prefix_id if spec.y_prefix_id is not None else go if go is not None else tokenizer.cls_id
     return start, spec.y_suffix_id if spec.y_suffix_id is not None else tokenizer.sep_id
-
-
-def _with_room(spec: ModelSpec) -> ModelSpec:
-    tokens, limit = max(spec.nctx, spec.nctx_y or 0), longest(spec)
-    if limit is not None and limit < tokens:
-        raise UsageError(f"--mxlen {limit}: texts of {tokens} tokens need as many positions; give that or more, or leave it out")
-    return spec
 
 
 class SequenceToSequence(Objective):
@@ -68,11 +61,11 @@ class SequenceToSequence(Objective):
                 raise UsageError(
                     "--objective seq2seq: these records have no targets (y); preprocess with --pairs, or give --denoise spans or infilling"
                 )
-            return _with_room(replace(spec, nctx_y=lengths["y"]))
+            return replace(spec, nctx_y=lengths["y"])
         if "y" in lengths:
             raise UsageError(f"--denoise {denoising.denoise}: these records are pairs; give --denoise none, or records of plain text")
         end = spec.vocab_size - 1
-        return _with_room(replace(spec, nctx_y=Denoiser.of(spec).lengths(spec.nctx)[1], y_prefix_id=end, y_suffix_id=end))
+        return replace(spec, nctx_y=Denoiser.of(spec).lengths(spec.nctx)[1], y_prefix_id=end, y_suffix_id=end)
 
     def predictions(self, nctx: int) -> int:
         return self.nctx_y

@@ -22,7 +22,7 @@ from tpu_tlm.data.dataset import Dataset, check_same_tokenizer, open_dataset
 from tpu_tlm.data.tokenizers import Tokenizer, make_tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.build import build_model
-from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.models.spec import ModelSpec, longest
 from tpu_tlm.objectives.base import ObjectiveOptions, Setting
 from tpu_tlm.objectives.make import make_objective, objective_class
 from tpu_tlm.training.optimizers import make_optimizer
@@ -103,7 +103,10 @@ def total_steps(options: Options, samples: int) -> int:
 
 
 def spec_of(options: Options, corpora: Corpora) -> ModelSpec:
-    """The spec of the model to train, framed as its training examples are."""
+    """The spec of the model to train, framed as its training examples are.
+
+    Raises `UsageError` when the objective refuses the data or the options, or the model has fewer positions than the examples.
+    """
     tokenizer, metadata = corpora.tokenizer, corpora.train.metadata
 
     def frame(name: str) -> int | None:
@@ -125,7 +128,12 @@ def spec_of(options: Options, corpora: Corpora) -> ModelSpec:
         turn_id=frame("turn_sep"),
         pairs=metadata.get("pairs"),
     )
-    return objective.adapt(spec, options.objectives, corpora.train.lengths)
+    spec = objective.adapt(spec, options.objectives, corpora.train.lengths)
+    # What gated MLP blocks take is no matter of positions: the model says it.
+    tokens, limit = max(spec.nctx, spec.nctx_y or 0), None if spec.config.mlp else longest(spec)
+    if limit is not None and limit < tokens:
+        raise UsageError(f"--mxlen {limit}: texts of {tokens} tokens need as many positions; give that or more, or leave it out")
+    return spec
 
 
 def check_batch(options: Options, replicas: int) -> None:

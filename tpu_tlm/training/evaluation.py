@@ -12,6 +12,7 @@ from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.models.spec import longest
 from tpu_tlm.objectives.base import Objective, ObjectiveOptions, Setting
 from tpu_tlm.objectives.make import make_objective, objective_class, objective_of_kind
+from tpu_tlm.objectives.own import compiler_error
 from tpu_tlm.runtime import Devices
 from tpu_tlm.team import Team
 from tpu_tlm.training.feeds import feed
@@ -42,7 +43,7 @@ def evaluate(loop: Loop, dataset: Dataset, batch_size: int, team: Team, agree: C
         try:
             part = loop.evaluate(iterator, count)
         except Exception as error:
-            raise team.explained(input_error(dataset, error)) from error
+            raise team.explained(input_error(dataset, error, loop.step.objective)) from error
         totals = part if totals is None else totals.plus(part)
         left -= count
     return totals
@@ -54,10 +55,12 @@ def check_data(objective: Objective, dataset: Dataset) -> None:
         objective.check(first, dataset.directory)
 
 
-def input_error(dataset: Dataset, error: Exception) -> Exception:
-    """The error to raise for one that came out of the compiled loop: the reader's in one line, any other as it is."""
+def input_error(dataset: Dataset, error: Exception, objective: Objective) -> Exception:
+    """What to raise for an error of the compiled loop: in one line the reader's or an own objective's, any other as it is."""
     import tensorflow as tf
 
+    if (found := compiler_error(objective, error)) is not None:
+        return found
     damaged = (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError)
     if isinstance(error, damaged) and dataset.directory in str(error):
         return failure(dataset, error)

@@ -270,7 +270,7 @@ class Run:
         try:
             return self.loop.train(iterator, steps)
         except Exception as error:
-            raise self.team.explained(input_error(self.corpora.train, error)) from error
+            raise self.team.explained(input_error(self.corpora.train, error, self.step.objective)) from error
 
     def _after(self, step: int, progress: Progress, metrics: Metrics | None) -> None:
         """Evaluate and save where it is time."""

@@ -1,0 +1,36 @@
+"""From options to a model's spec: what does not fit the examples is refused, whatever the objective."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tpu_tlm import options, train
+from tpu_tlm.errors import UsageError
+from tpu_tlm.planning.stand_in import stand_in
+from tpu_tlm.training.assemble import Options, spec_of
+
+LENGTHS = {"mlm": {"x": 16}, "clm": {"x": 16}, "electra": {"x": 16}, "discriminator": {"x": 16, "y": 16}}
+LENGTHS |= {"dual-encoder": {"x": 12, "y": 16}, "seq2seq": {"x": 16, "y": 12}}
+
+
+def spec(objective, corpora, *flags):
+    given = ["--train_dir", "x", "--basedir", "y", "--objective", objective, "--embed_type", "learned-positional", *flags]
+    return spec_of(Options(*options.parse("train", "", train.CLASSES, given)), corpora)
+
+
+@pytest.mark.parametrize("objective", list(LENGTHS))
+def test_fewer_positions_than_tokens_are_refused(objective):
+    corpora = stand_in(30, LENGTHS[objective])
+    with pytest.raises(UsageError, match="--mxlen 10: texts of 16 tokens need as many positions"):
+        spec(objective, corpora, "--mxlen", "10")
+    assert spec(objective, corpora, "--mxlen", "16").config.mxlen == 16
+    assert spec(objective, corpora).config.mxlen is None
+
+
+def test_a_target_may_be_longer_than_its_text():
+    corpora = stand_in(30, {"x": 8})
+    bare = replace(corpora, train=replace(corpora.train, metadata={}))
+    with pytest.raises(UsageError, match="--mxlen 8: texts of 9 tokens"):
+        spec("seq2seq", bare, "--denoise", "infilling", "--mxlen", "8")
