@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -18,8 +19,9 @@ from tpu_tlm.errors import TlmError
 # Seconds between two questions to Google Cloud, whose shortest notice is 30 seconds.
 _EVERY = 1.0
 _PRODUCT = Path("/sys/class/dmi/id/product_name")
-# What the metadata server says when the machine is to go on; MIGRATE moves it while it runs.
+# What the metadata server says when the machine is to go on (MIGRATE moves it while it runs), and when it is not.
 _GOES_ON = {"maintenance-event": ("NONE", "MIGRATE_ON_HOST_MAINTENANCE"), "preempted": ("FALSE",)}
+_STOPS = {"maintenance-event": ("TERMINATE_ON_HOST_MAINTENANCE",), "preempted": ("TRUE",)}
 
 
 def metadata_host(environ: Mapping[str, str], product: Path = _PRODUCT) -> str | None:
@@ -105,14 +107,16 @@ class Notice:
         while not self._over.wait(_EVERY):
             for key, quiet in _GOES_ON.items():
                 value = self._value(key)
-                if value is None and key not in unread:
+                if value in quiet:
+                    standing.discard(key)
+                elif value in _STOPS[key]:
+                    if key not in standing:
+                        self.give(f"Google Cloud's notice {key} = {value}")
+                elif key not in unread:
+                    # Nothing, or what some other server says in its place: no notice.
                     unread.add(key)
                     text = f"warning: http://{self._host} does not tell {key}: only SIGTERM stops this run in time"
                     print(text, file=sys.stderr, flush=True)
-                elif value in quiet:
-                    standing.discard(key)
-                elif value is not None and key not in standing:
-                    self.give(f"Google Cloud's notice {key} = {value}")
 
     def _value(self, key: str) -> str | None:
         """What the metadata server says; None where it does not answer."""
@@ -123,5 +127,5 @@ class Notice:
         try:
             with opener.open(request, timeout=5) as answer:
                 return str(answer.read().decode().strip())
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
             return None
