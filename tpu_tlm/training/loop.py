@@ -64,7 +64,9 @@ def _added(total: Sums, more: Sums) -> Sums:
 def _count(done: Sequence[Any], more: Sequence[Any]) -> tuple[Sums, tf.Tensor, tf.Tensor]:
     """(sums, norms, first bad update) so far and of what came next -> of both."""
     (sums, norms, bad), (new_sums, new_norms, new_bad) = done, more
-    return _added(sums, new_sums), norms + new_norms, tf.where(bad < 0, new_bad, bad)
+    # The host's work: a few scalars in float64, each of which would be a program of its own on a TPU.
+    with tf.device("CPU:0"):
+        return _added(sums, new_sums), norms + new_norms, tf.where(bad < 0, new_bad, bad)
 
 
 class Loop:
@@ -147,9 +149,10 @@ class Loop:
     def _nothing(self) -> tuple[Sums, tf.Tensor, tf.Tensor]:
         return self._zeros(), tf.zeros([]), tf.constant(-1, tf.int64)
 
-    def _next(self, iterator: Iterator[Batch], after: tf.Tensor) -> tuple[Batch, tf.Tensor]:
-        """A batch, and the seconds it was waited for; `after` orders it behind the step before."""
-        with tf.control_dependencies([after]):
+    def _next(self, iterator: Iterator[Batch], after: Any) -> tuple[Batch, tf.Tensor]:
+        """A batch, and the seconds it was waited for; `after`, tensors of the step before, orders it behind that."""
+        # Flat: of a dict TensorFlow takes no dependency, and says nothing.
+        with tf.control_dependencies(tf.nest.flatten(after)):
             begun = tf.timestamp()
         with tf.control_dependencies([begun]):
             batch = next(iterator)
@@ -164,7 +167,7 @@ class Loop:
 
         return tf.while_loop(lambda i, *_: i < steps, body, (tf.constant(0), *self._nothing()), parallel_iterations=1)[1:]  # type: ignore[no-any-return]
 
-    def _stacked(self, iterator: Iterator[Batch], count: tf.Tensor, after: tf.Tensor) -> tuple[Batch, tf.Tensor]:
+    def _stacked(self, iterator: Iterator[Batch], count: tf.Tensor, after: Any) -> tuple[Batch, tf.Tensor]:
         """The next `count` batches in arrays of CHUNK, and the seconds they were waited for."""
         specs = iterator.element_spec  # type: ignore[attr-defined]
 
@@ -172,7 +175,7 @@ class Loop:
             batch, wait = self._next(iterator, waited)
             return i + 1, {name: array.write(i, batch[name]) for name, array in arrays.items()}, waited + wait
 
-        with tf.control_dependencies([after]):
+        with tf.control_dependencies(tf.nest.flatten(after)):
             begin = tf.zeros([], tf.float64)
         arrays = {name: tf.TensorArray(s.dtype, CHUNK, element_shape=s.shape) for name, s in specs.items()}
         _, arrays, waited = tf.while_loop(lambda i, *_: i < count, body, (tf.constant(0), arrays, begin), parallel_iterations=1)

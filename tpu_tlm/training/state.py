@@ -50,11 +50,11 @@ class TrainState:
     def assign(self, result: StepResult) -> None:
         """Take over the state after a step, and count it."""
         for variable, value in zip(self.values, result.values, strict=True):
-            variable.assign(value)
+            variable.assign(value, read_value=False)
         for variables, values in zip(self.slots, result.slots, strict=True):
             for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
-        self.index.assign(self.index.read_value() + 1)
+                variable.assign(value, read_value=False)
+        self.index.assign(self.index.read_value() + 1, read_value=False)
 
     def _local(self, variable: tf.Variable) -> tf.Variable:
         return variable if self.strategy is None else self.strategy.experimental_local_results(variable)[0]
