@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_ports
 from tpu_tlm import checks, runtime, tpu
 from tpu_tlm.checks import Machine
 from tpu_tlm.config import RuntimeConfig
@@ -95,9 +95,7 @@ def test_mirror_without_gpus_is_refused() -> None:
 
 
 def test_one_worker_of_one() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     config = {"cluster": {"worker": [f"127.0.0.1:{port}"]}, "task": {"type": "worker", "index": 0}}
     found = connected({"TF_CONFIG": json.dumps(config)}, distribute="multiworker")
     assert (found["hosts"], found["host"], found["is_chief"]) == (1, 0, True)
@@ -111,9 +109,7 @@ def test_tpu_on_a_machine_without_one(options: dict[str, str]) -> None:
 
 
 def test_tpu_at_an_address_that_nobody_answers() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"grpc://127.0.0.1:{free.getsockname()[1]}"
+    address = f"grpc://127.0.0.1:{free_ports(1)[0]}"
     assert f"--tpu {address}: nobody answers there (Connection refused)" in refused(1, tpu=address)
     assert "is not grpc://host:port" in refused(2, tpu="grpc://127.0.0.1:http")
 

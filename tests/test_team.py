@@ -86,11 +86,11 @@ def test_who_did_not_come_is_named_everywhere() -> None:
     begun = time.monotonic()
     # Worker 1 (host 2) stays away; each of the others says so, in time.
     # It is the chief's clock that counts for those that have reached it.
-    errors = at_once([partial(meet, c, 1.5 if c.host == 0 else 1.0) for c in all_four if c.host != 2])
-    assert time.monotonic() - begun < 10
+    errors = at_once([partial(meet, c, 4.0 if c.host == 0 else 3.0) for c in all_four if c.host != 2])
+    assert time.monotonic() - begun < 20
     for error in errors:
         assert isinstance(error, TlmError) and error.exit_code == 1
-        assert str(error).startswith(f"1 of 4 workers did not come within 1.5 s: worker 1 ({all_four[0].addresses[2]}); see whether")
+        assert str(error).startswith(f"1 of 4 workers did not come within 4 s: worker 1 ({all_four[0].addresses[2]}); see whether")
 
 
 def test_without_a_chief(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +102,7 @@ def test_without_a_chief(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_worker_whose_tf_config_differs() -> None:
     chief, worker = clusters(2)
     other = Cluster((worker.addresses[0], "127.0.0.1:1"), worker.names, 1)
-    errors = at_once([lambda: meet(chief, 1.0), lambda: meet(other, 1.0)])
+    errors = at_once([lambda: meet(chief, 4.0), lambda: meet(other, 4.0)])
     assert isinstance(errors[1], UsageError) and "names other addresses than the chief's" in str(errors[1])
     assert "did not come" in str(errors[0])
 
@@ -221,7 +221,8 @@ def test_a_process_that_hangs_after_a_death_is_ended() -> None:
 
     chief, hanging, killed = process(0, "saving"), process(1, "hanging"), process(2, "hanging")
     for one in (chief, hanging, killed):
-        assert one.stdout is not None and one.stdout.readline() == "met\n"
+        # Before it there may stand who was waited for.
+        assert one.stdout is not None and any(line == "met\n" for line in one.stdout)
     killed.kill()
     begun = time.monotonic()
     _, said = hanging.communicate(timeout=30)

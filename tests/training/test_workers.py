@@ -6,6 +6,7 @@ killed, then 2 of which the chief is killed, then 4 mirrored devices. All losses
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -97,12 +98,26 @@ class Job:
         return {r["step"]: r["loss"] for r in read_metrics(str(self.basedir / "metrics.jsonl")) if r["kind"] == "train"}
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until the condition holds; the processes must go on meanwhile."""
+        """Wait until the condition holds; the processes must go on meanwhile, and are ended where they do not."""
         deadline = time.monotonic() + PATIENCE
         while not condition():
             dead = [p for p in self.processes if p.poll() is not None]
-            assert not dead and time.monotonic() < deadline, [p.communicate() for p in dead]
+            if dead or time.monotonic() > deadline:
+                for process in self.processes:
+                    process.kill()
+                pytest.fail(f"{[p.communicate() for p in dead or self.processes]}")
             time.sleep(0.02)
+
+    @contextlib.contextmanager
+    def standing_still(self, host: int) -> Iterator[None]:
+        """A block in which a process does nothing."""
+        process = self.processes[host]
+        process.send_signal(signal.SIGSTOP)
+        while (state := Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]) != "T":
+            assert state != "Z", process.communicate()
+            time.sleep(0.001)
+        yield
+        process.send_signal(signal.SIGCONT)
 
     def end(self, *codes: int) -> list[tuple[str, str]]:
         """What each process printed (output, errors), once all have ended with these codes (one for all, or one each)."""
@@ -257,14 +272,17 @@ def test_a_save_that_is_too_slow_and_a_notice_of_google_cloud(
     basedir = tmp_path / "run"
     job = Job(corpus, basedir, *FOREVER, "--save_steps", "10", "--grace_seconds", "3", *PLAIN)
     job.until(lambda: (basedir / "checkpoints" / "checkpoint").exists())
-    # A disk that takes nothing any more: a pipe that nobody reads, in the place of the file that commits.
-    pipe = basedir / "checkpoints" / "checkpoint.part"
-    while not pipe.exists() or not pipe.is_fifo():
-        pipe.unlink(missing_ok=True)
-        try:
-            os.mkfifo(pipe)
-        except FileExistsError:
-            continue
+    # A disk that takes nothing any more: a pipe that nobody reads, in the place of the file that commits; laid while the process stands
+    # still, and has not just made that file itself.
+    pipe, laid = basedir / "checkpoints" / "checkpoint.part", False
+    while not laid:
+        with job.standing_still(0):
+            if not pipe.exists():
+                os.mkfifo(pipe)
+                laid = True
+        time.sleep(0.01)
+    # Something is unsaved when the notice comes.
+    job.until(lambda: max(job.train()) > saved(basedir))
     told = time.monotonic()
     job.processes[0].send_signal(signal.SIGTERM)
     ((_, errors),) = job.end(1)
