@@ -51,8 +51,11 @@ def evaluate(loop: Loop, dataset: Dataset, batch_size: int, team: Team, agree: C
 
 def check_data(objective: Objective, dataset: Dataset) -> None:
     """Raise `UsageError` where the first examples of a dataset are none that the objective can take."""
-    for first in in_order(dataset, min(64, dataset.num_samples)).take(1).as_numpy_iterator():
-        objective.check(first, dataset.directory)
+    try:
+        first = next(in_order(dataset, min(64, dataset.num_samples)).as_numpy_iterator())
+    except Exception as error:
+        raise input_error(dataset, error, objective) from error
+    objective.check(first, dataset.directory)
 
 
 def input_error(dataset: Dataset, error: Exception, objective: Objective) -> Exception:
