@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from tpu_tlm.data.records import token_layout
 from tpu_tlm.data.stream import Stream, failure, in_order
 from tpu_tlm.errors import TlmError, UsageError
 
+ROOT = Path(__file__).resolve().parents[2]
 SIZES = [7, 7, 7, 7, 3]
 N = sum(SIZES)
 
@@ -190,3 +195,24 @@ def test_any_position_is_reached_at_once(make_dataset) -> None:
 
     near, far = cost(0), cost(32 * 10**9)
     assert far < 1.0 and far < 2 * near
+
+
+QUIET = """
+    import sys
+    from tpu_tlm.data.dataset import open_dataset
+    from tpu_tlm.data.stream import Stream
+
+    for hosts, host in ((1, 0), (2, 1)):
+        stream = Stream(open_dataset(sys.argv[1]), seed=0, batch_size=16, window_shards=1)
+        assert len(list(stream.batches(5, hosts=hosts, host=host).take(40))) == 40
+"""
+
+
+def test_batches_over_the_ends_of_windows_are_joined_without_a_word(make_dataset) -> None:
+    """TensorFlow logs an error, though there is none, for each part of a tensor that it joins."""
+    # Batches that begin where memory is aligned: other parts are copied first.
+    dataset = make_dataset([70, 70])
+    environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    command = [sys.executable, "-c", textwrap.dedent(QUIET), str(dataset.directory)]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0 and "RefCount" not in done.stderr, done.stderr
