@@ -181,21 +181,16 @@ def _batches(plan: _Plan, start: int, batch_size: int, hosts: int, host: int, re
 
     @tf.autograph.experimental.do_not_convert
     def blocks(records: Any, order: Any, positions: Any) -> tf.data.Dataset:
-        @tf.autograph.experimental.do_not_convert
-        def take(bounds: Any) -> dict[str, Any]:
-            some = slice(bounds[0], bounds[1])
-            return {**decode(tf.gather(records, order[some])), "position": positions[some]}
-
-        # What ends a batch that the window before began, whole batches, and what begins one stand in blocks of their own: `rebatch` joins
-        # whole tensors silently, while TensorFlow logs an error for each part of one, though there is none.
         count = tf.size(order, tf.int64)
-        into = (tf.reduce_sum(positions[:1]) - start) % batch_size % rows
-        head = tf.minimum((rows - into) % rows, count)
-        whole = (count - head) // rows * rows
-        cuts = tf.concat([[0], tf.range(head, head + whole, block, tf.int64), [head + whole], [count]], axis=0)
-        bounds = tf.stack([cuts[:-1], cuts[1:]], axis=1)
-        bounds = tf.boolean_mask(bounds, bounds[:, 1] > bounds[:, 0])
-        return tf.data.Dataset.from_tensor_slices(bounds).map(take, num_parallel_calls=2, deterministic=True)
+
+        @tf.autograph.experimental.do_not_convert
+        def take(at: Any) -> dict[str, Any]:
+            some = tf.range(at, tf.minimum(at + block, count))
+            # Gathered, not sliced: a slice lies in the memory of the whole, and when `rebatch` joins such a one TensorFlow logs an error,
+            # though there is none.
+            return {**decode(tf.gather(records, tf.gather(order, some))), "position": tf.gather(positions, some)}
+
+        return tf.data.Dataset.range(0, count, block).map(take, num_parallel_calls=2, deterministic=True)
 
     numbers = tf.data.Dataset.range(plan.window_of(start), _ENDLESS)
     windows = numbers.map(load).prefetch(1)  # the next window is read while this one is used
