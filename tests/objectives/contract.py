@@ -135,6 +135,7 @@ def check_bfloat16(trained: Trained, base: Path) -> None:
 
 def check_replicas(trained: Trained, base: Path) -> None:
     """Two mirrored replicas make the run of one, step by step, metrics too; in a process of its own, which splits the processor."""
+    # The last word on a flag is the one that counts.
     flags = trained.flags(base / "two", "--distribute", "mirror", "--logical_cpus", "2", "--xla", "false")
     done = subprocess.run([sys.executable, "-m", "tpu_tlm.train", *flags], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
