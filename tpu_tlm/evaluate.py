@@ -6,7 +6,7 @@ import json
 import math
 import sys
 
-from tpu_tlm import options
+from tpu_tlm import init, options
 from tpu_tlm.config import ContrastiveConfig, ElectraConfig, EvaluateConfig, MlmConfig, RuntimeConfig
 from tpu_tlm.errors import UsageError, run_command
 
@@ -17,6 +17,8 @@ def main(argv: list[str] | None = None) -> int:
     Of a run directory, what is not given of the loss is as the run was trained with; of other models it has its defaults.
     Of a dual encoder: loss and ranks among `--candidates` pairs, taken from the dataset in its order; `left_out`: the last, incomplete lot.
     """
+    if (code := init.run_below(argv)) is not None:
+        return code
     classes = [EvaluateConfig, ContrastiveConfig, ElectraConfig, RuntimeConfig]
     given = options.given("tpu_tlm.evaluate", __doc__ or "", classes, argv)
     config, _, _, devices = options.build(classes, given, "tpu_tlm.evaluate")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import typing
 
-from tpu_tlm import options
+from tpu_tlm import init, options
 from tpu_tlm.config import (
     ContrastiveConfig,
     DataConfig,
@@ -41,6 +41,8 @@ CLASSES = (
 
 def main(argv: list[str] | None = None) -> int:
     """Train to the last step, or until a signal asks to stop (exit code 143, everything saved)."""
+    if (code := init.run_below(argv)) is not None:
+        return code
     parsed = options.parse("tpu_tlm.train", __doc__ or "", CLASSES, argv)
     from tpu_tlm import runtime
 
