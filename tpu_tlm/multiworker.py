@@ -22,7 +22,8 @@ _STUCK = "the workers met, but TensorFlow could not connect them within {:.0f} s
 def start(cluster: Cluster, timeout: float) -> tuple[Any, Team]:
     """A `tf.distribute.MultiWorkerMirroredStrategy` over the workers of a job, and the line to them.
 
-    timeout: seconds within which all must have come. Raises `TlmError` naming those that did not, or where TensorFlow cannot connect them.
+    timeout: seconds within which all must have come. Raises `TlmError` naming those that did not, or where TensorFlow cannot connect them;
+    `PeerLost` where one of them is gone meanwhile.
     """
     alone = len(cluster.addresses) == 1
     team = Team() if alone else meet(cluster, timeout)
@@ -31,18 +32,22 @@ def start(cluster: Cluster, timeout: float) -> tuple[Any, Team]:
     gpus = tf.config.list_physical_devices("GPU")
     communication = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(implementation=communication.NCCL if gpus else communication.RING)
-    # TensorFlow's own wait for the others cannot be interrupted: nobody begins it before all can.
-    team.gather("TensorFlow is loaded")
-    with guarded(_CONNECTING, _STUCK.format(_CONNECTING)) if not alone else contextlib.nullcontext():
-        try:
+    try:
+        # TensorFlow's own wait for the others cannot be interrupted: nobody begins it before all can.
+        team.gather("TensorFlow is loaded")
+        with guarded(_CONNECTING, _STUCK.format(_CONNECTING)) if not alone else contextlib.nullcontext():
             strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
-        except (tf.errors.OpError, RuntimeError) as error:
-            raise TlmError(
-                f"TensorFlow could not connect {cluster.title(cluster.host)} to the others: {str(error).splitlines()[0]}"
-            ) from error
+    except (tf.errors.OpError, RuntimeError, TlmError) as error:
+        why = team.explained(error)
+        if not isinstance(why, TlmError):
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            why = TlmError(f"TensorFlow could not connect {cluster.title(cluster.host)} to the others: {said[0]}")
+        team.fail(why)
+        raise why from (None if why is error else error)
+    finally:
+        if not alone:
+            atexit.register(team.end_now)
     if threading.current_thread() is threading.main_thread():
         # TensorFlow has taken SIGTERM to itself, where it does nothing: give it back.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
-    if not alone:
-        atexit.register(team.end_now)
     return strategy, team

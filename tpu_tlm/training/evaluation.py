@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tpu_tlm.config import OptimConfig
 from tpu_tlm.data.dataset import Dataset, check_same_tokenizer
@@ -13,7 +14,6 @@ from tpu_tlm.models.spec import longest
 from tpu_tlm.objectives.base import ObjectiveOptions, Setting
 from tpu_tlm.objectives.make import make_objective, objective_class, objective_of_kind
 from tpu_tlm.runtime import Devices
-from tpu_tlm.team import Team
 from tpu_tlm.training.feeds import feed
 from tpu_tlm.training.loop import Loop, Totals
 from tpu_tlm.training.optimizers import make_optimizer
@@ -22,7 +22,7 @@ from tpu_tlm.training.state import TrainState
 from tpu_tlm.training.step import TrainStep
 
 
-def evaluate(loop: Loop, dataset: Dataset, batch_size: int, team: Team, agree: Callable[[], int]) -> Totals | None:
+def evaluate(loop: Loop, dataset: Dataset, batch_size: int, agree: Callable[[], int]) -> Totals | None:
     """Sums over every example of a dataset once, no variable changed; `batch_size` over all replicas does not change them.
 
     An objective that compares the examples of a batch is asked for whole batches only, so that it always compares as many: the rest of the
@@ -39,23 +39,24 @@ def evaluate(loop: Loop, dataset: Dataset, batch_size: int, team: Team, agree: C
         count = min(left, agree())
         if not count:
             return None
-        try:
+        with naming_input(dataset):
             part = loop.evaluate(iterator, count)
-        except Exception as error:
-            raise team.explained(input_error(dataset, error)) from error
         totals = part if totals is None else totals.plus(part)
         left -= count
     return totals
 
 
-def input_error(dataset: Dataset, error: Exception) -> Exception:
-    """The error to raise for one that came out of the compiled loop: the reader's in one line, any other as it is."""
+@contextlib.contextmanager
+def naming_input(dataset: Dataset) -> Iterator[None]:
+    """A call of the compiled loop: what the reader of the dataset raises in it becomes one line, anything else stays as it is."""
     import tensorflow as tf
 
-    damaged = (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError)
-    if isinstance(error, damaged) and dataset.directory in str(error):
-        return failure(dataset, error)
-    return error
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError) as error:
+        if dataset.directory not in str(error):
+            raise
+        raise failure(dataset, error) from error
 
 
 def evaluate_saved(
@@ -79,7 +80,7 @@ def evaluate_saved(
     # Evaluation uses the same step as training; its optimizer has no slots and is never asked.
     step = TrainStep(saved.model(), objective, make_optimizer(OptimConfig(optim="sgd", beta1=0.0)), lambda index: index, 0.0, 0)
     loop = Loop(step, TrainState(step, devices.strategy), xla=devices.xla, on_tpu=devices.kind == "tpu")
-    totals = evaluate(loop, dataset, batch_size, devices.team, lambda: dataset.num_samples)
+    totals = evaluate(loop, dataset, batch_size, lambda: dataset.num_samples)
     assert totals is not None
     if not math.isfinite(totals.loss):
         raise TlmError(f"{saved.source}: the loss on {dataset.directory} is {totals.loss}: no target, or values that are not finite")
