@@ -26,6 +26,8 @@ PATIENCE = 30.0
 _UNTIL_KNOWN = 20.0
 # The same for errors that may have any cause, NCCL's among them: our own line breaks as soon as its lines do.
 _AT_ONCE = 2.0
+# Longest time that a block which calls no collective, such as a save, may take after another process' death.
+_UNDISTURBED = 600.0
 _AGAIN = "start the job again: it continues from the last checkpoint (a TFJob with restartPolicy ExitCode does so by itself)"
 _LONGEST_LINE = 1 << 20
 
@@ -105,7 +107,7 @@ class Team:
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """A block that comes to its end even when another process dies meanwhile: it calls no collective."""
+        """A block that comes to its end even when another process dies meanwhile, if that is within ten minutes: it calls no collective."""
         yield
 
     def fail(self, error: BaseException) -> None:
@@ -190,7 +192,8 @@ class Workers(Team):
     def _end_late(self) -> None:
         """TensorFlow may wait for ever for a process that is gone: end this one then."""
         time.sleep(self._patience)
-        while self._busy:
+        deadline = time.monotonic() + _UNDISTURBED
+        while self._busy and time.monotonic() < deadline:
             time.sleep(0.2)
         print(f"error: {self._error}", file=sys.stderr, flush=True)
         self.end_now()
