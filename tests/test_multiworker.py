@@ -70,7 +70,7 @@ def test_a_start_that_fails(error: Any, dies: bool, kind: type[TlmError], words:
     first, second = team(2)
     registered: list[Any] = []
 
-    def connect(**options: Any) -> None:
+    def connect(*arguments: Any) -> None:
         if dies:
             drop(second)
         raise error

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,7 +99,8 @@ def test_one_worker_of_one() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = {"cluster": {"worker": [f"127.0.0.1:{port}"]}, "task": {"type": "worker", "index": 0}}
+    # TensorFlow itself knows no master, and what else is in the cluster does not bother it.
+    config = {"cluster": {"master": [f"127.0.0.1:{port}"], "other": ["b:1"]}, "task": {"type": "master", "index": 0}}
     found = connected({"TF_CONFIG": json.dumps(config)}, distribute="multiworker")
     assert (found["hosts"], found["host"], found["is_chief"]) == (1, 0, True)
     assert found["rank_sum"] == found["replicas"] * (found["replicas"] + 1) // 2
@@ -130,6 +132,48 @@ def test_tpu_with_another_way_to_distribute(distribute: str) -> None:
 def test_logical_cpus_are_for_mirror() -> None:
     with pytest.raises(UsageError, match="--logical_cpus 2 is for --distribute mirror"):
         runtime.connect(RuntimeConfig(logical_cpus=2))
+
+
+# TF_CONFIG and choices that leave its workers apart.
+
+TWO = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
+PS = {"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "ps", "index": 0}}
+EVALUATOR = {"cluster": {"chief": ["a:1"]}, "task": {"type": "evaluator", "index": 0}}
+WITH_MASTER = {"cluster": {"master": ["m:1"], "worker": ["a:1"]}, "task": {"type": "master", "index": 0}}
+
+
+@pytest.mark.parametrize(
+    ("options", "machine", "tf_config", "words"),
+    [
+        ({"distribute": "none"}, Machine(), TWO, "--distribute none: TF_CONFIG names 2 workers, which would train apart in one --basedir"),
+        ({"distribute": "mirror"}, Machine(), WITH_MASTER, "--distribute mirror: TF_CONFIG names 2 workers, which would"),
+        ({"distribute": "tpu"}, V5E, TWO, "--distribute tpu takes this machine's TPU: TF_CONFIG names 2 .* one worker per TPU slice, or"),
+        ({"tpu": "local"}, V5E, TWO, "--tpu local: TF_CONFIG names 2 workers.* --distribute multiworker for GPUs or processors"),
+        ({}, V5E, TWO, "--distribute auto takes this machine's TPU: TF_CONFIG names 2 workers.* one worker per TPU slice"),
+        ({}, Machine(), PS, "task type 'ps' does not train"),
+        ({}, V5E, EVALUATOR, "task type 'evaluator' does not train"),
+    ],
+)
+def test_workers_that_would_train_apart(
+    options: dict[str, str], machine: Machine, tf_config: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "machine", lambda: machine)
+    monkeypatch.setattr(tpu, "start", lambda *arguments: pytest.fail("a TPU is started"))
+    monkeypatch.setenv("TF_CONFIG", json.dumps(tf_config))
+    with pytest.raises(UsageError, match=words):
+        runtime.connect(RuntimeConfig(**options))
+
+
+def test_commands_that_write_nothing_may_run_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Strategy:
+        num_replicas_in_sync, extended = 4, SimpleNamespace(num_hosts=1)
+
+    monkeypatch.setattr(checks, "machine", lambda: V5E)
+    monkeypatch.setattr(tpu, "start", lambda *arguments: Strategy())
+    monkeypatch.setenv("TF_CONFIG", json.dumps(TWO))
+    assert runtime.connect(RuntimeConfig(), trains=False).hosts == 1
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}))
+    assert runtime.connect(RuntimeConfig()).hosts == 1
 
 
 # Variables.

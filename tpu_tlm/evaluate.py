@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     rows, samples = config.candidates if measured.gathers else config.batch_size, dataset.num_samples
     if measured.gathers and not 2 <= rows <= samples:
         raise UsageError(f"--candidates {rows}: must be 2 to the {samples} pairs in {config.data}")
-    found = runtime.connect(devices)
+    found = runtime.connect(devices, trains=False)
     with found.team:
         totals = evaluate_saved(saved, dataset, rows, chosen, found, asked)
     print(

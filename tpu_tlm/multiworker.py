@@ -19,6 +19,15 @@ _CONNECTING = 180.0
 _STUCK = "the workers met, but TensorFlow could not connect them within {:.0f} s; start the job again"
 
 
+def _resolver(cluster: Cluster, gpus: int) -> Any:
+    """Who trains together, in TensorFlow's terms: in TF_CONFIG itself it takes no `master`. gpus: in this machine."""
+    import tensorflow as tf
+
+    spec = tf.train.ClusterSpec({"worker": list(cluster.addresses)})
+    here: dict[str, Any] = {"task_type": "worker", "task_id": cluster.host, "num_accelerators": {"GPU": gpus}}
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(spec, rpc_layer="grpc", **here)
+
+
 def start(cluster: Cluster, timeout: float) -> tuple[Any, Team]:
     """A `tf.distribute.MultiWorkerMirroredStrategy` over the workers of a job, and the line to them.
 
@@ -36,7 +45,7 @@ def start(cluster: Cluster, timeout: float) -> tuple[Any, Team]:
         # TensorFlow's own wait for the others cannot be interrupted: nobody begins it before all can.
         team.gather("TensorFlow is loaded")
         with guarded(_CONNECTING, _STUCK.format(_CONNECTING)) if not alone else contextlib.nullcontext():
-            strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(_resolver(cluster, len(gpus)), options)
     except (tf.errors.OpError, RuntimeError, TlmError) as error:
         why = team.explained(error)
         if not isinstance(why, TlmError):

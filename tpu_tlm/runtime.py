@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tpu_tlm import checks, multiworker, tpu
-from tpu_tlm.cluster import cluster_of, workers
+from tpu_tlm.cluster import cluster_of, named, workers
 from tpu_tlm.config import RuntimeConfig
 from tpu_tlm.errors import UsageError
 from tpu_tlm.team import Team
@@ -49,6 +49,19 @@ def _check(config: RuntimeConfig) -> None:
 
 def _wants_tpu(config: RuntimeConfig, machine: checks.Machine, environ: Mapping[str, str]) -> bool:
     return bool(config.tpu) or config.distribute == "tpu" or (config.distribute == "auto" and tpu.is_here(machine, environ))
+
+
+def _refuse_apart(config: RuntimeConfig, wants_tpu: bool, environ: Mapping[str, str]) -> None:
+    """Raise `UsageError` where the workers of TF_CONFIG would each train by themselves, or where it gives this process another part."""
+    cluster = named(environ)
+    alone = wants_tpu or config.distribute in ("mirror", "none")
+    if cluster is None or len(cluster.addresses) < 2 or not alone:
+        return
+    apart = f"TF_CONFIG names {len(cluster.addresses)} workers, which would train apart in one --basedir"
+    if not wants_tpu:
+        raise UsageError(f"--distribute {config.distribute}: {apart}: say --distribute multiworker, or start one worker only")
+    flag = f"--tpu {config.tpu}" if config.tpu else f"--distribute {config.distribute} takes this machine's TPU"
+    raise UsageError(f"{flag}: {apart}: start one worker per TPU slice, or say --distribute multiworker for GPUs or processors")
 
 
 def tpu_name(config: RuntimeConfig, environ: Mapping[str, str]) -> str:
@@ -101,15 +114,19 @@ def quiet() -> None:
     prepare(RuntimeConfig(distribute="none"))
 
 
-def connect(config: RuntimeConfig) -> Devices:
+def connect(config: RuntimeConfig, *, trains: bool = True) -> Devices:
     """The devices of this choice, made ready; imports TensorFlow.
 
-    Raises `UsageError` where the choice does not fit the machine, `TlmError` with the mend where a TPU does not start or workers
-    do not come.
+    trains: False for a command that may as well run on each worker of TF_CONFIG by itself, since it writes nothing.
+    Raises `UsageError` where the choice does not fit the machine or TF_CONFIG, `TlmError` with the mend where a TPU does not start or
+    workers do not come.
     """
     _check(config)
     machine = checks.machine()
-    if _wants_tpu(config, machine, os.environ):
+    wants_tpu = _wants_tpu(config, machine, os.environ)
+    if trains:
+        _refuse_apart(config, wants_tpu, os.environ)
+    if wants_tpu:
         return _tpu(tpu_name(config, os.environ), machine, asked=config.distribute == "tpu" or bool(config.tpu))
     if config.distribute == "multiworker":
         return _multiworker(config, "--distribute multiworker")
