@@ -61,6 +61,13 @@ def test_a_tf_config_that_names_nobody(text: str) -> None:
         (tf_config("evaluator", 0, worker=2), "task type 'evaluator' does not train"),
         (tf_config("worker", 2, worker=2), "task index 2 is not one of the cluster's 2 workers"),
         ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}'}, "task index None"),
+        ({"TF_CONFIG": '{"cluster": ["a:1", "b:1"], "task": {"type": "worker", "index": 0}}'}, "cluster must be an object; write it like"),
+        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": ["worker", 0]}'}, "task must be an object; write it like"),
+        (
+            {"TF_CONFIG": '{"cluster": {"worker": {"0": "a:1", "1": "b:1"}}, "task": {"type": "worker", "index": 0}}'},
+            "worker must be the list",
+        ),
+        ({"TF_CONFIG": '{"cluster": {"worker": [["a:1"]]}, "task": {"type": "worker", "index": 0}}'}, "worker must be the list"),
         (tf_config("ps", 0, worker=1, ps=1), "task type 'ps' does not train"),
         (
             {"TF_CONFIG": '{"sparseCluster": {"worker": {"0": "a:1"}, "ps": []}, "task": {"type": "worker", "index": 0}}'},

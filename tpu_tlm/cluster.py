@@ -46,6 +46,12 @@ def _loaded(environ: Mapping[str, str]) -> dict[str, Any]:
         raise UsageError("TF_CONFIG must be an object with cluster and task")
     if "sparseCluster" in loaded:
         raise UsageError("TF_CONFIG has a sparseCluster, which names no other workers: set enableDynamicWorker: false in the TFJob")
+    for name in ("cluster", "task"):
+        if not isinstance(loaded.get(name) or {}, dict):
+            raise UsageError(f"TF_CONFIG: {name} must be an object; write it like {_FORM}")
+    for kind, addresses in (loaded.get("cluster") or {}).items():
+        if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
+            raise UsageError(f"TF_CONFIG: {kind} must be the list of all its host:port; write it like {_FORM}")
     return loaded
 
 
