@@ -280,15 +280,18 @@ def test_prepare_after_the_import_is_too_late_for_a_tpu(pretend: Any) -> None:
 
 # TensorFlow's words for a TPU that does not start, as TensorFlow 2.20 said them.
 
+REFUSED = "Graph execution error:\n\nRET_CHECK failure (tpu_node_interfaces.cc:433) *platform"
+
 
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
         ("TPUs not found ...: No OpKernel was registered to support Op 'ConfigureDistributedTPU' used by {{node ...}}", "has no TPU in it"),
         ("TPUs not found in the cluster. ... No matching devices found for '/device:TPU_SYSTEM:0' [Op:...]", "libtpu was not loaded"),
-        ("Graph execution error:\n\nRET_CHECK failure (tpu_node_interfaces.cc:433) *platform", "there is no TPU chip"),
+        (REFUSED, "the TPU's runtime refuses: RET_CHECK failure (tpu_node_interfaces.cc:433) *platform; libtpu and TensorFlow must fit"),
         ("Internal error when accessing libtpu multi-process lockfile.", "another process holds the TPU"),
         ("<urlopen error [Errno -2] Name or service not known>", "inside Google Cloud only"),
+        ("<urlopen error [Errno -3] Temporary failure in name resolution>", "inside Google Cloud only"),
         ("something new\nwith more lines", "TensorFlow could not start it: ValueError: something new"),
     ],
 )
@@ -296,6 +299,20 @@ def test_failures_become_sentences(said: str, sentence: str) -> None:
     error = tpu.explained("x", ValueError(said))
     assert isinstance(error, TlmError)
     assert str(error).startswith("--tpu x: ") and sentence in str(error)
+
+
+@pytest.mark.parametrize(
+    ("machine", "environ", "sentence"),
+    [
+        (Machine(), {}, "there is no TPU chip in this machine"),
+        (V5E, {}, "runtime refuses: RET_CHECK failure"),
+        (Machine(), {"TPU_ACCELERATOR_TYPE": "v5litepod-4"}, "runtime refuses: RET_CHECK failure"),
+    ],
+)
+def test_a_runtime_that_refuses(machine: Machine, environ: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "machine", lambda: machine)
+    monkeypatch.setattr(os, "environ", environ)
+    assert sentence in str(tpu.explained("local", ValueError(REFUSED)))
 
 
 def test_the_stock_build_s_own_words_are_known() -> None:

@@ -26,16 +26,18 @@ _NO_CHIP = (
 )
 _BUSY = "another process holds the TPU: end it (a notebook's kernel, an earlier run), then run this again"
 # Part of TensorFlow's message -> what it means. The words were seen with TensorFlow 2.20 (builds cpu and tpu), without a TPU.
+_REFUSED = "RET_CHECK failure"
+_NO_NAME = "a TPU is looked up by name inside Google Cloud only; on the TPU's own machine say --tpu local"
 _FAILURES = (
     (
         "No OpKernel was registered to support Op 'ConfigureDistributedTPU'",
         f"the installed TensorFlow has no TPU in it; mend it: pip uninstall -y tensorflow tensorflow-cpu && {_INSTALL}",
     ),
     ("No matching devices found for '/device:TPU_SYSTEM:0'", f"libtpu was not loaded; mend it: unset TPU_LOAD_LIBRARY; {_INSTALL}"),
-    ("RET_CHECK failure", _NO_CHIP),
     ("libtpu multi-process lockfile", _BUSY),
     ("already in use", _BUSY),
-    ("Name or service not known", "a TPU is looked up by name inside Google Cloud only; on the TPU's own machine say --tpu local"),
+    ("Name or service not known", _NO_NAME),
+    ("Temporary failure in name resolution", _NO_NAME),
     (
         "googleapiclient",
         "looking a TPU up by name needs Google's client; mend it: pip install google-api-python-client oauth2client",
@@ -84,6 +86,12 @@ def explained(name: str, error: Exception) -> TlmError:
     for part, sentence in _FAILURES:
         if part in text:
             return TlmError(f"--tpu {name}: {sentence}")
+    if _REFUSED in text:
+        if name == "local" and not is_here(checks.machine(), os.environ):
+            return TlmError(f"--tpu local: {_NO_CHIP}")
+        first = next(line.strip() for line in text.splitlines() if _REFUSED in line)
+        fit = "libtpu and TensorFlow must fit (python -m tpu_tlm.doctor)"
+        return TlmError(f"--tpu {name}: the TPU's runtime refuses: {first[:300]}; {fit}")
     return TlmError(
         f"--tpu {name}: TensorFlow could not start it: {type(error).__name__}: {text.strip().splitlines()[0] if text.strip() else ''}"
     )
