@@ -6,10 +6,10 @@ killed, then 2 of which the chief is killed, then 4 mirrored devices. All losses
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +25,7 @@ import pytest
 from tests.ports import free_ports
 from tests.toy import SIZES, toy_dataset
 from tpu_tlm.training.checkpoints import Checkpoints
+from tpu_tlm.training.lock import locked
 from tpu_tlm.training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -342,10 +343,7 @@ def test_a_worker_that_dies_before_the_first_step_is_named(corpus: tuple[Path, P
 def test_two_processes_do_not_train_in_one_directory(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     basedir = tmp_path / "run"
     basedir.mkdir()
-    with open(basedir / "lock", "a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write("process 1 on somewhere\n")
-        file.flush()
+    with locked(str(basedir)):
         ((_, errors),) = Job(corpus, basedir, "--steps", "5").end(2)
-    assert f"{basedir}: process 1 on somewhere trains here now" in errors
+    assert f"{basedir}: process {os.getpid()} on {socket.gethostname()} trains here now" in errors
     assert [p.name for p in basedir.iterdir()] == ["lock"]
