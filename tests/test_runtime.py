@@ -315,6 +315,29 @@ def test_a_runtime_that_refuses(machine: Machine, environ: dict[str, str], sente
     assert sentence in str(tpu.explained("local", ValueError(REFUSED)))
 
 
+# A TensorFlow that waits for its TPU for ever, as it does for one that others hold or that lacks hosts.
+WAITS = """
+import sys, time
+from types import SimpleNamespace as Space
+
+resolvers = Space(TPUClusterResolver=lambda name: None)
+system = Space(initialize_tpu_system=lambda resolver: time.sleep(60))
+distribute = Space(cluster_resolver=resolvers, TPUStrategy=None)
+sys.modules["tensorflow"] = Space(distribute=distribute, tpu=Space(experimental=system), config=None)
+from tpu_tlm import tpu
+tpu.start("local", 0.5)
+"""
+
+
+@pytest.mark.parametrize(("hosts", "warned"), [("t1k-w-0,t1k-w-1", True), ("localhost", False), ("", False)])
+def test_a_tpu_that_does_not_start_in_time(hosts: str, warned: bool) -> None:
+    env = os.environ | {"TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": hosts}
+    done = subprocess.run([sys.executable, "-c", WAITS], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    ended = "error: --tpu local: it did not start within 0.5 s; see that nothing else holds it (--start_timeout waits longer)\n"
+    warning = "warning: TPU_WORKER_HOSTNAMES names 2 hosts; slices of several hosts are untested\n"
+    assert (done.returncode, done.stderr) == (-9, warned * warning + ended)
+
+
 def test_the_stock_build_s_own_words_are_known() -> None:
     """TensorFlow without a TPU is asked for one, past our own checks."""
     if checks.tensorflow_build(checks.installed()) == "tensorflow-tpu":

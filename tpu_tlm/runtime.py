@@ -127,7 +127,7 @@ def connect(config: RuntimeConfig, *, trains: bool = True) -> Devices:
     if trains:
         _refuse_apart(config, wants_tpu, os.environ)
     if wants_tpu:
-        return _tpu(tpu_name(config, os.environ), machine, asked=config.distribute == "tpu" or bool(config.tpu))
+        return _tpu(config, machine)
     if config.distribute == "multiworker":
         return _multiworker(config, "--distribute multiworker")
     if config.distribute == "auto" and workers(os.environ) > 1:
@@ -152,8 +152,9 @@ def _name(gpus: list[Any]) -> str:
     return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")) if gpus else "CPU"
 
 
-def _tpu(name: str, machine: checks.Machine, *, asked: bool) -> Devices:
-    strategy = tpu.start(name)
+def _tpu(config: RuntimeConfig, machine: checks.Machine) -> Devices:
+    name, asked = tpu_name(config, os.environ), config.distribute == "tpu" or bool(config.tpu)
+    strategy = tpu.start(name, config.start_timeout)
     replicas = int(strategy.num_replicas_in_sync)
     hosts = int(strategy.extended.num_hosts)
     reason = f"TPU {name}, {replicas} cores: " + ("asked for" if asked else "this machine has one")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from tpu_tlm import checks
 from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.guard import guarded
 
 # The TPU runtime is a plug-in (PJRT) since TensorFlow 2.15; without the first two variables TensorFlow takes the older way, which
 # chips from v5e on refuse. The flags are those of the bridge that prepares a program for a TPU.
@@ -97,22 +99,30 @@ def explained(name: str, error: Exception) -> TlmError:
     )
 
 
-def start(name: str) -> Any:
+def start(name: str, timeout: float) -> Any:
     """A `tf.distribute.TPUStrategy` over all cores of the TPU: "local", a name, or grpc://host:port.
 
+    timeout: seconds after which the process is ended, where TensorFlow still waits.
     Raises `TlmError` with the mend when the TPU cannot be had.
     """
     if name == "local":
         require_local(checks.machine(), os.environ)
+        hosts = [host for host in os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if host.strip()]
+        if len(hosts) > 1:
+            print(
+                f"warning: TPU_WORKER_HOSTNAMES names {len(hosts)} hosts; slices of several hosts are untested", file=sys.stderr, flush=True
+            )
     elif name.startswith("grpc://"):
         _require_answer(name)
     import tensorflow as tf
 
+    stuck = f"--tpu {name}: it did not start within {timeout:g} s; see that nothing else holds it (--start_timeout waits longer)"
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(name)
-        if name != "local":
-            tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
-        return tf.distribute.TPUStrategy(resolver)
+        with guarded(timeout, stuck):
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver(name)
+            if name != "local":
+                tf.config.experimental_connect_to_cluster(resolver)
+            tf.tpu.experimental.initialize_tpu_system(resolver)
+            return tf.distribute.TPUStrategy(resolver)
     except (tf.errors.OpError, ValueError, RuntimeError, ImportError, OSError, IndexError) as error:
         raise explained(name, error) from error
