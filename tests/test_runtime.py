@@ -176,6 +176,52 @@ def test_commands_that_write_nothing_may_run_apart(monkeypatch: pytest.MonkeyPat
     assert runtime.connect(RuntimeConfig()).hosts == 1
 
 
+# Paths that a TPU of another machine does not see.
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "machine", "paths", "refused"),
+    [
+        ({"tpu": "a"}, {}, Machine(), {"--train_dir": "data", "--basedir": "gs://b/run"}, "--train_dir data: TPU a is another machine"),
+        (
+            {"tpu": "grpc://10.0.0.2"},
+            {},
+            Machine(),
+            {"--train_dir": "gs://b/d", "--valid_dir": None, "--basedir": "/r"},
+            "--basedir /r: TPU",
+        ),
+        ({"distribute": "tpu"}, {"TPU_NAME": "a"}, Machine(), {"--valid_dir": "d"}, "--valid_dir d: .*gs://"),
+        ({"tpu": "a"}, {}, Machine(), {"--train_dir": "gs://b/d", "--valid_dir": None, "--basedir": "gs://b/run"}, None),
+        ({"tpu": "local"}, {"TPU_NAME": "a"}, V5E, {"--train_dir": "data"}, None),
+        ({}, {}, V5E, {"--train_dir": "data"}, None),
+        ({}, {"TPU_NAME": "a"}, Machine(), {"--train_dir": "data"}, None),
+    ],
+)
+def test_paths_of_a_remote_tpu(
+    options: dict[str, str],
+    environ: dict[str, str],
+    machine: Machine,
+    paths: dict[str, str | None],
+    refused: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checks, "machine", lambda: machine)
+    monkeypatch.setattr(os, "environ", environ)
+    if refused is None:
+        runtime.check_paths(RuntimeConfig(**options), paths)
+    else:
+        with pytest.raises(UsageError, match=refused):
+            runtime.check_paths(RuntimeConfig(**options), paths)
+
+
+@pytest.mark.parametrize("command", ["train --train_dir d --basedir gs://b/r", "evaluate --model m --data d"])
+def test_commands_ask_before_they_connect(command: str) -> None:
+    """Nobody answers at this address, which would be exit code 1."""
+    given = [sys.executable, "-m", "tpu_tlm", *command.split(), "--tpu", "grpc://127.0.0.1:1"]
+    done = subprocess.run(given, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and " d: TPU grpc://127.0.0.1:1 is another machine" in done.stderr and done.stderr.count("\n") == 1
+
+
 # Variables.
 
 

@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     from tpu_tlm import runtime
 
     runtime.prepare(devices)
+    runtime.check_paths(devices, {"--data": config.data})
     from tpu_tlm.data.dataset import open_dataset
     from tpu_tlm.formats.detect import RUN, detect
     from tpu_tlm.objectives.base import ObjectiveOptions

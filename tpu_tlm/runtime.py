@@ -69,6 +69,19 @@ def tpu_name(config: RuntimeConfig, environ: Mapping[str, str]) -> str:
     return config.tpu or environ.get("TPU_NAME") or "local"
 
 
+def check_paths(config: RuntimeConfig, paths: Mapping[str, str | None]) -> None:
+    """Raise `UsageError` for a path (by its flag) on this machine's disk where the TPU is another machine's: its own host reads and writes.
+
+    Call it before `connect`.
+    """
+    name = tpu_name(config, os.environ)
+    if name == "local" or not _wants_tpu(config, checks.machine(), os.environ):
+        return
+    for flag, path in paths.items():
+        if path and "://" not in path:
+            raise UsageError(f"{flag} {path}: TPU {name} is another machine, which does not see this disk; put it into a bucket, gs://...")
+
+
 def variables(config: RuntimeConfig, versions: checks.Versions, machine: checks.Machine, environ: Mapping[str, str]) -> dict[str, str]:
     """Environment variables that TensorFlow needs for this choice while it is imported."""
     needed = {"TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow"}
