@@ -23,6 +23,8 @@ def tf_config(kind: str, index: int, **counts: int) -> dict[str, str]:
         (tf_config("chief", 0, chief=1, worker=3), 0, 4),
         (tf_config("worker", 0, chief=1, worker=3), 1, 4),
         (tf_config("worker", 1, worker=2, ps=3), 1, 2),
+        (tf_config("master", 0, master=1, worker=2), 0, 3),
+        (tf_config("worker", 1, worker=2, master=1), 2, 3),
     ],
 )
 def test_place_among_the_workers(environ: dict[str, str], host: int, hosts: int) -> None:
@@ -40,7 +42,13 @@ def test_names_are_those_of_the_pods() -> None:
     ]
     assert found.endpoint(2) == ("job-worker-1.team.svc", 2222)
     assert cluster.Cluster(("[::1]:80",), ("chief",), 0).endpoint(0) == ("::1", 80)
+    assert cluster.cluster_of(tf_config("worker", 0, worker=1, master=1)).names == ("master", "worker 0")
     assert cluster.workers({}) == 0
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"environment": "cloud", "cluster": {}, "task": {}}'])
+def test_a_tf_config_that_names_nobody(text: str) -> None:
+    assert cluster.named({"TF_CONFIG": text}) is None and cluster.workers({"TF_CONFIG": text}) == 0
 
 
 @pytest.mark.parametrize(
@@ -53,6 +61,14 @@ def test_names_are_those_of_the_pods() -> None:
         (tf_config("evaluator", 0, worker=2), "task type 'evaluator' does not train"),
         (tf_config("worker", 2, worker=2), "task index 2 is not one of the cluster's 2 workers"),
         ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}'}, "task index None"),
+        ({"TF_CONFIG": '{"cluster": ["a:1", "b:1"], "task": {"type": "worker", "index": 0}}'}, "cluster must be an object; write it like"),
+        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": ["worker", 0]}'}, "task must be an object; write it like"),
+        (
+            {"TF_CONFIG": '{"cluster": {"worker": {"0": "a:1", "1": "b:1"}}, "task": {"type": "worker", "index": 0}}'},
+            "worker must be the list",
+        ),
+        ({"TF_CONFIG": '{"cluster": {"worker": [["a:1"]]}, "task": {"type": "worker", "index": 0}}'}, "worker must be the list"),
+        (tf_config("ps", 0, worker=1, ps=1), "task type 'ps' does not train"),
         (
             {"TF_CONFIG": '{"sparseCluster": {"worker": {"0": "a:1"}, "ps": []}, "task": {"type": "worker", "index": 0}}'},
             "enableDynamicWorker",
@@ -62,6 +78,9 @@ def test_names_are_those_of_the_pods() -> None:
 def test_what_cannot_be(environ: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         cluster.cluster_of(environ)
+    if environ:
+        with pytest.raises(UsageError, match=message):
+            cluster.named(environ)
 
 
 def test_an_address_without_a_port() -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,7 +97,8 @@ def test_mirror_without_gpus_is_refused() -> None:
 
 def test_one_worker_of_one() -> None:
     (port,) = free_ports(1)
-    config = {"cluster": {"worker": [f"127.0.0.1:{port}"]}, "task": {"type": "worker", "index": 0}}
+    # TensorFlow itself knows no master, and what else is in the cluster does not bother it.
+    config = {"cluster": {"master": [f"127.0.0.1:{port}"], "other": ["b:1"]}, "task": {"type": "master", "index": 0}}
     found = connected({"TF_CONFIG": json.dumps(config)}, distribute="multiworker")
     assert (found["hosts"], found["host"], found["is_chief"]) == (1, 0, True)
     assert found["rank_sum"] == found["replicas"] * (found["replicas"] + 1) // 2
@@ -126,6 +128,94 @@ def test_tpu_with_another_way_to_distribute(distribute: str) -> None:
 def test_logical_cpus_are_for_mirror() -> None:
     with pytest.raises(UsageError, match="--logical_cpus 2 is for --distribute mirror"):
         runtime.connect(RuntimeConfig(logical_cpus=2))
+
+
+# TF_CONFIG and choices that leave its workers apart.
+
+TWO = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
+PS = {"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "ps", "index": 0}}
+EVALUATOR = {"cluster": {"chief": ["a:1"]}, "task": {"type": "evaluator", "index": 0}}
+WITH_MASTER = {"cluster": {"master": ["m:1"], "worker": ["a:1"]}, "task": {"type": "master", "index": 0}}
+
+
+@pytest.mark.parametrize(
+    ("options", "machine", "tf_config", "words"),
+    [
+        ({"distribute": "none"}, Machine(), TWO, "--distribute none: TF_CONFIG names 2 workers, which would train apart in one --basedir"),
+        ({"distribute": "mirror"}, Machine(), WITH_MASTER, "--distribute mirror: TF_CONFIG names 2 workers, which would"),
+        ({"distribute": "tpu"}, V5E, TWO, "--distribute tpu takes this machine's TPU: TF_CONFIG names 2 .* one worker per TPU slice, or"),
+        ({"tpu": "local"}, V5E, TWO, "--tpu local: TF_CONFIG names 2 workers.* --distribute multiworker for GPUs or processors"),
+        ({}, V5E, TWO, "--distribute auto takes this machine's TPU: TF_CONFIG names 2 workers.* one worker per TPU slice"),
+        ({}, Machine(), PS, "task type 'ps' does not train"),
+        ({}, V5E, EVALUATOR, "task type 'evaluator' does not train"),
+    ],
+)
+def test_workers_that_would_train_apart(
+    options: dict[str, str], machine: Machine, tf_config: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "machine", lambda: machine)
+    monkeypatch.setattr(tpu, "start", lambda *arguments: pytest.fail("a TPU is started"))
+    monkeypatch.setenv("TF_CONFIG", json.dumps(tf_config))
+    with pytest.raises(UsageError, match=words):
+        runtime.connect(RuntimeConfig(**options))
+
+
+def test_commands_that_write_nothing_may_run_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Strategy:
+        num_replicas_in_sync, extended = 4, SimpleNamespace(num_hosts=1)
+
+    monkeypatch.setattr(checks, "machine", lambda: V5E)
+    monkeypatch.setattr(tpu, "start", lambda *arguments: Strategy())
+    monkeypatch.setenv("TF_CONFIG", json.dumps(TWO))
+    assert runtime.connect(RuntimeConfig(), trains=False).hosts == 1
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}))
+    assert runtime.connect(RuntimeConfig()).hosts == 1
+
+
+# Paths that a TPU of another machine does not see.
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "machine", "paths", "refused"),
+    [
+        ({"tpu": "a"}, {}, Machine(), {"--train_dir": "data", "--basedir": "gs://b/run"}, "--train_dir data: TPU a is another machine"),
+        (
+            {"tpu": "grpc://10.0.0.2"},
+            {},
+            Machine(),
+            {"--train_dir": "gs://b/d", "--valid_dir": None, "--basedir": "/r"},
+            "--basedir /r: TPU",
+        ),
+        ({"distribute": "tpu"}, {"TPU_NAME": "a"}, Machine(), {"--valid_dir": "d"}, "--valid_dir d: .*gs://"),
+        ({"tpu": "a"}, {}, Machine(), {"--train_dir": "gs://b/d", "--valid_dir": None, "--basedir": "gs://b/run"}, None),
+        ({"tpu": "local"}, {"TPU_NAME": "a"}, V5E, {"--train_dir": "data"}, None),
+        ({}, {}, V5E, {"--train_dir": "data"}, None),
+        ({}, {"TPU_NAME": "a"}, Machine(), {"--train_dir": "data"}, None),
+    ],
+)
+def test_paths_of_a_remote_tpu(
+    options: dict[str, str],
+    environ: dict[str, str],
+    machine: Machine,
+    paths: dict[str, str | None],
+    refused: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checks, "machine", lambda: machine)
+    monkeypatch.setattr(os, "environ", environ)
+    if refused is None:
+        runtime.check_paths(RuntimeConfig(**options), paths)
+    else:
+        with pytest.raises(UsageError, match=refused):
+            runtime.check_paths(RuntimeConfig(**options), paths)
+
+
+@pytest.mark.parametrize("command", ["train --train_dir d --basedir gs://b/r", "evaluate --model m --data d"])
+def test_commands_ask_before_they_connect(command: str) -> None:
+    """Nobody answers at this address, which would be exit code 1."""
+    given = [sys.executable, "-m", "tpu_tlm", *command.split(), "--tpu", "grpc://127.0.0.1:1"]
+    done = subprocess.run(given, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and " d: TPU grpc://127.0.0.1:1 is another machine" in done.stderr and done.stderr.count("\n") == 1
 
 
 # Variables.
@@ -232,15 +322,18 @@ def test_prepare_after_the_import_is_too_late_for_a_tpu(pretend: Any) -> None:
 
 # TensorFlow's words for a TPU that does not start, as TensorFlow 2.20 said them.
 
+REFUSED = "Graph execution error:\n\nRET_CHECK failure (tpu_node_interfaces.cc:433) *platform"
+
 
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
         ("TPUs not found ...: No OpKernel was registered to support Op 'ConfigureDistributedTPU' used by {{node ...}}", "has no TPU in it"),
         ("TPUs not found in the cluster. ... No matching devices found for '/device:TPU_SYSTEM:0' [Op:...]", "libtpu was not loaded"),
-        ("Graph execution error:\n\nRET_CHECK failure (tpu_node_interfaces.cc:433) *platform", "there is no TPU chip"),
+        (REFUSED, "the TPU's runtime refuses: RET_CHECK failure (tpu_node_interfaces.cc:433) *platform; libtpu and TensorFlow must fit"),
         ("Internal error when accessing libtpu multi-process lockfile.", "another process holds the TPU"),
         ("<urlopen error [Errno -2] Name or service not known>", "inside Google Cloud only"),
+        ("<urlopen error [Errno -3] Temporary failure in name resolution>", "inside Google Cloud only"),
         ("something new\nwith more lines", "TensorFlow could not start it: ValueError: something new"),
     ],
 )
@@ -248,6 +341,43 @@ def test_failures_become_sentences(said: str, sentence: str) -> None:
     error = tpu.explained("x", ValueError(said))
     assert isinstance(error, TlmError)
     assert str(error).startswith("--tpu x: ") and sentence in str(error)
+
+
+@pytest.mark.parametrize(
+    ("machine", "environ", "sentence"),
+    [
+        (Machine(), {}, "there is no TPU chip in this machine"),
+        (V5E, {}, "runtime refuses: RET_CHECK failure"),
+        (Machine(), {"TPU_ACCELERATOR_TYPE": "v5litepod-4"}, "runtime refuses: RET_CHECK failure"),
+    ],
+)
+def test_a_runtime_that_refuses(machine: Machine, environ: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "machine", lambda: machine)
+    monkeypatch.setattr(os, "environ", environ)
+    assert sentence in str(tpu.explained("local", ValueError(REFUSED)))
+
+
+# A TensorFlow that waits for its TPU for ever, as it does for one that others hold or that lacks hosts.
+WAITS = """
+import sys, time
+from types import SimpleNamespace as Space
+
+resolvers = Space(TPUClusterResolver=lambda name: None)
+system = Space(initialize_tpu_system=lambda resolver: time.sleep(60))
+distribute = Space(cluster_resolver=resolvers, TPUStrategy=None)
+sys.modules["tensorflow"] = Space(distribute=distribute, tpu=Space(experimental=system), config=None)
+from tpu_tlm import tpu
+tpu.start("local", 0.5)
+"""
+
+
+@pytest.mark.parametrize(("hosts", "warned"), [("t1k-w-0,t1k-w-1", True), ("localhost", False), ("", False)])
+def test_a_tpu_that_does_not_start_in_time(hosts: str, warned: bool) -> None:
+    env = os.environ | {"TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": hosts}
+    done = subprocess.run([sys.executable, "-c", WAITS], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    ended = "error: --tpu local: it did not start within 0.5 s; see that nothing else holds it (--start_timeout waits longer)\n"
+    warning = "warning: TPU_WORKER_HOSTNAMES names 2 hosts; slices of several hosts are untested\n"
+    assert (done.returncode, done.stderr) == (-9, warned * warning + ended)
 
 
 def test_the_stock_build_s_own_words_are_known() -> None:

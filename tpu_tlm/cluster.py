@@ -9,6 +9,8 @@ from typing import Any
 
 from tpu_tlm.errors import UsageError
 
+# The kinds of task that train, the one that writes first; legacy TFJobs call their chief `master`.
+_KINDS = ("chief", "master", "worker")
 _FORM = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
 
 
@@ -44,13 +46,25 @@ def _loaded(environ: Mapping[str, str]) -> dict[str, Any]:
         raise UsageError("TF_CONFIG must be an object with cluster and task")
     if "sparseCluster" in loaded:
         raise UsageError("TF_CONFIG has a sparseCluster, which names no other workers: set enableDynamicWorker: false in the TFJob")
+    for name in ("cluster", "task"):
+        if not isinstance(loaded.get(name) or {}, dict):
+            raise UsageError(f"TF_CONFIG: {name} must be an object; write it like {_FORM}")
+    for kind, addresses in (loaded.get("cluster") or {}).items():
+        if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
+            raise UsageError(f"TF_CONFIG: {kind} must be the list of all its host:port; write it like {_FORM}")
     return loaded
 
 
 def workers(environ: Mapping[str, str]) -> int:
     """How many processes of TF_CONFIG train; 0 where it is not set."""
     cluster = _loaded(environ).get("cluster") or {}
-    return len(cluster.get("chief", [])) + len(cluster.get("worker", []))
+    return sum(len(cluster.get(kind, [])) for kind in _KINDS)
+
+
+def named(environ: Mapping[str, str]) -> Cluster | None:
+    """`cluster_of` where TF_CONFIG names processes or this one's task, else None."""
+    config = _loaded(environ)
+    return cluster_of(environ) if config.get("cluster") or config.get("task") else None
 
 
 def cluster_of(environ: Mapping[str, str]) -> Cluster:
@@ -63,10 +77,11 @@ def cluster_of(environ: Mapping[str, str]) -> Cluster:
         raise UsageError(f"--distribute multiworker: TF_CONFIG is not set; it must be like {_FORM}")
     cluster, task = config.get("cluster") or {}, config.get("task") or {}
     kind, index = task.get("type"), task.get("index")
-    if kind not in ("chief", "worker") or kind not in cluster:
-        raise UsageError(f"TF_CONFIG: task type {kind!r} does not train; only chief and worker do, and the cluster must list it")
+    if kind not in _KINDS or kind not in cluster:
+        raise UsageError(f"TF_CONFIG: task type {kind!r} does not train; only chief, master and worker do, and the cluster must list it")
     if not isinstance(index, int) or not 0 <= index < len(cluster[kind]):
         raise UsageError(f"TF_CONFIG: task index {index!r} is not one of the cluster's {len(cluster[kind])} {kind}s")
-    chiefs, others = cluster.get("chief", []), cluster.get("worker", [])
-    names = ["chief"] * len(chiefs) + [f"worker {i}" for i in range(len(others))]
-    return Cluster((*chiefs, *others), tuple(names), (len(chiefs) if kind == "worker" else 0) + index)
+    tasks = [(kind, number, address) for kind in _KINDS for number, address in enumerate(cluster.get(kind, []))]
+    names = tuple(f"worker {number}" if kind == "worker" else kind for kind, number, _ in tasks)
+    host = [place[:2] for place in tasks].index((kind, index))
+    return Cluster(tuple(address for *_, address in tasks), names, host)

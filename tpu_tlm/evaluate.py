@@ -7,7 +7,7 @@ import math
 import sys
 from dataclasses import replace
 
-from tpu_tlm import options
+from tpu_tlm import init, options
 from tpu_tlm.config import ContrastiveConfig, DenoisingConfig, ElectraConfig, EvaluateConfig, MlmConfig, RuntimeConfig
 from tpu_tlm.errors import UsageError, run_command
 
@@ -18,10 +18,13 @@ def main(argv: list[str] | None = None) -> int:
     Of a run directory, what is not given of the loss is as the run was trained with; of other models it has its defaults.
     Of a dual encoder: loss and ranks among `--candidates` pairs, taken from the dataset in its order; `left_out`: the last, incomplete lot.
     """
+    if (code := init.run_below(argv)) is not None:
+        return code
     config, devices = options.parse("tpu_tlm.evaluate", __doc__ or "", [EvaluateConfig, RuntimeConfig], argv)
     from tpu_tlm import runtime
 
     runtime.prepare(devices)
+    runtime.check_paths(devices, {"--data": config.data})
     from tpu_tlm.data.dataset import open_dataset
     from tpu_tlm.formats.detect import RUN, detect
     from tpu_tlm.objectives.base import ObjectiveOptions
@@ -41,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     rows, samples = config.candidates if measured.gathers else config.batch_size, dataset.num_samples
     if measured.gathers and not 2 <= rows <= samples:
         raise UsageError(f"--candidates {rows}: must be 2 to the {samples} pairs in {config.data}")
-    found = runtime.connect(devices)
+    found = runtime.connect(devices, trains=False)
     with found.team:
         totals = evaluate_saved(saved, dataset, rows, chosen, found, asked)
     print(

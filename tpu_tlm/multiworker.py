@@ -4,43 +4,35 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 from tpu_tlm.cluster import Cluster
 from tpu_tlm.errors import TlmError
+from tpu_tlm.guard import guarded
 from tpu_tlm.meeting import meet
 from tpu_tlm.team import Team
 
 # All workers stand ready when TensorFlow connects them, which then takes a second or two; one that dies in it is waited for without end.
 _CONNECTING = 180.0
-# A process of its own: TensorFlow holds Python's lock while it connects, so no thread of this one could act.
-_GUARD = """
-import os, select, sys
-seconds, process = float(sys.argv[1]), int(sys.argv[2])
-if not select.select([0], [], [], seconds)[0]:
-    os.write(2, b"error: the workers met, but TensorFlow could not connect them within %d s; start the job again\\n" % seconds)
-    os.kill(process, 9)
-"""
+_STUCK = "the workers met, but TensorFlow could not connect them within {:.0f} s; start the job again"
 
 
-@contextlib.contextmanager
-def _guarded(seconds: float = _CONNECTING) -> Iterator[None]:
-    command = [sys.executable, "-I", "-S", "-c", _GUARD, str(seconds), str(os.getpid())]
-    # Its standard input ends when the block does, or this process.
-    with subprocess.Popen(command, stdin=subprocess.PIPE):
-        yield
+def _resolver(cluster: Cluster, gpus: int) -> Any:
+    """Who trains together, in TensorFlow's terms: in TF_CONFIG itself it takes no `master`. gpus: in this machine."""
+    import tensorflow as tf
+
+    spec = tf.train.ClusterSpec({"worker": list(cluster.addresses)})
+    here: dict[str, Any] = {"task_type": "worker", "task_id": cluster.host, "num_accelerators": {"GPU": gpus}}
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(spec, rpc_layer="grpc", **here)
 
 
 def start(cluster: Cluster, timeout: float) -> tuple[Any, Team]:
     """A `tf.distribute.MultiWorkerMirroredStrategy` over the workers of a job, and the line to them.
 
-    timeout: seconds within which all must have come. Raises `TlmError` naming those that did not, or where TensorFlow cannot connect them.
+    timeout: seconds within which all must have come. Raises `TlmError` naming those that did not, or where TensorFlow cannot connect them;
+    `PeerLost` where one of them is gone meanwhile.
     """
     alone = len(cluster.addresses) == 1
     team = Team() if alone else meet(cluster, timeout)
@@ -49,18 +41,22 @@ def start(cluster: Cluster, timeout: float) -> tuple[Any, Team]:
     gpus = tf.config.list_physical_devices("GPU")
     communication = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(implementation=communication.NCCL if gpus else communication.RING)
-    # TensorFlow's own wait for the others cannot be interrupted: nobody begins it before all can.
-    team.gather("TensorFlow is loaded")
-    with _guarded() if not alone else contextlib.nullcontext():
-        try:
-            strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
-        except (tf.errors.OpError, RuntimeError) as error:
-            raise TlmError(
-                f"TensorFlow could not connect {cluster.title(cluster.host)} to the others: {str(error).splitlines()[0]}"
-            ) from error
+    try:
+        # TensorFlow's own wait for the others cannot be interrupted: nobody begins it before all can.
+        team.gather("TensorFlow is loaded")
+        with guarded(_CONNECTING, _STUCK.format(_CONNECTING)) if not alone else contextlib.nullcontext():
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(_resolver(cluster, len(gpus)), options)
+    except (tf.errors.OpError, RuntimeError, TlmError) as error:
+        why = team.explained(error)
+        if not isinstance(why, TlmError):
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            why = TlmError(f"TensorFlow could not connect {cluster.title(cluster.host)} to the others: {said[0]}")
+        team.fail(why)
+        raise why from (None if why is error else error)
+    finally:
+        if not alone:
+            atexit.register(team.end_now)
     if threading.current_thread() is threading.main_thread():
         # TensorFlow has taken SIGTERM to itself, where it does nothing: give it back.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
-    if not alone:
-        atexit.register(team.end_now)
     return strategy, team

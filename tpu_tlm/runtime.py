@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tpu_tlm import checks, multiworker, tpu
-from tpu_tlm.cluster import cluster_of, workers
+from tpu_tlm.cluster import cluster_of, named, workers
 from tpu_tlm.config import RuntimeConfig
 from tpu_tlm.errors import UsageError
 from tpu_tlm.team import Team
@@ -51,9 +51,35 @@ def _wants_tpu(config: RuntimeConfig, machine: checks.Machine, environ: Mapping[
     return bool(config.tpu) or config.distribute == "tpu" or (config.distribute == "auto" and tpu.is_here(machine, environ))
 
 
+def _refuse_apart(config: RuntimeConfig, wants_tpu: bool, environ: Mapping[str, str]) -> None:
+    """Raise `UsageError` where the workers of TF_CONFIG would each train by themselves, or where it gives this process another part."""
+    cluster = named(environ)
+    alone = wants_tpu or config.distribute in ("mirror", "none")
+    if cluster is None or len(cluster.addresses) < 2 or not alone:
+        return
+    apart = f"TF_CONFIG names {len(cluster.addresses)} workers, which would train apart in one --basedir"
+    if not wants_tpu:
+        raise UsageError(f"--distribute {config.distribute}: {apart}: say --distribute multiworker, or start one worker only")
+    flag = f"--tpu {config.tpu}" if config.tpu else f"--distribute {config.distribute} takes this machine's TPU"
+    raise UsageError(f"{flag}: {apart}: start one worker per TPU slice, or say --distribute multiworker for GPUs or processors")
+
+
 def tpu_name(config: RuntimeConfig, environ: Mapping[str, str]) -> str:
     """The TPU that is meant: the option's, else the environment's (TPU_NAME), else this machine's own."""
     return config.tpu or environ.get("TPU_NAME") or "local"
+
+
+def check_paths(config: RuntimeConfig, paths: Mapping[str, str | None]) -> None:
+    """Raise `UsageError` for a path (by its flag) on this machine's disk where the TPU is another machine's: its own host reads and writes.
+
+    Call it before `connect`.
+    """
+    name = tpu_name(config, os.environ)
+    if name == "local" or not _wants_tpu(config, checks.machine(), os.environ):
+        return
+    for flag, path in paths.items():
+        if path and "://" not in path:
+            raise UsageError(f"{flag} {path}: TPU {name} is another machine, which does not see this disk; put it into a bucket, gs://...")
 
 
 def variables(config: RuntimeConfig, versions: checks.Versions, machine: checks.Machine, environ: Mapping[str, str]) -> dict[str, str]:
@@ -101,16 +127,20 @@ def quiet() -> None:
     prepare(RuntimeConfig(distribute="none"))
 
 
-def connect(config: RuntimeConfig) -> Devices:
+def connect(config: RuntimeConfig, *, trains: bool = True) -> Devices:
     """The devices of this choice, made ready; imports TensorFlow.
 
-    Raises `UsageError` where the choice does not fit the machine, `TlmError` with the mend where a TPU does not start or workers
-    do not come.
+    trains: False for a command that may as well run on each worker of TF_CONFIG by itself, since it writes nothing.
+    Raises `UsageError` where the choice does not fit the machine or TF_CONFIG, `TlmError` with the mend where a TPU does not start or
+    workers do not come.
     """
     _check(config)
     machine = checks.machine()
-    if _wants_tpu(config, machine, os.environ):
-        return _tpu(tpu_name(config, os.environ), machine, asked=config.distribute == "tpu" or bool(config.tpu))
+    wants_tpu = _wants_tpu(config, machine, os.environ)
+    if trains:
+        _refuse_apart(config, wants_tpu, os.environ)
+    if wants_tpu:
+        return _tpu(config, machine)
     if config.distribute == "multiworker":
         return _multiworker(config, "--distribute multiworker")
     if config.distribute == "auto" and workers(os.environ) > 1:
@@ -135,8 +165,9 @@ def _name(gpus: list[Any]) -> str:
     return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")) if gpus else "CPU"
 
 
-def _tpu(name: str, machine: checks.Machine, *, asked: bool) -> Devices:
-    strategy = tpu.start(name)
+def _tpu(config: RuntimeConfig, machine: checks.Machine) -> Devices:
+    name, asked = tpu_name(config, os.environ), config.distribute == "tpu" or bool(config.tpu)
+    strategy = tpu.start(name, config.start_timeout)
     replicas = int(strategy.num_replicas_in_sync)
     hosts = int(strategy.extended.num_hosts)
     reason = f"TPU {name}, {replicas} cores: " + ("asked for" if asked else "this machine has one")

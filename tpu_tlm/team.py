@@ -24,6 +24,10 @@ from tpu_tlm.errors import PeerFailed, PeerLost, Preempted, TlmError
 PATIENCE = 30.0
 # Longest time between TensorFlow's noticing that another process is gone and our knowing which: keep-alives below.
 _UNTIL_KNOWN = 20.0
+# The same for errors that may have any cause, NCCL's among them: our own line breaks as soon as its lines do.
+_AT_ONCE = 2.0
+# Longest time that a block which calls no collective, such as a save, may take after another process' death.
+_UNDISTURBED = 600.0
 _AGAIN = "start the job again: it continues from the last checkpoint (a TFJob with restartPolicy ExitCode does so by itself)"
 _LONGEST_LINE = 1 << 20
 
@@ -78,7 +82,10 @@ class Channel:
 
 
 class Team:
-    """The processes of a job; this base is a process alone, which agrees with itself."""
+    """The processes of a job; this base is a process alone, which agrees with itself.
+
+    A context around all that they do together: at its end it waits for the others, or tells them the error, `explained`, that ended it.
+    """
 
     size = 1
     host = 0
@@ -100,7 +107,7 @@ class Team:
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """A block that comes to its end even when another process dies meanwhile: it calls no collective."""
+        """A block that comes to its end even when another process dies meanwhile, if that is within ten minutes: it calls no collective."""
         yield
 
     def fail(self, error: BaseException) -> None:
@@ -119,8 +126,11 @@ class Team:
         # All workers agree on being pre-empted; after any other error the others wait for nothing.
         if error is None or isinstance(error, Preempted):
             self.leave(0 if error is None else error.exit_code)
-        else:
-            self.fail(error)
+            return
+        why = self.explained(error) if isinstance(error, Exception) else error
+        self.fail(why)
+        if why is not error:
+            raise why from error
 
 
 class Workers(Team):
@@ -182,7 +192,8 @@ class Workers(Team):
     def _end_late(self) -> None:
         """TensorFlow may wait for ever for a process that is gone: end this one then."""
         time.sleep(self._patience)
-        while self._busy:
+        deadline = time.monotonic() + _UNDISTURBED
+        while self._busy and time.monotonic() < deadline:
             time.sleep(0.2)
         print(f"error: {self._error}", file=sys.stderr, flush=True)
         self.end_now()
@@ -217,16 +228,22 @@ class Workers(Team):
 
     def explained(self, error: Exception) -> Exception:
         """What to raise for an error of TensorFlow's: where another process is gone, that."""
+        if isinstance(error, TlmError) or "tensorflow" not in sys.modules:
+            return error
         import tensorflow as tf
 
-        others = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
-        if not isinstance(error, others):
+        if not isinstance(error, tf.errors.OpError):
             return error
+        others = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
+        broken = isinstance(error, others)
         with self._changed:
-            self._changed.wait_for(lambda: self._error, timeout=_UNTIL_KNOWN)
+            self._changed.wait_for(lambda: self._error, timeout=_UNTIL_KNOWN if broken else _AT_ONCE)
             if self._error is not None:
                 return self._error
-        return PeerLost(f"the connection to another worker broke ({str(error).strip().splitlines()[-1][:200]}); {_AGAIN}")
+        if not broken:
+            return error
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        return PeerLost(f"the connection to another worker broke ({said[-1][:200]}); {_AGAIN}")
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from tpu_tlm import checks
 from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.guard import guarded
 
 # The TPU runtime is a plug-in (PJRT) since TensorFlow 2.15; without the first two variables TensorFlow takes the older way, which
 # chips from v5e on refuse. The flags are those of the bridge that prepares a program for a TPU.
@@ -26,16 +28,18 @@ _NO_CHIP = (
 )
 _BUSY = "another process holds the TPU: end it (a notebook's kernel, an earlier run), then run this again"
 # Part of TensorFlow's message -> what it means. The words were seen with TensorFlow 2.20 (builds cpu and tpu), without a TPU.
+_REFUSED = "RET_CHECK failure"
+_NO_NAME = "a TPU is looked up by name inside Google Cloud only; on the TPU's own machine say --tpu local"
 _FAILURES = (
     (
         "No OpKernel was registered to support Op 'ConfigureDistributedTPU'",
         f"the installed TensorFlow has no TPU in it; mend it: pip uninstall -y tensorflow tensorflow-cpu && {_INSTALL}",
     ),
     ("No matching devices found for '/device:TPU_SYSTEM:0'", f"libtpu was not loaded; mend it: unset TPU_LOAD_LIBRARY; {_INSTALL}"),
-    ("RET_CHECK failure", _NO_CHIP),
     ("libtpu multi-process lockfile", _BUSY),
     ("already in use", _BUSY),
-    ("Name or service not known", "a TPU is looked up by name inside Google Cloud only; on the TPU's own machine say --tpu local"),
+    ("Name or service not known", _NO_NAME),
+    ("Temporary failure in name resolution", _NO_NAME),
     (
         "googleapiclient",
         "looking a TPU up by name needs Google's client; mend it: pip install google-api-python-client oauth2client",
@@ -84,27 +88,41 @@ def explained(name: str, error: Exception) -> TlmError:
     for part, sentence in _FAILURES:
         if part in text:
             return TlmError(f"--tpu {name}: {sentence}")
+    if _REFUSED in text:
+        if name == "local" and not is_here(checks.machine(), os.environ):
+            return TlmError(f"--tpu local: {_NO_CHIP}")
+        first = next(line.strip() for line in text.splitlines() if _REFUSED in line)
+        fit = "libtpu and TensorFlow must fit (python -m tpu_tlm.doctor)"
+        return TlmError(f"--tpu {name}: the TPU's runtime refuses: {first[:300]}; {fit}")
     return TlmError(
         f"--tpu {name}: TensorFlow could not start it: {type(error).__name__}: {text.strip().splitlines()[0] if text.strip() else ''}"
     )
 
 
-def start(name: str) -> Any:
+def start(name: str, timeout: float) -> Any:
     """A `tf.distribute.TPUStrategy` over all cores of the TPU: "local", a name, or grpc://host:port.
 
+    timeout: seconds after which the process is ended, where TensorFlow still waits.
     Raises `TlmError` with the mend when the TPU cannot be had.
     """
     if name == "local":
         require_local(checks.machine(), os.environ)
+        hosts = [host for host in os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if host.strip()]
+        if len(hosts) > 1:
+            print(
+                f"warning: TPU_WORKER_HOSTNAMES names {len(hosts)} hosts; slices of several hosts are untested", file=sys.stderr, flush=True
+            )
     elif name.startswith("grpc://"):
         _require_answer(name)
     import tensorflow as tf
 
+    stuck = f"--tpu {name}: it did not start within {timeout:g} s; see that nothing else holds it (--start_timeout waits longer)"
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(name)
-        if name != "local":
-            tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
-        return tf.distribute.TPUStrategy(resolver)
+        with guarded(timeout, stuck):
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver(name)
+            if name != "local":
+                tf.config.experimental_connect_to_cluster(resolver)
+            tf.tpu.experimental.initialize_tpu_system(resolver)
+            return tf.distribute.TPUStrategy(resolver)
     except (tf.errors.OpError, ValueError, RuntimeError, ImportError, OSError, IndexError) as error:
         raise explained(name, error) from error

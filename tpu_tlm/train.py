@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import typing
 
-from tpu_tlm import options
+from tpu_tlm import init, options
 from tpu_tlm.config import (
     ContrastiveConfig,
     DataConfig,
@@ -41,11 +41,16 @@ CLASSES = (
 
 def main(argv: list[str] | None = None) -> int:
     """Train to the last step, or until a signal asks to stop (exit code 143, everything saved)."""
+    if (code := init.run_below(argv)) is not None:
+        return code
     parsed = options.parse("tpu_tlm.train", __doc__ or "", CLASSES, argv)
     from tpu_tlm import runtime
 
-    runtime.prepare(parsed[-1])
-    devices = runtime.connect(parsed[-1])
+    data, *_, run_options, runtime_options = parsed
+    runtime.prepare(runtime_options)
+    places = {"--train_dir": data.train_dir, "--valid_dir": data.valid_dir, "--basedir": run_options.basedir}
+    runtime.check_paths(runtime_options, places)
+    devices = runtime.connect(runtime_options)
     print(devices.reason, flush=True)
     from tpu_tlm.data import files
     from tpu_tlm.formats.npz import npz_bytes

@@ -123,7 +123,7 @@ def test_an_evaluation_in_parts_is_the_whole_and_can_be_stopped() -> None:
     answers = iter([4, 3, 100, 5, 0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tpu_tlm.training.evaluation.feed", lambda source, strategy: [])
-        totals = evaluate(loop, dataset, 8, Team(), lambda: next(answers))
+        totals = evaluate(loop, dataset, 8, lambda: next(answers))
         assert totals is not None and counts == [4, 3, 4]
         assert (totals.loss, totals.weight, totals.mean("accuracy")) == (0.5, 44.0, 0.25)
-        assert evaluate(loop, dataset, 8, Team(), lambda: next(answers)) is None
+        assert evaluate(loop, dataset, 8, lambda: next(answers)) is None

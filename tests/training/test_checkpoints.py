@@ -78,6 +78,13 @@ def test_kinds_of_variables(tmp_path: Path) -> None:
         Checkpoints(str(tmp_path)).save(2, {"words": np.array(["a", "b"])}, {})
 
 
+def test_this_machine_writes_also_where_another_is_the_default(tmp_path: Path) -> None:
+    """As after connecting to a TPU of another machine, whose disk is not this one."""
+    with tf.device("/job:worker/replica:0/task:0"):
+        bundle.write(str(tmp_path / "there"), {"a": np.arange(3.0)})
+    assert tf.train.load_checkpoint(str(tmp_path / "there")).get_tensor("a").tolist() == [0.0, 1.0, 2.0]
+
+
 def test_the_reader_of_bundles_equals_tensorflows_over_many_blocks(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     # Long names with shared beginnings, enough of them for several blocks of the table.

@@ -7,10 +7,10 @@ killed, then 2 of which the chief is killed, then 4 mirrored devices. All losses
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +26,7 @@ import pytest
 from tests.ports import free_ports
 from tests.toy import SIZES, toy_dataset
 from tpu_tlm.training.checkpoints import Checkpoints
+from tpu_tlm.training.lock import locked
 from tpu_tlm.training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,20 +72,49 @@ finally:
     print("WROTE", len(written), flush=True)
 """
 
+# Put before it: the worker is killed between steps, when the others make their variables and wait for its part.
+KILLED_EARLY = """
+import os, signal, time
+from tpu_tlm import runtime
+connect = runtime.connect
+
+def connect_and_die_soon(*arguments):
+    from tpu_tlm.training import run
+
+    def die(*arguments):
+        time.sleep(2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    run.TrainState.__init__ = die
+    return connect(*arguments)
+
+runtime.connect = connect_and_die_soon
+"""
+
 
 class Job:
-    """The processes of one job: a chief and workers of TF_CONFIG, or (workers=0) one process without it."""
+    """The processes of one job: a chief and workers of TF_CONFIG, or (workers=0) one process without it.
+
+    last: code that the last of them runs first.
+    """
 
     def __init__(
-        self, corpus: tuple[Path, Path], basedir: Path, *flags: str, workers: int = 0, environ: dict[str, str] | None = None
+        self,
+        corpus: tuple[Path, Path],
+        basedir: Path,
+        *flags: str,
+        workers: int = 0,
+        environ: dict[str, str] | None = None,
+        last: str = "",
     ) -> None:
         self.basedir, self.ports = basedir, free_ports(max(1, workers))
         given = ["--train_dir", corpus[0], "--valid_dir", corpus[1], "--basedir", basedir, *FLAGS, *flags]
-        command = [sys.executable, "-c", WATCHED, *map(str, given)]
         clean = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"} | (environ or {})
         self.processes = []
         for host in range(max(1, workers)):
             env = clean | ({"TF_CONFIG": self._tf_config(host, workers)} if workers else {})
+            code = (last if host + 1 == workers else "") + WATCHED
+            command = [sys.executable, "-c", code, *map(str, given)]
             pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             self.processes.append(subprocess.Popen(command, cwd=ROOT, env=env, **pipes))
 
@@ -320,13 +350,18 @@ def test_a_worker_that_does_not_come_is_named(corpus: tuple[Path, Path], tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+def test_a_worker_that_dies_before_the_first_step_is_named(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    """TensorFlow raises it out of whatever it was doing; exit code 138 all the same."""
+    job = Job(corpus, tmp_path / "run", *FOREVER, *PLAIN, workers=2, last=KILLED_EARLY)
+    said = job.end(138, -signal.SIGKILL)
+    assert last_line(said[0]).startswith(f"error: worker 0 (localhost:{job.ports[1]}) died") and "Traceback" not in said[0][1]
+
+
 def test_two_processes_do_not_train_in_one_directory(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     basedir = tmp_path / "run"
     basedir.mkdir()
-    with open(basedir / "lock", "a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write("process 1 on somewhere\n")
-        file.flush()
+    with locked(str(basedir)):
         ((_, errors),) = Job(corpus, basedir, "--steps", "5").end(2)
-    assert f"{basedir}: process 1 on somewhere trains here now" in errors
+    assert f"{basedir}: process {os.getpid()} on {socket.gethostname()} trains here now" in errors
     assert [p.name for p in basedir.iterdir()] == ["lock"]

@@ -89,7 +89,7 @@ class RuntimeConfig:
         "auto", "bfloat16: parameters stay float32; auto: bfloat16 on TPU, else float32", choices=("auto", "float32", "bfloat16")
     )
     xla: bool = opt(True, "compile the step with XLA (always so on TPU)")
-    start_timeout: float = opt(600.0, "several workers: how long to wait for all of them at the start", unit="seconds")
+    start_timeout: float = opt(600.0, "several workers, or a TPU: how long to wait for them at the start", unit="seconds")
     grace_seconds: float = opt(
         25.0, "longest time from SIGTERM or Google Cloud's notice to the end, the save included; 0 = no limit", unit="seconds"
     )

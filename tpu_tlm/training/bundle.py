@@ -22,7 +22,8 @@ def write(prefix: str, variables: Mapping[str, Any]) -> None:
     import tensorflow as tf
 
     tensors = []
-    with tf.device("CPU:0"):
+    # A TPU of another machine has made that machine the place of whatever has no other: this is to be written here.
+    with tf.device(None), tf.device("CPU:0"):
         for name, variable in variables.items():
             tensor = tf.convert_to_tensor(variable.numpy() if hasattr(variable, "numpy") else np.asarray(variable))
             if tensor.dtype in (tf.string, tf.resource, tf.variant):

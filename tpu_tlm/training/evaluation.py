@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tpu_tlm.config import OptimConfig
 from tpu_tlm.data.dataset import Dataset, check_same_tokenizer
@@ -14,7 +15,6 @@ from tpu_tlm.objectives.base import Objective, ObjectiveOptions, Setting
 from tpu_tlm.objectives.make import make_objective, objective_class, objective_of_kind
 from tpu_tlm.objectives.own import compiler_error
 from tpu_tlm.runtime import Devices
-from tpu_tlm.team import Team
 from tpu_tlm.training.feeds import feed
 from tpu_tlm.training.loop import Loop, Totals
 from tpu_tlm.training.optimizers import make_optimizer
@@ -23,7 +23,7 @@ from tpu_tlm.training.state import TrainState
 from tpu_tlm.training.step import TrainStep
 
 
-def evaluate(loop: Loop, dataset: Dataset, batch_size: int, team: Team, agree: Callable[[], int]) -> Totals | None:
+def evaluate(loop: Loop, dataset: Dataset, batch_size: int, agree: Callable[[], int]) -> Totals | None:
     """Sums over every example of a dataset once, no variable changed; `batch_size` over all replicas does not change them.
 
     An objective that compares the examples of a batch is asked for whole batches only, so that it always compares as many: the rest of the
@@ -40,10 +40,8 @@ def evaluate(loop: Loop, dataset: Dataset, batch_size: int, team: Team, agree: C
         count = min(left, agree())
         if not count:
             return None
-        try:
+        with naming_input(dataset, loop.step.objective):
             part = loop.evaluate(iterator, count)
-        except Exception as error:
-            raise team.explained(input_error(dataset, error, loop.step.objective)) from error
         totals = part if totals is None else totals.plus(part)
         left -= count
     return totals
@@ -51,23 +49,26 @@ def evaluate(loop: Loop, dataset: Dataset, batch_size: int, team: Team, agree: C
 
 def check_data(objective: Objective, dataset: Dataset) -> None:
     """Raise `UsageError` where the first examples of a dataset are none that the objective can take."""
-    try:
+    with naming_input(dataset, objective):
         first = next(in_order(dataset, min(64, dataset.num_samples)).as_numpy_iterator())
-    except Exception as error:
-        raise input_error(dataset, error, objective) from error
     objective.check(first, dataset.directory)
 
 
-def input_error(dataset: Dataset, error: Exception, objective: Objective) -> Exception:
-    """What to raise for an error of the compiled loop: in one line the reader's or an own objective's, any other as it is."""
+@contextlib.contextmanager
+def naming_input(dataset: Dataset, objective: Objective) -> Iterator[None]:
+    """A call of the compiled loop: what the reader of the dataset raises in it, or XLA of an own objective, becomes one line; anything else
+    stays as it is."""
     import tensorflow as tf
 
-    if (found := compiler_error(objective, error)) is not None:
-        return found
-    damaged = (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError)
-    if isinstance(error, damaged) and dataset.directory in str(error):
-        return failure(dataset, error)
-    return error
+    try:
+        yield
+    except Exception as error:
+        if (found := compiler_error(objective, error)) is not None:
+            raise found from error
+        damaged = (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError)
+        if not isinstance(error, damaged) or dataset.directory not in str(error):
+            raise
+        raise failure(dataset, error) from error
 
 
 def evaluate_saved(
@@ -93,7 +94,7 @@ def evaluate_saved(
     # Evaluation uses the same step as training; its optimizer has no slots and is never asked.
     step = TrainStep(saved.model(), objective, make_optimizer(OptimConfig(optim="sgd", beta1=0.0)), lambda index: index, 0.0, 0)
     loop = Loop(step, TrainState(step, devices.strategy), xla=devices.xla, on_tpu=devices.kind == "tpu")
-    totals = evaluate(loop, dataset, batch_size, devices.team, lambda: dataset.num_samples)
+    totals = evaluate(loop, dataset, batch_size, lambda: dataset.num_samples)
     assert totals is not None
     if not math.isfinite(totals.loss):
         raise TlmError(f"{saved.source}: the loss on {dataset.directory} is {totals.loss}: no target, or values that are not finite")

@@ -23,7 +23,7 @@ from tpu_tlm.training import assemble
 from tpu_tlm.training.agreement import check_same
 from tpu_tlm.training.assemble import Options
 from tpu_tlm.training.checkpoints import Checkpoints, Found
-from tpu_tlm.training.evaluation import check_data, evaluate, input_error
+from tpu_tlm.training.evaluation import check_data, evaluate, naming_input
 from tpu_tlm.training.feeds import feed
 from tpu_tlm.training.loop import Loop, Totals
 from tpu_tlm.training.metrics import Metrics
@@ -218,8 +218,8 @@ class Run:
     def train(self) -> Outcome:
         """Make the steps that are left.
 
-        Raises `Preempted` after SIGTERM or Google Cloud's notice, with everything saved; `TlmError` when the loss is not finite; `PeerLost`
-        when another worker died.
+        Raises `Preempted` after SIGTERM or Google Cloud's notice, with everything saved; `TlmError` when the loss is not finite; what
+        TensorFlow raises when another worker died, which the team's context turns into `PeerLost`.
         """
         begun = step = self.restore()
         if step >= self.total:
@@ -267,10 +267,8 @@ class Run:
             raise Preempted(f"stopped by {self.notice.reason} at step {step}; saved in {self.committed}: the same command continues")
 
     def _call(self, iterator: Any, steps: int) -> Totals:
-        try:
+        with naming_input(self.corpora.train, self.step.objective):
             return self.loop.train(iterator, steps)
-        except Exception as error:
-            raise self.team.explained(input_error(self.corpora.train, error, self.step.objective)) from error
 
     def _after(self, step: int, progress: Progress, metrics: Metrics | None) -> None:
         """Evaluate and save where it is time."""
@@ -279,7 +277,7 @@ class Run:
         if valid is not None and (last or step % self.eval_steps == 0):
             trained = self.options.data.batch_size
             batch = self.options.data.eval_batch_size or trained
-            totals = evaluate(self.loop, valid, batch, self.team, lambda: -(-self._agree() * trained // batch))
+            totals = evaluate(self.loop, valid, batch, lambda: -(-self._agree() * trained // batch))
             if totals is None:
                 progress.message(f"step {step}: validation left out, stopping")
             else:
