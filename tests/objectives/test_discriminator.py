@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from tests.toy import SIZES, toy_dataset
+from tests.toy import SIZES, toy_dataset, toy_pairs
 from tpu_tlm import train
 from tpu_tlm.config import ElectraConfig, ModelConfig
 from tpu_tlm.errors import UsageError
@@ -54,6 +54,20 @@ def test_labels_of_another_length_are_refused():
     with pytest.raises(UsageError, match="a y of 12 tokens beside an x of 16"):
         Discrimination.adapt(spec, ObjectiveOptions(), {"x": 16, "y": 12})
     assert Discrimination.adapt(spec, ObjectiveOptions(electra=ElectraConfig()), {"x": 16, "y": 16}) == spec
+
+
+def test_pairs_of_texts_are_no_labels(tmp_path):
+    """Which is seen before a run is begun."""
+    data = str(toy_pairs(tmp_path / "pairs", examples=24, nctx_y=16))
+    flags = ["--train_dir", data, "--basedir", str(tmp_path / "run"), "--objective", "discriminator", *SIZES, "--distribute", "none"]
+    with pytest.raises(UsageError, match="pairs: is no data for --objective discriminator"):
+        train.main([*flags, "--steps", "1", "--batch_size", "8"])
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    check = Discrimination(0).check
+    check({"x": np.ones((2, 4)), "y": np.array([[0, 1, 1, 0]] * 2)}, "labels")
+    for y in (np.ones((2, 3)), np.full((2, 4), 7)):
+        with pytest.raises(UsageError, match="labels: is no data"):
+            check({"x": np.ones((2, 4)), "y": y}, "labels")
 
 
 def test_meads_records(tmp_path):

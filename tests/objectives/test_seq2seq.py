@@ -10,14 +10,18 @@ import tensorflow as tf
 
 from tests.models.contract import fill, small
 from tests.objectives.test_decoding import Numbers
+from tests.toy import toy_dataset
 from tpu_tlm.config import DenoisingConfig, ModelConfig
+from tpu_tlm.data.dataset import open_dataset
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.build import build_model
 from tpu_tlm.models.random import Key
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.models.variables import named_variables
 from tpu_tlm.objectives.base import ObjectiveOptions, Setting
+from tpu_tlm.objectives.generate import Generate
 from tpu_tlm.objectives.make import make_objective, objective_of_kind
+from tpu_tlm.objectives.sampling import Sampling
 from tpu_tlm.objectives.seq2seq import SequenceToSequence
 
 VOCAB, NCTX, NCTX_Y, START, END = 30, 8, 6, 1, 2
@@ -38,6 +42,26 @@ def batch(y, x=None):
     y = tf.constant(y, tf.int32)
     x = tf.constant(x if x is not None else np.full((y.shape[0], NCTX), 9), tf.int32)
     return {"x": x, "y": y, "position": tf.range(y.shape[0], dtype=tf.int64)}
+
+
+def test_what_is_read_is_framed_and_cut_as_the_pairs_were(tmp_path):
+    """`framed_texts` is held to the records in tests/data/test_pairs.py; here, that generation asks it."""
+    tokenizer = open_dataset(str(toy_dataset(tmp_path / "data", examples=3, shards=1))).load_tokenizer()
+    frame = {"prefix_id": tokenizer.cls_id, "suffix_id": tokenizer.sep_id, "turn_id": tokenizer.sep_id}
+    spec = replace(adapted(), vocab_size=len(tokenizer.tokens), **frame)
+    asked = "w0 <EOU> w1 w2 w3 w4 <EOU> w5 w6"
+    w = {i: tokenizer.id_of(f"w{i}") for i in range(7)}
+    cls, sep = tokenizer.cls_id, tokenizer.sep_id
+
+    def read(**more):
+        framed = replace(spec, **more)
+        return Generate(build_model(framed), framed, tokenizer, Sampling()).source(asked)
+
+    assert read(pairs="ntp") == [cls, w[2], w[3], w[4], sep, w[5], w[6], sep]
+    assert read(pairs="ntp", turn_id=None) == [cls, w[5], w[6], sep]
+    assert read(pairs="tsv", turn_id=None)[:2] == [cls, w[0]] and len(read(pairs="tsv", turn_id=None)) == NCTX
+    with pytest.raises(UsageError, match="tokens long, the model was trained on 8"):
+        read()
 
 
 def test_targets_get_what_they_lack():

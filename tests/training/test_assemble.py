@@ -9,7 +9,7 @@ import pytest
 from tpu_tlm import options, train
 from tpu_tlm.errors import UsageError
 from tpu_tlm.planning.stand_in import stand_in
-from tpu_tlm.training.assemble import Options, spec_of
+from tpu_tlm.training.assemble import Options, check_batch, spec_of
 
 LENGTHS = {"mlm": {"x": 16}, "clm": {"x": 16}, "electra": {"x": 16}, "discriminator": {"x": 16, "y": 16}}
 LENGTHS |= {"dual-encoder": {"x": 12, "y": 16}, "seq2seq": {"x": 16, "y": 12}}
@@ -34,3 +34,14 @@ def test_a_target_may_be_longer_than_its_text():
     bare = replace(corpora, train=replace(corpora.train, metadata={}))
     with pytest.raises(UsageError, match="--mxlen 8: texts of 9 tokens"):
         spec("seq2seq", bare, "--denoise", "infilling", "--mxlen", "8")
+
+
+def test_a_batch_whose_examples_are_compared_leaves_some_to_compare_with():
+    def checked(objective, batch, accum):
+        given = ["--train_dir", "x", "--basedir", "y", "--objective", objective, "--batch_size", str(batch), "--grad_accum", str(accum)]
+        check_batch(Options(*options.parse("train", "", train.CLASSES, given)), 1)
+
+    checked("dual-encoder", 8, 4)
+    checked("mlm", 2, 1)
+    with pytest.raises(UsageError, match="--batch_size 8 with --grad_accum 8: --objective dual-encoder tells an example from the others"):
+        checked("dual-encoder", 8, 8)

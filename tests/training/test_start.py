@@ -14,6 +14,7 @@ from tests.toy import toy_dataset
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.data.dataset import open_dataset
 from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.npz import described_by_options
 from tpu_tlm.formats.registry import write_model
 from tpu_tlm.formats.saved import Saved
 from tpu_tlm.formats.structure import flags
@@ -21,7 +22,8 @@ from tpu_tlm.models.build import build_model
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.models.variables import named_variables
 from tpu_tlm.training.checkpoints import Checkpoints
-from tpu_tlm.training.start import check_start, start_values
+from tpu_tlm.training.saved import load_saved
+from tpu_tlm.training.start import check_start, start_values, without_foreign_head
 
 BERT = ModelConfig(
     **{"d_model": 32, "d_ff": 64, "num_heads": 2, "num_layers": 1, "rpr_k": [0], "embed_type": "learned-positional", "mxlen": 16},
@@ -84,6 +86,36 @@ def test_another_vocabulary_is_refused(tokenizer, tmp_path):
         check_start(saved_of(BERT, other, 46), ModelSpec(BERT, 45, 16), tokenizer, "x")
     with pytest.raises(UsageError, match="46 entries"):
         check_start(saved_of(BERT, size=46), ModelSpec(BERT, 45, 16), tokenizer, "x")
+
+
+GOLDEN = Path(__file__).resolve().parents[1] / "data_files" / "golden_mead"
+
+
+@pytest.mark.parametrize(
+    ("file", "asked", "kind"),
+    [
+        ("mlm_rpr8", "mlm", "mlm"),
+        ("mlm_rpr8", "dual", "embed"),
+        ("mlm_rpr8", "electra", "embed"),
+        ("dual_sha", "dual", "dual"),
+        ("dual_sha", "mlm", "dual"),
+        ("seq2seq_rpr3", "seq2seq", "seq2seq"),
+    ],
+)
+def test_a_file_of_meads_is_read_as_what_it_holds(file, asked, kind):
+    config = ModelConfig(d_model=32, d_ff=64, num_heads=4, num_layers=2, transformer_type="mead", compat="mead", mask_pad=False)
+    config = replace(config, **{"rpr_k": [8]} if file == "mlm_rpr8" else {"rpr_k": [3], "mask_pad": True, "layer_norm_eps": 1e-6})
+    if file == "dual_sha":
+        config = replace(config, reduction_type="sha", reduction_d_k=16, d_out=24, rpr_value_on=False)
+    saved = load_saved(str(GOLDEN / f"{file}.npz"), describe=described_by_options(config, asked, 16))
+    assert saved.spec.kind == kind and saved.spec.vocab_size == 60
+    if asked in ("dual", "electra") and kind == "embed":
+        generator = replace(config, d_model=16, d_ff=16, num_heads=2, dsz=32) if asked == "electra" else None
+        own = ModelSpec(config, 60, 16, kind=asked, nctx_y=16 if asked == "dual" else None, generator=generator)
+        initial = {path: v.numpy() for path, v in named_variables(build_model(own)).items()}
+        values, _ = start_values(without_foreign_head(saved, asked), initial, "x")
+        for path, value in saved.values.items():
+            np.testing.assert_array_equal(values[path], value)
 
 
 @pytest.mark.slow

@@ -1,0 +1,95 @@
+"""The loop under a real `TPUStrategy`, as far as that goes without a TPU: built for two cores that do not exist, traced, not run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.toy import toy_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# The strategy is told of two cores, and puts their variables on two logical processors.
+TRACED = """
+    import json, sys
+    from collections import Counter
+    import numpy as np
+    import tensorflow as tf
+    from tensorflow.python.tpu.tpu_system_metadata import TPUSystemMetadata
+
+    cores, stand_ins = ([f"/job:localhost/replica:0/task:0/device:{kind}:{i}" for i in (0, 1)] for kind in ("TPU", "CPU"))
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+
+    class Core:
+        def __init__(self, name):
+            self.name, self.device_type = name, "TPU"
+
+    class Resolver:
+        def get_tpu_system_metadata(self):
+            return TPUSystemMetadata(2, 1, 2, topology=None, devices=[Core(name) for name in cores])
+        def get_job_name(self):
+            return "localhost"
+        def cluster_spec(self):
+            return None
+        def master(self):
+            return ""
+
+    strategy = tf.distribute.TPUStrategy(Resolver())
+    strategy.extended._tpu_devices = np.array([[name] for name in stand_ins], dtype=object)
+
+    from tests.planning.steps import SIZES
+    from tpu_tlm import options
+    from tpu_tlm.data.stream import Stream, in_order
+    from tpu_tlm.train import CLASSES
+    from tpu_tlm.training.assemble import Options, make_step, open_corpora
+    from tpu_tlm.training.feeds import feed
+    from tpu_tlm.training.loop import Loop
+    from tpu_tlm.training.state import TrainState
+
+    objective, accum, directory = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    given = {**SIZES, "objective": objective, "grad_accum": accum, "train_dir": directory, "basedir": "-"}
+    everything = Options(*options.build(CLASSES, given, "test"))
+    corpora = open_corpora(everything)
+    step = make_step(everything, corpora, 100, "bfloat16")
+    state = TrainState(step, strategy)
+    state.restore({name: array + 1 for name, array in state.arrays().items()}, 7, "x")
+    equal = all(np.array_equal(a, b) for one, two in [state.copies()] for a, b in zip(one.values(), two.values(), strict=True))
+    loop = Loop(step, state, on_tpu=True)
+    batches = iter(feed(lambda hosts, host: Stream(corpora.train, seed=0, batch_size=8).batches(0, hosts=hosts, host=host), strategy))
+    traced = loop._train_call.get_concrete_function(batches, tf.constant(3))
+    loop._evaluate_call.get_concrete_function(
+        iter(feed(lambda hosts, host: in_order(corpora.train, 8, hosts=hosts, host=host), strategy)), tf.constant(2)
+    )
+    graphs = [traced.graph, *(f.graph for f in traced.graph._functions.values() if hasattr(f, "graph"))]
+    every = [op for graph in graphs for op in graph.get_operations()]
+    times = [op for op in every if op.type == "Timestamp"]
+    on_core = [op for op in every if {"_tpu_replicate", "_replication_info"} & set(op.node_def.attr)]
+    print(json.dumps({
+        "kinds": Counter(op.type for op in every), "equal": equal, "variables": len(state.values),
+        "ordered": sum(bool(op.control_inputs) for op in times), "times": len(times),
+        "float64 on a core": [op.name for op in on_core for t in op.outputs if t.dtype == tf.float64],
+        "shapes": [str(spec) for spec in tf.nest.flatten(batches.element_spec)],
+    }))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "accum"), [("mlm", 1), ("electra", 2)])
+def test_a_step_is_traced_for_every_core(objective, accum, tmp_path):
+    data = toy_dataset(tmp_path / "data")
+    command = [sys.executable, "-c", textwrap.dedent(TRACED), objective, str(accum), str(data)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    kinds = found["kinds"]
+    assert found["equal"] and kinds["CrossReplicaSum"] >= 1 and kinds["TPUReplicateMetadata"] >= 1
+    # Each core writes all that it has, and reads nothing back.
+    assert kinds["AssignVariableOp"] >= found["variables"] and kinds["ReadVariableOp"] <= 2 * kinds["AssignVariableOp"]
+    # The wait for input is timed after the step before, also where the loss has parts.
+    assert found["times"] == found["ordered"] == 2
+    assert found["float64 on a core"] == [] and "(None" not in "".join(found["shapes"])
