@@ -185,9 +185,9 @@ def main() -> None:
     """Prepare, train, measure, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="where everything is kept; a run that was begun there goes on")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--vocab_size", type=int, default=8192)
-    parser.add_argument("--nctx", type=int, default=32)
+    parser.add_argument("--nctx", type=int, default=64)
     parser.add_argument("--split", choices=("valid", "test"), default="test", help="what the figures are of; settings are chosen by valid")
     parser.add_argument("--name", default="run", help="of the run in the directory")
     parser.add_argument("--flags", default="", help="more flags of train, in one string")

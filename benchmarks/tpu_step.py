@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from pathlib import Path
 
 from tpu_tlm import options
 from tpu_tlm.planning import environment
 from tpu_tlm.planning.chips import GIB, parse_slice
+from tpu_tlm.planning.cycles import simplified
 from tpu_tlm.train import CLASSES
 
 SIZES = {
@@ -44,7 +46,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=30522)
     parser.add_argument("--layers", type=int, help="compile fewer layers than the size has: much quicker")
     parser.add_argument("--chip", default="v5e-1", help="slice, such as v5e-8 or v6e-1")
-    parser.add_argument("--by", choices=["fusion", "op_name", "layer", "category", "opcode"], help="print cycles in groups")
+    parser.add_argument("--by", choices=["fusion", "op_name", "layer", "part", "category", "opcode"], help="print cycles in groups")
     parser.add_argument("--top", type=int, default=30, help="groups to print")
     parser.add_argument("--json", type=Path, help="write the figures, as `plan --json` has them, to this file")
     parser.add_argument("--hlo", type=Path, help="write the optimized program, or the refusal, to this file")
@@ -109,10 +111,33 @@ def main() -> None:
         _groups(known, compiled.text)
 
 
+# A part of the step, and what stands in the names of its operations; the first that fits counts. What attention's own gradient does has
+# no layer in its name.
+PARTS = (
+    ("optimizer and clipping", r"optimizer/|clip/"),
+    ("embeddings", r"embeddings"),
+    ("head and loss", r"head"),
+    ("feed-forward: {}", r"/ffn/"),
+    ("projections: {}", r"/qkv/|/w_O/"),
+    ("norms, residuals", r"/ln\d?/"),
+    ("scores, softmax, mixing", r"/attn/|gradient_tape/(while/)?MatMul|^(while/)?sub$"),
+    ("sums of micro-batches", r"while/Add"),
+)
+
+
+def part_of(operation: str, product: bool) -> str:
+    """The part of a BERT-like step that an operation belongs to, by its name."""
+    name = simplified(operation)
+    for part, pattern in PARTS:
+        if re.search(pattern, name):
+            return part.format("products" if product else "other passes")
+    return "other"
+
+
 def _groups(known: argparse.Namespace, text: str) -> None:
     from collections import Counter
 
-    from tpu_tlm.planning.cycles import Cost, costs, simplified
+    from tpu_tlm.planning.cycles import Cost, costs
 
     found, clock = costs(text), parse_slice(known.chip).chip.clock
 
@@ -120,6 +145,8 @@ def _groups(known: argparse.Namespace, text: str) -> None:
         if known.by in ("category", "opcode"):
             return str(getattr(cost, known.by))
         operation = cost.operation.partition(";")[0]
+        if known.by == "part":
+            return part_of(operation, cost.category == "matrix product")
         if known.by == "layer":
             return simplified(operation)
         return operation if known.by == "op_name" else f"{cost.name} [{cost.category}] {cost.shape[:80]} {cost.operation[:120]}"
