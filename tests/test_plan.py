@@ -148,3 +148,4 @@ def test_a_quick_sweep_does_not_compile_whole_models(monkeypatch, capsys):
     monkeypatch.setattr(Subject, "compile", lambda self, batch: pytest.fail("compiled"))
     monkeypatch.setattr(Subject, "extrapolate", lambda self, batch: figures())
     assert plan._sweep(subject(batch_size=256), PlanConfig(quick=True)) == 0
+    assert plan._plan(subject(batch_size=256), PlanConfig(quick=True, search=False)) == 0

@@ -58,12 +58,13 @@ def _plan(subject: Subject, plan: PlanConfig) -> int:
     from tpu_tlm.planning.search import fits, largest, needs
 
     batch, slice_ = subject.options.data.batch_size, subject.slice_
-    answer = subject.compile(batch)
+    compiled = subject.quick if plan.quick else subject.compile
+    answer = compiled(batch)
     if not plan.json:
         print(report.refusal(answer, batch, slice_.name) if isinstance(answer, Refused) else report.full(answer), flush=True)
     found = None
     if plan.search:
-        found = largest(batch, answer, slice_.chip.hbm, subject.unit, subject.compile, subject.extrapolate)
+        found = largest(batch, answer, slice_.chip.hbm, subject.unit, compiled, subject.extrapolate)
     best = None if found is None else found.best
     if plan.json:
         values = {"step": _values(answer, batch, subject.length, slice_.name), "largest": best.as_values() if best else None}
@@ -109,7 +110,7 @@ def _sweep(subject: Subject, plan: PlanConfig) -> int:
         print(report.HEAD, flush=True)
     for done, (length, batch, accum) in enumerate(rows):
         one = subject.of_length(length).with_accum(accum)
-        answer = (one.extrapolate(batch) if plan.quick else None) or one.compile(batch)
+        answer = one.quick(batch) if plan.quick else one.compile(batch)
         if plan.json:
             values.append({**_values(answer, batch, length, subject.slice_.name), "grad_accum": accum})
         else:

@@ -99,7 +99,7 @@ class PlanConfig:
     sweep_batches: list[int] = opt([], "batches over all chips; none = a quarter, a half, one and two times --batch_size", unit="examples")
     sweep_lengths: list[int] = opt([], "tokens of an example; none = those of the data", unit="tokens")
     sweep_accum: list[int] = opt([], "numbers of micro-batches that a batch is cut into; none = --grad_accum", unit="micro-batches")
-    quick: bool = opt(False, "sweep: extrapolate every row from programs of one and two layers, which compile sooner")
+    quick: bool = opt(False, "extrapolate from programs of one and two layers, which compile sooner")
     json: bool = opt(False, "print the result as JSON")
     plan_python: str | None = opt(
         None, "Python of the environment that compiles; none = TPU_TLM_PLAN_PYTHON, this one, or .venv-plan/bin/python here", unit="file"

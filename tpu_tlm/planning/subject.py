@@ -91,6 +91,10 @@ class Subject:
         """The whole model's program, compiled."""
         return self._compile(self.with_batch(batch))[0]
 
+    def quick(self, batch: int) -> Answer:
+        """Extrapolated where that can be done, else compiled."""
+        return self.extrapolate(batch) or self.compile(batch)
+
     def extrapolate(self, batch: int) -> Answer | None:
         """The whole model's figures from programs of few layers, each more layer taken to cost the same.
 
