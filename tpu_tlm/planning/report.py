@@ -28,7 +28,7 @@ def _allocations(found: Sequence[Allocation], count: int = 5) -> list[str]:
 def refusal(refused: Refused, batch: int, where: str) -> str:
     """The figures of a program that does not fit."""
     lines = [
-        f"does not fit  a batch of {batch} needs {_gib(refused.hbm)} of the {_gib(refused.limit)} of a chip of {where} (compiled)",
+        f"does not fit  a batch of {batch} needs {_gib(refused.hbm)} of the {_gib(refused.limit)} of a chip of {where}, says the compiler",
         f"              of that {_gib(refused.arguments)} are weights, optimizer and batch; the largest of the rest:",
         *_allocations(refused.allocations),
     ]
@@ -70,11 +70,11 @@ def full(f: Figures) -> str:
 
 def searched(found: Found, chips: int) -> str:
     """The largest batch."""
-    above = f"; {found.refused} does not fit (compiled)" if found.refused else "; nothing larger was tried"
+    above = f"; {found.refused} does not fit" if found.refused else "; nothing larger was tried"
     if found.best is None:
-        return f"largest batch none that was compiled fits{above}"
+        return f"largest batch none that was tried fits{above}"
     each = f", {found.best.batch // chips} a chip" if chips > 1 else ""
-    return f"largest batch {found.best.batch}{each}: {_gib(found.best.program.hbm)} (compiled){above}"
+    return f"largest batch {found.best.batch}{each}: {_gib(found.best.program.hbm)} ({_how(found.best)}){above}"
 
 
 HEAD = f"{'batch':>7} {'length':>6} {'micro':>5} {'memory':>10} {'ms/step':>9} {'tokens/s':>11} {'MFU':>6}  from"
