@@ -20,7 +20,7 @@ from tpu_tlm.models.random import Key
 from tpu_tlm.objectives.base import ObjectiveOptions, Sums
 from tpu_tlm.objectives.make import objective_class
 from tpu_tlm.objectives.mlm import Specials
-from tpu_tlm.training.evaluation import input_error
+from tpu_tlm.training.evaluation import naming_input
 
 PAGE = Path(__file__).parents[2] / "docs" / "own_objective.md"
 
@@ -188,12 +188,12 @@ def test_what_xla_cannot_compile_names_file_and_line(line, says, tmp_path):
     compiled = tf.function(lambda x: objective(None, {"x": x}, None, training=True), jit_compile=True, autograph=False)
     with pytest.raises(tf.errors.OpError) as raised:
         compiled(tf.constant([3, 4]))
-    found = input_error(dataset, raised.value, objective)
-    assert isinstance(found, TlmError)
+    with pytest.raises(TlmError) as found, naming_input(dataset, objective):
+        raise raised.value
     told = rf"--objective {re.escape(str(path))}:Mine: {re.escape(str(path))}, line 12: XLA cannot compile this: .*{says}"
-    assert re.match(told, str(found)) and "\n" not in str(found)
-    lost = tf.errors.UnavailableError(None, None, str(raised.value))
-    assert input_error(dataset, lost, objective) is lost
+    assert re.match(told, str(found.value)) and "\n" not in str(found.value)
+    with pytest.raises(tf.errors.UnavailableError), naming_input(dataset, objective):
+        raise tf.errors.UnavailableError(None, None, str(raised.value))
 
 
 def test_a_module_beside_the_file_can_be_imported(tmp_path):
