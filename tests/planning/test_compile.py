@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from tpu_tlm.planning import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 REPLICATED = "mlm@v5e-4"
+# Replicas that meet within the forward pass, and a class of one's own: that of the page on it.
+GATHERED, OWN = "dual-encoder@v5e-4", "own"
 
 
 @pytest.fixture(scope="module")
-def compiled():
+def compiled(tmp_path_factory):
     """What each objective's step came to: one process for all, since importing TensorFlow takes as long as compiling."""
     try:
         python = environment.find_python(None, os.environ, ROOT)
@@ -26,15 +29,20 @@ def compiled():
         pytest.skip(str(error))
     if subprocess.run([python, "-m", "tpu_tlm.planning.environment"], cwd=ROOT, capture_output=True).returncode:
         pytest.skip(f"{python} lacks packages that compile for a TPU; make plan-env")
-    command = [python, "-m", "tests.planning.compile_each", *OBJECTIVES, REPLICATED]
+    path = tmp_path_factory.mktemp("own") / "own.py"
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own_objective.md").read_text(), re.DOTALL)
+    path.write_text(code)
+    name = re.findall(r"^class (\w+)", code, re.MULTILINE)[-1]
+    own = f"{path}:{name}"
+    command = [python, "-m", "tests.planning.compile_each", *OBJECTIVES, REPLICATED, GATHERED, own]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return {line["name"]: line for line in lines}
+    return {OWN if line["name"] == own else line["name"]: line for line in lines}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", [*OBJECTIVES, GATHERED, OWN])
 def test_the_step_compiles_for_a_tpu_and_keeps_its_state_in_place(name, compiled):
     found = compiled[name]
     assert found["cycles"] > 0 and 0 < found["hbm"] < 2**30
@@ -44,5 +52,6 @@ def test_the_step_compiles_for_a_tpu_and_keeps_its_state_in_place(name, compiled
 
 @pytest.mark.slow
 def test_replicas_meet_in_an_all_reduce(compiled):
-    assert compiled[REPLICATED]["missing"].get("all-reduce", 0) >= 1
+    for name in (REPLICATED, GATHERED):
+        assert compiled[name]["missing"].get("all-reduce", 0) >= 1
     assert "all-reduce" not in compiled["mlm"]["missing"]
