@@ -179,12 +179,12 @@ def main(argv: list[str] | None = None) -> None:
     """Pre-train, probe, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="where data and runs go; what is there is not made again")
-    parser.add_argument("--steps", type=int, default=600, help="steps of masked language modelling")
+    parser.add_argument("--steps", type=int, default=1200, help="steps of masked language modelling")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--nctx", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--gen_fraction", type=float, default=0.5)
-    parser.add_argument("--seeds", type=int, default=2, help="of pre-training")
+    parser.add_argument("--seeds", type=int, default=3, help="of pre-training")
     parser.add_argument("--splits", type=int, default=5, help="of the labelled sets, for each")
     options = parser.parse_args(argv)
     sets = [reviews(), news()]
