@@ -96,8 +96,8 @@ from tpu_tlm.objectives.base import Objective
 class Mine(Objective):
     name, metrics = "mine", ()
 
-    def predictions(self, nctx):
-        return nctx
+    def predictions(self, seq_length):
+        return seq_length
 
     def __call__(self, model, batch, key, *, training):
         return undefined

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tpu_tlm.data.tokenizers.factory import load_tokenizer, make_tokenizer
 
 from tests.paths import DATA_FILES, ROOT
 from tpu_tlm.config import TokenizerConfig
 from tpu_tlm.data.tokenizers.base import Tokenizer
+from tpu_tlm.data.tokenizers.factory import load_tokenizer, make_tokenizer
 from tpu_tlm.errors import TlmError, UsageError
 
 FILES = DATA_FILES / "tokenizers"
