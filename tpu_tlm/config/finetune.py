@@ -1,0 +1,165 @@
+"""Options of fine-tuning: data and columns, head, training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tpu_tlm.config.cli import opt
+
+TASKS = ("classify", "multilabel", "pair", "regress", "tag")
+POOLINGS = ("auto", "cls", "mean", "max", "sqrt", "last", "2ha", "attention")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Task and files."""
+
+    task: str = opt(
+        "classify",
+        "classify: one label per text; multilabel: any number of labels; pair: one label per pair "
+        "of texts; regress: a number per text or pair; tag: one label per word",
+        choices=TASKS,
+    )
+    model: str = opt(
+        "",
+        "model to start from, of any kind that convert reads (run, NPZ, HuggingFace, BERT...)",
+        required=True,
+        unit="path",
+    )
+    train: str = opt(
+        "",
+        "training data; .tsv, .csv, .jsonl, .parquet; tag: columns of words and tags, or .jsonl",
+        required=True,
+        unit="file",
+    )
+    valid: str | None = opt(
+        None, "data for early stopping; none = a stratified share of --train", unit="file"
+    )
+    test: str | None = opt(None, "data for the report at the end", unit="file")
+    run_dir: str = opt(
+        "",
+        "run directory: the same command again continues it",
+        required=True,
+        unit="dir",
+        aliases=("basedir",),
+    )
+    step: int | None = opt(
+        None, "checkpoint of --model to take, if it is a run; none = the newest", unit="step"
+    )
+    tokenizer: str | None = opt(
+        None, "tokenizer directory; none = the one stored with the model", unit="dir"
+    )
+    valid_share: float = opt(
+        0.1, "share of --train that is held out when there is no --valid", unit="0..1"
+    )
+    seeds: int = opt(1, "runs with seeds --seed, --seed + 1, ...; mean and spread", unit="runs")
+    trials: bool = opt(False, "first try --trial_lrs x --trial_epochs, then train with the best")
+    trial_lrs: list[float] = opt(
+        [], "learning rates to try; none = half, one and two times --lr", unit="number"
+    )
+    trial_epochs: list[float] = opt([], "epochs to try; none = --epochs", unit="epochs")
+
+
+@dataclass(frozen=True)
+class TaskDataConfig:
+    """Columns and texts."""
+
+    text: str = opt("text", "column of the text; without a header its number, from 0", unit="name")
+    text2: str | None = opt(
+        None, "column of the second text; none = text2 with --task pair, else no second text"
+    )
+    label: str = opt("label", "column of the label", unit="name")
+    header: bool = opt(True, "the first line of a TSV or CSV file names the columns")
+    label_separator: str = opt(",", "multilabel: between the labels of one text")
+    max_length: int | None = opt(
+        None, "tokens of a text at most; none = what the model takes, at most 512", unit="tokens"
+    )
+    stride: int = opt(
+        0,
+        "texts over --max_length become windows that overlap by this many tokens, and their "
+        "outputs are averaged; 0 = such texts are cut",
+        unit="tokens",
+    )
+    buckets: int = opt(4, "lengths that texts are padded to, at most", unit="lengths")
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Head."""
+
+    pooling: str = opt(
+        "auto",
+        "from token vectors to one vector; auto: cls where the model has BERT's pooler, last for "
+        "causal models, else mean; sqrt: sum divided by the root of the length; 2ha, attention: "
+        "learned attention",
+        choices=POOLINGS,
+    )
+    hidden: list[int] = opt([], "sizes of hidden layers between pooling and output", unit="units")
+    head_dropout: float = opt(0.1, "on the inputs of the head's layers", unit="0..1")
+    dropout: float | None = opt(
+        None, "in the encoder; none = as the model was trained, at least 0.1", unit="0..1"
+    )
+    pair_encoder: str = opt(
+        "joint",
+        "two texts: joint: one sequence with token types; shared: each by itself, then "
+        "(u, v, |u-v|, u*v)",
+        choices=("joint", "shared"),
+    )
+    finetune: bool = opt(
+        True, "false: the encoder is not trained; texts are encoded once, and kept on disk"
+    )
+    freeze: int = opt(
+        0, "the embeddings and this many blocks above them are not trained", unit="layers"
+    )
+    class_weights: str = opt(
+        "none",
+        "balanced: every class counts the same in the loss",
+        choices=("none", "balanced"),
+    )
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Training."""
+
+    lr: float | None = opt(
+        None, "peak learning rate of the encoder; none = by the size of the model", unit="number"
+    )
+    head_lr: float | None = opt(None, "peak learning rate of the head; none = lr", unit="number")
+    layer_decay: float = opt(
+        1.0, "learning rate of each block, as a share of that of the block above", unit="0..1"
+    )
+    epochs: float | None = opt(
+        None, "passes over the training data; none = by the number of texts", unit="epochs"
+    )
+    batch_size: int = opt(32, "texts per optimizer step over all replicas", unit="texts")
+    batch_tokens: int | None = opt(
+        None,
+        "tokens per optimizer step, padding included: short texts form larger batches; none = "
+        "--batch_size",
+        unit="tokens",
+    )
+    optimizer: str = opt(
+        "adamw",
+        "update rule",
+        choices=("adamw", "adam", "lamb", "adafactor", "sgd"),
+        aliases=("optim",),
+    )
+    lr_schedule: str = opt(
+        "linear",
+        "shape after the warm-up",
+        choices=("cosine", "linear", "rsqrt", "wsd", "constant"),
+    )
+    warmup: float = opt(0.1, "share of the steps in which the learning rate rises", unit="0..1")
+    weight_decay: float = opt(0.01, "decoupled, not on norms and biases", unit="number")
+    clip: float = opt(1.0, "largest global gradient norm; 0 = no clipping", unit="norm")
+    beta2: float = opt(0.999, "decay of the second moment", unit="0..1")
+    eps: float = opt(1e-8, "added to the root of the second moment", unit="number")
+    grad_accum: int = opt(1, "micro-batches per optimizer step", unit="micro-batches")
+    metric: str | None = opt(
+        None, "chooses the best checkpoint, from those of the report; none = the task's own"
+    )
+    patience: int = opt(
+        0, "stop after so many epochs without a better metric; 0 = do not", unit="epochs"
+    )
+    seed: int = opt(0, "of the head's values, the order of texts, dropout", unit="integer")

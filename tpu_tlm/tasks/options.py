@@ -1,0 +1,114 @@
+"""The options of a fine-tuning run, and what stands for those that are not given."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from tpu_tlm.config import RuntimeConfig
+from tpu_tlm.config.finetune import FinetuneConfig, FitConfig, HeadConfig, TaskDataConfig
+from tpu_tlm.errors import UsageError
+
+CLASSES = (FinetuneConfig, TaskDataConfig, HeadConfig, FitConfig, RuntimeConfig)
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """All options, one instance per group."""
+
+    run: FinetuneConfig
+    data: TaskDataConfig
+    head: HeadConfig
+    fit: FitConfig
+    runtime: RuntimeConfig
+
+    def parts(self) -> tuple[Any, ...]:
+        """The instances in the order of the command line."""
+        return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
+    def changed(self, **values: Any) -> FinetuneOptions:
+        """A copy with some options changed, by name."""
+        left, parts = dict(values), {}
+        for field in dataclasses.fields(self):
+            group = getattr(self, field.name)
+            own = {f.name for f in dataclasses.fields(group)} & left.keys()
+            parts[field.name] = dataclasses.replace(group, **{n: left.pop(n) for n in own})
+        if left:
+            raise UsageError(f"unknown options: {', '.join(left)}")
+        return FinetuneOptions(**parts)
+
+
+def check(options: FinetuneOptions) -> None:
+    """Raise `UsageError` for numbers out of range and for options that exclude each other."""
+    run, data, head, fit = options.run, options.data, options.head, options.fit
+    shares = {
+        "valid_share": run.valid_share,
+        "warmup": fit.warmup,
+        "beta2": fit.beta2,
+        "head_dropout": head.head_dropout,
+        "dropout": head.dropout or 0.0,
+    }
+    for name, value in shares.items():
+        if not 0.0 <= value < 1.0:
+            raise UsageError(f"--{name} {value}: must be at least 0 and below 1")
+    if not 0.0 < fit.layer_decay <= 1.0:
+        raise UsageError(f"--layer_decay {fit.layer_decay}: must be above 0 and at most 1")
+    for name in ("lr", "head_lr", "epochs"):
+        value = getattr(fit, name)
+        if value is not None and not 0.0 < value < float("inf"):
+            raise UsageError(f"--{name} {value}: must be a finite number above 0")
+    counts = {
+        "seeds": run.seeds,
+        "buckets": data.buckets,
+        "batch_size": fit.batch_size,
+        "grad_accum": fit.grad_accum,
+        **{"hidden": h for h in head.hidden},
+    }
+    for name, value in counts.items():
+        if value < 1:
+            raise UsageError(f"--{name} {value}: must be at least 1")
+    for name, value in (("batch_tokens", fit.batch_tokens), ("max_length", data.max_length)):
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value}: must be at least 1")
+    for name, value in (
+        ("freeze", head.freeze),
+        ("patience", fit.patience),
+        ("stride", data.stride),
+        ("seed", fit.seed),
+    ):
+        if value < 0:
+            raise UsageError(f"--{name} {value}: must be 0 or more")
+    if run.task == "tag":
+        if data.text2 is not None:
+            raise UsageError("--text2: --task tag takes the words of one text")
+        if head.pooling != "auto":
+            raise UsageError(f"--pooling {head.pooling}: --task tag has an output for every word")
+    two = data.text2 is not None or run.task == "pair"
+    if two and data.stride:
+        raise UsageError("--stride: pairs of texts are not cut into windows; leave it out")
+    if head.pair_encoder == "shared" and not two:
+        raise UsageError("--pair_encoder shared: needs two texts: --task pair, or --text2 COLUMN")
+    if head.class_weights == "balanced" and run.task == "regress":
+        raise UsageError("--class_weights balanced: --task regress has no classes")
+    if not head.finetune and head.freeze:
+        raise UsageError("--freeze: --finetune false freezes the whole encoder; leave one out")
+
+
+def default_epochs(examples: int) -> float:
+    """Passes over so many examples: small data needs more of them."""
+    for limit, epochs in ((500, 20.0), (2000, 10.0), (10_000, 5.0), (100_000, 3.0)):
+        if examples < limit:
+            return epochs
+    return 2.0
+
+
+def default_lr(parameters: int, finetune: bool) -> float:
+    """Peak learning rate: smaller models take larger ones (BERT's 2e-5 to 5e-5, arXiv 1810.04805;
+    tiny models 1e-4 to 3e-4)."""
+    if not finetune:
+        return 2e-3
+    for limit, lr in ((2e6, 5e-4), (8e6, 2e-4), (40e6, 5e-5), (200e6, 3e-5)):
+        if parameters < limit:
+            return lr
+    return 1e-5
