@@ -97,8 +97,9 @@ class PredictConfig:
 
     task: str = opt(
         "",
-        "what to do: guess what the masks in the texts hide, write on from the texts, or choose responses to them",
-        choices=("fill-mask", "generate", "respond"),
+        "what to do: guess what the masks in the texts hide, write on from the texts, choose responses to them; of a fine-tuned "
+        "run: classify (the texts of a pair with a tab between them), tag, score",
+        choices=("fill-mask", "generate", "respond", "classify", "tag", "score"),
         positional=True,
     )
     model: str = opt("", "run directory or NPZ", required=True, unit="path")

@@ -49,6 +49,16 @@ class FinetuneConfig:
     tokenizer: str | None = opt(
         None, "tokenizer directory; none = the one stored with the model", unit="dir"
     )
+    mead_config: str | None = opt(
+        None,
+        "MEAD's hyper-parameters of an NPZ that MEAD wrote: a JSON file, or JSON itself",
+        unit="file",
+    )
+    embeddings_index: str | None = opt(
+        None,
+        "MEAD's YAML or JSON list of label and file, which labels in a mead-train --config name",
+        unit="file",
+    )
     valid_share: float = opt(
         0.1, "share of --train that is held out when there is no --valid", unit="0..1"
     )
@@ -163,3 +173,40 @@ class FitConfig:
         0, "stop after so many epochs without a better metric; 0 = do not", unit="epochs"
     )
     seed: int = opt(0, "of the head's values, the order of texts, dropout", unit="integer")
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    """Vectors of texts."""
+
+    model: str = opt(
+        "", "model of any kind that convert reads, or a fine-tuned run", required=True, unit="path"
+    )
+    input: str = opt(
+        "",
+        "texts: .txt, one a line; or .tsv, .csv, .jsonl, .parquet with a column of texts",
+        required=True,
+        unit="file",
+    )
+    output: str = opt("", "vectors: NAME.npz, .npy or .parquet", required=True, unit="file")
+    text: str = opt("text", "column of the text; without a header its number, from 0", unit="name")
+    header: bool = opt(True, "the first line of a TSV or CSV file names the columns")
+    pooling: str = opt(
+        "mean",
+        "from token vectors to one vector; sqrt: sum divided by the root of the length",
+        choices=("cls", "mean", "max", "sqrt", "last"),
+    )
+    normalize: bool = opt(False, "vectors of length 1")
+    batch_size: int = opt(64, "texts per batch", unit="texts")
+    max_length: int | None = opt(
+        None,
+        "tokens of a window; longer texts are the mean of their windows; none = what the model "
+        "takes, at most 512",
+        unit="tokens",
+    )
+    step: int | None = opt(
+        None, "checkpoint of the run to take; none = the newest good one", unit="step"
+    )
+    tokenizer: str | None = opt(
+        None, "tokenizer directory; none = the one stored with the model", unit="dir"
+    )

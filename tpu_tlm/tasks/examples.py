@@ -68,7 +68,8 @@ class Framer:
 
     max_length: tokens of a window at most, frame included. stride: tokens that neighbouring
     windows share; 0: long texts are cut (words of tagged sentences never are: they become windows
-    side by side). pairs: None, "joint" or "shared".
+    side by side). whole: long texts become windows side by side instead. pairs: None, "joint" or
+    "shared".
 
     Raises `UsageError` for a length or stride that the model cannot take.
     """
@@ -81,7 +82,9 @@ class Framer:
         max_length: int | None = None,
         stride: int = 0,
         pairs: str | None = None,
+        whole: bool = False,
     ) -> None:
+        self.windowed = whole or bool(stride)
         self.spec, self.tokenizer, self.pairs, self.stride = spec, tokenizer, pairs, stride
         limit = longest(spec)
         if max_length is not None and limit is not None and max_length > limit:
@@ -121,7 +124,7 @@ class Framer:
     def _pieces(self, body: np.ndarray) -> list[np.ndarray]:
         if len(body) <= self.room:
             return [body]
-        if not self.stride:
+        if not self.windowed:
             return [body[: self.room]]
         step = self.room - self.stride
         starts = range(0, len(body) - self.stride, step)
@@ -133,7 +136,7 @@ class Framer:
         cut = 0
         for i, body in enumerate(bodies):
             pieces = self._pieces(body)
-            cut += len(body) > self.room and not self.stride
+            cut += len(body) > self.room and not self.windowed
             ids += [self._framed(piece) for piece in pieces]
             of += [i] * len(pieces)
         return Examples(ids, None, None, np.array(of, np.int64), None, len(bodies), cut)

@@ -17,7 +17,7 @@ from tpu_tlm.tasks.options import FinetuneOptions, check
 from tpu_tlm.tasks.prepare import Prepared, prepare
 from tpu_tlm.tasks.report import page
 from tpu_tlm.tasks.results import PAGE, REPORT, finite, report, write_predictions
-from tpu_tlm.tasks.run import Finished, FinetuneRun
+from tpu_tlm.tasks.run import FinetuneRun, Finished
 from tpu_tlm.tasks.source import Source, load_source
 
 
@@ -124,7 +124,9 @@ def finetune(options: FinetuneOptions, devices: Devices) -> FinetuneResult:
     check(options)
     require_sklearn()
     run = options.run
-    source = load_source(run.model, step=run.step, tokenizer=run.tokenizer)
+    source = load_source(
+        run.model, step=run.step, tokenizer=run.tokenizer, mead_config=run.mead_config
+    )
     print(f"{source.path}: {source.parameters:,} parameters in the encoder")
     for note in source.notes:
         print(f"note: {note}")

@@ -58,14 +58,9 @@ def check(options: FinetuneOptions) -> None:
         value = getattr(fit, name)
         if value is not None and not 0.0 < value < float("inf"):
             raise UsageError(f"--{name} {value}: must be a finite number above 0")
-    counts = {
-        "seeds": run.seeds,
-        "buckets": data.buckets,
-        "batch_size": fit.batch_size,
-        "grad_accum": fit.grad_accum,
-        **{"hidden": h for h in head.hidden},
-    }
-    for name, value in counts.items():
+    counts = [("seeds", run.seeds), ("buckets", data.buckets), ("batch_size", fit.batch_size)]
+    counts += [("grad_accum", fit.grad_accum), *(("hidden", size) for size in head.hidden)]
+    for name, value in counts:
         if value < 1:
             raise UsageError(f"--{name} {value}: must be at least 1")
     for name, value in (("batch_tokens", fit.batch_tokens), ("max_length", data.max_length)):

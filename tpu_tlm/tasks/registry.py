@@ -8,6 +8,5 @@ from tpu_tlm.tasks.multilabel import MultiLabel
 from tpu_tlm.tasks.regress import Regress
 from tpu_tlm.tasks.tag import Tag
 
-TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (Classify, MultiLabel, Pair, Regress, Tag)
-}
+_ALL = (Classify, MultiLabel, Pair, Regress, Tag)
+TASKS: dict[str, type[Task]] = {task.name: task for task in _ALL}

@@ -29,11 +29,10 @@ from tpu_tlm.tasks.batches import (
     make_plan,
     rows_per_batch,
 )
-from tpu_tlm.tasks.examples import Examples
 from tpu_tlm.tasks.features import cached_vectors
 from tpu_tlm.tasks.model import HEAD, build_task_model, initial_values
 from tpu_tlm.tasks.options import FinetuneOptions, default_epochs, default_lr
-from tpu_tlm.tasks.outputs import FEATURES, Outputs
+from tpu_tlm.tasks.outputs import Outputs
 from tpu_tlm.tasks.prepare import Prepared, Split, describe
 from tpu_tlm.tasks.source import Source
 from tpu_tlm.tasks.step import ScaledOptimizer, TaskStep, learning_rates
@@ -63,7 +62,7 @@ class History:
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run: metrics by split, and the outputs of its best model on validation and test."""
+    """A finished run: metrics and outputs of its best model on validation and test data."""
 
     run_dir: str
     history: History
@@ -482,6 +481,3 @@ def _fingerprint(source: Source) -> str:
         for path, value in sorted(source.encoder.items())
     ]
     return filesystem.sha256("\n".join(parts).encode())
-
-
-__all__ = ["FEATURES", "PROGRESS", "Examples", "Finished", "FinetuneRun", "History"]

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tpu_tlm import filesystem
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.electra_parts import part_of
 from tpu_tlm.formats.load import load
+from tpu_tlm.formats.mead.npz import described_by_json
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.model import is_encoder
 
@@ -41,13 +43,25 @@ class Source:
         return sum(value.size for value in self.encoder.values())
 
 
-def load_source(path: str, *, step: int | None = None, tokenizer: str | None = None) -> Source:
+def load_source(
+    path: str,
+    *,
+    step: int | None = None,
+    tokenizer: str | None = None,
+    mead_config: str | None = None,
+) -> Source:
     """The encoder of a model of any kind that `formats` reads.
 
-    Of ELECTRA's two models the discriminator; of an encoder-decoder or a dual encoder the encoder.
+    mead_config: JSON, or a JSON file, of the hyper-parameters of an NPZ that MEAD wrote. Of
+    ELECTRA's two models the discriminator; of an encoder-decoder or a dual encoder the encoder.
     Raises `UsageError` where there is no such model, or no tokenizer for it.
     """
-    saved = load(path, step=step)
+    describe = None
+    if mead_config is not None:
+        inline = mead_config.lstrip().startswith("{")
+        text = mead_config.encode() if inline else filesystem.read_bytes(mead_config)
+        describe = described_by_json(text, "--mead_config" if inline else mead_config)
+    saved = load(path, step=step, describe=describe)
     if saved.spec.kind == "electra":
         saved = part_of(saved, "discriminator")
     encoder = {name: value for name, value in saved.values.items() if is_encoder(name)}
