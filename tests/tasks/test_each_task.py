@@ -80,7 +80,7 @@ def test_multilabel(place: Path) -> None:
 def test_pairs(place: Path, encoder: str) -> None:
     rng = np.random.default_rng(2)
     records: list[dict[str, object]] = []
-    for i in range(240):
+    for _ in range(240):
         first, second = rng.integers(0, 2), rng.integers(0, 2)
         records.append(
             {

@@ -23,14 +23,14 @@ class Task(Objective):
 
     labels: the label set in order, [] for numbers. weights: of the classes in the loss, or None.
 
-    Class attributes: name; metric: what chooses the best checkpoint; tokens: whether every token
-    has an output.
+    Class attributes: name; metric: what chooses the best checkpoint; per_token: whether every
+    token has an output.
     """
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     metric: ClassVar[str]
-    tokens: ClassVar[bool] = False
+    per_token: ClassVar[bool] = False
     perplexity: ClassVar[bool] = False
 
     def __init__(
@@ -73,7 +73,7 @@ class Task(Objective):
 
     def predictions(self, seq_length: int) -> int:
         """Positions that reach the head."""
-        return seq_length if self.tokens else 1
+        return seq_length if self.per_token else 1
 
 
 def window_weights(examples: Examples) -> np.ndarray:

@@ -84,8 +84,8 @@ def _texts(config: EmbedConfig) -> list[str]:
         try:
             lines = data.decode("utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
-            line = data[: error.start].count(b"\n") + 1
-            raise UsageError(f"{config.input}:{line}: is not UTF-8; convert the file") from None
+            at = data[: error.start].count(b"\n") + 1
+            raise UsageError(f"{config.input}:{at}: is not UTF-8; convert the file") from None
         lines = [line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
         for number, line in enumerate(lines, 1):
             if not line.strip():

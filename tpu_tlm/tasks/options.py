@@ -63,9 +63,9 @@ def check(options: FinetuneOptions) -> None:
     for name, value in counts:
         if value < 1:
             raise UsageError(f"--{name} {value}: must be at least 1")
-    for name, value in (("batch_tokens", fit.batch_tokens), ("max_length", data.max_length)):
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} {value}: must be at least 1")
+    for name, size in (("batch_tokens", fit.batch_tokens), ("max_length", data.max_length)):
+        if size is not None and size < 1:
+            raise UsageError(f"--{name} {size}: must be at least 1")
     for name, value in (
         ("freeze", head.freeze),
         ("patience", fit.patience),

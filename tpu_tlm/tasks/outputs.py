@@ -49,16 +49,25 @@ class Outputs:
             )
             self.replicas = len(local)
         self.batch = -(-batch // self.replicas) * self.replicas
-        self._forward = tf.function(forward, jit_compile=xla or None, autograph=False)
-        if strategy is not None:
-            self._forward = tf.function(
-                lambda features: strategy.run(forward, (features,)), autograph=False
-            )
+        self.forward, self.xla = forward, xla
+        # One function for each shape: many traces of one function make TensorFlow warn.
+        self._functions: dict[Any, Any] = {}
+
+    def _function(self, features: dict[str, np.ndarray]) -> Any:
+        key = tuple((name, array.shape) for name, array in sorted(features.items()))
+        if key not in self._functions:
+            call: Any = self.forward
+            if self.strategy is not None:
+                strategy, forward = self.strategy, self.forward
+                call = lambda shares: strategy.run(forward, (shares,))  # noqa: E731
+            xla = self.xla and self.strategy is None
+            self._functions[key] = tf.function(call, jit_compile=xla or None, autograph=False)
+        return self._functions[key]
 
     def _run(self, features: dict[str, np.ndarray]) -> np.ndarray:
+        function = self._function(features)
         if self.strategy is None:
-            found = self._forward({n: tf.constant(a) for n, a in features.items()})
-            return np.asarray(found)
+            return np.asarray(function({n: tf.constant(a) for n, a in features.items()}))
 
         def share(context: Any) -> dict[str, tf.Tensor]:
             own = context.replica_id_in_sync_group % self.replicas
@@ -67,7 +76,7 @@ class Outputs:
             }
 
         values = self.strategy.experimental_distribute_values_from_function(share)
-        found = self.strategy.experimental_local_results(self._forward(values))
+        found = self.strategy.experimental_local_results(function(values))
         return np.concatenate([np.asarray(part) for part in found])
 
     def windows(

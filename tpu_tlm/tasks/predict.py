@@ -105,7 +105,7 @@ class TaskPredictor:
                 if isinstance(given, str) or len(given) != 2:
                     raise UsageError(f"text {number}: this model takes pairs of texts")
                 first, second = given
-            if self.task.tokens and isinstance(first, str):
+            if self.task.per_token and isinstance(first, str):
                 first = first.split()
             empty = not first or (isinstance(first, str) and not first.strip())
             if empty or second == "":
@@ -155,7 +155,7 @@ class TaskPredictor:
         guess, probabilities = task.decode(values)
         if task.name == "regress":
             return Prediction(row.text, guess, text2=row.text2)
-        if task.tokens:
+        if task.per_token:
             return Prediction(row.text, guess, [float(p) for p in probabilities.max(-1)])
         scores = {label: float(p) for label, p in zip(task.labels, probabilities, strict=True)}
         chosen = (

@@ -85,7 +85,7 @@ def make_head(options: FinetuneOptions, task: Task, source: Source) -> HeadSpec:
     head, pooling = options.head, options.head.pooling
     if pooling == "auto":
         pooling = "cls" if source.pooler else "last" if source.spec.kind == "clm" else "mean"
-        if not task.tokens:
+        if not task.per_token:
             why = {
                 "cls": "the model has BERT's pooler",
                 "last": "the model is causal",
@@ -95,9 +95,9 @@ def make_head(options: FinetuneOptions, task: Task, source: Source) -> HeadSpec:
     pairs = pairs_of(task.name, options.data.text2, head.pair_encoder)
     return HeadSpec(
         task.outputs,
-        tokens=task.tokens,
+        tokens=task.per_token,
         pooling=pooling,
-        pooler=pooling == "cls" and bool(source.pooler) and not task.tokens,
+        pooler=pooling == "cls" and bool(source.pooler) and not task.per_token,
         hidden=tuple(head.hidden),
         dropout=head.head_dropout,
         shared=pairs == "shared",

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tpu_tlm import filesystem
 from tpu_tlm.config.finetune import TaskDataConfig
@@ -96,7 +96,7 @@ def _parquet(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _separated(path: str, separator: str, header: bool) -> Iterator[tuple[int, dict[str, Any]]]:
     text = _decoded(path)
     # Quotes are part of the format in CSV, and of the text in TSV.
-    quoting = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
     csv.field_size_limit(1 << 30)
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True
@@ -173,14 +173,16 @@ def _tagged(path: str, columns: TaskDataConfig, labelled: bool) -> Iterator[Row]
         for line, record in _records(path, columns):
             words = _value(path, line, record, columns.text, "--text")
             tags = _value(path, line, record, columns.label, "--label") if labelled else None
-            lists = [words, tags] if labelled else [words]
-            if not all(isinstance(v, list) and v for v in lists) or len({map(len, lists)}) > 1:
+            for value in [words, tags] if labelled else [words]:
+                if not isinstance(value, list) or not value:
+                    raise UsageError(
+                        f"{path}:{line}: {columns.text!r} and {columns.label!r} must be lists of "
+                        "words and tags"
+                    )
+            if labelled and len(words) != len(tags or ()):
                 raise UsageError(
-                    f"{path}:{line}: {columns.text!r} and {columns.label!r} must be lists of words "
-                    "and tags"
+                    f"{path}:{line}: has {len(words)} words and {len(tags or ())} tags"
                 )
-            if labelled and len(words) != len(tags):
-                raise UsageError(f"{path}:{line}: has {len(words)} words and {len(tags)} tags")
             yield Row([str(w) for w in words], None, tags and [str(t) for t in tags], line)
         return
     yield from _conll(path, columns, labelled)

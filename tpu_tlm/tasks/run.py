@@ -15,31 +15,21 @@ import tensorflow as tf
 from tpu_tlm import filesystem
 from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.checkpoints.run_dir import RunDir
-from tpu_tlm.config import OptimConfig
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.distributed.preemption import PreemptionWatcher, metadata_host
 from tpu_tlm.errors import Preempted, TlmError, UsageError
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks import metrics as scoring
-from tpu_tlm.tasks.batches import (
-    Bucket,
-    batch_stream,
-    bucket_lengths,
-    make_buckets,
-    make_plan,
-    rows_per_batch,
-)
+from tpu_tlm.tasks.batches import batch_stream, make_plan
 from tpu_tlm.tasks.features import cached_vectors
-from tpu_tlm.tasks.model import HEAD, build_task_model, initial_values
+from tpu_tlm.tasks.model import HEAD
 from tpu_tlm.tasks.options import FinetuneOptions, default_epochs, default_lr
 from tpu_tlm.tasks.outputs import Outputs
 from tpu_tlm.tasks.prepare import Prepared, Split, describe
+from tpu_tlm.tasks.setup import make_step, training_buckets
 from tpu_tlm.tasks.source import Source
-from tpu_tlm.tasks.step import ScaledOptimizer, TaskStep, learning_rates
 from tpu_tlm.training.device_feed import feed
 from tpu_tlm.training.loop import Loop
-from tpu_tlm.training.optimizers import make_optimizer
-from tpu_tlm.training.schedules import make_schedule
 from tpu_tlm.training.state import TrainState
 
 # Where a run keeps the state to continue from; `checkpoints` has the best model.
@@ -100,14 +90,16 @@ class FinetuneRun:
         # Vectors that need no training after the encoder are computed once.
         self.head_only = (
             not head.finetune
-            and not task.tokens
+            and not task.per_token
             and prepared.head.pooling not in ("2ha", "attention")
         )
         self.vectors = self._vectors() if self.head_only else {}
-        self.buckets = self._buckets()
+        self.buckets = training_buckets(options, prepared, devices.replicas, self._own_vectors())
         self.plan = make_plan(self.buckets, self.epochs, fit.seed)
         self.total = len(self.plan.order)
-        self.step = self._step()
+        self.step = make_step(
+            options, source, prepared, devices.kind, self.lr, self.total, head_only=self.head_only
+        )
         self.state = TrainState(self.step, devices.strategy)
         self.loop = Loop(
             self.step,
@@ -148,93 +140,8 @@ class FinetuneRun:
                 )
         return found
 
-    def _batch_sizes(self, lengths: list[int]) -> dict[int, int]:
-        fit = self.options.fit
-        multiple = self.devices.replicas * fit.grad_accum
-        if fit.batch_tokens is None and fit.batch_size % multiple:
-            raise UsageError(
-                f"--batch_size {fit.batch_size} cannot be divided among {self.devices.replicas} "
-                f"replicas with {fit.grad_accum} micro-batches; use a multiple of {multiple}"
-            )
-        return {n: rows_per_batch(n, fit.batch_size, fit.batch_tokens, multiple) for n in lengths}
-
-    def _buckets(self) -> list[Bucket]:
-        prepared = self.prepared
-        examples = prepared.train.examples
-        targets = prepared.task.targets(prepared.train.rows, examples)
-        spec = prepared.spec
-        most = 1 if self.head_only else self.options.data.buckets
-        lengths = bucket_lengths(
-            examples.lengths(),
-            most,
-            prepared.framer.max_length,
-            spec.seq_length if spec.config.mlp else None,
-        )
-        if self.head_only:
-            targets |= self.vectors[prepared.train.name]
-        buckets = make_buckets(examples, targets, lengths, spec.pad_id, self._batch_sizes(lengths))
-        if self.head_only:
-            for bucket in buckets:
-                for name in ("x", "tt", "x2"):
-                    bucket.arrays.pop(name, None)
-        return buckets
-
-    def _step(self) -> TaskStep:
-        options, prepared, source = self.options, self.prepared, self.source
-        fit, head = options.fit, options.head
-        precision = options.runtime.precision
-        if precision == "auto":
-            precision = "bfloat16" if self.devices.kind == "tpu" else "float32"
-        model = build_task_model(
-            prepared.spec,
-            prepared.head,
-            precision=precision,
-            frozen=not head.finetune,
-            head_only=self.head_only,
-        )
-        values = initial_values(model, source.encoder, source.pooler, None, fit.seed)
-        paths = list(named_variables(model))
-        for path, variable in named_variables(model).items():
-            variable.assign(values[path])
-        rates = learning_rates(
-            paths,
-            prepared.spec.config.num_layers,
-            layer_decay=fit.layer_decay,
-            head=(fit.head_lr or self.lr) / self.lr,
-            freeze=head.freeze,
-        )
-        if not head.finetune:
-            rates = [
-                rate if path.startswith(HEAD) else 0.0
-                for path, rate in zip(paths, rates, strict=True)
-            ]
-        if self.head_only:  # applied before the vectors were stored
-            rates = [
-                0.0 if path.startswith(f"{HEAD}pooler/") else rate
-                for path, rate in zip(paths, rates, strict=True)
-            ]
-        optim = OptimConfig(
-            optimizer=fit.optimizer,
-            lr=self.lr,
-            lr_schedule=fit.lr_schedule,
-            warmup_steps=int(fit.warmup * self.total),
-            weight_decay=fit.weight_decay,
-            clip=fit.clip,
-            beta2=fit.beta2,
-            eps=fit.eps,
-            grad_accum=fit.grad_accum,
-        )
-        schedule = make_schedule(optim, self.total)
-        return TaskStep(
-            model,
-            prepared.task,
-            ScaledOptimizer(make_optimizer(optim), rates),
-            lambda index: tf.cast(schedule(index), tf.float32),
-            fit.clip,
-            fit.seed,
-            fit.grad_accum,
-            frozen=tuple(rate == 0.0 for rate in rates),
-        )
+    def _own_vectors(self) -> dict[str, np.ndarray] | None:
+        return self.vectors[self.prepared.train.name] if self.head_only else None
 
     def _forward(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
         import keras
@@ -275,24 +182,19 @@ class FinetuneRun:
         return bool(patience) and len(self.history.epochs) - self.history.best_epoch >= patience
 
     def _iterators(self) -> list[Iterator[Any]]:
-        found = []
-        for b, done in enumerate(self.plan.before(self.at)):
-            rows, positions = self.plan.rows[b][done:], self.plan.positions[b][done:]
-            bucket = self.buckets[b]
-            if not len(rows):
-                found.append(iter(()))
-                continue
-            found.append(
-                iter(
-                    feed(
-                        lambda hosts, host, b=bucket, r=rows, p=positions: batch_stream(
-                            b, r, p, hosts, host
-                        ),
-                        self.state.strategy,
-                    )
-                )
-            )
-        return found
+        before = self.plan.before(self.at)
+        return [self._iterator(b, done) for b, done in enumerate(before)]
+
+    def _iterator(self, b: int, done: int) -> Iterator[Any]:
+        """The batches of bucket `b` after its first `done`."""
+        rows, positions = self.plan.rows[b][done:], self.plan.positions[b][done:]
+        if not len(rows):
+            return iter(())
+
+        def source(hosts: int, host: int) -> tf.data.Dataset:
+            return batch_stream(self.buckets[b], rows, positions, hosts, host)
+
+        return iter(feed(source, self.state.strategy))
 
     def _epoch(self, iterators: list[Iterator[Any]]) -> None:
         """The rest of the current epoch, its evaluation, and a checkpoint."""

@@ -19,7 +19,7 @@ class Tag(Task):
 
     name: ClassVar[str] = "tag"
     metric: ClassVar[str] = "accuracy"
-    tokens: ClassVar[bool] = True
+    per_token: ClassVar[bool] = True
 
     def targets(self, rows: Sequence[Row], examples: Examples) -> dict[str, Any]:
         assert examples.words is not None
