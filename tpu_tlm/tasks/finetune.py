@@ -10,10 +10,12 @@ import numpy as np
 
 from tpu_tlm import filesystem
 from tpu_tlm.checkpoints.run_lock import locked
+from tpu_tlm.config import cli
+from tpu_tlm.devices import select
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.errors import UsageError
 from tpu_tlm.tasks.metrics import improves, require_sklearn
-from tpu_tlm.tasks.options import FinetuneOptions, check
+from tpu_tlm.tasks.options import CLASSES, FinetuneOptions, check
 from tpu_tlm.tasks.prepare import Prepared, prepare
 from tpu_tlm.tasks.report import page
 from tpu_tlm.tasks.results import PAGE, REPORT, finite, report, write_predictions
@@ -112,6 +114,20 @@ def _trials(
     if devices.is_chief:
         _write_json(f"{run.run_dir.rstrip('/')}/trials.json", table)
     return options.changed(lr=best[1], epochs=best[2], trials=False)
+
+
+def finetune_model(**options: Any) -> FinetuneResult:
+    """Fine-tune with options by name, such as `task="classify", model=..., train=..., run_dir=...`.
+
+    All are those of `tpu_tlm.finetune`; what is not given has its default. Raises `UsageError` for
+    a name that is not an option, and as `finetune`.
+    """
+    parts = cli.build(list(CLASSES), options, "finetune")
+    chosen = FinetuneOptions(*parts)
+    select.prepare(chosen.runtime)
+    devices = select.connect(chosen.runtime)
+    with devices.team:
+        return finetune(chosen, devices)
 
 
 def finetune(options: FinetuneOptions, devices: Devices) -> FinetuneResult:
