@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import tensorflow as tf
 
-from tpu_tlm.config import ContrastiveConfig, DenoisingConfig, ElectraConfig, MlmConfig
+from tpu_tlm.config import ObjectiveOptions
 from tpu_tlm.models.flops import flops_per_example
 from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.spec import ModelSpec
@@ -29,15 +29,6 @@ class LossSums(NamedTuple):
     loss: Any
     weight: Any
     metrics: dict[str, tuple[tf.Tensor, tf.Tensor]]
-
-
-class ObjectiveOptions(NamedTuple):
-    """The options of all objectives; each reads its own."""
-
-    mlm: MlmConfig = MlmConfig()
-    contrastive: ContrastiveConfig = ContrastiveConfig()
-    denoising: DenoisingConfig = DenoisingConfig()
-    electra: ElectraConfig = ElectraConfig()
 
 
 class ObjectiveContext(NamedTuple):
