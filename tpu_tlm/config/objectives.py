@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 
 from tpu_tlm.config.cli import opt
 
@@ -105,3 +105,9 @@ class ElectraConfig:
         "discriminator: what 1 says in the given labels (MEAD's say original); the model always learns 1 for replaced",
         choices=LABEL_ONE,
     )
+
+
+# Every option class above: a new one only has to be written there.
+OBJECTIVE_OPTIONS: tuple[type, ...] = tuple(
+    value for value in list(globals().values()) if isinstance(value, type) and is_dataclass(value)
+)
