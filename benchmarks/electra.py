@@ -163,8 +163,7 @@ def pretrained(
         options.lr,
         "--warmup_steps",
         steps // 10,
-        "--gen_fraction",
-        options.gen_fraction,
+        *(("--gen_fraction", options.gen_fraction) if objective == "electra" else ()),
     )
     seconds = command(
         "train",
