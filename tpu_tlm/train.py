@@ -5,19 +5,7 @@ from __future__ import annotations
 import sys
 import typing
 
-from tpu_tlm.config import (
-    ContrastiveConfig,
-    DataConfig,
-    DenoisingConfig,
-    ElectraConfig,
-    MlmConfig,
-    ModelConfig,
-    OptimConfig,
-    RunConfig,
-    RuntimeConfig,
-    TokenizerConfig,
-    cli,
-)
+from tpu_tlm.config import Config, cli
 from tpu_tlm.distributed import pid1
 from tpu_tlm.errors import run_command
 
@@ -26,18 +14,7 @@ if typing.TYPE_CHECKING:
 
     from tpu_tlm.models.spec import ModelSpec
 
-CLASSES = (
-    DataConfig,
-    TokenizerConfig,
-    ModelConfig,
-    MlmConfig,
-    ContrastiveConfig,
-    DenoisingConfig,
-    ElectraConfig,
-    OptimConfig,
-    RunConfig,
-    RuntimeConfig,
-)
+CLASSES = Config.groups()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,7 +38,6 @@ def main(argv: list[str] | None = None) -> int:
     from tpu_tlm.checkpoints.run_lock import locked
     from tpu_tlm.formats.mead.npz import npz_bytes
     from tpu_tlm.formats.pretrained import PretrainedModel
-    from tpu_tlm.training.setup import Options
     from tpu_tlm.training.trainer import Trainer
 
     def export(step: int, values: dict[str, np.ndarray], spec: ModelSpec, fingerprint: str) -> None:
@@ -76,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
             if name.startswith("checkpoint-step-") and name not in kept:
                 filesystem.remove(f"{run.directory.npz}/{name}")
 
-    everything = Options(*parsed)
+    everything = Config(*parsed)
     with devices.team, locked(everything.run.run_dir, devices.is_chief):
         run = Trainer(everything, devices, export if everything.run.export_npz else None)
         outcome = run.train()

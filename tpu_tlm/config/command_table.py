@@ -28,12 +28,13 @@ class Command:
     """One command.
 
     summary: one line for the list of commands; groups: its options; examples: its arguments in
-    examples of its help.
+    examples of its help; basic: options that its short help shows besides the basic ones.
     """
 
     summary: str
     groups: tuple[type, ...]
     examples: tuple[str, ...]
+    basic: tuple[str, ...] = ()
 
 
 COMMANDS: dict[str, Command] = {
@@ -51,18 +52,16 @@ COMMANDS: dict[str, Command] = {
         (CorpusConfig, TokenizerConfig, PreprocessConfig, PairsConfig),
         (
             "--input_files books/ --codes vocab/codes --vocab vocab/vocab --output data",
-            "--input_files books/ --preset bert-base --vocab vocab/vocab.txt --output data "
-            "--valid_fraction 0.01",
-            "--input_files chats.tsv --pairs tsv --codes vocab/codes --vocab vocab/vocab "
-            "--output pairs",
+            "--input_files books/ --preset bert-base --vocab vocab/vocab.txt --output data",
+            "--input_files c.tsv --pairs tsv --codes vocab/codes --vocab vocab/vocab --output data",
         ),
+        ("subword_type", "codes", "vocab", "pairs"),
     ),
     "train": Command(
         "train a model",
         Config.groups(),
         (
-            "--train_dir data/train --valid_dir data/valid --run_dir run --preset bert-small "
-            "--steps 10000",
+            "--train_dir data/train --run_dir run --preset bert-small --steps 10000",
             "--config recipes/bert-base.yaml --train_dir data/train --run_dir run",
             "--train_dir data/train --run_dir run2 --preset bert-base --init_from google_bert/",
         ),
@@ -103,7 +102,5 @@ COMMANDS: dict[str, Command] = {
             "--tpu v5e-1 --preset bert-small --sweep --quick",
         ),
     ),
-    "doctor": Command(
-        "check this machine and what is installed", (DoctorConfig,), ("", "--json")
-    ),
+    "doctor": Command("check this machine and what is installed", (DoctorConfig,), ("", "--json")),
 }

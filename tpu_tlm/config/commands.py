@@ -62,9 +62,13 @@ class EvaluateConfig(OptionGroup):
     loss: ContrastiveLoss | None = same_as(
         ContrastiveConfig, "loss", f"dual encoder: loss; {_RUN}, else symmetric"
     )
-    margin: float | None = same_as(ContrastiveConfig, "margin", f"triplet: margin; {_RUN}, else 0.2")
+    margin: float | None = same_as(
+        ContrastiveConfig, "margin", f"triplet: margin; {_RUN}, else 0.2"
+    )
     disc_weight: float | None = same_as(
-        ElectraConfig, "disc_weight", f"ELECTRA: weight of the discriminator's loss; {_RUN}, else 50"
+        ElectraConfig,
+        "disc_weight",
+        f"ELECTRA: weight of the discriminator's loss; {_RUN}, else 50",
     )
     label_one: LabelOne | None = same_as(
         ElectraConfig, "label_one", f"discriminator: meaning of label 1; {_RUN}, else replaced"

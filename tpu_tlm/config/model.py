@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tpu_tlm.config.objectives import DUAL_ENCODER, SEQ2SEQ
 from tpu_tlm.config.options import OptionGroup, opt
@@ -13,7 +13,7 @@ from tpu_tlm.errors import OptionError
 # An option that decides what the model computes.
 _shape = functools.partial(opt, shapes_model=True)
 
-_RATE = {"unit": "fraction", "minimum": 0, "below": 1, "may_change": True}
+_RATE: dict[str, Any] = {"unit": "fraction", "minimum": 0, "below": 1, "may_change": True}
 
 
 @dataclass(frozen=True)

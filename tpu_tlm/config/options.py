@@ -91,7 +91,8 @@ def opt(
     shorthands: name of a boolean flag -> the value that it stands for ({"causal": "clm"}).
     required: must be given; positional: a positional argument, required too.
     basic: shown by the short --help. may_be_empty: an empty text is a value.
-    choices: where a `Literal` cannot say them; open_choice: a text that lets a value pass that is none of the choices (".py:").
+    choices: where a `Literal` cannot say them. open_choice: a text that lets a value pass that is
+    none of the choices (".py:").
     only_with: other option -> its values with which this option acts (`SET`: any but none, 0,
     false); given without them it is refused. conflicts: options that cannot be given beside it.
     may_change: a continued run may change it. may_differ: may differ between the workers of a run.
@@ -199,13 +200,16 @@ class Option:
 
     def _checked_one(self, value: Any, named: str) -> Any:
         convert = {bool: _bool, int: _int, float: _float, str: self._text}[self.base]
-        converted = convert(value, named)
+        converted: Any = convert(value, named)
         if self.choices and not self._is_choice(converted):
             near = did_you_mean(converted, self.choices)
-            raise OptionError(f"{named} {_shown(value)}: is none of {', '.join(self.choices)}{near}")
+            raise OptionError(
+                f"{named} {_shown(value)}: is none of {', '.join(self.choices)}{near}"
+            )
         if self.base in (int, float) and not self._in_range(converted):
             raise OptionError(f"{named} {_shown(value)}: must be {self.range()}")
-        if self.base is int and self.declared.maximum is None and converted > _LARGEST_INT:
+        too_large = self.base is int and self.declared.maximum is None and converted > _LARGEST_INT
+        if too_large:
             raise OptionError(f"{named} {_shown(value)}: must be at most {_LARGEST_INT}")
         return converted
 
@@ -309,9 +313,13 @@ class OptionGroup:
         """
 
 
-@functools.cache
 def options_in(group: type) -> dict[str, Option]:
     """Name -> option of one dataclass, in the order of its fields."""
+    return _options_in(group)
+
+
+@functools.cache
+def _options_in(group: Any) -> dict[str, Option]:
     hints = typing.get_type_hints(group)
     found = {}
     for field in dataclasses.fields(group):

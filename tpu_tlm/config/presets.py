@@ -333,7 +333,7 @@ def preset_option(**declared: Any) -> Any:
     """The option `preset` of a command."""
     return opt(
         None,
-        f"published model whose option values are the defaults: {', '.join(PRESETS)}",
+        "published model whose sizes and training options are the defaults",
         unit="name",
         choices=tuple(PRESETS),
         basic=True,

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tpu_tlm.config.options import SET, Option, options_of
-from tpu_tlm.config.suggest import did_you_mean
+from tpu_tlm.config.suggest import nearest
 from tpu_tlm.errors import OptionError, UsageError
 
 
@@ -63,7 +63,10 @@ def resolve(
         for name, (value, shorthand) in canonical(source, table).items():
             option = table[name]
             named = f"{source.where}: {name}" if source.where else f"--{name}"
-            checked = option.checked(value, named)
+            if not source.explicit and value == option.default:
+                checked = value
+            else:
+                checked = option.checked(value, named)
             explicit = source.explicit or checked != option.default
             given[name] = _Given(checked, rank, source.where, explicit, shorthand)
     if rules:
@@ -73,7 +76,9 @@ def resolve(
             _drop_idle(table, given)
     if check_required:
         for name, option in table.items():
-            if option.declared.required and (name not in given or given[name].value in (None, [])):
+            if option.declared.required and (
+                name not in given or given[name].value in (None, [], "")
+            ):
                 raise OptionError(f"--{name} is required: {option.declared.help}")
     values: dict[type, dict[str, Any]] = {group: {} for group in groups}
     for name, one in given.items():
@@ -88,7 +93,7 @@ def resolve(
 
 
 def canonical(source: Source, table: Mapping[str, Option]) -> dict[str, tuple[Any, str]]:
-    """Option name -> (value, the shorthand it was given by or ""), with every option under its name.
+    """Option name -> (value, the shorthand it was given by or ""), under its present name.
 
     Raises `UsageError` for an unknown name, and for an option that is given twice under two names.
     """
@@ -126,16 +131,23 @@ def canonical(source: Source, table: Mapping[str, Option]) -> dict[str, tuple[An
 def unknown_option(name: str, table: Mapping[str, Option], where: str) -> UsageError:
     """The error for a name that is no option, with what is known of it."""
     prefix = f"{where}: " if where else ""
+    hint = suggestion(name, table)
+    return UsageError(f"{prefix}unknown key {name!r}" + (hint.replace("--", "") if hint else ""))
+
+
+def suggestion(name: str, table: Mapping[str, Option]) -> str:
+    """What an unknown option is called here, or the nearest one, as the end of a sentence."""
+    spellings: dict[str, str] = {}
     for option in table.values():
-        if name in option.declared.also_called:
-            note = option.declared.also_called[name]
-            return UsageError(
-                f"{prefix}unknown key {name!r}: it is {option.name!r} here"
-                + (f" ({note})" if note else "")
-            )
-    aliases = {a: o.name for o in table.values() for a in o.declared.aliases}
-    names = [*table, *aliases, *(s for o in table.values() for s in o.declared.shorthands)]
-    return UsageError(f"{prefix}unknown key {name!r}{did_you_mean(name, names)}")
+        declared = option.declared
+        if name in declared.also_called:
+            note = declared.also_called[name]
+            return f": it is --{option.name} here" + (f" ({note})" if note else "")
+        spellings[option.name] = option.name
+        spellings |= dict.fromkeys((*declared.aliases, *declared.also_called), option.name)
+        spellings |= {short: short for short in declared.shorthands}
+    near = nearest(name, spellings)
+    return f"; did you mean --{spellings[near]}?" if near else ""
 
 
 def _is_true(value: Any, named: str) -> bool:

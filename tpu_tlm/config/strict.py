@@ -157,18 +157,20 @@ def kind_of(value: Any) -> str:
 def _text(data: bytes | str, where: str, error: type[TlmError], max_bytes: int) -> str:
     if len(data) > max_bytes:
         raise error(f"{where}: has {len(data):,} bytes; at most {max_bytes:,} are read")
-    if isinstance(data, bytes):
+    if isinstance(data, str):
+        text = data
+    else:
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise error(f"{where}: is UTF-16; save it as UTF-8")
         try:
-            data = data.decode("utf-8-sig")
+            text = data.decode("utf-8-sig")
         except UnicodeDecodeError as fault:
             line = data[: fault.start].count(b"\n") + 1
             raise error(f"{where}: line {line}: is not UTF-8; save it as UTF-8") from None
-    if "\x00" in data:
-        line = data[: data.index("\x00")].count("\n") + 1
+    if "\x00" in text:
+        line = text[: text.index("\x00")].count("\n") + 1
         raise error(f"{where}: line {line}: has a NUL character, so it is no text")
-    return data
+    return text
 
 
 def _join(path: str, key: str) -> str:

@@ -47,21 +47,19 @@ class CorpusConfig(OptionGroup):
 class TokenizerConfig(OptionGroup):
     """Tokenizer."""
 
-    subword_type: SubwordType = opt("bpe", "kind of subwords", basic=True)
+    subword_type: SubwordType = opt("bpe", "kind of subwords")
     codes: str | None = opt(
         None,
         "fastBPE codes file",
         unit="file",
         aliases=("subword_model_file",),
         only_with=_BPE,
-        basic=True,
     )
     vocab: str | None = opt(
         None,
         "fastBPE vocab file, or BERT's vocab.txt",
         unit="file",
         aliases=("subword_vocab_file",),
-        basic=True,
         also_called=("vocab_file", "tokenizer_name"),
     )
     cased: bool = opt(True, _CASED, also_called={"do_lower_case": "with the opposite meaning"})

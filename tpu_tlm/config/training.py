@@ -278,7 +278,10 @@ class RunConfig(OptionGroup):
         also_called=("model_name_or_path", "init_checkpoint", "resume_from_checkpoint"),
     )
     export_npz: bool = opt(
-        False, "write an NPZ file in MEAD's layout at every checkpoint", aliases=("npz",), may_change=True
+        False,
+        "write an NPZ file in MEAD's layout at every checkpoint",
+        aliases=("npz",),
+        may_change=True,
     )
     tensorboard: bool = opt(True, "write TensorBoard logs", aliases=("tb",), may_change=True)
     seed: int = opt(
@@ -319,8 +322,9 @@ class RuntimeConfig(OptionGroup):
     precision: Literal["auto", "float32", "bfloat16"] = opt(
         "auto",
         "dtype of the computation, parameters stay float32; auto: bfloat16 on TPU, else float32",
+        basic=True,
         may_change=True,
-        also_called=("mixed_precision", "bf16", "fp16"),
+        also_called={"mixed_precision": "", "bf16": "--precision bfloat16", "fp16": "bfloat16"},
     )
     xla: bool = opt(True, "compile the step with XLA (always on TPU)", may_change=True)
     start_timeout: float = opt(

@@ -220,13 +220,7 @@ class Sgd(Optimizer):
 
 
 def make_optimizer(config: OptimConfig) -> Optimizer:
-    """The optimizer that the options name; `adam` has no weight decay (that is `adamw`). UsageError for impossible numbers."""
-    for name, value in (("beta1", config.beta1), ("beta2", config.beta2)):
-        if not 0.0 <= value < 1.0:
-            raise UsageError(f"--{name} {value}: must be at least 0 and below 1")
-    for name, value in (("weight_decay", config.weight_decay), ("eps", config.eps)):
-        if not (math.isfinite(value) and value >= 0.0):
-            raise UsageError(f"--{name} {value}: must be a finite number, 0 or more")
+    """The optimizer that the options name; `adam` has no weight decay (that is `adamw`)."""
     if config.optimizer == "adamw":
         return Adam(config.beta1, config.beta2, config.eps, config.weight_decay)
     if config.optimizer == "adam":

@@ -2,58 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import tensorflow as tf
 
-from tpu_tlm.config import (
-    ContrastiveConfig,
-    DataConfig,
-    DenoisingConfig,
-    ElectraConfig,
-    MlmConfig,
-    ModelConfig,
-    OptimConfig,
-    RunConfig,
-    RuntimeConfig,
-    TokenizerConfig,
-)
+from tpu_tlm.config import Config as Options
+from tpu_tlm.config import RuntimeConfig
 from tpu_tlm.data.dataset.dataset import Dataset, check_same_tokenizer, open_dataset
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import make_tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec, longest
-from tpu_tlm.objectives.base import ObjectiveContext, ObjectiveOptions
+from tpu_tlm.objectives.base import ObjectiveContext
 from tpu_tlm.objectives.registry import make_objective, objective_class
 from tpu_tlm.training.optimizers import make_optimizer
 from tpu_tlm.training.schedules import make_schedule
 from tpu_tlm.training.step import TrainStep
-
-
-@dataclass(frozen=True)
-class Options:
-    """All options of a training run, one instance per concern."""
-
-    data: DataConfig
-    tokenizer: TokenizerConfig
-    model: ModelConfig
-    mlm: MlmConfig
-    contrastive: ContrastiveConfig
-    denoising: DenoisingConfig
-    electra: ElectraConfig
-    optim: OptimConfig
-    run: RunConfig
-    runtime: RuntimeConfig
-
-    def parts(self) -> tuple[object, ...]:
-        """The instances in the order of the command line."""
-        return tuple(getattr(self, field.name) for field in fields(self))
-
-    @property
-    def objectives(self) -> ObjectiveOptions:
-        """The options of the objectives."""
-        return ObjectiveOptions(self.mlm, self.contrastive, self.denoising, self.electra)
 
 
 @dataclass(frozen=True)
