@@ -16,11 +16,12 @@ from tpu_tlm.config.objectives import (
     MlmConfig,
     ObjectiveOptions,
 )
-from tpu_tlm.config.options import OptionGroup, options_of
+from tpu_tlm.config.options import Option, OptionGroup, options_of
 from tpu_tlm.config.presets import preset_values
 from tpu_tlm.config.resolve import Source, resolve
 from tpu_tlm.config.text import TokenizerConfig
 from tpu_tlm.config.training import DataConfig, OptimConfig, RunConfig, RuntimeConfig
+from tpu_tlm.errors import OptionError
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -144,11 +145,7 @@ def with_presets(groups: tuple[type, ...], sources: list[Source]) -> list[Source
     if "preset" not in table:
         return sources
     text = PreprocessConfig in groups or VocabConfig in groups
-    merged: dict[str, Any] = {}
-    for source in sources:
-        merged.update(source.values)
-    steps = merged.get("steps")
-    steps = table["steps"].checked(steps) if steps is not None and "steps" in table else None
+    steps = _steps(table, sources)
     found: list[Source] = []
     for source in sources:
         named = f"{source.where}: preset" if source.where else "--preset"
@@ -159,3 +156,14 @@ def with_presets(groups: tuple[type, ...], sources: list[Source]) -> list[Source
             found.append(Source(values, f"preset {name}"))
         found.append(source)
     return found
+
+
+def _steps(table: Mapping[str, Option], sources: list[Source]) -> int | None:
+    """The steps of the run, where a source gives them."""
+    values = [s.values["steps"] for s in sources if s.values.get("steps") is not None]
+    if not values or "steps" not in table:
+        return None
+    try:
+        return table["steps"].checked(values[-1])  # type: ignore[no-any-return]
+    except OptionError:  # `resolve` reports it, naming its place
+        return None

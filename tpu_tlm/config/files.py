@@ -18,9 +18,9 @@ _MAX_BYTES = 1 << 20
 
 
 def load_values(path: str | os.PathLike[str], classes: Sequence[type]) -> dict[str, Any]:
-    """Option name -> checked value of a YAML file, local or gs://.
+    """Option name -> value of a YAML file, local or gs://; the values are not checked yet.
 
-    Raises `UsageError` naming file and key for what is no configuration of these groups.
+    Raises `UsageError` naming file and key for what is no mapping of options of these groups.
     """
     where = os.fspath(path)
     return values_in(_read(where), where, classes)
@@ -29,11 +29,8 @@ def load_values(path: str | os.PathLike[str], classes: Sequence[type]) -> dict[s
 def values_in(data: bytes | str, where: str, classes: Sequence[type]) -> dict[str, Any]:
     """The same from the content of a file."""
     loaded = read_yaml(data, where, max_bytes=_MAX_BYTES)
-    table = options_of(classes)
-    given = canonical(Source(mapping(loaded, where), where), table)
-    return {
-        name: table[name].checked(value, f"{where}: {name}") for name, (value, _) in given.items()
-    }
+    given = canonical(Source(mapping(loaded, where), where), options_of(classes))
+    return {name: value for name, (value, _) in given.items()}
 
 
 def _read(path: str) -> bytes:

@@ -10,7 +10,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name nearest to `name`, or None where none is near."""
     plain = {one.lower().replace("-", "_"): one for one in known}
     wanted = name.lower().replace("-", "_")
-    found = difflib.get_close_matches(wanted, plain, n=1, cutoff=0.7)
+    found = difflib.get_close_matches(wanted, plain, n=1, cutoff=0.6)
     if not found and len(wanted) >= 4:
         found = [one for one in plain if one.startswith(wanted)][:1]
     return plain[found[0]] if found else None
