@@ -10,6 +10,7 @@ from tpu_tlm import config
 from tpu_tlm.checkpoints.run_dir import RunDir
 from tpu_tlm.config import cli
 from tpu_tlm.config.options import options_of
+from tpu_tlm.config.resolve import idle_options
 from tpu_tlm.errors import UsageError
 
 CLASSES = (
@@ -159,6 +160,14 @@ def test_an_option_that_the_old_file_does_not_know_counts_as_its_default(tmp_pat
     assert run.prepare(_parts(run.path), IDENTITY) == []
 
 
+def test_an_option_that_nothing_reads_stops_no_run(tmp_path: Path) -> None:
+    """A run of an earlier version may hold options that its objective does not use."""
+    run = RunDir(str(tmp_path / "run"))
+    run.prepare(_parts(run.path, objective="clm", mask_mode="span"), IDENTITY)
+    [change] = run.prepare(_parts(run.path, objective="clm"), IDENTITY)
+    assert change.name == "mask_mode"
+
+
 def test_a_moved_run_continues(tmp_path: Path) -> None:
     RunDir(str(tmp_path / "a")).prepare(_parts(tmp_path / "a"), IDENTITY)
     (tmp_path / "a").rename(tmp_path / "b")
@@ -171,7 +180,7 @@ def test_every_training_option_is_decided(tmp_path: Path) -> None:
     run = RunDir(str(tmp_path / "run"))
     base = _parts(run.path)
     run.prepare(base, IDENTITY)
-    table = options_of(CLASSES)
+    table, idle = options_of(CLASSES), idle_options(base)
     for at, part in enumerate(base):
         for field in dataclasses.fields(part):
             value = getattr(part, field.name)
@@ -179,6 +188,7 @@ def test_every_training_option_is_decided(tmp_path: Path) -> None:
                 not isinstance(value, int | float)
                 or isinstance(value, bool)
                 or table[field.name].declared.may_change
+                or field.name in idle
             ):
                 continue
             option = table[field.name].declared

@@ -12,7 +12,7 @@ from tpu_tlm.config.files import dump, load_values, values_in
 from tpu_tlm.errors import UsageError, run_command
 
 FIELD = ROOT.parent / "shared" / "field"
-DEEP = "a: " * 2000 + "1"
+FIRST_EDITION = sorted((ROOT / "tests" / "first_edition").glob("files/runs/*/config.yaml"))
 
 
 def lines(tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]) -> str:
@@ -105,6 +105,16 @@ def test_spellings_of_the_first_edition_load():
         False,
     )
     assert values["max_positions"] == 12 and values["transformer_type"] == "post-layer-norm"
+
+
+@pytest.mark.parametrize("name", [path.parent.name for path in FIRST_EDITION])
+def test_a_run_of_the_first_edition_reads_as_a_config_file(name):
+    path = next(path for path in FIRST_EDITION if path.parent.name == name)
+    config = Config.from_yaml(path)
+    assert config.run.run_dir and config.run.objective
+    given = ["--config", str(path), "--steps", "99"]
+    again = Config(*cli.parse("tpu_tlm.train", "", Config.groups(), given))
+    assert again.model == config.model and again.run.steps == 99
 
 
 def test_what_dump_writes_is_read_back():

@@ -93,6 +93,9 @@ def test_flags_win_over_a_preset_and_a_preset_flag_over_a_file(tmp_path):
     # A resolved file holds everything: reading it back changes nothing.
     config.to_yaml(tmp_path / "all.yaml")
     assert Config.from_yaml(tmp_path / "all.yaml") == config
+    # A flag that excludes one of its options wins over it.
+    config.replace(steps=100).to_yaml(tmp_path / "all.yaml")
+    assert Config.from_yaml(tmp_path / "all.yaml", epochs=2).run.steps is None
 
 
 def test_an_objective_flag_drops_what_the_preset_says_of_its_own():

@@ -11,6 +11,7 @@ from typing import Any
 from tpu_tlm.checkpoints.storage import storage_of
 from tpu_tlm.config import cli
 from tpu_tlm.config.options import options_of
+from tpu_tlm.config.resolve import idle_options
 from tpu_tlm.config.strict import mapping, read_yaml
 from tpu_tlm.errors import UsageError
 
@@ -111,7 +112,12 @@ class RunDir:
         # Other options make what is on disk, or the place in the data, mean something else. The
         # training data may move: `identity` compares it.
         table = options_of([type(part) for part in parts])
-        refused = [change for change in changes if not table[change.name].declared.may_change]
+        idle = idle_options(parts)
+        refused = [
+            change
+            for change in changes
+            if not table[change.name].declared.may_change and change.name not in idle
+        ]
         if refused:
             raise UsageError(
                 f"{self.path} holds another run: {'; '.join(map(str, refused))}. Give the old values to continue it, or a new "

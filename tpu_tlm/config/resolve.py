@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tpu_tlm.config.options import SET, Option, options_of
+from tpu_tlm.config.options import SET, Option, options_in, options_of
 from tpu_tlm.config.suggest import nearest
 from tpu_tlm.errors import OptionError, UsageError
 
@@ -30,6 +30,13 @@ class Source:
     where: str = ""
     explicit: bool = True
 
+    def is_dump(self, table: Mapping[str, Option]) -> bool:
+        """Whether this is the resolved configuration of a run: it holds most options.
+
+        What it holds in vain was accepted when the run began, and must not stop it now.
+        """
+        return bool(self.where) and len(self.values) > len(table) / 2
+
 
 @dataclasses.dataclass
 class _Given:
@@ -37,7 +44,7 @@ class _Given:
     rank: int
     where: str
     explicit: bool
-    shorthand: str = ""
+    from_dump: bool = False
 
     def name(self, name: str) -> str:
         """The option as an error names it: a flag, or the key of a file."""
@@ -60,7 +67,8 @@ def resolve(
     table = options_of(groups)
     given: dict[str, _Given] = {}
     for rank, source in enumerate(sources, 1):
-        for name, (value, shorthand) in canonical(source, table).items():
+        dump = source.is_dump(table)
+        for name, (value, _) in canonical(source, table).items():
             option = table[name]
             named = f"{source.where}: {name}" if source.where else f"--{name}"
             if not source.explicit and value == option.default:
@@ -68,7 +76,7 @@ def resolve(
             else:
                 checked = option.checked(value, named)
             explicit = source.explicit or checked != option.default
-            given[name] = _Given(checked, rank, source.where, explicit, shorthand)
+            given[name] = _Given(checked, rank, source.where, explicit, dump)
     if rules:
         _drop_conflicts(table, given)
         # Twice: an option may depend on one that gives way itself.
@@ -166,10 +174,25 @@ def _drop_conflicts(table: Mapping[str, Option], given: dict[str, _Given]) -> No
             if one is None or two is None or not (_active(one) and _active(two)):
                 continue
             if one.rank == two.rank:
+                if one.from_dump:
+                    continue
                 raise OptionError(
                     f"{one.name(name)} and --{other} exclude each other: leave one of the two out"
                 )
             del given[name if one.rank < two.rank else other]
+
+
+def idle_options(parts: Sequence[Any]) -> set[str]:
+    """Names of the options that others make idle, in groups that are resolved already."""
+    table = options_of([type(part) for part in parts])
+    values = {name: getattr(part, name) for part in parts for name in options_in(type(part))}
+    given = {name: _Given(value, 0, "", True) for name, value in values.items()}
+    return {
+        name
+        for name, option in table.items()
+        for other, wanted in option.declared.only_with.items()
+        if other in table and not _holds(other, wanted, table, given)
+    }
 
 
 def _active(one: _Given) -> bool:
@@ -179,7 +202,7 @@ def _active(one: _Given) -> bool:
 def _drop_idle(table: Mapping[str, Option], given: dict[str, _Given]) -> None:
     for name, option in table.items():
         one = given.get(name)
-        if one is None or not one.explicit or one.value is None:
+        if one is None or not one.explicit or one.from_dump or one.value is None:
             continue
         for other, wanted in option.declared.only_with.items():
             if other not in table or _holds(other, wanted, table, given):
