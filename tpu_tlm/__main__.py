@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
 
     `help COMMAND` is `COMMAND --help`.
     """
-    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["help"]
     if name == "help" and rest:
         name, rest = rest[0], ["--help"]
     if name in COMMANDS:

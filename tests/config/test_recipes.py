@@ -14,7 +14,13 @@ from tpu_tlm.config.presets import PRESETS
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 TOY = {"d_model": 16, "d_ff": 32, "num_heads": 2, "num_layers": 1, "batch_size": 8, "steps": 1}
-TOY |= {"warmup_steps": 0, "save_steps": 1, "tensorboard": False, "precision": "float32"}
+TOY |= {
+    "warmup_steps": 0,
+    "save_steps": 1,
+    "tensorboard": False,
+    "precision": "float32",
+    "xla": False,
+}
 # Further sizes that a preset sets.
 SMALL = {
     "embedding_size": 8,

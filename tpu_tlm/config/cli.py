@@ -203,8 +203,9 @@ def help_text(
     table = options_of(classes)
     positional = [name for name, o in table.items() if o.declared.positional]
     words = " ".join([*(name.upper() for name in positional), "[--OPTION VALUE ...]"])
-    lines = [f"usage: tpu-tlm {command} {words}   (the same: python -m {prog})", ""]
-    lines += [description.strip(), ""]
+    lines = [f"usage: tpu-tlm {command} {words}", f"   or: python -m {prog} {words}", ""]
+    for paragraph in re.split(r"\n\s*\n", description.strip()):
+        lines += [*textwrap.wrap(paragraph, _WIDTH, break_on_hyphens=False), ""]
     config = _lines("--config FILE", "YAML file of options, such as a run's config.yaml; flags win")
     shown = {group: [o for o in table.values() if o.group is group] for group in classes}
     if everything:

@@ -53,7 +53,7 @@ COMMANDS: dict[str, Command] = {
         (
             "--input_files books/ --codes vocab/codes --vocab vocab/vocab --output data",
             "--input_files books/ --preset bert-base --vocab vocab/vocab.txt --output data",
-            "--input_files c.tsv --pairs tsv --codes vocab/codes --vocab vocab/vocab --output data",
+            "--input_files qa.tsv --pairs tsv --codes v/codes --vocab v/vocab --output data",
         ),
         ("subword_type", "codes", "vocab", "pairs"),
     ),

@@ -7,6 +7,7 @@ tags and dates are refused. The error names the file and, where there is one, th
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 import re
@@ -264,8 +265,7 @@ class _YamlReader:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        [(twice, _)] = collections.Counter(key for key, _ in pairs).most_common(1)
         raise _Fault(f"the key {twice!r} stands there twice")
     return values
 

@@ -113,7 +113,6 @@ class OptimConfig(OptionGroup):
         unit="fraction",
         minimum=0,
         maximum=1,
-        only_with={"lr_schedule": ("linear", "cosine", "wsd")},
         may_change=True,
     )
     wsd_decay: float = opt(
