@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -31,12 +32,17 @@ def write(prefix: str, variables: Mapping[str, Any]) -> None:
             if tensor.dtype in (tf.string, tf.resource, tf.variant):
                 raise TypeError(f"variable {name!r} has no numbers but {tensor.dtype.name}")
             tensors.append(tensor)
-        tf.raw_ops.SaveV2(
-            prefix=prefix,
-            tensor_names=list(variables),
-            shape_and_slices=[""] * len(tensors),
-            tensors=tensors,
-        )
+        try:
+            tf.raw_ops.SaveV2(
+                prefix=prefix,
+                tensor_names=list(variables),
+                shape_and_slices=[""] * len(tensors),
+                tensors=tensors,
+            )
+        except tf.errors.OpError as error:
+            # Disk full, no permission: TensorFlow has a kind of its own for each.
+            lines = (error.message or "").strip().splitlines() or [type(error).__name__]
+            raise OSError(errno.EIO, lines[0]) from None
 
 
 def read(index: bytes, data: bytes) -> dict[str, np.ndarray]:

@@ -107,6 +107,7 @@ class RunConfig:
         "weights to start from, of any kind that convert reads (run, NPZ, HuggingFace, BERT...), with a fresh optimizer",
         unit="path",
     )
+    restart: bool = opt(False, "begin at step 0 where the checkpoints of this run are missing")
     export_npz: bool = opt(False, "write an NPZ in MEAD's layout at every save", aliases=("npz",))
     tensorboard: bool = opt(True, "write TensorBoard scalars", aliases=("tb",))
     seed: int = opt(0, "of initial weights, order of examples, masks and dropout", unit="integer")
