@@ -38,9 +38,14 @@ def retry() -> Any:
 
 def is_precondition(error: BaseException) -> bool:
     """Whether a generation was not the expected one (HTTP 412)."""
+    return _code(error) == 412
+
+
+def _code(error: Any) -> int | None:
+    """The HTTP status of an answer; None where there was none."""
     response = getattr(error, "response", None)
     code = getattr(error, "code", None) or getattr(response, "status_code", None)
-    return code == 412
+    return None if code is None else int(code)
 
 
 @contextlib.contextmanager
@@ -62,10 +67,9 @@ def _translated(path: str, error: Exception) -> OSError:
     bucket = path.partition("://")[2].partition("/")[0]
     if isinstance(error, api.RetryError):
         last = error.cause
-        code = getattr(last, "code", None)
         reason = (
-            f"the service answered {code} each time ({_text(last)})"
-            if code
+            f"the service answers {_code(last)} ({_text(last)})"
+            if _code(last)
             else f"network: {_text(last)}"
         )
         return StoreError(
@@ -80,12 +84,9 @@ def _translated(path: str, error: Exception) -> OSError:
         )
     if isinstance(error, auth.RefreshError):
         return StoreError(errno.EACCES, f"permission: credentials were refused: {_text(error)}")
-    code = getattr(error, "code", None) or getattr(
-        getattr(error, "response", None), "status_code", None
-    )
-    text = _text(error)
+    code, text = _code(error), _text(error)
     if code == 404:
-        if "bucket" in text.lower():
+        if "bucket does not exist" in text.lower():
             return StoreError(
                 errno.ENOENT, f"not found: there is no bucket {bucket!r}: create it first"
             )
@@ -115,5 +116,9 @@ def _translated(path: str, error: Exception) -> OSError:
 
 
 def _text(error: Any) -> str:
+    """The service's own words where it said any, without the request."""
+    with contextlib.suppress(Exception):
+        told = error.response.json()["error"]["message"]
+        return " ".join(str(told).split())[:300]
     text = " ".join(str(getattr(error, "message", "") or error).split())
     return text[:300] or type(error).__name__

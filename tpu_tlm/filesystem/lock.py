@@ -103,12 +103,12 @@ class Lease:
     lease was taken over by another process, or could not be renewed in time.
     """
 
-    def __init__(self, path: str, files: CloudStorage, seconds: float = LEASE) -> None:
+    def __init__(self, path: str, files: CloudStorage, seconds: float | None = None) -> None:
         self.path = path
         self.taken_over = False
         self.lost = ""
         self._files = files
-        self._seconds = seconds
+        self._seconds = LEASE if seconds is None else seconds
         self._token = uuid.uuid4().hex
         self._version = 0
         self._stop = threading.Event()
