@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from tpu_tlm.config import TokenizerConfig
+from tpu_tlm.data.dataset.metadata import write_metadata
 from tpu_tlm.data.dataset.records import token_layout, token_payload
-from tpu_tlm.data.dataset.shards import shard_name, write_metadata, write_shard
+from tpu_tlm.data.dataset.shards import shard_name, write_shard
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import make_tokenizer
 

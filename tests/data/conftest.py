@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tpu_tlm.data.dataset.dataset import Dataset, open_dataset
+from tpu_tlm.data.dataset.metadata import write_metadata
 from tpu_tlm.data.dataset.records import token_layout, token_payload
-from tpu_tlm.data.dataset.shards import shard_name, write_metadata, write_shard
+from tpu_tlm.data.dataset.shards import shard_name, write_shard
 
 
 def _example(number: int, seq_length: int, vocab_size: int) -> np.ndarray:

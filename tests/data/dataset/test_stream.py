@@ -79,7 +79,7 @@ def test_order_is_the_described_one_and_every_epoch_a_permutation(
     assert other != ids[: len(other)]
 
 
-@pytest.mark.parametrize(("nctx", "vocab_size"), [(8, 60000), (13, 65537)])
+@pytest.mark.parametrize(("seq_length", "vocab_size"), [(8, 60000), (13, 65537)])
 def test_contents(make_dataset, example, seq_length: int, vocab_size: int) -> None:
     dataset = make_dataset(SIZES, seq_length, vocab_size)
     spec = Stream(dataset, seed=0, batch_size=6).batches(0, hosts=2, host=1).element_spec
