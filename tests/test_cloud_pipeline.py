@@ -52,7 +52,7 @@ DRIVER = """
 """
 MODEL = [
     *"--d_model 32 --d_ff 64 --num_heads 2 --num_layers 1 --rpr_k 0".split(),
-    *"--position_encoding learned-positional --embeddings_reduction sum-layer-norm".split(),
+    *"--embed_type learned-positional --embeddings_reduction sum-layer-norm".split(),
     *"--transformer_type post-layer-norm".split(),
 ]
 
