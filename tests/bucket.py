@@ -131,7 +131,7 @@ class Bucket:
         self._ends.close()
 
     def _certificate(self) -> dict[str, str]:
-        """Make a certificate for Google's names; gives the variables by which TensorFlow trusts it."""
+        """Make a certificate for Google's names; returns variables for TensorFlow to trust it."""
         place = Path(self._ends.enter_context(tempfile.TemporaryDirectory()))
         if shutil.which("openssl") is None:
             pytest.skip("openssl is not installed")

@@ -43,7 +43,11 @@ def _check(directory: Path, size: int = 1000) -> int:
     checkpoints.save(again, variables(again, size), {"position": again * 10})
     newest = Checkpoints(str(directory)).newest()
     assert newest is not None and newest.step == again
-    assert set(os.listdir(directory)) == {"checkpoint", os.path.basename(found.path), os.path.basename(newest.path)}
+    assert set(os.listdir(directory)) == {
+        "checkpoint",
+        os.path.basename(found.path),
+        os.path.basename(newest.path),
+    }
     return found.step
 
 

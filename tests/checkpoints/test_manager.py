@@ -306,7 +306,7 @@ def test_a_step_that_is_not_there_or_damaged(tmp_path: Path) -> None:
 def test_a_format_of_the_future_is_an_error_and_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tpu_tlm.checkpoints.manager.FORMAT", 2)
+    monkeypatch.setattr("tpu_tlm.checkpoints.manifest.FORMAT", 2)
     _save(tmp_path, 1)
     monkeypatch.undo()
     with pytest.raises(TlmError, match="has format 2"):

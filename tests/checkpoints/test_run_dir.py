@@ -60,9 +60,18 @@ def test_the_same_options_continue(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "old", "new"),
-    [("d_model", 64, 128), ("rpr_k", [8], [4]), ("seed", 0, 1), ("batch_size", 32, 64), ("optimizer", "adamw", "lamb"),
-     ("window_shards", 16, 8), ("mask_mode", "token", "span"), ("layer_norms_after", False, True), ("d_k", None, 32)],
-)  # fmt: skip
+    [
+        ("d_model", 64, 128),
+        ("rpr_k", [8], [4]),
+        ("seed", 0, 1),
+        ("batch_size", 32, 64),
+        ("optimizer", "adamw", "lamb"),
+        ("window_shards", 16, 8),
+        ("mask_mode", "token", "span"),
+        ("layer_norms_after", False, True),
+        ("d_k", None, 32),
+    ],
+)
 def test_another_run_is_refused_naming_option_old_and_new_value(
     tmp_path: Path, name: str, old: object, new: object
 ) -> None:
@@ -173,7 +182,9 @@ def test_an_option_that_the_old_file_does_not_know_counts_as_its_default(tmp_pat
 
 def _changed_bits(good: bytes, step: int):
     """The file with one bit changed: every `step`-th byte, and the ends where checksums stand."""
-    for place in sorted({*range(90), *range(len(good) - 90, len(good)), *range(0, len(good), step)}):
+    for place in sorted(
+        {*range(90), *range(len(good) - 90, len(good)), *range(0, len(good), step)}
+    ):
         if place < len(good):
             bit = 1 << place % 8
             yield good[:place] + bytes([good[place] ^ bit]) + good[place + 1 :]

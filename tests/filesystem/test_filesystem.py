@@ -127,7 +127,11 @@ def test_files_and_directories_in_each_others_place(tmp_path: Path) -> None:
     ("name", "words"), [("a\x00b", "NUL"), ("\ud800", "encoded"), ("x" * 300, "too long")]
 )
 def test_names_that_no_file_can_have(tmp_path: Path, name: str, words: str) -> None:
-    for call in (filesystem.read_bytes, filesystem.file_size, lambda p: filesystem.write_bytes(p, b"")):
+    for call in (
+        filesystem.read_bytes,
+        filesystem.file_size,
+        lambda p: filesystem.write_bytes(p, b""),
+    ):
         with pytest.raises(UsageError, match=words):
             call(f"{tmp_path}/{name}")
 
@@ -143,7 +147,11 @@ def test_trees_are_copied(place: str, tmp_path: Path) -> None:
     assert filesystem.download(f"{place}/copy", str(tmp_path / "back")) == names
     with filesystem.local_copy(f"{place}/copy") as local:
         for directory in (tmp_path / "back", Path(local)):
-            assert [(directory / name).read_bytes() for name in names] == [b"a", b"deep/b", b"deep/deeper/c"]
+            assert [(directory / name).read_bytes() for name in names] == [
+                b"a",
+                b"deep/b",
+                b"deep/deeper/c",
+            ]
 
 
 def test_a_corpus_is_read_in_parts(place: str) -> None:

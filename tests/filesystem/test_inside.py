@@ -17,7 +17,17 @@ NOT_PLAIN: list[Any] = [
     *("gs://bucket/x", "file:///etc/passwd", "~/x/y", "a\x00b", "a\nb", "\x1b[31m", "\x7f"),
     *("\ud800", "x" * 256, "é" * 128, None, 7, b"x", ["x"], {"x": 1}, True),
 ]
-PLAIN = ["x", ".hidden", "a b", "model-00001-of-00002.safetensors", "...", "é", "~", "a:b", "x" * 255]
+PLAIN = [
+    "x",
+    ".hidden",
+    "a b",
+    "model-00001-of-00002.safetensors",
+    "...",
+    "é",
+    "~",
+    "a:b",
+    "x" * 255,
+]
 
 
 @pytest.mark.parametrize("name", NOT_PLAIN, ids=ascii)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import posixpath
 import re
@@ -15,17 +14,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tpu_tlm import __version__, filesystem
+from tpu_tlm import filesystem
+from tpu_tlm.checkpoints import manifest as manifests
 from tpu_tlm.checkpoints import tensor_bundle
+from tpu_tlm.checkpoints.manifest import MANIFEST, PREFIX
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.filesystem import FileSystem
 from tpu_tlm.filesystem.local import TEMPORARY
 
-FORMAT = 1
 # TensorFlow's own name and text form for it: tf.train.latest_checkpoint finds the newest, too.
 POINTER = "checkpoint"
-MANIFEST = "manifest.json"
-PREFIX = "variables"
 
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 _POINTED = re.compile(rf'model_checkpoint_path: "(step-[\d.]+)/{PREFIX}"\n')
@@ -220,25 +218,10 @@ class Checkpoints:
             raise Damaged(f"cannot be read: {error.strerror or error}") from None
         if MANIFEST not in names:
             raise Damaged("is half-written: it has no manifest, its save was interrupted")
-        unlike = f"is damaged: {MANIFEST} is not what was written"
         try:
-            manifest = json.loads(self._read(name, MANIFEST))
-            checksum = manifest.pop("sha256")
-            actual = _checksum(manifest)
-        except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
-            raise self._damage(name, unlike) from None
-        if checksum != actual:
-            raise self._damage(
-                name, f"is damaged: {MANIFEST} does not have the checksum it was written with"
-            )
-        if manifest.get("format") != FORMAT:
-            raise TlmError(
-                f"{self._path(name)} has format {manifest.get('format')!r}, and this program reads "
-                f"{FORMAT}: use the tpu_tlm that wrote it"
-            )
-        if not _is_manifest(manifest):
-            raise self._damage(name, unlike)
-        return dict(manifest)
+            return manifests.parse(self._read(name, MANIFEST), self._path(name))
+        except ValueError as error:
+            raise self._damage(name, f"is damaged: {MANIFEST} {error}") from None
 
     def _inside(self, name: str, file: str) -> str:
         """The path of a file of a checkpoint; the manifest must not name any other place."""
@@ -292,21 +275,10 @@ class Checkpoints:
             name = self._free_name(step)
             with self._files.staged(self._path(name)) as local:
                 tensor_bundle.write(os.path.join(local, PREFIX), variables)
-                files = {
-                    file: _description(os.path.join(local, file))
-                    for file in sorted(os.listdir(local))
-                }
-            manifest = {
-                "format": FORMAT,
-                "step": step,
-                "state": dict(state),
-                "files": files,
-                "written_by": f"tpu_tlm {__version__}",
-            }
-            whole = {**manifest, "sha256": _checksum(manifest)}
-            text = json.dumps(whole, indent=1, sort_keys=True, allow_nan=False) + "\n"
+                files = manifests.describe(local)
+            text = manifests.dump(step, state, files)
             new = None if self._version is None else 0
-            self._files.write(self._path(name, MANIFEST), text.encode(), new)
+            self._files.write(self._path(name, MANIFEST), text, new)
             pointer = self._path(POINTER)
             self._version = self._files.write(pointer, _pointer(name).encode(), self._version)
         except FileExistsError:
@@ -351,7 +323,7 @@ class Checkpoints:
             if name in kept:
                 continue
             try:
-                # The manifest first: a deletion that is interrupted leaves what counts as half-written.
+                # The manifest first: an interrupted deletion leaves what counts as half-written.
                 self._files.remove(self._path(name, MANIFEST))
                 self._files.remove_tree(self._path(name))
             except OSError as error:
@@ -373,34 +345,3 @@ def _pointer(name: str) -> str:
     """Text of the pointer; TensorFlow reads its first line."""
     line = f'model_checkpoint_path: "{name}/{PREFIX}"\n'
     return f"{line}# sha256 {hashlib.sha256(line.encode()).hexdigest()}\n"
-
-
-def _is_manifest(manifest: dict[str, Any]) -> bool:
-    """Whether a manifest of this format has what is read of it, of the right types."""
-    files = manifest.get("files")
-    return (
-        isinstance(manifest.get("step"), int)
-        and isinstance(manifest.get("state"), dict)
-        and isinstance(files, dict)
-        and {PREFIX + tensor_bundle.INDEX, PREFIX + tensor_bundle.DATA} <= set(files)
-        and all(
-            isinstance(told, dict)
-            and isinstance(told.get("bytes"), int)
-            and isinstance(told.get("sha256"), str)
-            for told in files.values()
-        )
-    )
-
-
-def _description(path: str) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return {"bytes": os.path.getsize(path), "sha256": digest.hexdigest()}
-
-
-def _checksum(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(
-        json.dumps(manifest, sort_keys=True, allow_nan=False).encode()
-    ).hexdigest()

@@ -26,7 +26,8 @@ _SUM = "sha256"
 CHANGEABLE = frozenset(
     """
     run_dir train_dir valid_dir eval_batch_size num_train_workers verify_data
-    steps epochs restart steps_per_call saves_per_epoch save_steps keep keep_every eval_steps init_from export_npz tensorboard
+    steps epochs restart steps_per_call saves_per_epoch save_steps keep keep_every eval_steps
+    init_from export_npz tensorboard
     lr lr_schedule warmup_steps lr_end wsd_decay weight_decay clip grad_accum
     dropout ffn_pdrop embeddings_dropout layer_drop recompute mask_rate eval_mask_rate
     distribute tpu logical_cpus precision xla start_timeout grace_seconds
@@ -63,9 +64,7 @@ class RunDir:
         doc="Fingerprints of what the run is made of besides options.",
     )
     tokenizer = property(lambda self: self._join("tokenizer"), doc="The tokenizer's directory.")
-    checkpoints = property(
-        lambda self: self._join(CHECKPOINTS), doc="Directory of `Checkpoints`."
-    )
+    checkpoints = property(lambda self: self._join(CHECKPOINTS), doc="Directory of `Checkpoints`.")
     npz = property(lambda self: self._join("npz"), doc="Directory of exports.")
     tb = property(lambda self: self._join("tb"), doc="Directory of TensorBoard files.")
     metrics = property(

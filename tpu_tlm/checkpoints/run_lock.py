@@ -57,7 +57,7 @@ def locked(run_dir: str, wanted: bool = True, patience: float = PATIENCE) -> Ite
 
 
 def _fence(pointer: str) -> None:
-    """Give the pointer a new version, so that a holder that was only slow cannot commit any more."""
+    """Give the pointer a new version, so that a holder that was only slow commits no more."""
     with filesystem.naming(pointer):
         files = filesystem.of(pointer)
         version = files.version(pointer)

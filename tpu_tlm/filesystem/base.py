@@ -144,7 +144,9 @@ class FileSystem(abc.ABC):
         for place in sorted({os.path.dirname(target) for target in targets.values()}):
             os.makedirs(place, exist_ok=True)
         base = directory.rstrip("/")
-        return _in_parallel(lambda name: self.fetch(f"{base}/{name}", targets[name]), sizes, progress)
+        return _in_parallel(
+            lambda name: self.fetch(f"{base}/{name}", targets[name]), sizes, progress
+        )
 
 
 def _in_parallel(

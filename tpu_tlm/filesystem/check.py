@@ -81,8 +81,8 @@ def _preconditions(files: FileSystem, made: str, data: bytes) -> str:
         except FileExistsError:
             continue
         raise TlmError(
-            f"{made}: a write was taken in spite of its precondition: two runs could overwrite each "
-            "other; use a bucket of Google Cloud Storage itself"
+            f"{made}: a write was taken in spite of its precondition: two runs could overwrite "
+            "each other; use a bucket of Google Cloud Storage itself"
         )
     files.write(made, data, version)
     return "honored"

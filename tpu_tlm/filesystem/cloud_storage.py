@@ -33,7 +33,7 @@ _CONTENT = "application/octet-stream"
 @functools.cache
 def _client(process: int, emulator: str | None) -> Any:
     # A client's connections must not be shared with a forked process.
-    from google.cloud import storage
+    from google.cloud import storage  # type: ignore[attr-defined]
 
     if emulator:
         from google.auth.credentials import AnonymousCredentials
@@ -103,7 +103,7 @@ class CloudStorage(FileSystem):
         return self._put(path, put, version)
 
     def _put(self, path: str, put: Any, version: int | None) -> int:
-        """Upload by `put(blob)`; of a conditional one, a refusal of our own repetition is success."""
+        """Upload by `put(blob)`; with a version, a refusal of our own repetition is success."""
         token = uuid.uuid4().hex
         with translating(path):
             blob = self._blob(path)
@@ -181,9 +181,7 @@ class CloudStorage(FileSystem):
         return exists or not split(path)[1].rstrip("/")
 
     def exists(self, path: str) -> bool:
-        return self.is_directory(path) or (
-            not path.endswith("/") and self._found(path) is not None
-        )
+        return self.is_directory(path) or (not path.endswith("/") and self._found(path) is not None)
 
     def size(self, path: str) -> int:
         found = self._found(path)

@@ -81,9 +81,7 @@ def open_inside(directory: str, name: Any, source: str = "") -> BinaryIO:
             raise
 
 
-def read_inside(
-    directory: str, name: Any, source: str = "", *, limit: int | None = None
-) -> bytes:
+def read_inside(directory: str, name: Any, source: str = "", *, limit: int | None = None) -> bytes:
     """All bytes of a file under the rules of `check_inside`; `UsageError` above `limit` bytes."""
     with open_inside(directory, name, source) as file:
         path = safe_join(directory, name, source)

@@ -154,7 +154,11 @@ def open_dataset(directory: str) -> Dataset:
         Shard(s["name"], s["samples"], s["bytes"], s["sha256"], tuple(s["sums"]))
         for s in metadata["shards"]
     )
-    seq_length, tokenizer, piece = metadata["nctx"], metadata["tokenizer"], metadata["piece_samples"]
+    seq_length, tokenizer, piece = (
+        metadata["nctx"],
+        metadata["tokenizer"],
+        metadata["piece_samples"],
+    )
     lengths = {"x": seq_length} | ({"y": metadata["nctx_y"]} if "nctx_y" in metadata else {})
     layout = token_layout(seq_length, tokenizer["vocab_size"], lengths.get("y"))
     whole = (

@@ -57,8 +57,8 @@ def _places(content: mmap.mmap | bytes, path: str) -> NDArray[np.int64]:
         at += read_length(content, at)[0] + _HEAD + _FOOT
     if at != size:
         raise TlmError(
-            f"{path}: record {len(places) - 1} is cut off or damaged: restore the file or preprocess "
-            "again"
+            f"{path}: record {len(places) - 1} is cut off or damaged: restore the file or "
+            "preprocess again"
         )
     return np.array([*places, size], np.int64)
 
@@ -133,13 +133,14 @@ def check_ids(
         return
     row, column = np.argwhere((ids >= vocab_size) | (ids < 0))[0]
     raise UsageError(
-        f"{path}: record {first + int(row)} has the id {int(ids[row, column])} in {name!r}, outside "
-        f"of the vocabulary of {vocab_size}: preprocess again, or give the tokenizer that made it"
+        f"{path}: record {first + int(row)} has the id {int(ids[row, column])} in {name!r}, "
+        f"outside of the vocabulary of {vocab_size}: preprocess again, or give the tokenizer that "
+        "made it"
     )
 
 
 def verify(path: str) -> None:
-    """Check both checksums of every record; `TlmError` naming the file and the first damaged record."""
+    """Check both checksums of every record; `TlmError` naming the first damaged one."""
     with _content(path) as content:
         places = _places(content, path)
         data = np.frombuffer(content, np.uint8)

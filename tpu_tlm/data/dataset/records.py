@@ -150,12 +150,13 @@ def _field(number: int, content: bytes) -> bytes:
 
 @functools.lru_cache(maxsize=16)
 def _template(layout: Layout) -> tuple[NDArray[np.uint8], Mapping[str, int]]:
-    """The record of an all-zero payload without its final checksum, and where each feature's bytes begin."""
+    """A record with a zero payload and final checksum; where each feature's bytes begin."""
     entries = []
     ends = []
     total = 0
     for feature in layout.features:
-        # Example.features (1) . feature map entry (1): key (1), value (2) = Feature.bytes_list (1) . value (1)
+        # Example.features (1) . feature map entry (1): key (1), value (2) = Feature.bytes_list (1)
+        # . value (1)
         value = _field(1, _field(1, bytes(feature.size)))
         entries.append(_field(1, _field(1, feature.name.encode()) + _field(2, value)))
         total += len(entries[-1])

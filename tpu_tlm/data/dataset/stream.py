@@ -68,7 +68,9 @@ class Stream:
 def in_order(
     dataset: Dataset, batch_size: int, *, hosts: int = 1, host: int = 0, readers: int = 4
 ) -> tf.data.Dataset:
-    """One pass in file order, for evaluation: elements as `Stream.batches`, and "valid": float32 [rows].
+    """One pass in file order, for evaluation.
+
+    Elements are those of `Stream.batches`, and "valid": float32 [rows].
 
     The last batch is filled with examples from the beginning, where "valid" is 0.
     """
@@ -170,7 +172,7 @@ def _mix(value: Any) -> Any:
 
 
 def _permutation(seed: int, words: list[Any], count: Any) -> Any:
-    """int64 [count]: the order of `splitmix.draws` under the key of seed and words (int64 scalars)."""
+    """int64 [count]: order of `splitmix.draws` under the key of seed and words (int64 scalars)."""
     key = _word(splitmix.key_of(seed))
     for word in words:
         key = _mix(
@@ -179,7 +181,7 @@ def _permutation(seed: int, words: list[Any], count: Any) -> Any:
     draws = _mix(
         tf.cast(tf.range(1, count + 1, dtype=tf.int64), tf.uint64) * _word(splitmix.STEP) + key
     )
-    # Signed comparison of numbers whose top bit is turned over is unsigned comparison of the numbers.
+    # With their top bits flipped, signed comparison of numbers is unsigned comparison.
     signed = tf.bitcast(tf.bitwise.bitwise_xor(draws, _word(1 << 63)), tf.int64)
     return tf.cast(tf.argsort(signed, stable=True), tf.int64)
 
