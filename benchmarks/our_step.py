@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from benchmarks.workloads import WORKLOADS
 from tpu_tlm.config import MlmConfig, ModelConfig, OptimConfig
-from tpu_tlm.models.build import build_model
+from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.objectives.mlm import MaskedLanguageModeling, Specials
 from tpu_tlm.training.loop import Loop
@@ -44,11 +44,16 @@ def build(workload: str, rpr_k: int = 0) -> Callable[[int], float]:
     )
     model = build_model(ModelSpec(config, load.vocab, load.tokens), seed=0)
     optim = OptimConfig()
-    objective = MaskedLanguageModeling(MlmConfig(mask_rate=load.predictions / load.tokens), Specials(load.vocab, 0, 4, (0, 1, 2, 3, 4)))
+    objective = MaskedLanguageModeling(
+        MlmConfig(mask_rate=load.predictions / load.tokens),
+        Specials(load.vocab, 0, 4, (0, 1, 2, 3, 4)),
+    )
     schedule = make_schedule(optim, STEPS)
     step = TrainStep(model, objective, make_optimizer(optim), schedule, optim.clip, 0)
     loop = Loop(step, TrainState(step))
-    ids = np.random.default_rng(0).integers(5, load.vocab, (load.rows, load.tokens)).astype(np.int32)
+    ids = (
+        np.random.default_rng(0).integers(5, load.vocab, (load.rows, load.tokens)).astype(np.int32)
+    )
     batch = {
         "x": ids,
         "w": np.full((load.rows, load.tokens // 8), 255, np.uint8),

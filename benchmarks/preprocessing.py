@@ -42,21 +42,28 @@ def _family(root: int) -> list[int]:
     for pid in found:  # grows while it is walked
         try:
             for task in os.listdir(f"/proc/{pid}/task"):
-                found += [int(child) for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
+                found += [
+                    int(child)
+                    for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()
+                ]
         except OSError:
             continue
     return found
 
 
 def _memory(pid: int) -> tuple[float, float]:
-    fields = dict(line.split()[:2] for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    fields = dict(
+        line.split()[:2] for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    )
     return int(fields["Rss:"]) / 1024, int(fields["Pss:"]) / 1024
 
 
 def measure(command: list[str]) -> Usage:
     """Run a command to its end, looking at it and its processes four times a second."""
     begun = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     cpu: dict[int, float] = {}
     rss_peak = pss_peak = 0.0
     while process.poll() is None:
@@ -89,7 +96,9 @@ def _bare(kind: str, vocabulary: str, text: str) -> None:
 
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tokens = Path(vocabulary, "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
-        bert = tensorflow_text.FastBertTokenizer(vocab=tokens, token_out_type=tf.int32, lower_case_nfd_strip_accents=True)
+        bert = tensorflow_text.FastBertTokenizer(
+            vocab=tokens, token_out_type=tf.int32, lower_case_nfd_strip_accents=True
+        )
         bert.tokenize(lines[:10])
         begun = time.process_time()
         for batch in batches:
@@ -100,19 +109,25 @@ def _bare(kind: str, vocabulary: str, text: str) -> None:
 
         bpe = fastBPE.fastBPE(f"{vocabulary}/codes", f"{vocabulary}/vocab")
         ids = {
-            line.split()[0]: number for number, line in enumerate(Path(vocabulary, "vocab").read_text(encoding="utf-8").split("\n")[:-1])
+            line.split()[0]: number
+            for number, line in enumerate(
+                Path(vocabulary, "vocab").read_text(encoding="utf-8").split("\n")[:-1]
+            )
         }
         begun = time.process_time()
         known: dict[str, list[int]] = {}
         for batch in batches:
             words = b"\n".join(batch).decode().split()
             if new := list({*words} - known.keys()):
-                known |= {word: [ids.get(p, 3) for p in pieces.split()] for word, pieces in zip(new, bpe.apply(new), strict=True)}
+                known |= {
+                    word: [ids.get(p, 3) for p in pieces.split()]
+                    for word, pieces in zip(new, bpe.apply(new), strict=True)
+                }
             out: list[int] = []
             for word in words:
                 out += known[word]
         library = time.process_time() - begun
-    from tpu_tlm.data.tokenizers import load_tokenizer
+    from tpu_tlm.data.tokenizers.factory import load_tokenizer
 
     ours = load_tokenizer(vocabulary)
     ours.encode_lines(lines[:10])
@@ -138,7 +153,9 @@ def _corpus(directory: Path, given: str | None, megabytes: int) -> Path:
 
 def main() -> None:
     """Learn the vocabularies, take turns, print a table for each kind."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--megabytes", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--nctx", type=int, default=128)
@@ -149,7 +166,16 @@ def main() -> None:
         directory = Path(temporary)
         once = _corpus(directory, options.text, 0)
         for kind in options.kinds:
-            learned = ["--output", str(directory / kind), "--subword_type", kind, "--vocab_size", "30000", "--cased", str(kind == "bpe")]
+            learned = [
+                "--output",
+                str(directory / kind),
+                "--subword_type",
+                kind,
+                "--vocab_size",
+                "30000",
+                "--cased",
+                str(kind == "bpe"),
+            ]
             measure([sys.executable, "-m", "tpu_tlm.vocab", "--input_files", str(once), *learned])
         text = _corpus(directory, options.text, options.megabytes)
         for kind in options.kinds:
@@ -159,7 +185,14 @@ def main() -> None:
 def _compare(kind: str, directory: Path, text: Path, rounds: int, nctx: int) -> None:
     megabytes, vocabulary, output = text.stat().st_size / 1e6, directory / kind, directory / "out"
     files = ["vocab.txt"] if kind == "wordpiece" else ["codes", "vocab"]
-    tokenizer = ["--subword_type", kind, "--cased", str(kind == "bpe"), "--vocab", str(vocabulary / files[-1])]
+    tokenizer = [
+        "--subword_type",
+        kind,
+        "--cased",
+        str(kind == "bpe"),
+        "--vocab",
+        str(vocabulary / files[-1]),
+    ]
     tokenizer += ["--codes", str(vocabulary / "codes")] if kind == "bpe" else []
     command = [
         sys.executable,
@@ -177,25 +210,45 @@ def _compare(kind: str, directory: Path, text: Path, rounds: int, nctx: int) -> 
     bare: list[dict[str, float]] = []
     runs: dict[int, list[Usage]] = {1: [], 2: []}
     for number in range(rounds):
-        bare.append(json.loads(measure([sys.executable, "-c", script, kind, str(vocabulary), str(text)]).output))
+        bare.append(
+            json.loads(
+                measure([sys.executable, "-c", script, kind, str(vocabulary), str(text)]).output
+            )
+        )
         for workers in (1, 2) if number % 2 == 0 else (2, 1):
             shutil.rmtree(output, ignore_errors=True)
             runs[workers].append(measure([*command, "--workers", str(workers)]))
     one, two = runs[1], runs[2]
 
     def row(name: str, seconds: list[float], ratio: list[float] | None, memory: str = "") -> str:
-        told = "" if ratio is None else f"{statistics.median(ratio):.2f} ({min(ratio):.2f} to {max(ratio):.2f})"
+        told = (
+            ""
+            if ratio is None
+            else f"{statistics.median(ratio):.2f} ({min(ratio):.2f} to {max(ratio):.2f})"
+        )
         return f"| {name} | {megabytes / statistics.median(seconds):.1f} | {told} | {memory} |"
 
     def peak(usages: list[Usage]) -> str:
         return f"{max(u.pss_mb for u in usages):.0f} ({max(u.rss_mb for u in usages):.0f})"
 
-    library = "tensorflow-text FastBertTokenizer" if kind == "wordpiece" else "fastBPE on unique words with a dict"
+    library = (
+        "tensorflow-text FastBertTokenizer"
+        if kind == "wordpiece"
+        else "fastBPE on unique words with a dict"
+    )
     print(f"\n{kind}, {megabytes:.0f} MB, nctx {nctx}, {rounds} rounds, medians")
-    print("| program | MB per CPU-second | speed against the bare library (CPU) | peak memory of all processes, MB: PSS (sum of RSS) |")
+    print(
+        "| program | MB per CPU-second | speed against the bare library (CPU) | peak memory of all processes, MB: PSS (sum of RSS) |"
+    )
     print("|---|---|---|---|")
     print(row(f"bare: {library}, ids only", [b["library"] for b in bare], None))
-    print(row("our tokenizer, ids only", [b["ours"] for b in bare], [b["library"] / b["ours"] for b in bare]))
+    print(
+        row(
+            "our tokenizer, ids only",
+            [b["ours"] for b in bare],
+            [b["library"] / b["ours"] for b in bare],
+        )
+    )
     print(
         row(
             "preprocess, 1 worker, all of it",

@@ -25,16 +25,28 @@ _SHARD = 16 << 20
 
 def write(directory: str, examples: int, nctx: int) -> None:
     """A dataset of random ids in shards of 16 MiB."""
-    from tpu_tlm.data.records import token_layout, token_payload
-    from tpu_tlm.data.shards import shard_name, shard_sizes, write_metadata, write_shard
+    from tpu_tlm.data.dataset.records import token_layout, token_payload
+    from tpu_tlm.data.dataset.shards import shard_name, shard_sizes, write_metadata, write_shard
 
     layout, rng = token_layout(nctx, _VOCAB), np.random.default_rng(0)
     sizes = shard_sizes(examples, layout.record_bytes, _SHARD)
     shards = []
     for index, size in enumerate(sizes):
         ids = rng.integers(5, _VOCAB, (size, nctx))
-        shards.append(write_shard(directory, shard_name(index, len(sizes)), layout, [token_payload(ids, ids % 3 > 0, _VOCAB)]))
-    write_metadata(directory, {"nctx": nctx, "tokenizer": {"kind": "bpe", "vocab_size": _VOCAB}}, layout, shards)
+        shards.append(
+            write_shard(
+                directory,
+                shard_name(index, len(sizes)),
+                layout,
+                [token_payload(ids, ids % 3 > 0, _VOCAB)],
+            )
+        )
+    write_metadata(
+        directory,
+        {"nctx": nctx, "tokenizer": {"kind": "bpe", "vocab_size": _VOCAB}},
+        layout,
+        shards,
+    )
 
 
 def _timed(iterator: Any, batch: int, nctx: int) -> Callable[[int], float]:
@@ -50,10 +62,12 @@ def _timed(iterator: Any, batch: int, nctx: int) -> Callable[[int], float]:
 
 def stream(directory: str, batch: int, nctx: int) -> Callable[[int], float]:
     """Ours: position-addressed, checked, whole windows permuted."""
-    from tpu_tlm.data.dataset import open_dataset
-    from tpu_tlm.data.stream import Stream
+    from tpu_tlm.data.dataset.dataset import open_dataset
+    from tpu_tlm.data.dataset.stream import Stream
 
-    return _timed(iter(Stream(open_dataset(directory), seed=0, batch_size=batch).batches(0)), batch, nctx)
+    return _timed(
+        iter(Stream(open_dataset(directory), seed=0, batch_size=batch).batches(0)), batch, nctx
+    )
 
 
 def plain(directory: str, batch: int, nctx: int, buffer: int) -> Callable[[int], float]:
@@ -68,16 +82,26 @@ def plain(directory: str, batch: int, nctx: int, buffer: int) -> Callable[[int],
         return {"x": tf.cast(ids, tf.int32), "w": tf.io.decode_raw(parsed["w"], tf.uint8)}
 
     files = tf.data.Dataset.list_files(os.path.join(directory, "*.tfrecord"), seed=0).repeat()
-    records = files.interleave(tf.data.TFRecordDataset, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE)
+    records = files.interleave(
+        tf.data.TFRecordDataset, cycle_length=4, num_parallel_calls=tf.data.AUTOTUNE
+    )
     if buffer:
         records = records.shuffle(buffer, seed=0)
-    return _timed(iter(records.batch(batch, drop_remainder=True).map(parse, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)), batch, nctx)
+    return _timed(
+        iter(
+            records.batch(batch, drop_remainder=True)
+            .map(parse, tf.data.AUTOTUNE)
+            .prefetch(tf.data.AUTOTUNE)
+        ),
+        batch,
+        nctx,
+    )
 
 
 def reach(directory: str, position: int) -> Callable[[int], float]:
     """Seconds from nothing (TensorFlow imported) to the first batch at a position."""
-    from tpu_tlm.data.dataset import open_dataset
-    from tpu_tlm.data.stream import Stream
+    from tpu_tlm.data.dataset.dataset import open_dataset
+    from tpu_tlm.data.dataset.stream import Stream
 
     def run(calls: int) -> float:
         begun = time.perf_counter()
@@ -91,7 +115,9 @@ def reach(directory: str, position: int) -> Callable[[int], float]:
 
 def main() -> None:
     """Write the records, let the readers take turns, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--nctx", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--examples", type=int, default=400_000)
@@ -101,17 +127,30 @@ def main() -> None:
         write(directory, options.examples, options.nctx)
         arguments = (directory, options.batch, options.nctx)
         contenders = [
-            Contender("plain tf.data, shuffle buffer of 10,000", "benchmarks.reading:plain", (*arguments, 10_000)),
+            Contender(
+                "plain tf.data, shuffle buffer of 10,000",
+                "benchmarks.reading:plain",
+                (*arguments, 10_000),
+            ),
             Contender("plain tf.data, no shuffling", "benchmarks.reading:plain", (*arguments, 0)),
             Contender("our stream", "benchmarks.reading:stream", arguments),
         ]
         results = alternate(contenders, options.rounds, options.examples // options.batch // 4)
         print(table(f"reading, nctx {options.nctx}, batch {options.batch}", results, "token"))
         for result in results:
-            print(f"{result.name}: {1 / sorted(result.seconds)[len(result.seconds) // 2] / 1e6:.1f} M tokens/s")
-        far = Contender("our stream", "benchmarks.reading:reach", (directory, 7 * options.examples + options.examples // 3))
+            print(
+                f"{result.name}: {1 / sorted(result.seconds)[len(result.seconds) // 2] / 1e6:.1f} M tokens/s"
+            )
+        far = Contender(
+            "our stream",
+            "benchmarks.reading:reach",
+            (directory, 7 * options.examples + options.examples // 3),
+        )
         (found,) = alternate([far], 3)
-        print(f"to the first batch of epoch 7, a third in: {min(found.seconds):.2f} to {max(found.seconds):.2f} s", flush=True)
+        print(
+            f"to the first batch of epoch 7, a third in: {min(found.seconds):.2f} to {max(found.seconds):.2f} s",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

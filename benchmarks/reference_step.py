@@ -34,8 +34,20 @@ class Model:
         self.table, self.positions = self._matrix(w.vocab, d), self._matrix(w.tokens, d)
         self.embedding_norm = self._norm(d)
         self.blocks = [
-            (self._matrix(d, 3 * d), self._vector(3 * d), self._matrix(d, d), self._vector(d), self._norm(d))
-            + (self._matrix(d, f), self._vector(f), self._matrix(f, d), self._vector(d), self._norm(d))
+            (
+                self._matrix(d, 3 * d),
+                self._vector(3 * d),
+                self._matrix(d, d),
+                self._vector(d),
+                self._norm(d),
+            )
+            + (
+                self._matrix(d, f),
+                self._vector(f),
+                self._matrix(f, d),
+                self._vector(d),
+                self._norm(d),
+            )
             for _ in range(w.layers)
         ]
         self.head = (self._matrix(d, d), self._vector(d), self._norm(d), self._vector(w.vocab))
@@ -61,24 +73,44 @@ class Model:
             return tf.nn.experimental.stateless_dropout(x, self.w.dropout, tf.stack([seed, site]))
         return x
 
-    def loss(self, ids: tf.Tensor, places: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def loss(
+        self, ids: tf.Tensor, places: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
         """Mean cross-entropy: ids int32 [rows, tokens]; places, targets int32 [rows, predictions]; seed int32 scalar."""
         w, d, heads = self.w, self.w.d_model, self.w.heads
         x = layer_norm(tf.gather(self.table, ids) + self.positions, *self.embedding_norm)
-        for i, (qkv, qkv_bias, out, out_bias, norm1, up, up_bias, down, down_bias, norm2) in enumerate(self.blocks):
-            split = tf.reshape(tf.reshape(x, (-1, d)) @ qkv + qkv_bias, (w.rows, w.tokens, 3, heads, d // heads))
+        for i, (
+            qkv,
+            qkv_bias,
+            out,
+            out_bias,
+            norm1,
+            up,
+            up_bias,
+            down,
+            down_bias,
+            norm2,
+        ) in enumerate(self.blocks):
+            split = tf.reshape(
+                tf.reshape(x, (-1, d)) @ qkv + qkv_bias, (w.rows, w.tokens, 3, heads, d // heads)
+            )
             q, k, v = tf.unstack(tf.transpose(split, (2, 0, 3, 1, 4)))
             weights = tf.nn.softmax(tf.matmul(q * (d // heads) ** -0.5, k, transpose_b=True))
             mixed = tf.transpose(tf.matmul(self._drop(weights, seed, 3 * i), v), (0, 2, 1, 3))
             attended = tf.reshape(mixed, (-1, d)) @ out + out_bias
             x = layer_norm(x + self._drop(tf.reshape(attended, x.shape), seed, 3 * i + 1), *norm1)
             inner = tf.nn.gelu(tf.reshape(x, (-1, d)) @ up + up_bias, approximate=True)
-            x = layer_norm(x + self._drop(tf.reshape(inner @ down + down_bias, x.shape), seed, 3 * i + 2), *norm2)
+            x = layer_norm(
+                x + self._drop(tf.reshape(inner @ down + down_bias, x.shape), seed, 3 * i + 2),
+                *norm2,
+            )
         dense, dense_bias, norm, bias = self.head
         chosen = tf.reshape(tf.gather(x, places, batch_dims=1), (-1, d))
         hidden = layer_norm(tf.nn.gelu(chosen @ dense + dense_bias, approximate=True), *norm)
         logits = tf.matmul(hidden, self.table, transpose_b=True) + bias
-        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(tf.reshape(targets, (-1,)), logits))
+        return tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(tf.reshape(targets, (-1,)), logits)
+        )
 
 
 def layer_norm(x: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
@@ -98,7 +130,9 @@ class Reference:
         rng = np.random.default_rng(1)
         size = (w.steps_per_call, w.rows)
         self.ids = tf.constant(rng.integers(0, w.vocab, (*size, w.tokens), np.int32))
-        self.places = tf.constant(np.argsort(rng.random((*size, w.tokens)))[..., : w.predictions].astype(np.int32))
+        self.places = tf.constant(
+            np.argsort(rng.random((*size, w.tokens)))[..., : w.predictions].astype(np.int32)
+        )
         self.targets = tf.constant(rng.integers(0, w.vocab, (*size, w.predictions), np.int32))
         self.parameters = sum(int(np.prod(v.shape)) for v in self.model.variables)
 
@@ -113,7 +147,14 @@ class Reference:
             self.step.assign_add(1)
             t = tf.cast(self.step, tf.float32)
             rate = LR * tf.sqrt(1.0 - BETA2**t) / (1.0 - BETA1**t)
-            for v, m, s, g, decayed in zip(self.model.variables, self.first, self.second, grads, self.model.decayed, strict=True):
+            for v, m, s, g, decayed in zip(
+                self.model.variables,
+                self.first,
+                self.second,
+                grads,
+                self.model.decayed,
+                strict=True,
+            ):
                 gradient = tf.convert_to_tensor(g)
                 m.assign(BETA1 * m + (1.0 - BETA1) * gradient)
                 s.assign(BETA2 * s + (1.0 - BETA2) * gradient * gradient)

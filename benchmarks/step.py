@@ -15,14 +15,29 @@ def main() -> None:
     parser.add_argument("workloads", nargs="*", default=["W1", "W2"], choices=list(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--calls", type=int, default=1, help="calls of ten steps per round")
-    parser.add_argument("--relative", action="store_true", help="time our step with Shaw's relative positions (rpr_k 8) too")
-    parser.add_argument("--dropouts", nargs="+", default=[DROPOUTS[0]], choices=DROPOUTS, help="the reference's dropout; the first is 1.00")
+    parser.add_argument(
+        "--relative",
+        action="store_true",
+        help="time our step with Shaw's relative positions (rpr_k 8) too",
+    )
+    parser.add_argument(
+        "--dropouts",
+        nargs="+",
+        default=[DROPOUTS[0]],
+        choices=DROPOUTS,
+        help="the reference's dropout; the first is 1.00",
+    )
     options = parser.parse_args()
     for workload in options.workloads:
-        contenders = [Contender(f"plain step, {d} dropout", "benchmarks.reference_step:build", (workload, d)) for d in options.dropouts]
+        contenders = [
+            Contender(f"plain step, {d} dropout", "benchmarks.reference_step:build", (workload, d))
+            for d in options.dropouts
+        ]
         contenders.append(Contender("tpu_tlm", "benchmarks.our_step:build", (workload,)))
         if options.relative:
-            contenders.append(Contender("tpu_tlm, rpr_k 8", "benchmarks.our_step:build", (workload, 8)))
+            contenders.append(
+                Contender("tpu_tlm, rpr_k 8", "benchmarks.our_step:build", (workload, 8))
+            )
         print(table(workload, alternate(contenders, options.rounds, options.calls)), flush=True)
         print()
 

@@ -20,13 +20,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that `python benchmarks/step_on_gpu.py` finds it all too
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # so that `python benchmarks/step_on_gpu.py` finds it all too
 
 from benchmarks.gpu.exported import Exported, Manifest, read
 from benchmarks.gpu.program import Report, read_report
 from benchmarks.harness import Contender, Result, alternate
+from tpu_tlm.devices.peaks import peak_flops
 from tpu_tlm.errors import TlmError, UsageError, run_command
-from tpu_tlm.training.peaks import peak_flops
 
 TENSORFLOW = "TensorFlow, on a processor"
 # Key -> name, target, further arguments, the package it needs.
@@ -34,7 +36,12 @@ PROGRAMS: dict[str, tuple[str, str, tuple[bool, ...], str]] = {
     "ours": ("tpu_tlm's step, lowered by TensorFlow", "benchmarks.gpu.lowered:build", (), "jax"),
     "jax": ("plain JAX", "benchmarks.gpu.plain_jax:build", (), "jax"),
     "torch": ("plain PyTorch", "benchmarks.gpu.plain_torch:build", (False,), "torch"),
-    "torch-compile": ("plain PyTorch, torch.compile", "benchmarks.gpu.plain_torch:build", (True,), "torch"),
+    "torch-compile": (
+        "plain PyTorch, torch.compile",
+        "benchmarks.gpu.plain_torch:build",
+        (True,),
+        "torch",
+    ),
 }
 
 
@@ -47,7 +54,9 @@ def chosen(asked: Sequence[str] | None, exported: Exported) -> tuple[list[str], 
         if importlib.util.find_spec(package) is None:
             why = f"{package} is not installed (python -m pip install {package})"
         elif key != "ours" and not exported.manifest.plain:
-            why = f"it knows BERT with AdamW only, and this export has {exported.manifest.not_plain}"
+            why = (
+                f"it knows BERT with AdamW only, and this export has {exported.manifest.not_plain}"
+            )
         if not why:
             keys.append(key)
         elif asked or key == "ours":
@@ -76,7 +85,9 @@ def heading(device: str, platform: str, manifest: Manifest, peak: float | None) 
     return f"device: {device}{caution}, {told}\n{model}; lowered by TensorFlow {manifest.versions['tensorflow']}"
 
 
-def speed_table(results: Sequence[Result], reports: Mapping[str, Report], manifest: Manifest, peak: float | None) -> str:
+def speed_table(
+    results: Sequence[Result], reports: Mapping[str, Report], manifest: Manifest, peak: float | None
+) -> str:
     """Median step (lowest to highest), tokens/s and MFU of the medians, speed beside the first program, memory, time to the first step."""
     title = f"batch {manifest.rows} x {manifest.length}, {manifest.precision}"
     lines = [
@@ -99,8 +110,14 @@ def speed_table(results: Sequence[Result], reports: Mapping[str, Report], manife
 def loss_table(losses: Mapping[str, Sequence[float]]) -> str:
     """Losses of the first steps beside one another."""
     steps = range(max(len(series) for series in losses.values()))
-    lines = [f"| loss of step | {' | '.join(str(i + 1) for i in steps)} |", "|---|" + "---|" * len(steps)]
-    lines += [f"| {name} | {' | '.join(f'{loss:.6f}' for loss in series)} |" for name, series in losses.items()]
+    lines = [
+        f"| loss of step | {' | '.join(str(i + 1) for i in steps)} |",
+        "|---|" + "---|" * len(steps),
+    ]
+    lines += [
+        f"| {name} | {' | '.join(f'{loss:.6f}' for loss in series)} |"
+        for name, series in losses.items()
+    ]
     return "\n".join(lines)
 
 
@@ -110,7 +127,9 @@ def furthest(reference: Sequence[float], losses: Sequence[float]) -> float:
     return max(apart) if all(map(math.isfinite, apart)) else math.nan
 
 
-def judge(losses: Mapping[str, Sequence[float]], manifest: Manifest, tolerance: float) -> tuple[list[str], list[str]]:
+def judge(
+    losses: Mapping[str, Sequence[float]], manifest: Manifest, tolerance: float
+) -> tuple[list[str], list[str]]:
     """A sentence per program on how far its losses are from the reference's, and those of programs that are further than the tolerance.
 
     The reference is TensorFlow where the export has its losses, else the first program. With dropout, only this package's step draws the
@@ -133,16 +152,26 @@ def tolerance_of(manifest: Manifest, platform: str) -> float:
     return 1e-4 if manifest.precision == "float32" and platform == "cpu" else 1e-2
 
 
-def measure(exported: Exported, keys: Sequence[str], rounds: int, steps: int) -> tuple[list[Result], dict[str, Report]]:
+def measure(
+    exported: Exported, keys: Sequence[str], rounds: int, steps: int
+) -> tuple[list[Result], dict[str, Report]]:
     """Run the programs in turn. `TlmError` when one of them dies (its own words are above)."""
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the programs stand side by side in the device's memory
+    os.environ.setdefault(
+        "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+    )  # the programs stand side by side in the device's memory
     first = max(1, len(exported.manifest.losses))
     with tempfile.TemporaryDirectory() as scratch:
         files = {PROGRAMS[key][0]: Path(scratch) / f"{key}.json" for key in keys}
         contenders = []
         for key in keys:
             name, target, more, _ = PROGRAMS[key]
-            contenders.append(Contender(name, target, (str(exported.directory.resolve()), str(files[name]), first, *more)))
+            contenders.append(
+                Contender(
+                    name,
+                    target,
+                    (str(exported.directory.resolve()), str(files[name]), first, *more),
+                )
+            )
         try:
             results = alternate(contenders, rounds, steps)
         except RuntimeError as error:
@@ -152,13 +181,28 @@ def measure(exported: Exported, keys: Sequence[str], rounds: int, steps: int) ->
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print the tables; exit code 1 when losses that must agree do not."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("directory", type=Path, help="what benchmarks.step_export wrote")
-    parser.add_argument("--programs", nargs="+", choices=list(PROGRAMS), help="default: ours jax torch, as far as they are installed")
+    parser.add_argument(
+        "--programs",
+        nargs="+",
+        choices=list(PROGRAMS),
+        help="default: ours jax torch, as far as they are installed",
+    )
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=20, help="steps of a program per round")
-    parser.add_argument("--peak", type=float, help="peak TFLOP/s of the device, where this package does not know it")
-    parser.add_argument("--tolerance", type=float, help="relative difference of losses; default 1e-4 in float32 on a processor, else 1e-2")
+    parser.add_argument(
+        "--peak", type=float, help="peak TFLOP/s of the device, where this package does not know it"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        help="relative difference of losses; default 1e-4 in float32 on a processor, else 1e-2",
+    )
     parser.add_argument("--json", type=Path, help="write everything that was measured to this file")
     given = parser.parse_args(argv)
     for name in ("rounds", "steps"):
@@ -180,8 +224,17 @@ def main(argv: list[str] | None = None) -> int:
     sentences, bad = judge(losses, manifest, given.tolerance or tolerance_of(manifest, platform))
     print("\n".join([*sentences, *left]), flush=True)
     if given.json:
-        written = {"device": device, "platform": platform, "peak": peak, "losses": losses, "model": manifest.model, "flops": manifest.flops}
-        written["programs"] = {r.name: {"rounds": asdict(r), **asdict(reports[r.name])} for r in results}
+        written = {
+            "device": device,
+            "platform": platform,
+            "peak": peak,
+            "losses": losses,
+            "model": manifest.model,
+            "flops": manifest.flops,
+        }
+        written["programs"] = {
+            r.name: {"rounds": asdict(r), **asdict(reports[r.name])} for r in results
+        }
         given.json.write_text(json.dumps(written, indent=1) + "\n")
     if bad:
         raise TlmError(f"losses that must agree do not: {'; '.join(bad)}")

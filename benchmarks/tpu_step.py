@@ -12,7 +12,7 @@ import re
 import time
 from pathlib import Path
 
-from tpu_tlm import options
+from tpu_tlm.config import cli
 from tpu_tlm.planning import environment
 from tpu_tlm.planning.chips import GIB, parse_slice
 from tpu_tlm.planning.cycles import simplified
@@ -39,18 +39,36 @@ BERT = {
 
 def main() -> None:
     """Compile one step for one chip (or one replica of several) and print a line of figures; `--by` prints the costs in groups too."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--size", choices=list(SIZES), default="base")
     parser.add_argument("--batch", type=int, default=32, help="rows per chip and step")
     parser.add_argument("--length", type=int, default=128, help="tokens per row")
     parser.add_argument("--vocab", type=int, default=30522)
-    parser.add_argument("--layers", type=int, help="compile fewer layers than the size has: much quicker")
+    parser.add_argument(
+        "--layers", type=int, help="compile fewer layers than the size has: much quicker"
+    )
     parser.add_argument("--chip", default="v5e-1", help="slice, such as v5e-8 or v6e-1")
-    parser.add_argument("--by", choices=["fusion", "op_name", "layer", "part", "category", "opcode"], help="print cycles in groups")
+    parser.add_argument(
+        "--by",
+        choices=["fusion", "op_name", "layer", "part", "category", "opcode"],
+        help="print cycles in groups",
+    )
     parser.add_argument("--top", type=int, default=30, help="groups to print")
-    parser.add_argument("--json", type=Path, help="write the figures, as `plan --json` has them, to this file")
-    parser.add_argument("--hlo", type=Path, help="write the optimized program, or the refusal, to this file")
-    parser.add_argument("--from_hlo", type=Path, help="read such a file instead of compiling: --by another way in a second")
+    parser.add_argument(
+        "--json", type=Path, help="write the figures, as `plan --json` has them, to this file"
+    )
+    parser.add_argument(
+        "--hlo", type=Path, help="write the optimized program, or the refusal, to this file"
+    )
+    parser.add_argument(
+        "--from_hlo",
+        type=Path,
+        help="read such a file instead of compiling: --by another way in a second",
+    )
     known, flags = parser.parse_known_args()
     if known.from_hlo:
         _groups(known, known.from_hlo.read_text())
@@ -61,14 +79,14 @@ def main() -> None:
     from tpu_tlm.planning.figures import Figures, program_of
     from tpu_tlm.planning.lower import lower
     from tpu_tlm.planning.stand_in import batch_specs, fitting
-    from tpu_tlm.training.assemble import Options, make_step, spec_of
+    from tpu_tlm.training.setup import Options, make_step, spec_of
 
     values = {**BERT, **SIZES[known.size], "batch_size": known.batch}
-    values |= vars(options.build_parser("benchmarks.tpu_step", "", CLASSES).parse_args(flags))
+    values |= vars(cli.build_parser("benchmarks.tpu_step", "", CLASSES).parse_args(flags))
     values.pop("config")
     if known.layers:
         values["num_layers"] = known.layers
-    everything = Options(*options.build(CLASSES, values, "benchmarks.tpu_step"))
+    everything = Options(*cli.build(CLASSES, values, "benchmarks.tpu_step"))
     slice_ = parse_slice(known.chip)
     corpora = fitting(everything, known.vocab, known.length, None)
     began = time.perf_counter()
@@ -83,7 +101,13 @@ def main() -> None:
         if known.hlo:
             known.hlo.write_text(compiled.message)
         if known.json:
-            told = {"tpu": slice_.name, "batch": known.batch, "length": known.length, "fits": False, "hbm_bytes": compiled.hbm}
+            told = {
+                "tpu": slice_.name,
+                "batch": known.batch,
+                "length": known.length,
+                "fits": False,
+                "hbm_bytes": compiled.hbm,
+            }
             known.json.write_text(json.dumps({**row, **told}, indent=1) + "\n")
         print(f"{name}: does not fit, {compiled.hbm / GIB:.2f} GiB of {compiled.limit / GIB:.2f}")
         for part in compiled.allocations[: known.top]:
@@ -103,7 +127,16 @@ def main() -> None:
     if known.json:
         spec, rows = spec_of(everything, corpora), known.batch * slice_.chips
         program, tokens = program_of(compiled, slice_), step.objective.tokens(spec) * rows
-        figures = Figures(slice_, rows, known.length, tokens, ours * slice_.chips, program, (values["num_layers"],), seconds)
+        figures = Figures(
+            slice_,
+            rows,
+            known.length,
+            tokens,
+            ours * slice_.chips,
+            program,
+            (values["num_layers"],),
+            seconds,
+        )
         known.json.write_text(json.dumps({**row, **figures.as_values()}, indent=1) + "\n")
     if known.hlo:
         known.hlo.write_text(compiled.text)
@@ -149,7 +182,11 @@ def _groups(known: argparse.Namespace, text: str) -> None:
             return part_of(operation, cost.category == "matrix product")
         if known.by == "layer":
             return simplified(operation)
-        return operation if known.by == "op_name" else f"{cost.name} [{cost.category}] {cost.shape[:80]} {cost.operation[:120]}"
+        return (
+            operation
+            if known.by == "op_name"
+            else f"{cost.name} [{cost.category}] {cost.shape[:80]} {cost.operation[:120]}"
+        )
 
     cycles: Counter[str] = Counter()
     times: Counter[str] = Counter()
@@ -158,9 +195,13 @@ def _groups(known: argparse.Namespace, text: str) -> None:
         times[group(cost)] += cost.times
     for cost in found.unknown:
         moved = f"at least {cost.bytes / 1e6:.1f} MB"
-        print(f"no estimate: {cost.times}x {cost.name} [{cost.category}] {moved} {cost.shape[:80]} {cost.operation}")
+        print(
+            f"no estimate: {cost.times}x {cost.name} [{cost.category}] {moved} {cost.shape[:80]} {cost.operation}"
+        )
     for name, total in cycles.most_common(known.top):
-        print(f"{100 * total / found.cycles:5.1f}% {1e3 * total / clock:8.3f} ms {times[name]:5}x  {name}")
+        print(
+            f"{100 * total / found.cycles:5.1f}% {1e3 * total / clock:8.3f} ms {times[name]:5}x  {name}"
+        )
 
 
 if __name__ == "__main__":

@@ -40,8 +40,26 @@ class Row(NamedTuple):
 
     def command(self, python: str, file: Path) -> list[str]:
         """Compiles it and writes its figures to the file."""
-        what = ["--chip", f"{self.chip}-1", "--size", self.size, "--length", self.length, "--batch", self.batch]
-        return [python, "-m", "benchmarks.tpu_step", *map(str, what), "--grad_accum", str(self.micro), "--json", str(file)]
+        what = [
+            "--chip",
+            f"{self.chip}-1",
+            "--size",
+            self.size,
+            "--length",
+            self.length,
+            "--batch",
+            self.batch,
+        ]
+        return [
+            python,
+            "-m",
+            "benchmarks.tpu_step",
+            *map(str, what),
+            "--grad_accum",
+            str(self.micro),
+            "--json",
+            str(file),
+        ]
 
 
 # For each chip, size and length: the best micro-batch, several of them, and batches without micro-batches up to where memory ends.
@@ -80,7 +98,9 @@ def line(row: Row, found: dict[str, Any]) -> str:
 
 def main() -> None:
     """Compile what is not there yet, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("directory", type=Path, help="where the figures of each row are kept")
     given = parser.parse_args()
     given.directory.mkdir(parents=True, exist_ok=True)
@@ -88,9 +108,18 @@ def main() -> None:
     python = environment.find_python(None, os.environ, ROOT) if missing else ""
     began = time.monotonic()
     for done, row in enumerate(missing):
-        subprocess.run(row.command(python, given.directory / f"{row.name}.json"), cwd=ROOT, check=True, stdout=sys.stderr)
+        subprocess.run(
+            row.command(python, given.directory / f"{row.name}.json"),
+            cwd=ROOT,
+            check=True,
+            stdout=sys.stderr,
+        )
         left = (time.monotonic() - began) / (done + 1) * (len(missing) - done - 1)
-        print(f"{done + 1} of {len(missing)} rows, about {left / 60:.0f} min left", file=sys.stderr, flush=True)
+        print(
+            f"{done + 1} of {len(missing)} rows, about {left / 60:.0f} min left",
+            file=sys.stderr,
+            flush=True,
+        )
     print(HEAD)
     for row in ROWS:
         print(line(row, json.loads((given.directory / f"{row.name}.json").read_text())))

@@ -19,9 +19,29 @@ TOLERANCE = 1e-5
 
 def ours(model: str, texts: list[str]) -> list[Guesses]:
     """For every text and mask the five guesses and probabilities that `predict` prints."""
-    command = [sys.executable, "-m", "tpu_tlm.predict", "fill-mask", "--json", "--top_k", "5", "--model", model, "--text", *texts]
-    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-    return [[[(guess["token"], guess["probability"]) for guess in mask] for mask in json.loads(line)["masks"]] for line in lines]
+    command = [
+        sys.executable,
+        "-m",
+        "tpu_tlm.predict",
+        "fill-mask",
+        "--json",
+        "--top_k",
+        "5",
+        "--model",
+        model,
+        "--text",
+        *texts,
+    ]
+    lines = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.splitlines()
+    return [
+        [
+            [(guess["token"], guess["probability"]) for guess in mask]
+            for mask in json.loads(line)["masks"]
+        ]
+        for line in lines
+    ]
 
 
 def theirs(directory: str, texts: list[str]) -> list[Guesses]:
@@ -33,9 +53,13 @@ def theirs(directory: str, texts: list[str]) -> list[Guesses]:
     found = []
     for text in texts:
         answer = fill(text)
-        masks = answer if isinstance(answer[0], list) else [answer]  # with a single mask the list of masks is left out
+        masks = (
+            answer if isinstance(answer[0], list) else [answer]
+        )  # with a single mask the list of masks is left out
         names = fill.tokenizer.convert_ids_to_tokens
-        found.append([[(names(guess["token"]), guess["score"]) for guess in mask] for mask in masks])
+        found.append(
+            [[(names(guess["token"]), guess["score"]) for guess in mask] for mask in masks]
+        )
     return found
 
 
@@ -59,7 +83,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("text", nargs="+", help="texts with [MASK]")
     options = parser.parse_args(argv)
     masks, largest = compare(options.model, options.directory, options.text)
-    print(f"transformers and predict: the same five tokens in the same order at {masks} masks, probabilities within {largest:.1e}")
+    print(
+        f"transformers and predict: the same five tokens in the same order at {masks} masks, probabilities within {largest:.1e}"
+    )
 
 
 if __name__ == "__main__":

@@ -26,8 +26,25 @@ SENTENCES = [
 ]
 # What makes a model a BERT: nothing here has another place in HuggingFace's files.
 BERT = (
-    *("--embed_type", "learned-positional", "--token_type_vsz", 2, "--embeddings_reduction", "sum-layer-norm", "--rpr_k", 0),
-    *("--transformer_type", "post-layer-norm", "--mlm_head", "bert", "--output_bias", "--activation", "gelu-exact"),
+    *(
+        "--embed_type",
+        "learned-positional",
+        "--token_type_vsz",
+        2,
+        "--embeddings_reduction",
+        "sum-layer-norm",
+        "--rpr_k",
+        0,
+    ),
+    *(
+        "--transformer_type",
+        "post-layer-norm",
+        "--mlm_head",
+        "bert",
+        "--output_bias",
+        "--activation",
+        "gelu-exact",
+    ),
 )
 # Learned positions know no neighbours at first, and until attention has found them the loss stays near that of word frequencies: with these
 # values for some 600 steps; at a rate of 4e-3 it was still there after 500. BERT's weight_std of 0.02 is for a width of 768.
@@ -55,8 +72,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", nargs="?", default="demo", type=Path)
     parser.add_argument("--steps", default=2500, type=int, help="training steps (default 2500)")
-    parser.add_argument("--text", help="file or directory of other text (default the State of the Union addresses)")
-    parser.add_argument("--vocab_size", default=8192, type=int, help="entries of the vocabulary (default 8192)")
+    parser.add_argument(
+        "--text", help="file or directory of other text (default the State of the Union addresses)"
+    )
+    parser.add_argument(
+        "--vocab_size", default=8192, type=int, help="entries of the vocabulary (default 8192)"
+    )
     parser.add_argument("--nctx", default=32, type=int, help="tokens of an example (default 32)")
     faster = "relative positions and norms first: learns faster than a BERT, but other programs do not read it"
     parser.add_argument("--relative", action="store_true", help=faster)
@@ -68,17 +89,53 @@ def main(argv: list[str] | None = None) -> None:
     if not (vocab / "vocab.txt").exists():
         call("vocab", *text, *words, "--vocab_size", options.vocab_size, "--output", vocab)
     split = ("--nctx", options.nctx, "--valid_fraction", 0.05)
-    call("preprocess", *text, *words, *FRAME, "--vocab", vocab / "vocab.txt", *split, "--output", data)
+    call(
+        "preprocess",
+        *text,
+        *words,
+        *FRAME,
+        "--vocab",
+        vocab / "vocab.txt",
+        *split,
+        "--output",
+        data,
+    )
     sizes = ("--d_model", 128, "--d_ff", 512, "--num_heads", 2, "--num_layers", 2, "--dropout", 0.0)
     kind = ("--lr", 3e-3) if options.relative else (*BERT, *BERT_TRAINING)
-    steps = ("--steps", options.steps, "--batch_size", 64, "--warmup_steps", max(1, options.steps // 20), "--save_steps", 500)
-    call("train", "--train_dir", data / "train", "--valid_dir", data / "valid", "--basedir", run, *sizes, *kind, *steps, "--npz")
+    steps = (
+        "--steps",
+        options.steps,
+        "--batch_size",
+        64,
+        "--warmup_steps",
+        max(1, options.steps // 20),
+        "--save_steps",
+        500,
+    )
+    call(
+        "train",
+        "--train_dir",
+        data / "train",
+        "--valid_dir",
+        data / "valid",
+        "--basedir",
+        run,
+        *sizes,
+        *kind,
+        *steps,
+        "--npz",
+    )
     call("convert", run, base / "model.npz")
     if not options.relative:
         call("convert", run, base / "hf", "--to", "hf", "--overwrite")
     call("predict", "fill-mask", "--model", run, "--text", *SENTENCES)
     if not options.relative and importlib.util.find_spec("torch") is not None:
-        script = [str(Path(__file__).with_name("compare_hf.py")), str(run), str(base / "hf"), *SENTENCES]
+        script = [
+            str(Path(__file__).with_name("compare_hf.py")),
+            str(run),
+            str(base / "hf"),
+            *SENTENCES,
+        ]
         print(f"\n$ python {shlex.join(script)}", flush=True)
         subprocess.run([sys.executable, *script], check=True)
     summary(options, run, data, began)
@@ -86,27 +143,46 @@ def main(argv: list[str] | None = None) -> None:
 
 def summary(options: argparse.Namespace, run: Path, data: Path, began: float) -> None:
     """Compare with the unigram model, draw the curve, say what lies where; exit code 1 when nothing was learned."""
-    from tpu_tlm.data.dataset import open_dataset
-    from tpu_tlm.objectives.unigram import unigram_loss
+    from examples.loss_curve import curve
+    from examples.unigram import unigram_loss
+    from tpu_tlm.data.dataset.dataset import open_dataset
     from tpu_tlm.training.metrics import read_metrics
-    from tpu_tlm.training.picture import curve
 
     base = options.directory
     train, valid = open_dataset(str(data / "train")), open_dataset(str(data / "valid"))
     unigram = unigram_loss(train, valid, train.load_tokenizer())
     loss = [r for r in read_metrics(str(run / "metrics.jsonl")) if r["kind"] == "valid"][-1]["loss"]
-    title = "masked LM on the State of the Union addresses" if options.text is None else f"masked LM on {options.text}"
+    title = (
+        "masked LM on the State of the Union addresses"
+        if options.text is None
+        else f"masked LM on {options.text}"
+    )
     curve(str(run), str(base / "loss.svg"), lines={"unigram model": unigram}, title=title)
     minutes = (time.monotonic() - began) / 60
-    result = {"validation_loss": loss, "unigram_loss": unigram, "perplexity": math.exp(loss), "unigram_perplexity": math.exp(unigram)}
+    result = {
+        "validation_loss": loss,
+        "unigram_loss": unigram,
+        "perplexity": math.exp(loss),
+        "unigram_perplexity": math.exp(unigram),
+    }
     (base / "result.json").write_text(json.dumps({**result, "minutes": minutes}, indent=1) + "\n")
-    print(f"\nvalidation loss {loss:.3f}, perplexity {math.exp(loss):.1f} | a unigram model: {unigram:.3f}, {math.exp(unigram):.1f}")
-    print(f"model {run} and {base / 'model.npz'}, loss curve {base / 'loss.svg'}; {minutes:.1f} minutes")
+    print(
+        f"\nvalidation loss {loss:.3f}, perplexity {math.exp(loss):.1f} | a unigram model: {unigram:.3f}, {math.exp(unigram):.1f}"
+    )
+    print(
+        f"model {run} and {base / 'model.npz'}, loss curve {base / 'loss.svg'}; {minutes:.1f} minutes"
+    )
     if not options.relative:
-        print(f"\nThe same model for HuggingFace: {base / 'hf'}. Where torch and transformers are installed:")
-        print(f"  from transformers import pipeline\n  print(pipeline('fill-mask', '{base / 'hf'}')({SENTENCES[1]!r}))")
+        print(
+            f"\nThe same model for HuggingFace: {base / 'hf'}. Where torch and transformers are installed:"
+        )
+        print(
+            f"  from transformers import pipeline\n  print(pipeline('fill-mask', '{base / 'hf'}')({SENTENCES[1]!r}))"
+        )
     if loss > unigram - 0.5:
-        sys.exit("the model is not clearly better than the frequencies of words: something is wrong")
+        sys.exit(
+            "the model is not clearly better than the frequencies of words: something is wrong"
+        )
 
 
 if __name__ == "__main__":

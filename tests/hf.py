@@ -22,7 +22,9 @@ def packaged(module: str) -> Path:
     """The folder `model` of an installed package, which is not imported; skips the test where it is missing."""
     found = importlib.util.find_spec(module)
     if found is None or not found.submodule_search_locations:
-        (pytest.fail if REQUIRED else pytest.skip)(f"the package with {module} is not installed: make test-hf")
+        (pytest.fail if REQUIRED else pytest.skip)(
+            f"the package with {module} is not installed: make test-hf"
+        )
     return Path(found.submodule_search_locations[0]) / "model"
 
 
@@ -30,7 +32,9 @@ def load(architecture: str, directory: Path | str, **options: Any) -> Any:
     """The model in a directory as `transformers` loads it, in evaluation mode; fails on an array missing, unexpected or of another size."""
     import transformers
 
-    model, found = getattr(transformers, architecture).from_pretrained(str(directory), output_loading_info=True, **options)
+    model, found = getattr(transformers, architecture).from_pretrained(
+        str(directory), output_loading_info=True, **options
+    )
     wrong = {kind: sorted(keys) for kind, keys in found.items() if keys}
     assert not wrong, f"{architecture} from {directory}: {wrong}"
     return model.eval()
@@ -41,9 +45,16 @@ def outputs(model: Any, x: Any, attention: Any, tt: Any = None) -> dict[str, Any
     import numpy as np
     import torch
 
-    given = {"input_ids": x, "attention_mask": attention, **({} if tt is None else {"token_type_ids": tt})}
+    given = {
+        "input_ids": x,
+        "attention_mask": attention,
+        **({} if tt is None else {"token_type_ids": tt}),
+    }
     with torch.no_grad():
-        out = model(**{k: torch.from_numpy(np.asarray(v, np.int64)) for k, v in given.items()}, output_hidden_states=True)
+        out = model(
+            **{k: torch.from_numpy(np.asarray(v, np.int64)) for k, v in given.items()},
+            output_hidden_states=True,
+        )
     found = {"hidden": out.hidden_states[-1]}
     for key in ("logits", "prediction_logits", "seq_relationship_logits", "pooler_output"):
         if out.get(key) is not None:

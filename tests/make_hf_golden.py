@@ -15,18 +15,41 @@ import numpy as np
 import torch
 import transformers as hf
 
-SIZES: dict[str, Any] = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SIZES: dict[str, Any] = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
 ELECTRA: dict[str, Any] = {**SIZES, "embedding_size": 16, "max_position_embeddings": 20}
-GPT2: dict[str, Any] = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": None, "n_positions": 20}
+GPT2: dict[str, Any] = {
+    "vocab_size": 99,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_inner": None,
+    "n_positions": 20,
+}
 
 
 def models() -> dict[str, Any]:
     """Name of the directory -> the model."""
     return {
         "bert": hf.BertForMaskedLM(hf.BertConfig(**SIZES, max_position_embeddings=20)),
-        "bert_pretraining": hf.BertForPreTraining(hf.BertConfig(**SIZES, max_position_embeddings=20, hidden_act="gelu_new")),
-        "bert_encoder": hf.BertModel(hf.BertConfig(**SIZES, max_position_embeddings=20, hidden_act="relu", layer_norm_eps=1e-7)),
-        "roberta": hf.RobertaForMaskedLM(hf.RobertaConfig(**SIZES, max_position_embeddings=22, type_vocab_size=1, layer_norm_eps=1e-5)),
+        "bert_pretraining": hf.BertForPreTraining(
+            hf.BertConfig(**SIZES, max_position_embeddings=20, hidden_act="gelu_new")
+        ),
+        "bert_encoder": hf.BertModel(
+            hf.BertConfig(
+                **SIZES, max_position_embeddings=20, hidden_act="relu", layer_norm_eps=1e-7
+            )
+        ),
+        "roberta": hf.RobertaForMaskedLM(
+            hf.RobertaConfig(
+                **SIZES, max_position_embeddings=22, type_vocab_size=1, layer_norm_eps=1e-5
+            )
+        ),
         "electra_generator": hf.ElectraForMaskedLM(hf.ElectraConfig(**ELECTRA)),
         "electra_discriminator": hf.ElectraForPreTraining(hf.ElectraConfig(**ELECTRA)),
         "gpt2": hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2, bos_token_id=0, eos_token_id=0)),
@@ -55,18 +78,26 @@ def main(directory: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter += 0.1 * torch.randn_like(parameter)  # so that no bias is zero and no norm is one
+                parameter += 0.1 * torch.randn_like(
+                    parameter
+                )  # so that no bias is zero and no norm is one
         model.eval()
         given = inputs(model, rng)
         with torch.no_grad():
             out = model(**given, output_hidden_states=True)
-        found = {"hidden": out.hidden_states[-1] if out.get("hidden_states") is not None else out.last_hidden_state}
+        found = {
+            "hidden": out.hidden_states[-1]
+            if out.get("hidden_states") is not None
+            else out.last_hidden_state
+        }
         for key in ("logits", "prediction_logits", "seq_relationship_logits", "pooler_output"):
             if out.get(key) is not None:
                 found[key] = out[key]
         model.save_pretrained(target)
         (target / "generation_config.json").unlink(missing_ok=True)
-        np.savez_compressed(target / "io.npz", **{key: value.numpy() for key, value in {**given, **found}.items()})
+        np.savez_compressed(
+            target / "io.npz", **{key: value.numpy() for key, value in {**given, **found}.items()}
+        )
 
 
 if __name__ == "__main__":

@@ -39,19 +39,28 @@ class Trigram:
 
     def after_one(self, b, c):
         """p(c | b)."""
-        found = np.maximum(self.before_bc(b * self.vocab + c) - DISCOUNT, 0.0) + DISCOUNT * self.types_b[b] * self.one[c]
+        found = (
+            np.maximum(self.before_bc(b * self.vocab + c) - DISCOUNT, 0.0)
+            + DISCOUNT * self.types_b[b] * self.one[c]
+        )
         return np.where(self.before_b[b] > 0, found / np.maximum(self.before_b[b], 1), self.one[c])
 
     def after_two(self, a, b, c):
         """p(c | a b)."""
         context, lower = a * self.vocab + b, self.after_one(b, c)
         seen, types = self.ab(context), self.types_ab(context)
-        found = np.maximum(self.abc(context * self.vocab + c) - DISCOUNT, 0.0) + DISCOUNT * types * lower
+        found = (
+            np.maximum(self.abc(context * self.vocab + c) - DISCOUNT, 0.0)
+            + DISCOUNT * types * lower
+        )
         return np.where(seen > 0, found / np.maximum(seen, 1), lower)
 
     def loss(self, rows):
         """Mean negative logarithm over what a causal model predicts: every token of a row but the first, padding (0) left out."""
         rows = rows.astype(np.int64)
         a, b, c = (rows[:, i : rows.shape[1] - 2 + i] for i in range(3))
-        logs = np.concatenate([np.log(self.after_one(rows[:, :1], rows[:, 1:2])), np.log(self.after_two(a, b, c))], axis=1)
+        logs = np.concatenate(
+            [np.log(self.after_one(rows[:, :1], rows[:, 1:2])), np.log(self.after_two(a, b, c))],
+            axis=1,
+        )
         return float(-logs[rows[:, 1:] != 0].mean())

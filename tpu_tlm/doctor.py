@@ -10,41 +10,66 @@ import shutil
 import sys
 import textwrap
 
-from tpu_tlm import __version__, checks, options, probe, runtime
-from tpu_tlm.checks import Finding, Machine, Versions
-from tpu_tlm.config import DoctorConfig, RuntimeConfig
+from tpu_tlm import __version__
+from tpu_tlm.config import DoctorConfig, RuntimeConfig, cli
+from tpu_tlm.devices import installation, probe, select
+from tpu_tlm.devices.installation import Finding, Machine, Versions
+from tpu_tlm.devices.probe import Seen
 from tpu_tlm.errors import run_command
-from tpu_tlm.probe import Seen
 
 
-def seen_findings(versions: Versions, here: Machine, seen: Seen, python: tuple[int, ...]) -> list[Finding]:
+def seen_findings(
+    versions: Versions, here: Machine, seen: Seen, python: tuple[int, ...]
+) -> list[Finding]:
     """What is wrong with TensorFlow as it was seen running; nothing where it is not installed."""
-    build = checks.tensorflow_build(versions)
+    build = installation.tensorflow_build(versions)
     if build is None:
         return []
     again = "pip install --force-reinstall --no-deps"
     if seen.failure:
-        return [Finding(f"importing TensorFlow {seen.failure}", f"{again} {build}=={versions[build]}")]
+        return [
+            Finding(f"importing TensorFlow {seen.failure}", f"{again} {build}=={versions[build]}")
+        ]
     found = []
     if "gs" not in seen.schemes:
-        mend = "pip install tensorflow-io-gcs-filesystem" if python[:2] < (3, 13) else checks.INSTALL[build]
+        mend = (
+            "pip install tensorflow-io-gcs-filesystem"
+            if python[:2] < (3, 13)
+            else installation.INSTALL[build]
+        )
         found.append(Finding("TensorFlow cannot open gs:// files", mend, stops=False))
     if "tensorflow_text" in seen.broken:
         mend = f"{again} tensorflow-text=={versions.get('tensorflow-text', '2.20.*')}"
-        found.append(Finding(f"tensorflow-text cannot be imported ({seen.broken['tensorflow_text']})", mend))
+        found.append(
+            Finding(f"tensorflow-text cannot be imported ({seen.broken['tensorflow_text']})", mend)
+        )
     if "fastBPE" in seen.broken:
         what = f"fastBPE cannot be imported ({seen.broken['fastBPE']}): BPE runs on 'tokenizers', which gives the same tokens"
-        found.append(Finding(what, f"pip uninstall -y fastBPE && {checks.FASTBPE}", stops=False))
-    if here.nvidia and build == "tensorflow" and not any(device.startswith("GPU") for device in seen.devices):
+        found.append(
+            Finding(what, f"pip uninstall -y fastBPE && {installation.FASTBPE}", stops=False)
+        )
+    if (
+        here.nvidia
+        and build == "tensorflow"
+        and not any(device.startswith("GPU") for device in seen.devices)
+    ):
         what = "there is an NVIDIA driver, and TensorFlow sees no GPU: its CUDA libraries are missing or do not fit"
-        found.append(Finding(what, checks.INSTALL["tensorflow"], stops=False))
+        found.append(Finding(what, installation.INSTALL["tensorflow"], stops=False))
     return found
 
 
-def findings(versions: Versions, here: Machine, seen: Seen, python: tuple[int, ...]) -> list[Finding]:
+def findings(
+    versions: Versions, here: Machine, seen: Seen, python: tuple[int, ...]
+) -> list[Finding]:
     """Everything that is wrong, what stops training first."""
-    known = checks.tensorflow_findings(versions, here, loads_libtpu=os.environ.get("TPU_LOAD_LIBRARY") != "0")
-    found = [*known, *checks.hardware_findings(versions, here), *checks.package_findings(versions, here, python)]
+    known = installation.tensorflow_findings(
+        versions, here, loads_libtpu=os.environ.get("TPU_LOAD_LIBRARY") != "0"
+    )
+    found = [
+        *known,
+        *installation.hardware_findings(versions, here),
+        *installation.package_findings(versions, here, python),
+    ]
     # A fault of the versions explains why the import failed; it need not be said twice.
     if not (seen.failure and any(finding.stops for finding in known)):
         found += seen_findings(versions, here, seen, python)
@@ -52,7 +77,9 @@ def findings(versions: Versions, here: Machine, seen: Seen, python: tuple[int, .
 
 
 def _line(title: str, text: str) -> str:
-    return textwrap.fill(text, 110, initial_indent=f"{title:11}", subsequent_indent=" " * 11, break_on_hyphens=False)
+    return textwrap.fill(
+        text, 110, initial_indent=f"{title:11}", subsequent_indent=" " * 11, break_on_hyphens=False
+    )
 
 
 def report(versions: Versions, here: Machine, seen: Seen, found: list[Finding]) -> str:
@@ -60,33 +87,69 @@ def report(versions: Versions, here: Machine, seen: Seen, found: list[Finding]) 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     disk = shutil.disk_usage(".").free / 2**30
     lines = [
-        _line("tpu_tlm", f"{__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}"),
+        _line(
+            "tpu_tlm",
+            f"{__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+        ),
         _line(
             "machine",
             f"{os.cpu_count()} cores, {memory:.0f} GiB of memory, {disk:.0f} GiB free on disk here",
         ),
-        _line("installed", ", ".join(f"{name} {version}" for name, version in versions.items()) or "nothing that is needed"),
+        _line(
+            "installed",
+            ", ".join(f"{name} {version}" for name, version in versions.items())
+            or "nothing that is needed",
+        ),
         _line("devices", ", ".join(seen.devices) or "unknown: TensorFlow was not imported"),
         _line("TPU chips", ", ".join(here.chips) or "none in this machine"),
-        _line("files", ", ".join(f"{scheme}://" for scheme in seen.schemes) or "unknown: TensorFlow was not imported"),
+        _line(
+            "files",
+            ", ".join(f"{scheme}://" for scheme in seen.schemes)
+            or "unknown: TensorFlow was not imported",
+        ),
     ]
     for finding in found:
-        lines += ["", _line("PROBLEM" if finding.stops else "note", finding.what), f"{'  mend it':11}{finding.mend}"]
+        lines += [
+            "",
+            _line("PROBLEM" if finding.stops else "note", finding.what),
+            f"{'  mend it':11}{finding.mend}",
+        ]
     problems = sum(finding.stops for finding in found)
-    lines += ["", f"{problems} problem{'s' * (problems > 1)} to mend before training" if problems else "ready to train"]
+    lines += [
+        "",
+        f"{problems} problem{'s' * (problems > 1)} to mend before training"
+        if problems
+        else "ready to train",
+    ]
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print what there is, what is wrong and what mends it; exit code 1 when something stops training."""
-    (config,) = options.parse("tpu_tlm.doctor", __doc__ or "", [DoctorConfig], argv)
-    versions, here, python = checks.installed(), checks.machine(), tuple(sys.version_info[:2])
-    environ = runtime.variables(RuntimeConfig(), versions, here, os.environ) | os.environ
-    seen = probe.in_child(environ) if checks.tensorflow_build(versions) else Seen(failure="was not tried: it is not installed")
+    (config,) = cli.parse("tpu_tlm.doctor", __doc__ or "", [DoctorConfig], argv)
+    versions, here, python = (
+        installation.installed(),
+        installation.machine(),
+        tuple(sys.version_info[:2]),
+    )
+    environ = select.variables(RuntimeConfig(), versions, here, os.environ) | os.environ
+    seen = (
+        probe.in_child(environ)
+        if installation.tensorflow_build(versions)
+        else Seen(failure="was not tried: it is not installed")
+    )
     found = findings(versions, here, seen, python)
     if config.json:
-        facts = {"versions": versions, "machine": dataclasses.asdict(here), "seen": dataclasses.asdict(seen)}
-        print(json.dumps(facts | {"findings": [dataclasses.asdict(finding) for finding in found]}, indent=2))
+        facts = {
+            "versions": versions,
+            "machine": dataclasses.asdict(here),
+            "seen": dataclasses.asdict(seen),
+        }
+        print(
+            json.dumps(
+                facts | {"findings": [dataclasses.asdict(finding) for finding in found]}, indent=2
+            )
+        )
     else:
         print(report(versions, here, seen, found))
     return 1 if any(finding.stops for finding in found) else 0

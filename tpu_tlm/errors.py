@@ -45,7 +45,9 @@ class PeerFailed(TlmError):
         self.exit_code = exit_code
 
 
-def run_command(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
+def run_command(
+    main: Callable[[list[str] | None], int | None], argv: list[str] | None = None
+) -> int:
     """Call a command's `main(argv)` and turn its outcome into an exit code.
 
     `TlmError`s become one line on standard error and their own code; `KeyboardInterrupt` becomes 130; anything else is a

@@ -13,8 +13,7 @@ import time
 import typing
 from pathlib import Path
 
-from tpu_tlm import options
-from tpu_tlm.config import PlanConfig
+from tpu_tlm.config import PlanConfig, cli
 from tpu_tlm.errors import TlmError, UsageError, run_command
 from tpu_tlm.train import CLASSES
 
@@ -27,7 +26,9 @@ def main(argv: list[str] | None = None) -> int:
 
     Works in this process where the packages that compile are installed, else in one of the environment that has them.
     """
-    plan, *parsed = options.parse("tpu_tlm.plan", __doc__ or "", (PlanConfig, *CLASSES), argv, check_required=False)
+    plan, *parsed = cli.parse(
+        "tpu_tlm.plan", __doc__ or "", (PlanConfig, *CLASSES), argv, check_required=False
+    )
     from tpu_tlm.planning import environment
     from tpu_tlm.planning.chips import parse_slice
 
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         return environment.in_child(python, "tpu_tlm.plan", sys.argv[1:] if argv is None else argv)
     environment.prepare()
     from tpu_tlm.planning.subject import subject_of
-    from tpu_tlm.training.assemble import Options
+    from tpu_tlm.training.setup import Options
 
     began = time.monotonic()
 
@@ -61,13 +62,21 @@ def _plan(subject: Subject, plan: PlanConfig) -> int:
     compiled = subject.quick if plan.quick else subject.compile
     answer = compiled(batch)
     if not plan.json:
-        print(report.refusal(answer, batch, slice_.name) if isinstance(answer, Refused) else report.full(answer), flush=True)
+        print(
+            report.refusal(answer, batch, slice_.name)
+            if isinstance(answer, Refused)
+            else report.full(answer),
+            flush=True,
+        )
     found = None
     if plan.search:
         found = largest(batch, answer, slice_.chip.hbm, subject.unit, compiled, subject.extrapolate)
     best = None if found is None else found.best
     if plan.json:
-        values = {"step": _values(answer, batch, subject.length, slice_.name), "largest": best.as_values() if best else None}
+        values = {
+            "step": _values(answer, batch, subject.length, slice_.name),
+            "largest": best.as_values() if best else None,
+        }
         print(json.dumps(values | {"refused": found.refused if found else None}, indent=2))
     elif found is not None:
         print(report.searched(found, slice_.chips))
@@ -87,9 +96,23 @@ def _values(answer: object, batch: int, length: int, tpu: str) -> dict[str, obje
     from tpu_tlm.planning.figures import Figures
 
     if isinstance(answer, Refused):
-        largest = [{"bytes": a.bytes, "operation": a.operation, "shape": a.shape} for a in answer.allocations]
-        sizes = {"hbm_bytes": answer.hbm, "hbm_limit_bytes": answer.limit, "state_bytes": answer.arguments}
-        return {"tpu": tpu, "batch": batch, "length": length, "fits": False, **sizes, "largest_allocations": largest}
+        largest = [
+            {"bytes": a.bytes, "operation": a.operation, "shape": a.shape}
+            for a in answer.allocations
+        ]
+        sizes = {
+            "hbm_bytes": answer.hbm,
+            "hbm_limit_bytes": answer.limit,
+            "state_bytes": answer.arguments,
+        }
+        return {
+            "tpu": tpu,
+            "batch": batch,
+            "length": length,
+            "fits": False,
+            **sizes,
+            "largest_allocations": largest,
+        }
     assert isinstance(answer, Figures)
     return answer.as_values()
 
@@ -97,13 +120,20 @@ def _values(answer: object, batch: int, length: int, tpu: str) -> dict[str, obje
 def _sweep(subject: Subject, plan: PlanConfig) -> int:
     from tpu_tlm.planning import report
 
-    lengths, accums = plan.sweep_lengths or [subject.length], plan.sweep_accum or [subject.options.optim.grad_accum]
+    lengths, accums = (
+        plan.sweep_lengths or [subject.length],
+        plan.sweep_accum or [subject.options.optim.grad_accum],
+    )
     if any(n < 1 for n in (*plan.sweep_batches, *lengths, *accums)):
         raise UsageError("--sweep_batches, --sweep_lengths and --sweep_accum: must be above 0")
     given, unit = subject.options.data.batch_size, subject.slice_.chips * math.lcm(*accums)
-    batches = plan.sweep_batches or sorted({max(unit, int(given * share) // unit * unit) for share in (0.25, 0.5, 1.0, 2.0)})
+    batches = plan.sweep_batches or sorted(
+        {max(unit, int(given * share) // unit * unit) for share in (0.25, 0.5, 1.0, 2.0)}
+    )
     if uneven := [batch for batch in batches if batch % unit]:
-        raise UsageError(f"--sweep_batches {uneven[0]}: must be a multiple of {unit}, to be divided among chips and micro-batches")
+        raise UsageError(
+            f"--sweep_batches {uneven[0]}: must be a multiple of {unit}, to be divided among chips and micro-batches"
+        )
     rows = [(length, batch, accum) for length in lengths for batch in batches for accum in accums]
     values, began = [], time.monotonic()
     if not plan.json:
@@ -112,7 +142,9 @@ def _sweep(subject: Subject, plan: PlanConfig) -> int:
         one = subject.of_length(length).with_accum(accum)
         answer = one.quick(batch) if plan.quick else one.compile(batch)
         if plan.json:
-            values.append({**_values(answer, batch, length, subject.slice_.name), "grad_accum": accum})
+            values.append(
+                {**_values(answer, batch, length, subject.slice_.name), "grad_accum": accum}
+            )
         else:
             print(report.row(batch, length, accum, answer), flush=True)
         left = (time.monotonic() - began) / (done + 1) * (len(rows) - done - 1)

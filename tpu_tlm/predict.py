@@ -6,19 +6,18 @@ import json
 import sys
 import typing
 
-from tpu_tlm import options
-from tpu_tlm.config import PredictConfig
+from tpu_tlm.config import PredictConfig, cli
 from tpu_tlm.errors import UsageError, run_command
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tpu_tlm.training.saved import Saved
+    from tpu_tlm.formats.load import PretrainedModel
 
 
-def _fill_mask(config: PredictConfig, saved: Saved, texts: Iterable[str]) -> None:
+def _fill_mask(config: PredictConfig, saved: PretrainedModel, texts: Iterable[str]) -> None:
     from tpu_tlm.formats.electra_parts import GENERATOR, part_of
-    from tpu_tlm.objectives.fill_mask import FillMask
+    from tpu_tlm.inference.fill_mask import FillMask
 
     top_k = 5 if config.top_k is None else config.top_k
     if top_k < 1:
@@ -29,7 +28,15 @@ def _fill_mask(config: PredictConfig, saved: Saved, texts: Iterable[str]) -> Non
     for text in texts:
         masks = fill(text, top_k)
         if config.json:
-            print(json.dumps({"text": text, "masks": [[guess._asdict() for guess in mask] for mask in masks]}, ensure_ascii=False))
+            print(
+                json.dumps(
+                    {
+                        "text": text,
+                        "masks": [[guess._asdict() for guess in mask] for mask in masks],
+                    },
+                    ensure_ascii=False,
+                )
+            )
             continue
         print(text)
         for number, mask in enumerate(masks, 1):
@@ -37,9 +44,9 @@ def _fill_mask(config: PredictConfig, saved: Saved, texts: Iterable[str]) -> Non
                 print(f"  mask {number}  {guess.probability:7.2%}  {guess.token}")
 
 
-def _generate(config: PredictConfig, saved: Saved, texts: Iterable[str]) -> None:
-    from tpu_tlm.objectives.generate import Generate
-    from tpu_tlm.objectives.sampling import BeamSearch, Sampling
+def _generate(config: PredictConfig, saved: PretrainedModel, texts: Iterable[str]) -> None:
+    from tpu_tlm.inference.generate import Generate
+    from tpu_tlm.inference.sampling import BeamSearch, Sampling
 
     how = (
         BeamSearch(config.beam, config.length_penalty)
@@ -47,7 +54,9 @@ def _generate(config: PredictConfig, saved: Saved, texts: Iterable[str]) -> None
         else Sampling(config.temperature, config.top_k, config.top_p, config.seed)
     )
     if config.beam and (config.temperature, config.top_k, config.top_p) != (1.0, None, 1.0):
-        raise UsageError(f"--beam {config.beam}: a beam draws nothing; leave out --temperature, --top_k and --top_p")
+        raise UsageError(
+            f"--beam {config.beam}: a beam draws nothing; leave out --temperature, --top_k and --top_p"
+        )
     write = Generate(saved.model(), saved.spec, saved.tokenizer(config.tokenizer), how)
     texts = list(texts)
     for text, written in zip(texts, write(texts, config.max_tokens), strict=True):
@@ -57,11 +66,13 @@ def _generate(config: PredictConfig, saved: Saved, texts: Iterable[str]) -> None
             print(written.text if written.ended else f"{written.text} ...")
 
 
-def _respond(config: PredictConfig, saved: Saved, texts: Iterable[str]) -> None:
-    from tpu_tlm.objectives.respond import Respond, read_candidates
+def _respond(config: PredictConfig, saved: PretrainedModel, texts: Iterable[str]) -> None:
+    from tpu_tlm.inference.retrieve import Respond, read_candidates
 
     if config.candidates is None:
-        raise UsageError("--candidates is required: text file of the responses to choose from, one a line")
+        raise UsageError(
+            "--candidates is required: text file of the responses to choose from, one a line"
+        )
     top_k = 5 if config.top_k is None else config.top_k
     if top_k < 1:
         raise UsageError(f"--top_k {top_k}: at least one response must be asked for")
@@ -74,7 +85,12 @@ def _respond(config: PredictConfig, saved: Saved, texts: Iterable[str]) -> None:
             raise UsageError(f"{given} ({text[:40]!r}) has no token to respond to; leave it out")
         (responses,) = respond([text], top_k)
         if config.json:
-            print(json.dumps({"text": text, "responses": [response._asdict() for response in responses]}, ensure_ascii=False))
+            print(
+                json.dumps(
+                    {"text": text, "responses": [response._asdict() for response in responses]},
+                    ensure_ascii=False,
+                )
+            )
             continue
         print(text)
         for response in responses:
@@ -83,17 +99,19 @@ def _respond(config: PredictConfig, saved: Saved, texts: Iterable[str]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the guesses for every text, what was written on from it, or the responses to it; exit code 0."""
-    (config,) = options.parse("tpu_tlm.predict", __doc__ or "", [PredictConfig], argv)
-    from tpu_tlm import runtime
+    (config,) = cli.parse("tpu_tlm.predict", __doc__ or "", [PredictConfig], argv)
+    from tpu_tlm.devices import select
 
-    runtime.quiet()
-    from tpu_tlm.training.saved import load_saved
+    select.quiet()
+    from tpu_tlm.formats.load import load
 
-    saved = load_saved(config.model, config.step)
+    saved = load(config.model, config.step)
     if not config.json:
         print(f"# {saved.source}")
     texts = config.text or (line.rstrip("\n") for line in sys.stdin)
-    {"fill-mask": _fill_mask, "generate": _generate, "respond": _respond}[config.task](config, saved, texts)
+    {"fill-mask": _fill_mask, "generate": _generate, "respond": _respond}[config.task](
+        config, saved, texts
+    )
     return 0
 
 

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tpu_tlm.config import CorpusConfig, PairsConfig, PreprocessConfig, TokenizerConfig
+from tpu_tlm.config.cli import parse
 from tpu_tlm.errors import UsageError, run_command
-from tpu_tlm.options import parse
 
 if TYPE_CHECKING:
-    from tpu_tlm.data.inputs import InputFile
-    from tpu_tlm.data.packing import Packing
-    from tpu_tlm.data.pairs import PairRule
-    from tpu_tlm.data.pipeline import Made
-    from tpu_tlm.data.tokenizers import Tokenizer
+    from tpu_tlm.data.corpus.inputs import InputFile
+    from tpu_tlm.data.preprocessing.packing import Packing
+    from tpu_tlm.data.preprocessing.pairs import PairRule
+    from tpu_tlm.data.preprocessing.pipeline import Made
+    from tpu_tlm.data.tokenizers.base import Tokenizer
 
 _PIPELINE = 1  # raised when the same input and options come to give other examples
 _SMALLEST_PART, _PARTS = 256 << 10, 64
@@ -40,13 +40,19 @@ def main(argv: list[str] | None = None) -> int:
     _check_pairs(config, pairs)
     workers = config.workers or len(os.sched_getaffinity(0))
     if workers > 1:
-        from tpu_tlm.data.forking import prepare
+        from tpu_tlm.data.preprocessing.start_method import prepare
 
-        prepare(["tpu_tlm.data.parts", "tokenizers", *(["tensorflow"] if "://" in config.output else [])])
-    from tpu_tlm.data import pipeline, work
-    from tpu_tlm.data.inputs import PART_BYTES, expand_inputs, plan_parts
-    from tpu_tlm.data.parts import Job
-    from tpu_tlm.data.tokenizers import make_tokenizer
+        prepare(
+            [
+                "tpu_tlm.data.preprocessing.worker",
+                "tokenizers",
+                *(["tensorflow"] if "://" in config.output else []),
+            ]
+        )
+    from tpu_tlm.data.corpus.inputs import PART_BYTES, expand_inputs, plan_parts
+    from tpu_tlm.data.preprocessing import pipeline, work_dir
+    from tpu_tlm.data.preprocessing.worker import PreprocessJob
+    from tpu_tlm.data.tokenizers.factory import make_tokenizer
 
     started = time.monotonic()
     inputs = expand_inputs(corpus)
@@ -56,18 +62,26 @@ def main(argv: list[str] | None = None) -> int:
     if rule is not None:
         packing = dataclasses.replace(packing, eol=None)
     base = config.output.rstrip("/")
-    splits = {"train": f"{base}/train", "valid": f"{base}/valid"} if config.valid_fraction else {"all": base}
-    made_from = _made_from(corpus, config, tokenizer, inputs) | (dataclasses.asdict(pairs) if rule else {})
+    splits = (
+        {"train": f"{base}/train", "valid": f"{base}/valid"}
+        if config.valid_fraction
+        else {"all": base}
+    )
+    made_from = _made_from(corpus, config, tokenizer, inputs) | (
+        dataclasses.asdict(pairs) if rule else {}
+    )
     if _finished(base, splits, made_from):
-        print(f"{config.output}: is already there, made from the same input with the same options: nothing to do")
+        print(
+            f"{config.output}: is already there, made from the same input with the same options: nothing to do"
+        )
         return 0
     size = sum(file.size for file in inputs)
     parts = plan_parts(inputs, min(PART_BYTES, max(_SMALLEST_PART, size // _PARTS)))
-    directory = work.WorkDirectory(work.work_path(config.output, config.work_dir))
+    directory = work_dir.WorkDirectory(work_dir.work_path(config.output, config.work_dir))
     try:
         if reason := directory.claim(made_from):
             print(f"leftovers of another preprocessing removed ({reason})", file=sys.stderr)
-        job = Job(
+        job = PreprocessJob(
             work=directory.path,
             splits=splits,
             packing=packing,
@@ -80,7 +94,19 @@ def main(argv: list[str] | None = None) -> int:
             pairs=rule,
         )
         made = pipeline.run(job, tokenizer, parts, workers, config.max_file_size * (1 << 20))
-        told = {name: made_from[name] for name in ("nctx", "pack", "prefix", "suffix", "tok_on_eol", "shuffle", "seed", "valid_fraction")}
+        told = {
+            name: made_from[name]
+            for name in (
+                "nctx",
+                "pack",
+                "prefix",
+                "suffix",
+                "tok_on_eol",
+                "shuffle",
+                "seed",
+                "valid_fraction",
+            )
+        }
         if rule is not None:
             told |= _told_of_pairs(pairs, rule, tokenizer)
         pipeline.finish(job, tokenizer, made, {**told, "made_from": made_from})
@@ -93,7 +119,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _check(config: PreprocessConfig) -> None:
     if not 0 <= config.valid_fraction < 1:
-        raise UsageError(f"--valid_fraction {config.valid_fraction}: must be at least 0 and below 1")
+        raise UsageError(
+            f"--valid_fraction {config.valid_fraction}: must be at least 0 and below 1"
+        )
     if config.max_file_size <= 0:
         raise UsageError(f"--max_file_size {config.max_file_size}: must be above 0")
     if config.workers < 0:
@@ -107,13 +135,17 @@ def _id_of(tokenizer: Tokenizer, flag: str, token: str | None) -> int | None:
         return tokenizer.sep_id
     found = tokenizer.id_of(token)
     if found is None:
-        mend = " (add it to --extra_tokens)" if tokenizer.kind == "bpe" and token.startswith(("<", "[")) else ""
+        mend = (
+            " (add it to --extra_tokens)"
+            if tokenizer.kind == "bpe" and token.startswith(("<", "["))
+            else ""
+        )
         raise UsageError(f"--{flag} {token}: the vocabulary has no such token{mend}")
     return found
 
 
 def _packing(config: PreprocessConfig, tokenizer: Tokenizer) -> Packing:
-    from tpu_tlm.data.packing import Packing
+    from tpu_tlm.data.preprocessing.packing import Packing
 
     return Packing(
         nctx=config.nctx,
@@ -128,7 +160,11 @@ def _packing(config: PreprocessConfig, tokenizer: Tokenizer) -> Packing:
 def _check_pairs(config: PreprocessConfig, pairs: PairsConfig) -> None:
     default = PairsConfig()
     if pairs.pairs == "none":
-        if given := [f.name for f in dataclasses.fields(pairs) if getattr(pairs, f.name) != getattr(default, f.name)]:
+        if given := [
+            f.name
+            for f in dataclasses.fields(pairs)
+            if getattr(pairs, f.name) != getattr(default, f.name)
+        ]:
             raise UsageError(f"--{given[0]}: is for pairs: give --pairs ntp, nsp or tsv")
         return
     if config.pack != "across" or config.tok_on_eol not in ("<EOS>", None):
@@ -137,18 +173,22 @@ def _check_pairs(config: PreprocessConfig, pairs: PairsConfig) -> None:
         )
     wanted = {"tsv": (0, 2), "ntp": (0, 1), "nsp": (0,)}[pairs.pairs]
     if len(pairs.pair_columns) not in wanted or "0" in pairs.pair_columns:
-        raise UsageError(f"--pair_columns {' '.join(pairs.pair_columns)}: --pairs {pairs.pairs} takes {wanted[-1]} of them, numbers from 1")
+        raise UsageError(
+            f"--pair_columns {' '.join(pairs.pair_columns)}: --pairs {pairs.pairs} takes {wanted[-1]} of them, numbers from 1"
+        )
     for name in ("turn_sep", "last_turn_only"):
         if pairs.pairs != "ntp" and getattr(pairs, name) != getattr(default, name):
             raise UsageError(f"--{name}: has no meaning with --pairs {pairs.pairs}: leave it out")
 
 
-def _pair_rule(corpus: CorpusConfig, config: PreprocessConfig, pairs: PairsConfig, tokenizer: Tokenizer) -> PairRule | None:
+def _pair_rule(
+    corpus: CorpusConfig, config: PreprocessConfig, pairs: PairsConfig, tokenizer: Tokenizer
+) -> PairRule | None:
     if pairs.pairs == "none":
         return None
-    from tpu_tlm.data.packing import Packing
-    from tpu_tlm.data.pairs import PairRule
-    from tpu_tlm.data.rows import RowRule
+    from tpu_tlm.data.corpus.pair_rows import RowRule
+    from tpu_tlm.data.preprocessing.packing import Packing
+    from tpu_tlm.data.preprocessing.pairs import PairRule
 
     y = Packing(
         nctx=config.nctx if pairs.nctx_y is None else pairs.nctx_y,
@@ -159,20 +199,48 @@ def _pair_rule(corpus: CorpusConfig, config: PreprocessConfig, pairs: PairsConfi
     )
     turn = None
     if pairs.pairs == "ntp" and not pairs.last_turn_only:
-        stands_in = tokenizer.kind == "wordpiece" and pairs.turn_sep == "<EOU>" and tokenizer.id_of("<EOU>") is None
+        stands_in = (
+            tokenizer.kind == "wordpiece"
+            and pairs.turn_sep == "<EOU>"
+            and tokenizer.id_of("<EOU>") is None
+        )
         turn = tokenizer.sep_id if stands_in else _id_of(tokenizer, "turn_sep", pairs.turn_sep)
-    return PairRule(RowRule(pairs.pairs, tuple(pairs.pair_columns), corpus.json_field, corpus.strict), y, turn, pairs.last_turn_only)
+    return PairRule(
+        RowRule(pairs.pairs, tuple(pairs.pair_columns), corpus.json_field, corpus.strict),
+        y,
+        turn,
+        pairs.last_turn_only,
+    )
 
 
 def _told_of_pairs(pairs: PairsConfig, rule: PairRule, tokenizer: Tokenizer) -> dict[str, Any]:
     """The keys of `md.yml` that tell how pairs were made."""
-    frame = {"y_prefix": pairs.y_prefix, "y_suffix": pairs.y_suffix, "turn_sep": None if rule.turn is None else tokenizer.tokens[rule.turn]}
-    return {"pack": None, "tok_on_eol": None, "pairs": pairs.pairs, "nctx_y": rule.y.nctx, **frame, "last_turn_only": rule.last_turn_only}
+    frame = {
+        "y_prefix": pairs.y_prefix,
+        "y_suffix": pairs.y_suffix,
+        "turn_sep": None if rule.turn is None else tokenizer.tokens[rule.turn],
+    }
+    return {
+        "pack": None,
+        "tok_on_eol": None,
+        "pairs": pairs.pairs,
+        "nctx_y": rule.y.nctx,
+        **frame,
+        "last_turn_only": rule.last_turn_only,
+    }
 
 
-def _made_from(corpus: CorpusConfig, config: PreprocessConfig, tokenizer: Tokenizer, inputs: Sequence[InputFile]) -> dict[str, Any]:
+def _made_from(
+    corpus: CorpusConfig,
+    config: PreprocessConfig,
+    tokenizer: Tokenizer,
+    inputs: Sequence[InputFile],
+) -> dict[str, Any]:
     """All that the bytes of the dataset depend on; input files by name, size and time of change."""
-    listing = [(file.path, file.size, None if "://" in file.path else os.stat(file.path).st_mtime_ns) for file in inputs]
+    listing = [
+        (file.path, file.size, None if "://" in file.path else os.stat(file.path).st_mtime_ns)
+        for file in inputs
+    ]
     options = dataclasses.asdict(config)
     for name in ("output", "workers", "work_dir"):
         del options[name]
@@ -189,8 +257,8 @@ def _made_from(corpus: CorpusConfig, config: PreprocessConfig, tokenizer: Tokeni
 
 def _finished(base: str, splits: dict[str, str], made_from: dict[str, Any]) -> bool:
     """Whether the output is complete; `UsageError` when a finished dataset of other making is there."""
-    from tpu_tlm.data.shards import read_metadata
-    from tpu_tlm.data.work import differences
+    from tpu_tlm.data.dataset.shards import read_metadata
+    from tpu_tlm.data.preprocessing.work_dir import differences
 
     complete = set()
     for directory in (base, f"{base}/train", f"{base}/valid"):
@@ -200,26 +268,37 @@ def _finished(base: str, splits: dict[str, str], made_from: dict[str, Any]) -> b
         old = metadata.get("made_from")
         if old != made_from or directory not in splits.values():
             told = differences(old, made_from) if isinstance(old, dict) else "by another program"
-            raise UsageError(f"{directory}: already holds a dataset, made differently ({told}): take another --output or remove it")
+            raise UsageError(
+                f"{directory}: already holds a dataset, made differently ({told}): take another --output or remove it"
+            )
         complete.add(directory)
     return complete == set(splits.values())
 
 
-def _report(splits: dict[str, str], made: Made, rule: PairRule | None, files: int, size: int, seconds: float) -> None:
+def _report(
+    splits: dict[str, str], made: Made, rule: PairRule | None, files: int, size: int, seconds: float
+) -> None:
     if made.kept_parts or made.kept_shards:
-        print(f"continued  {made.kept_parts:,} parts and {made.kept_shards:,} shards were there from before")
+        print(
+            f"continued  {made.kept_parts:,} parts and {made.kept_shards:,} shards were there from before"
+        )
     text = sum(counts.text_bytes for counts in made.counts.values())
     print(f"read       {files:,} files, {size / 1e6:,.1f} MB, {text / 1e6:,.1f} MB of text")
     for split, directory in splits.items():
         counts, shards = made.counts[split], made.shards[split]
-        examples, stored = sum(shard.samples for shard in shards), sum(shard.bytes for shard in shards)
+        examples, stored = (
+            sum(shard.samples for shard in shards),
+            sum(shard.bytes for shard in shards),
+        )
         print(
             f"wrote      {directory}: {counts.documents:,} documents, {counts.lines:,} lines, {counts.tokens:,} tokens, "
             f"{examples:,} examples, {len(shards):,} shards, {stored / 1e6:,.1f} MB"
         )
         if counts.cut_x or counts.cut_y:
             side = "end" if rule is not None and rule.rows.kind == "tsv" else "beginning"
-            print(f"too long   {split}: {counts.cut_x:,} first texts lost their {side}, {counts.cut_y:,} second texts their end")
+            print(
+                f"too long   {split}: {counts.cut_x:,} first texts lost their {side}, {counts.cut_y:,} second texts their end"
+            )
     for line in made.bad.summary():
         print(f"bad input  {line}")
     print(f"time       {seconds:,.1f} s, {size / 1e6 / seconds:.1f} MB/s")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import typing
 
-from tpu_tlm import init, options
 from tpu_tlm.config import (
     ContrastiveConfig,
     DataConfig,
@@ -17,7 +16,9 @@ from tpu_tlm.config import (
     RunConfig,
     RuntimeConfig,
     TokenizerConfig,
+    cli,
 )
+from tpu_tlm.distributed import pid1
 from tpu_tlm.errors import run_command
 
 if typing.TYPE_CHECKING:
@@ -41,40 +42,52 @@ CLASSES = (
 
 def main(argv: list[str] | None = None) -> int:
     """Train to the last step, or until a signal asks to stop (exit code 143, everything saved)."""
-    if (code := init.run_below(argv)) is not None:
+    if (code := pid1.run_below(argv)) is not None:
         return code
-    parsed = options.parse("tpu_tlm.train", __doc__ or "", CLASSES, argv)
-    from tpu_tlm import runtime
+    parsed = cli.parse("tpu_tlm.train", __doc__ or "", CLASSES, argv)
+    from tpu_tlm.devices import select
 
     data, *_, run_options, runtime_options = parsed
-    runtime.prepare(runtime_options)
-    places = {"--train_dir": data.train_dir, "--valid_dir": data.valid_dir, "--basedir": run_options.basedir}
-    runtime.check_paths(runtime_options, places)
-    devices = runtime.connect(runtime_options)
+    select.prepare(runtime_options)
+    places = {
+        "--train_dir": data.train_dir,
+        "--valid_dir": data.valid_dir,
+        "--basedir": run_options.basedir,
+    }
+    select.check_paths(runtime_options, places)
+    devices = select.connect(runtime_options)
     print(devices.reason, flush=True)
-    from tpu_tlm.data import files
-    from tpu_tlm.formats.npz import npz_bytes
-    from tpu_tlm.formats.saved import Saved
-    from tpu_tlm.training.assemble import Options
-    from tpu_tlm.training.lock import locked
-    from tpu_tlm.training.run import Run
+    from tpu_tlm import filesystem
+    from tpu_tlm.checkpoints.run_lock import locked
+    from tpu_tlm.formats.mead.npz import npz_bytes
+    from tpu_tlm.formats.pretrained import PretrainedModel
+    from tpu_tlm.training.setup import Options
+    from tpu_tlm.training.trainer import Trainer
 
     def export(step: int, values: dict[str, np.ndarray], spec: ModelSpec, fingerprint: str) -> None:
-        files.make_directory(run.directory.npz)
-        saved = Saved(values, spec, run.directory.path, fingerprint, run.directory.tokenizer)
-        files.write_bytes(f"{run.directory.npz}/checkpoint-step-{step}.npz", npz_bytes(saved))
+        filesystem.make_directory(run.directory.npz)
+        saved = PretrainedModel(
+            values, spec, run.directory.path, fingerprint, run.directory.tokenizer
+        )
+        filesystem.write_bytes(f"{run.directory.npz}/checkpoint-step-{step}.npz", npz_bytes(saved))
         # An export lives as long as the checkpoint of its step.
         kept = {f"checkpoint-step-{s}.npz" for s in run.checkpoints.steps()}
-        for name in files.list_names(run.directory.npz):
+        for name in filesystem.list_names(run.directory.npz):
             if name.startswith("checkpoint-step-") and name not in kept:
-                files.remove(f"{run.directory.npz}/{name}")
+                filesystem.remove(f"{run.directory.npz}/{name}")
 
     everything = Options(*parsed)
     with devices.team, locked(everything.run.basedir, devices.is_chief):
-        run = Run(everything, devices, export if everything.run.npz else None)
+        run = Trainer(everything, devices, export if everything.run.npz else None)
         outcome = run.train()
-    waited = "" if outcome.input_wait is None else f"; input wait {100.0 * outcome.input_wait:.1f} % of the time"
-    print(f"{outcome.made} steps made, {outcome.steps} in all; last checkpoint {outcome.checkpoint}{waited}")
+    waited = (
+        ""
+        if outcome.input_wait is None
+        else f"; input wait {100.0 * outcome.input_wait:.1f} % of the time"
+    )
+    print(
+        f"{outcome.made} steps made, {outcome.steps} in all; last checkpoint {outcome.checkpoint}{waited}"
+    )
     return 0
 
 

@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from tpu_tlm import options
-from tpu_tlm.config import ModelConfig
+from tpu_tlm.config import ModelConfig, cli
 from tpu_tlm.errors import TlmError, UsageError
-from tpu_tlm.models.initial import initial_values
+from tpu_tlm.models.initializers import initial_values
 
 FORMAT = 1
 STATE = ("value", "slot")
@@ -73,7 +72,7 @@ class Manifest:
     @property
     def config(self) -> ModelConfig:
         """The model's options."""
-        (config,) = options.build([ModelConfig], self.model, "step.json")
+        (config,) = cli.build([ModelConfig], self.model, "step.json")
         return config  # type: ignore[no-any-return]
 
     def of(self, *kinds: str) -> list[Argument]:
@@ -118,7 +117,9 @@ class Exported:
             values = dict(initial_values(shapes, m.config, m.vocab_size, m.pad_id, m.seed))
         if digest(values) != self.manifest.sha256:
             mend = "export the step again" if file.exists() else "export it again with --values npz"
-            raise TlmError(f"{self.directory}: the values are not those that were exported (another NumPy draws others?); {mend}")
+            raise TlmError(
+                f"{self.directory}: the values are not those that were exported (another NumPy draws others?); {mend}"
+            )
         return values
 
     def batches(self) -> list[dict[str, np.ndarray]]:
@@ -129,7 +130,13 @@ class Exported:
         return [{name: array[i] for name, array in stacked.items()} for i in range(count)]
 
 
-def write(directory: Path, program: bytes, values: Mapping[str, np.ndarray] | None, batches: Sequence[Any], manifest: Manifest) -> None:
+def write(
+    directory: Path,
+    program: bytes,
+    values: Mapping[str, np.ndarray] | None,
+    batches: Sequence[Any],
+    manifest: Manifest,
+) -> None:
     """Write an export, the manifest last; `values` None: they are to be drawn again from the seed."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "step.json").unlink(missing_ok=True)
@@ -137,7 +144,10 @@ def write(directory: Path, program: bytes, values: Mapping[str, np.ndarray] | No
     (directory / "step.stablehlo").write_bytes(program)
     if values is not None:
         np.savez(directory / "values.npz", **values)
-    np.savez(directory / "batches.npz", **{name: np.stack([b[name] for b in batches]) for name in batches[0]})
+    np.savez(
+        directory / "batches.npz",
+        **{name: np.stack([b[name] for b in batches]) for name in batches[0]},
+    )
     (directory / "step.json").write_text(json.dumps(asdict(manifest), indent=1) + "\n")
 
 
@@ -155,6 +165,10 @@ def read(directory: Path) -> Exported:
         )
     told = json.loads(file.read_text())
     if told.get("format") != FORMAT:
-        raise UsageError(f"{file}: is of format {told.get('format')}, this program reads {FORMAT}; export the step again")
+        raise UsageError(
+            f"{file}: is of format {told.get('format')}, this program reads {FORMAT}; export the step again"
+        )
     lists = {name: tuple(told[name]) for name in ("results", "losses")}
-    return Exported(directory, Manifest(**{**told, **lists, "arguments": tuple(_arguments(told["arguments"]))}))
+    return Exported(
+        directory, Manifest(**{**told, **lists, "arguments": tuple(_arguments(told["arguments"]))})
+    )

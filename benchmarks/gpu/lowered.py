@@ -20,7 +20,9 @@ class JaxProgram(Program):
     loss: Any
 
     def wait(self) -> None:
-        jax.block_until_ready(self.loss)  # the last of a chain: every step takes the state of the one before
+        jax.block_until_ready(
+            self.loss
+        )  # the last of a chain: every step takes the state of the one before
 
     @property
     def device(self) -> tuple[str, str]:
@@ -44,7 +46,9 @@ def as_jax(exported: Exported) -> Callable[..., list[Any]]:
     manifest = exported.manifest
     arguments = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in manifest.arguments]
     state = {a.result: jax.ShapeDtypeStruct(a.shape, a.dtype) for a in manifest.of(*STATE)}
-    results = [state.get(i, jax.ShapeDtypeStruct((), "float32")) for i in range(len(manifest.results))]
+    results = [
+        state.get(i, jax.ShapeDtypeStruct((), "float32")) for i in range(len(manifest.results))
+    ]
 
     def likeness(*given: Any) -> list[Any]:
         return [jnp.zeros(r.shape, r.dtype) for r in results]
@@ -60,28 +64,49 @@ class Lowered(JaxProgram):
         manifest = exported.manifest
         state, features = manifest.of(*STATE), manifest.of("batch")
         kinds = [a.kind in STATE for a in manifest.arguments]
-        if kinds != sorted(kinds, reverse=True) or [a.result for a in state] != list(range(len(state))):
-            raise ValueError("step.json: the state must be the first arguments and the first results, in one order")
-        call, loss, weight = as_jax(exported), manifest.results.index("loss"), manifest.results.index("weight")
+        if kinds != sorted(kinds, reverse=True) or [a.result for a in state] != list(
+            range(len(state))
+        ):
+            raise ValueError(
+                "step.json: the state must be the first arguments and the first results, in one order"
+            )
+        call, loss, weight = (
+            as_jax(exported),
+            manifest.results.index("loss"),
+            manifest.results.index("weight"),
+        )
 
         def step(state: list[Any], index: Any, batch: list[Any]) -> tuple[list[Any], Any, Any]:
             results = call(*state, *batch, index)
-            return results[: len(state)], index + 1, results[loss] / jnp.maximum(results[weight], 1.0)
+            return (
+                results[: len(state)],
+                index + 1,
+                results[loss] / jnp.maximum(results[weight], 1.0),
+            )
 
         self._step = jax.jit(step, donate_argnums=(0, 1))
         values = exported.values()
-        self.state = [jnp.asarray(values[a.name]) if a.kind == "value" else jnp.zeros(a.shape, a.dtype) for a in state]
+        self.state = [
+            jnp.asarray(values[a.name]) if a.kind == "value" else jnp.zeros(a.shape, a.dtype)
+            for a in state
+        ]
         self.index = jnp.zeros((), jnp.int64)
-        self.batches = [[jnp.asarray(batch[a.name]) for a in features] for batch in exported.batches()]
+        self.batches = [
+            [jnp.asarray(batch[a.name]) for a in features] for batch in exported.batches()
+        ]
         self.taken = 0
 
     def step(self) -> Any:
-        self.state, self.index, self.loss = self._step(self.state, self.index, self.batches[self.taken % len(self.batches)])
+        self.state, self.index, self.loss = self._step(
+            self.state, self.index, self.batches[self.taken % len(self.batches)]
+        )
         self.taken += 1
         return self.loss
 
 
 def build(directory: str, report: str, first: int) -> Callable[[int], float]:
     """For the harness."""
-    jax.config.update("jax_enable_x64", True)  # positions and the count of steps are int64; all else says its type
+    jax.config.update(
+        "jax_enable_x64", True
+    )  # positions and the count of steps are int64; all else says its type
     return serve(Lowered, directory, report, first)

@@ -35,7 +35,9 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows, length, width = x.shape
         q, k, v = self.qkv(x).view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.rate if self.training else 0.0)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=self.rate if self.training else 0.0
+        )
         x = self.norm1(x + self.drop(self.out(mixed.transpose(1, 2).reshape(rows, length, width))))
         return self.norm2(x + self.drop(self.down(F.gelu(self.up(x), approximate="tanh"))))
 
@@ -52,7 +54,10 @@ class Bert(nn.Module):
         self.norm = nn.LayerNorm(config.d_model, epsilon)
         sizes = (config.d_model, config.d_ff, config.num_heads, config.dropout, epsilon)
         self.blocks = nn.ModuleList(Block(*sizes) for _ in range(config.num_layers))
-        self.dense, self.head_norm = nn.Linear(config.d_model, config.d_model), nn.LayerNorm(config.d_model, epsilon)
+        self.dense, self.head_norm = (
+            nn.Linear(config.d_model, config.d_model),
+            nn.LayerNorm(config.d_model, epsilon),
+        )
         self.bias = nn.Parameter(torch.zeros(rows["embeddings/x/table"]))
 
     def forward(self, x: torch.Tensor, places: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -76,10 +81,16 @@ def state_of(values: dict[str, np.ndarray], m: Manifest) -> dict[str, torch.Tens
         found[f"{name}.bias"] = values[f"{path}/bias"].reshape(-1)
 
     def norm(name: str, path: str) -> None:
-        found[f"{name}.weight"], found[f"{name}.bias"] = values[f"{path}/gamma"], values[f"{path}/beta"]
+        found[f"{name}.weight"], found[f"{name}.bias"] = (
+            values[f"{path}/gamma"],
+            values[f"{path}/beta"],
+        )
 
     config = m.config
-    found["table.weight"], found["positions.weight"] = values["embeddings/x/table"], values["embeddings/x/positions"]
+    found["table.weight"], found["positions.weight"] = (
+        values["embeddings/x/table"],
+        values["embeddings/x/positions"],
+    )
     norm("norm", "embeddings/reduction")
     for i in range(config.num_layers):
         block, path = f"blocks.{i}", f"encoder/{i}"
@@ -112,8 +123,13 @@ class PlainTorch(Program):
         o = self.o = m.optimizer
         decayed = [p for p in self.parameters if p.ndim > 1]
         rest = [p for p in self.parameters if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": o["weight_decay"]}, {"params": rest, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=o["lr"], betas=(o["beta1"], o["beta2"]), eps=o["eps"], fused=True)
+        groups = [
+            {"params": decayed, "weight_decay": o["weight_decay"]},
+            {"params": rest, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=o["lr"], betas=(o["beta1"], o["beta2"]), eps=o["eps"], fused=True
+        )
         self.model = torch.compile(model) if compiled else model
         self.autocast = m.precision == "bfloat16"
         self.batches = [self._placed(b) for b in exported.batches()]
@@ -144,7 +160,9 @@ class PlainTorch(Program):
 
     @property
     def device(self) -> tuple[str, str]:
-        return ("gpu", torch.cuda.get_device_name()) if self.where.type == "cuda" else ("cpu", "cpu")
+        return (
+            ("gpu", torch.cuda.get_device_name()) if self.where.type == "cuda" else ("cpu", "cpu")
+        )
 
     def peak_bytes(self) -> int | None:
         return torch.cuda.max_memory_allocated() if self.where.type == "cuda" else None
@@ -153,6 +171,8 @@ class PlainTorch(Program):
         return f"torch {torch.__version__}"
 
 
-def build(directory: str, report: str, first: int, compiled: bool = False) -> Callable[[int], float]:
+def build(
+    directory: str, report: str, first: int, compiled: bool = False
+) -> Callable[[int], float]:
     """For the harness."""
     return serve(partial(PlainTorch, compiled=compiled), directory, report, first)

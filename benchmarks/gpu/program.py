@@ -61,10 +61,14 @@ def read_report(file: Path) -> Report:
 def plain_only(exported: Exported) -> None:
     """Raise `UsageError` for an export that the plain programs do not know."""
     if not exported.manifest.plain:
-        raise UsageError(f"{exported.directory}: the plain programs know BERT with AdamW only; here {exported.manifest.not_plain}")
+        raise UsageError(
+            f"{exported.directory}: the plain programs know BERT with AdamW only; here {exported.manifest.not_plain}"
+        )
 
 
-def serve(make: Callable[[Exported], Program], directory: str, report: str, first: int) -> Callable[[int], float]:
+def serve(
+    make: Callable[[Exported], Program], directory: str, report: str, first: int
+) -> Callable[[int], float]:
     """Make the program, take its `first` first steps one by one, warm up, write the report; then a callable(steps) -> seconds per step."""
     began = time.perf_counter()
     program = make(read(Path(directory)))

@@ -9,7 +9,7 @@ import re
 import sys
 
 from benchmarks.tpu_step import BERT
-from tpu_tlm import options
+from tpu_tlm.config import cli
 from tpu_tlm.planning import environment
 from tpu_tlm.train import CLASSES
 
@@ -18,12 +18,21 @@ def lowered_lines(precision: str, platform: str) -> list[str]:
     """The step's StableHLO for "CPU" or "TPU", without places in the source and numbers of names."""
     from tpu_tlm.planning.lower import trace
     from tpu_tlm.planning.stand_in import batch_specs, stand_in
-    from tpu_tlm.training.assemble import Options, make_step
+    from tpu_tlm.training.setup import Options, make_step
 
-    sizes = {"num_layers": 1, "d_model": 32, "d_ff": 64, "num_heads": 2, "batch_size": 8, "warmup_steps": 10}
-    everything = Options(*options.build(CLASSES, {**BERT, **sizes}, "test"))
+    sizes = {
+        "num_layers": 1,
+        "d_model": 32,
+        "d_ff": 64,
+        "num_heads": 2,
+        "batch_size": 8,
+        "warmup_steps": 10,
+    }
+    everything = Options(*cli.build(CLASSES, {**BERT, **sizes}, "test"))
     corpora = stand_in(200, {"x": 16})
-    function, flat, _ = trace(make_step(everything, corpora, 100, precision), batch_specs(corpora.train, 8))
+    function, flat, _ = trace(
+        make_step(everything, corpora, 100, precision), batch_specs(corpora.train, 8)
+    )
     text = function.experimental_get_compiler_ir(*flat)(stage="stablehlo", platform_name=platform)
     text = re.sub(r" loc\((?:[^()]|\([^()]*\))*\)", "", re.sub(r"(?m)^#loc.*$", "", text))
     text = re.sub(r"@a_inference\S+", "@step", re.sub(r"(@\w+?)\.\d+", r"\1", text))

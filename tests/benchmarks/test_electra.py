@@ -13,7 +13,9 @@ def test_regression_reaches_the_minimum():
     x, y = rng.standard_normal((200, 5)), rng.integers(0, 3, 200)
     weights = regression(x, y, 1e-2, rounds=2000)
     scores = np.exp(x @ weights)
-    gradient = x.T @ (scores / scores.sum(axis=1, keepdims=True) - np.eye(3)[y]) / len(x) + 1e-2 * weights
+    gradient = (
+        x.T @ (scores / scores.sum(axis=1, keepdims=True) - np.eye(3)[y]) / len(x) + 1e-2 * weights
+    )
     assert np.abs(gradient).max() < 1e-6
 
 

@@ -57,7 +57,13 @@ def dying() -> Callable[[int], float]:
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    slow, fast = alternate([Contender("slow", f"{HERE}:steady", (2.0, 4.0)), Contender("fast", f"{HERE}:steady", (1.0, 1.0))], 2)
+    slow, fast = alternate(
+        [
+            Contender("slow", f"{HERE}:steady", (2.0, 4.0)),
+            Contender("fast", f"{HERE}:steady", (1.0, 1.0)),
+        ],
+        2,
+    )
     assert slow.seconds == [2.0, 4.0]
     assert slow.ratios == [1.0, 1.0]
     assert fast.ratios == [2.0, 4.0]
@@ -69,14 +75,22 @@ def test_calls_reach_the_contender() -> None:
 
 
 def test_processor_time_is_told_from_the_clock_s() -> None:
-    working, sleeping = alternate([Contender("working", f"{HERE}:working", (0.3,)), Contender("sleeping", f"{HERE}:sleeping", (0.3,))], 1)
+    working, sleeping = alternate(
+        [
+            Contender("working", f"{HERE}:working", (0.3,)),
+            Contender("sleeping", f"{HERE}:sleeping", (0.3,)),
+        ],
+        1,
+    )
     assert 0.29 < working.cpu_seconds[0] < 0.35
     assert sleeping.cpu_seconds[0] < 0.05
     assert sleeping.cpu_ratios[0] > 5
 
 
 def test_memory_is_each_contender_s_own() -> None:
-    big, small = alternate([Contender("big", f"{HERE}:hungry", (300,)), Contender("small", f"{HERE}:hungry", (1,))], 1)
+    big, small = alternate(
+        [Contender("big", f"{HERE}:hungry", (300,)), Contender("small", f"{HERE}:hungry", (1,))], 1
+    )
     assert big.peak_mb - small.peak_mb > 250
 
 
@@ -91,5 +105,12 @@ def test_a_contender_that_cannot_be_built_is_named() -> None:
 
 
 def test_table_gives_the_median_and_the_range() -> None:
-    text = table("W1", [Result("ours", [1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [0.9, 1.2, 1.1], [1.0, 1.3, 1.05], 1234.4)])
+    text = table(
+        "W1",
+        [
+            Result(
+                "ours", [1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [0.9, 1.2, 1.1], [1.0, 1.3, 1.05], 1234.4
+            )
+        ],
+    )
     assert "| ours | 1.10 (0.90 to 1.20) | 1.05 (1.00 to 1.30) | 2 | 1,234 |" in text

@@ -11,7 +11,17 @@ import tensorflow as tf
 from benchmarks.reference_step import DROPOUTS, Model, Reference
 from benchmarks.workloads import WORKLOADS, Workload
 
-TINY = Workload(vocab=50, d_model=16, layers=1, heads=2, d_ff=32, rows=4, tokens=8, predictions=3, steps_per_call=5)
+TINY = Workload(
+    vocab=50,
+    d_model=16,
+    layers=1,
+    heads=2,
+    d_ff=32,
+    rows=4,
+    tokens=8,
+    predictions=3,
+    steps_per_call=5,
+)
 
 
 @pytest.mark.parametrize("dropout", DROPOUTS)
@@ -23,7 +33,9 @@ def test_loss_starts_at_uniform_and_falls(dropout: str) -> None:
     assert reference(60) > 0
     assert int(reference.step) == 5 * 61
     assert reference.last_loss < 0.95 * math.log(TINY.vocab)
-    assert all(np.any(v.numpy() != b) for v, b in zip(reference.model.variables, before, strict=True))
+    assert all(
+        np.any(v.numpy() != b) for v, b in zip(reference.model.variables, before, strict=True)
+    )
 
 
 def test_dropout_changes_with_the_step_only_when_on() -> None:
@@ -48,7 +60,9 @@ def test_first_update_is_adamw_s() -> None:
     reference = Reference(one, "none")
     bias = reference.model.head[1]
     with tf.GradientTape() as tape:
-        loss = reference.model.loss(reference.ids[0], reference.places[0], reference.targets[0], tf.constant(0))
+        loss = reference.model.loss(
+            reference.ids[0], reference.places[0], reference.targets[0], tf.constant(0)
+        )
     gradient = tape.gradient(loss, bias).numpy()
     reference(1)
     clear = np.abs(gradient) > 1e-5
@@ -60,4 +74,7 @@ def test_first_update_is_adamw_s() -> None:
 
 def test_sizes_of_the_workloads() -> None:
     for name, parameters in (("W1", 1_486_720), ("W2", 11_102_778)):
-        assert sum(int(np.prod(v.shape)) for v in Model(WORKLOADS[name], "none").variables) == parameters
+        assert (
+            sum(int(np.prod(v.shape)) for v in Model(WORKLOADS[name], "none").variables)
+            == parameters
+        )

@@ -19,7 +19,15 @@ from benchmarks import step_export, step_on_gpu
 from benchmarks.gpu.exported import Argument, Exported, Manifest, digest, read, write
 from benchmarks.gpu.program import Program, Report, plain_only, serve
 from benchmarks.harness import ROOT, Result
-from benchmarks.step_on_gpu import chosen, furthest, heading, judge, loss_table, same_device, speed_table
+from benchmarks.step_on_gpu import (
+    chosen,
+    furthest,
+    heading,
+    judge,
+    loss_table,
+    same_device,
+    speed_table,
+)
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.errors import TlmError, UsageError
 
@@ -30,7 +38,10 @@ HERE = "tests.benchmarks.test_step_on_gpu"
 def manifest(**changes: object) -> Manifest:
     values = {"head/bias": np.zeros(3, np.float32)}
     plain = Manifest(
-        arguments=(Argument("value", "head/bias", (3,), "float32", 0), Argument("batch", "x", (2, 4), "int32")),
+        arguments=(
+            Argument("value", "head/bias", (3,), "float32", 0),
+            Argument("batch", "x", (2, 4), "int32"),
+        ),
         results=("value/head/bias", "loss", "weight"),
         model=dataclasses.asdict(ModelConfig(dropout=0.0)),
         optimizer={},
@@ -88,7 +99,13 @@ def dying(directory: str, report: str, first: int) -> Callable[[int], float]:
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     path = tmp_path / "export"
-    write(path, b"program", {"head/bias": np.zeros(3, np.float32)}, [{"x": np.full((2, 4), 8, np.int32)}] * 3, manifest())
+    write(
+        path,
+        b"program",
+        {"head/bias": np.zeros(3, np.float32)},
+        [{"x": np.full((2, 4), 8, np.int32)}] * 3,
+        manifest(),
+    )
     return path
 
 
@@ -109,10 +126,30 @@ def test_a_program_is_warm_before_it_is_timed(directory: Path, tmp_path: Path) -
     assert 0.002 <= run(50) < 0.1  # seconds of one step, not of all
 
 
-def test_the_whole_runner(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    two = {key: (name, f"{HERE}:build", (), "json") for key, (name, *_) in step_on_gpu.PROGRAMS.items() if key in ("ours", "jax")}
+def test_the_whole_runner(
+    directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    two = {
+        key: (name, f"{HERE}:build", (), "json")
+        for key, (name, *_) in step_on_gpu.PROGRAMS.items()
+        if key in ("ours", "jax")
+    }
     monkeypatch.setattr(step_on_gpu, "PROGRAMS", two)
-    flags = [str(directory), "--programs", "ours", "jax", "--rounds", "2", "--steps", "3", "--json", str(tmp_path / "out.json")]
+    flags = [
+        str(directory),
+        "--programs",
+        "ours",
+        "jax",
+        "--rounds",
+        "2",
+        "--steps",
+        "3",
+        "--json",
+        str(tmp_path / "out.json"),
+    ]
     assert step_on_gpu.main(flags) == 0
     shown = capsys.readouterr().out
     assert "device: NVIDIA H200, a peak of 989 TFLOP/s" in shown
@@ -127,7 +164,9 @@ def test_the_whole_runner(directory: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_program_that_dies_is_named(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_on_gpu, "PROGRAMS", {"ours": ("the dying one", f"{HERE}:dying", (), "json")})
+    monkeypatch.setattr(
+        step_on_gpu, "PROGRAMS", {"ours": ("the dying one", f"{HERE}:dying", (), "json")}
+    )
     with pytest.raises(TlmError, match="the dying one ended with exit code 7"):
         step_on_gpu.main([str(directory), "--programs", "ours", "--rounds", "1"])
 
@@ -135,8 +174,13 @@ def test_a_program_that_dies_is_named(directory: Path, monkeypatch: pytest.Monke
 def test_programs_that_cannot_run(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exported = Exported(directory, manifest())
     absent = {"torch"}
-    monkeypatch.setattr(step_on_gpu.importlib.util, "find_spec", lambda name: None if name in absent else object())
-    assert chosen(None, exported) == (["ours", "jax"], [f"{TORCH} is left out: torch is not installed (python -m pip install torch)"])
+    monkeypatch.setattr(
+        step_on_gpu.importlib.util, "find_spec", lambda name: None if name in absent else object()
+    )
+    assert chosen(None, exported) == (
+        ["ours", "jax"],
+        [f"{TORCH} is left out: torch is not installed (python -m pip install torch)"],
+    )
     with pytest.raises(UsageError, match="plain PyTorch cannot run: torch is not installed"):
         chosen(["torch"], exported)
     other = Exported(directory, manifest(plain=False, not_plain="--rpr_k [8]"))
@@ -145,11 +189,15 @@ def test_programs_that_cannot_run(directory: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UsageError, match=r"BERT with AdamW only; here --rpr_k \[8\]"):
         plain_only(other)
     absent.add("jax")
-    with pytest.raises(UsageError, match="tpu_tlm's step, lowered by TensorFlow cannot run: jax is not installed"):
+    with pytest.raises(
+        UsageError, match="tpu_tlm's step, lowered by TensorFlow cannot run: jax is not installed"
+    ):
         chosen(None, exported)
 
 
-def report(platform: str = "gpu", device: str = "NVIDIA H200", peak_bytes: int | None = None) -> Report:
+def report(
+    platform: str = "gpu", device: str = "NVIDIA H200", peak_bytes: int | None = None
+) -> Report:
     return Report(platform, device, [1.0], 12.34, peak_bytes, "jax 1")
 
 
@@ -167,10 +215,19 @@ def test_a_processor_is_no_gpu() -> None:
 
 
 def test_figures_of_the_table() -> None:
-    results = [Result(OURS, [0.01, 0.012, 0.011], [], [1.0, 1.0, 1.0]), Result(JAX, [0.02, 0.024, 0.022], [], [0.5, 0.51, 0.49])]
+    results = [
+        Result(OURS, [0.01, 0.012, 0.011], [], [1.0, 1.0, 1.0]),
+        Result(JAX, [0.02, 0.024, 0.022], [], [0.5, 0.51, 0.49]),
+    ]
     text = speed_table(results, {OURS: report(peak_bytes=2**30), JAX: report()}, manifest(), 1e15)
-    assert f"| {OURS} | 11.00 (10.00 to 12.00) | 727 | 27.3 % | 1.00 (1.00 to 1.00) | 1.00 GiB | 12.3 s |" in text
-    assert f"| {JAX} | 22.00 (20.00 to 24.00) | 364 | 13.6 % | 0.50 (0.49 to 0.51) | not told | 12.3 s |" in text
+    assert (
+        f"| {OURS} | 11.00 (10.00 to 12.00) | 727 | 27.3 % | 1.00 (1.00 to 1.00) | 1.00 GiB | 12.3 s |"
+        in text
+    )
+    assert (
+        f"| {JAX} | 22.00 (20.00 to 24.00) | 364 | 13.6 % | 0.50 (0.49 to 0.51) | not told | 12.3 s |"
+        in text
+    )
     assert "unknown peak" in speed_table(results, {OURS: report(), JAX: report()}, manifest(), None)
 
 
@@ -199,20 +256,44 @@ def interpreter() -> Path | None:
 @pytest.mark.slow
 def test_all_programs_agree(tmp_path: Path) -> None:
     """The lowered step does what TensorFlow did, and so do the plain programs, from the same values on the same batches."""
-    from tests.benchmarks.test_step_export import SMALL  # with TensorFlow, which the children above do not need
+    from tests.benchmarks.test_step_export import (
+        SMALL,  # with TensorFlow, which the children above do not need
+    )
 
     python = interpreter()
     if python is None:
-        pytest.skip("no environment with JAX: make gpu-bench-env, or name a Python in GPU_BENCH_PYTHON")
+        pytest.skip(
+            "no environment with JAX: make gpu-bench-env, or name a Python in GPU_BENCH_PYTHON"
+        )
     step_export.main(["--out", str(tmp_path), *SMALL, "--dropout", "0", "--check_steps", "4"])
-    command = [str(python), "-m", "benchmarks.step_on_gpu", str(tmp_path), "--rounds", "1", "--steps", "1", "--json", str(tmp_path / "out")]
+    command = [
+        str(python),
+        "-m",
+        "benchmarks.step_on_gpu",
+        str(tmp_path),
+        "--rounds",
+        "1",
+        "--steps",
+        "1",
+        "--json",
+        str(tmp_path / "out"),
+    ]
     # One thread each: idle threads of PyTorch's wait busily, on a machine that others use too.
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
+    ran = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     losses = json.loads((tmp_path / "out").read_text())["losses"]
     reference = losses[step_on_gpu.TENSORFLOW]
-    assert len(reference) == 4 and abs(reference[0] - reference[2]) > 0.05  # the same batch after two updates
+    assert (
+        len(reference) == 4 and abs(reference[0] - reference[2]) > 0.05
+    )  # the same batch after two updates
     assert furthest(reference, losses[OURS]) < 1e-5
     assert furthest(reference, losses[JAX]) < 1e-4
     if TORCH in losses:

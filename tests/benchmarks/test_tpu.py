@@ -15,7 +15,10 @@ from tpu_tlm.planning.chips import GIB
 @pytest.mark.parametrize(
     ("operation", "part"),
     [
-        ("gradient_tape/while/model_1/encoder_1/3_1/ffn_1/squeeze_1/MatMul/MatMul_1", "feed-forward: products"),
+        (
+            "gradient_tape/while/model_1/encoder_1/3_1/ffn_1/squeeze_1/MatMul/MatMul_1",
+            "feed-forward: products",
+        ),
         ("model_1/encoder_1/11_1/attn_1/qkv_1/einsum/Einsum", "projections: products"),
         ("model_1/encoder_1/11_1/attn_1/Softmax", "scores, softmax, mixing"),
         ("gradient_tape/MatMul_7/MatMul_1", "scores, softmax, mixing"),
@@ -34,12 +37,21 @@ def test_parts(operation, part):
 
 
 def test_what_is_no_product_beside_products():
-    assert part_of("gradient_tape/model_1/encoder_1/0_1/ffn_1/squeeze_1/add/Sum", product=False) == "feed-forward: other passes"
+    assert (
+        part_of("gradient_tape/model_1/encoder_1/0_1/ffn_1/squeeze_1/add/Sum", product=False)
+        == "feed-forward: other passes"
+    )
 
 
 def test_the_table_is_made_of_what_is_there(tmp_path, monkeypatch, capsys):
     """Rows that fit, that do not, and that were compiled and are too large; nothing is compiled again."""
-    fits = {"hbm_bytes": 3 * GIB, "fits": True, "step_seconds": 0.04, "tokens_per_second": 204800.4, "mfu": 0.5678}
+    fits = {
+        "hbm_bytes": 3 * GIB,
+        "fits": True,
+        "step_seconds": 0.04,
+        "tokens_per_second": 204800.4,
+        "mfu": 0.5678,
+    }
     for i, row in enumerate(tpu_table.ROWS):
         told = [fits, {"hbm_bytes": 20 * GIB, "fits": False}, {**fits, "fits": False}][i % 3]
         (tmp_path / f"{row.name}.json").write_text(json.dumps(told))
@@ -56,4 +68,8 @@ def test_the_table_is_made_of_what_is_there(tmp_path, monkeypatch, capsys):
 def test_every_row_is_a_command_of_the_step(tmp_path):
     for row in tpu_table.ROWS:
         command = row.command("python", tmp_path / "x.json")
-        assert command[1:3] == ["-m", "benchmarks.tpu_step"] and row.size in tpu_step.SIZES and row.batch % row.micro == 0
+        assert (
+            command[1:3] == ["-m", "benchmarks.tpu_step"]
+            and row.size in tpu_step.SIZES
+            and row.batch % row.micro == 0
+        )

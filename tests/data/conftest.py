@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tpu_tlm.data.dataset import Dataset, open_dataset
-from tpu_tlm.data.records import token_layout, token_payload
-from tpu_tlm.data.shards import shard_name, write_metadata, write_shard
+from tpu_tlm.data.dataset.dataset import Dataset, open_dataset
+from tpu_tlm.data.dataset.records import token_layout, token_payload
+from tpu_tlm.data.dataset.shards import shard_name, write_metadata, write_shard
 
 
 def _example(number: int, nctx: int, vocab_size: int) -> np.ndarray:
@@ -27,7 +27,9 @@ def example() -> Callable[[int, int, int], np.ndarray]:
 def make_dataset(tmp_path: Path) -> Callable[..., Dataset]:
     """A function (sizes of the shards, nctx, vocab_size) -> dataset whose example i holds `example(i)`."""
 
-    def make(sizes: Sequence[int], nctx: int = 8, vocab_size: int = 60000, name: str = "data") -> Dataset:
+    def make(
+        sizes: Sequence[int], nctx: int = 8, vocab_size: int = 60000, name: str = "data"
+    ) -> Dataset:
         directory = tmp_path / name
         directory.mkdir()
         ids = np.stack([_example(i, nctx, vocab_size) for i in range(sum(sizes))])
@@ -36,9 +38,16 @@ def make_dataset(tmp_path: Path) -> Callable[..., Dataset]:
         layout, at, shards = token_layout(nctx, vocab_size), 0, []
         for index, size in enumerate(sizes):
             blocks = [payload[at : at + size // 2], payload[at + size // 2 : at + size]]
-            shards.append(write_shard(str(directory), shard_name(index, len(sizes)), layout, blocks))
+            shards.append(
+                write_shard(str(directory), shard_name(index, len(sizes)), layout, blocks)
+            )
             at += size
-        write_metadata(str(directory), {"nctx": nctx, "tokenizer": {"kind": "bpe", "vocab_size": vocab_size}}, layout, shards)
+        write_metadata(
+            str(directory),
+            {"nctx": nctx, "tokenizer": {"kind": "bpe", "vocab_size": vocab_size}},
+            layout,
+            shards,
+        )
         return open_dataset(str(directory))
 
     return make
@@ -48,7 +57,13 @@ def make_dataset(tmp_path: Path) -> Callable[..., Dataset]:
 def make_mead_dataset(tmp_path: Path) -> Callable[..., Dataset]:
     """The same as MEAD writes it: int64 `x` and `y`, a plain md.yml."""
 
-    def make(sizes: Sequence[int], nctx: int = 8, with_y: bool = True, name: str = "mead", nctx_y: int | None = None) -> Dataset:
+    def make(
+        sizes: Sequence[int],
+        nctx: int = 8,
+        with_y: bool = True,
+        name: str = "mead",
+        nctx_y: int | None = None,
+    ) -> Dataset:
         import tensorflow as tf
 
         directory = tmp_path / name
@@ -59,8 +74,15 @@ def make_mead_dataset(tmp_path: Path) -> Callable[..., Dataset]:
                 for _ in range(size):
                     x = [number, *(int(i) for i in _example(number, nctx, 60000)[1:])]
                     values = {"x": x, **({"y": [i * 2 for i in x[:nctx_y]]} if with_y else {})}
-                    feature = {k: tf.train.Feature(int64_list=tf.train.Int64List(value=v)) for k, v in values.items()}
-                    writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+                    feature = {
+                        k: tf.train.Feature(int64_list=tf.train.Int64List(value=v))
+                        for k, v in values.items()
+                    }
+                    writer.write(
+                        tf.train.Example(
+                            features=tf.train.Features(feature=feature)
+                        ).SerializeToString()
+                    )
                     number += 1
         (directory / "md.yml").write_text(f"num_samples: {number}\n")
         return open_dataset(str(directory))

@@ -6,17 +6,17 @@ import importlib
 import importlib.util
 import json
 import sys
-from pathlib import Path
 from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
 
 from tests import hf
-from tpu_tlm.formats.hf_read import read_hf
+from tests.paths import ROOT
+from tpu_tlm.formats.huggingface.read import read_hf
 from tpu_tlm.formats.registry import write_model
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 TEXTS = [
     "the [MASK] statement is used to define a function .",
     "a class [MASK] is an executable statement .",
@@ -44,11 +44,26 @@ def trained(tmp_path_factory):
 
     def in_this_process(name, *flags):
         here = ["--distribute", "none"] if name == "train" else []
-        assert importlib.import_module(f"tpu_tlm.{name}").main([str(flag) for flag in flags] + here) == 0
+        assert (
+            importlib.import_module(f"tpu_tlm.{name}").main([str(flag) for flag in flags] + here)
+            == 0
+        )
 
     demo.call = in_this_process
     (base / "manual.txt").write_text("\n\n".join(topics[name] for name in sorted(topics))[:250_000])
-    demo.main([str(base / "out"), "--text", str(base / "manual.txt"), "--steps", "250", "--vocab_size", "1000", "--nctx", "32"])
+    demo.main(
+        [
+            str(base / "out"),
+            "--text",
+            str(base / "manual.txt"),
+            "--steps",
+            "250",
+            "--vocab_size",
+            "1000",
+            "--nctx",
+            "32",
+        ]
+    )
     return base / "out"
 
 
@@ -56,8 +71,12 @@ def trained(tmp_path_factory):
 def test_it_learns_and_leaves_what_it_says(trained):
     result = json.loads((trained / "result.json").read_text())
     assert result["validation_loss"] < result["unigram_loss"] - 0.5
-    assert (trained / "loss.svg").read_text().startswith("<svg") and (trained / "model.npz").stat().st_size > 1e6
-    assert json.loads((trained / "hf" / "config.json").read_text())["architectures"] == ["BertForMaskedLM"]
+    assert (trained / "loss.svg").read_text().startswith("<svg") and (
+        trained / "model.npz"
+    ).stat().st_size > 1e6
+    assert json.loads((trained / "hf" / "config.json").read_text())["architectures"] == [
+        "BertForMaskedLM"
+    ]
 
 
 @pytest.mark.slow
@@ -70,9 +89,14 @@ def test_transformers_fills_the_same_masks(trained, capsys):
 
     hf.load("BertForMaskedLM", trained / "hf")
     capsys.readouterr()
-    assert predict.main(["fill-mask", "--model", str(trained / "run"), "--json", "--text", *TEXTS]) == 0
+    assert (
+        predict.main(["fill-mask", "--model", str(trained / "run"), "--json", "--text", *TEXTS])
+        == 0
+    )
     ours = [json.loads(line)["masks"] for line in capsys.readouterr().out.splitlines()]
-    fill = pipeline("fill-mask", model=str(trained / "hf"), tokenizer=str(trained / "hf"), device="cpu")
+    fill = pipeline(
+        "fill-mask", model=str(trained / "hf"), tokenizer=str(trained / "hf"), device="cpu"
+    )
     different = set()
     for text, masks in zip(TEXTS, ours, strict=True):
         answer = fill(text, top_k=5)
@@ -80,8 +104,12 @@ def test_transformers_fills_the_same_masks(trained, capsys):
         assert len(theirs) == len(masks) == text.count("[MASK]")
         for mine, other in zip(masks, theirs, strict=True):
             assert [guess["id"] for guess in mine] == [guess["token"] for guess in other]
-            assert [guess["probability"] for guess in mine] == pytest.approx([guess["score"] for guess in other], abs=1e-5)
-            assert [guess["token"] for guess in mine] == fill.tokenizer.convert_ids_to_tokens([guess["token"] for guess in other])
+            assert [guess["probability"] for guess in mine] == pytest.approx(
+                [guess["score"] for guess in other], abs=1e-5
+            )
+            assert [guess["token"] for guess in mine] == fill.tokenizer.convert_ids_to_tokens(
+                [guess["token"] for guess in other]
+            )
             different.add(tuple(guess["id"] for guess in mine))
     assert len(different) > 2  # a model that says the same everywhere would prove little
 
@@ -91,7 +119,11 @@ def test_transformers_fills_the_same_masks(trained, capsys):
 def test_the_demo_would_notice_another_model(trained, tmp_path):
     """The demo has compared its own by now; the same comparison fails for a model with other probabilities."""
     saved = read_hf(str(trained / "hf"))
-    bias = saved.values["head/bias"] + np.linspace(0, 3, len(saved.values["head/bias"]), dtype=np.float32)
-    write_model(saved.replaced(values={**saved.values, "head/bias": bias}), str(tmp_path / "other"), "hf")
+    bias = saved.values["head/bias"] + np.linspace(
+        0, 3, len(saved.values["head/bias"]), dtype=np.float32
+    )
+    write_model(
+        saved.replaced(values={**saved.values, "head/bias": bias}), str(tmp_path / "other"), "hf"
+    )
     with pytest.raises(SystemExit, match="predict says"):
         example("compare_hf").compare(str(trained / "run"), str(tmp_path / "other"), TEXTS[:1])

@@ -13,15 +13,15 @@ from tests import hf
 from tpu_tlm.config import ElectraConfig, ModelConfig
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.electra_parts import PARTS, part_of
-from tpu_tlm.formats.hf_read import read_hf
-from tpu_tlm.formats.mead_npz import read_npz
-from tpu_tlm.formats.npz import npz_bytes
+from tpu_tlm.formats.huggingface.read import read_hf
+from tpu_tlm.formats.huggingface.safetensors import decode
+from tpu_tlm.formats.mead.arrays import read_npz
+from tpu_tlm.formats.mead.npz import npz_bytes
+from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.formats.registry import check_same, read_model, write_model
-from tpu_tlm.formats.safetensors import decode
-from tpu_tlm.formats.saved import Saved
-from tpu_tlm.models.build import build_model
+from tpu_tlm.models.layers.variables import named_variables
+from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
-from tpu_tlm.models.variables import named_variables
 from tpu_tlm.objectives.electra import generator_of
 
 VOCAB, LENGTH = 99, 12
@@ -37,28 +37,56 @@ CONFIG = ModelConfig(
         "embed_type": "learned-positional",
         "mxlen": 20,
     },
-    **{"embeddings_reduction": "sum-layer-norm", "transformer_type": "post-layer-norm", "token_type_vsz": 2, "activation": "gelu-exact"},
+    **{
+        "embeddings_reduction": "sum-layer-norm",
+        "transformer_type": "post-layer-norm",
+        "token_type_vsz": 2,
+        "activation": "gelu-exact",
+    },
     **{"mlm_head": "bert", "output_bias": True, "dropout": 0.0},
 )
-X = tf.constant(np.where(np.arange(LENGTH) < [[12], [7]], np.random.default_rng(0).integers(5, VOCAB, (2, LENGTH)), 0), tf.int32)
+X = tf.constant(
+    np.where(
+        np.arange(LENGTH) < [[12], [7]], np.random.default_rng(0).integers(5, VOCAB, (2, LENGTH)), 0
+    ),
+    tf.int32,
+)
 POSITIONS = tf.constant([list(range(LENGTH))] * 2)
 
 
 def electra(config=CONFIG, fraction=0.75):
-    spec = ModelSpec(config, VOCAB, LENGTH, kind="electra", generator=generator_of(config, ElectraConfig(gen_fraction=fraction)))
+    spec = ModelSpec(
+        config,
+        VOCAB,
+        LENGTH,
+        kind="electra",
+        generator=generator_of(config, ElectraConfig(gen_fraction=fraction)),
+    )
     rng = np.random.default_rng(1)
-    values = {p: (0.2 * rng.standard_normal(v.shape)).astype(np.float32) for p, v in named_variables(build_model(spec)).items()}
+    values = {
+        p: (0.2 * rng.standard_normal(v.shape)).astype(np.float32)
+        for p, v in named_variables(build_model(spec)).items()
+    }
     values["embeddings/x/table"][VOCAB:] = 0
     if "generator/head/bias" in values:
         values["generator/head/bias"][VOCAB:] = 0
-    return Saved(values, spec, "here")
+    return PretrainedModel(values, spec, "here")
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"dsz": None}, {"dsz": None, "embeddings_reduction": "concat"}, {"tie_weights": False, "mlm_head": "none"}]
+    "change",
+    [
+        {},
+        {"dsz": None},
+        {"dsz": None, "embeddings_reduction": "concat"},
+        {"tie_weights": False, "mlm_head": "none"},
+    ],
 )
 def test_each_part_computes_what_it_did_inside(change):
-    saved = electra(replace(CONFIG, **change), fraction=1.0 if change == {"dsz": None} else 0.5 if not change else 0.75)
+    saved = electra(
+        replace(CONFIG, **change),
+        fraction=1.0 if change == {"dsz": None} else 0.5 if not change else 0.75,
+    )
     whole = saved.model()
     discriminator, generator = (part_of(saved, part) for part in PARTS)
     assert (discriminator.spec.kind, generator.spec.kind) == ("discriminator", "mlm")
@@ -79,15 +107,25 @@ def test_the_npz_is_meads_discriminator_and_a_generator_under_keys_of_our_own(tm
         np.testing.assert_array_equal(both[f"tpu_tlm/generator/{key}"], generator[key])
 
 
-@pytest.mark.parametrize(("part", "architecture"), [("discriminator", "ElectraForPreTraining"), ("generator", "ElectraForMaskedLM")])
+@pytest.mark.parametrize(
+    ("part", "architecture"),
+    [("discriminator", "ElectraForPreTraining"), ("generator", "ElectraForMaskedLM")],
+)
 def test_huggingface_directory(part, architecture, tmp_path):
     """Read back by their configuration alone, without ours, the logits are those of the training model."""
     saved = electra()
     write_model(part_of(saved, part), str(tmp_path / "hf"), "hf", family="electra")
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
-    assert config["architectures"] == [architecture] and config["model_type"] == "electra" and config["embedding_size"] == 16
+    assert (
+        config["architectures"] == [architecture]
+        and config["model_type"] == "electra"
+        and config["embedding_size"] == 16
+    )
     arrays, _ = decode((tmp_path / "hf" / "model.safetensors").read_bytes(), "hf")
-    head = {"discriminator": "discriminator_predictions.dense_prediction.weight", "generator": "generator_lm_head.bias"}
+    head = {
+        "discriminator": "discriminator_predictions.dense_prediction.weight",
+        "generator": "generator_lm_head.bias",
+    }
     assert [name in arrays for name in head.values()] == [name == part for name in head]
     del config["tpu_tlm"]
     (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
@@ -97,7 +135,9 @@ def test_huggingface_directory(part, architecture, tmp_path):
     expected = whole(X) if part == "discriminator" else whole.generate(X, POSITIONS)[..., :VOCAB]
     found = back.model()(X)
     real = X.numpy() != 0
-    np.testing.assert_allclose((found if part == "discriminator" else found[..., :VOCAB])[real], expected[real], atol=1e-5)
+    np.testing.assert_allclose(
+        (found if part == "discriminator" else found[..., :VOCAB])[real], expected[real], atol=1e-5
+    )
 
 
 def test_what_has_no_parts_and_what_has_no_place(tmp_path):
@@ -113,7 +153,10 @@ def test_what_has_no_parts_and_what_has_no_place(tmp_path):
 
 @hf.needs_torch
 @pytest.mark.slow
-@pytest.mark.parametrize(("part", "architecture"), [("discriminator", "ElectraForPreTraining"), ("generator", "ElectraForMaskedLM")])
+@pytest.mark.parametrize(
+    ("part", "architecture"),
+    [("discriminator", "ElectraForPreTraining"), ("generator", "ElectraForMaskedLM")],
+)
 def test_transformers_computes_the_same(part, architecture, tmp_path):
     saved = electra()
     write_model(part_of(saved, part), str(tmp_path / "hf"), "hf", family="electra")

@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
-from tpu_tlm.models.initial import initial_value
-from tpu_tlm.models.random import Key
-from tpu_tlm.models.variables import mark_built, named_variables
+from tpu_tlm.models.initializers import initial_value
+from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.models.layers.variables import mark_built, named_variables
 
 ROWS = 4
 Make = Callable[[keras.DTypePolicy], keras.layers.Layer]
@@ -39,7 +39,9 @@ def small(**options: Any) -> ModelConfig:
 
 def hidden(length: int = 8, width: int = 16, seed: int = 0) -> tf.Tensor:
     """Random hidden states `[ROWS, length, width]`."""
-    return tf.constant(np.random.default_rng(seed).standard_normal((ROWS, length, width)), tf.float32)
+    return tf.constant(
+        np.random.default_rng(seed).standard_normal((ROWS, length, width)), tf.float32
+    )
 
 
 def tokens(length: int = 8, vocab: int = 20, seed: int = 0) -> tf.Tensor:
@@ -85,7 +87,13 @@ def check(
     """
     layer = fill(make(keras.DTypePolicy("float32")))
 
-    def run(this: keras.layers.Layer, given: tuple[tf.Tensor, ...], first: int, rows: int, more: Mapping[str, Any]) -> Any:
+    def run(
+        this: keras.layers.Layer,
+        given: tuple[tf.Tensor, ...],
+        first: int,
+        rows: int,
+        more: Mapping[str, Any],
+    ) -> Any:
         return call(this, *given, **({"key": keys(first, rows)} if with_key else {}), **more)
 
     @tf.function(jit_compile=True, autograph=False)
@@ -127,8 +135,13 @@ def check(
     middle = ROWS // 2
     parts = []
     for first in (0, middle):
-        rows = {k: v[first : first + middle] if isinstance(v, tf.Tensor) and v.shape[0] == ROWS else v for k, v in others.items()}
-        parts.append(_flat(run(layer, tuple(t[first : first + middle] for t in inputs), first, middle, rows)))
+        rows = {
+            k: v[first : first + middle] if isinstance(v, tf.Tensor) and v.shape[0] == ROWS else v
+            for k, v in others.items()
+        }
+        parts.append(
+            _flat(run(layer, tuple(t[first : first + middle] for t in inputs), first, middle, rows))
+        )
     for got, want in zip(zip(*parts, strict=True), expected, strict=True):
         np.testing.assert_allclose(np.concatenate(got), want, atol=1e-5)
     return expected

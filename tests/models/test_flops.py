@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from tpu_tlm.config import ModelConfig
+from tpu_tlm.devices.peaks import device_name, peak_flops
 from tpu_tlm.models.flops import flops_per_example, seq2seq_flops_per_example
-from tpu_tlm.training.peaks import device_name, peak_flops
 
 BERT_BASE = ModelConfig(d_model=768, d_ff=3072, num_heads=12, num_layers=12, rpr_k=[0])
 
@@ -14,22 +14,43 @@ BERT_BASE = ModelConfig(d_model=768, d_ff=3072, num_heads=12, num_layers=12, rpr
     # What the TPU compiler counts for a whole BERT-base step (reference figures of its cost analysis, everything included).
     [(32, 128, 20, 2.273e12), (128, 128, 20, 9.055e12), (32, 512, 76, 9.796e12)],
 )
-def test_bert_base_against_the_compilers_own_count(batch: int, nctx: int, predictions: int, compiler: float) -> None:
+def test_bert_base_against_the_compilers_own_count(
+    batch: int, nctx: int, predictions: int, compiler: float
+) -> None:
     ours = batch * flops_per_example(BERT_BASE, nctx, predictions, 30522)
     assert 0.93 < ours / compiler < 1.0, "what is not counted is a few percent"
 
 
 def test_by_hand() -> None:
-    model = ModelConfig(d_model=4, d_ff=8, num_heads=2, num_layers=1, d_k=3, rpr_k=[1], rpr_value_on=False)
-    projections, attention, relative, feed_forward, head = 5 * 4 * 4 * 6, 5 * 2 * 5 * 6, 5 * 3 * 6, 5 * 2 * 4 * 8, 2 * 4 * 10
-    assert flops_per_example(model, 5, 2, 10) == 3 * 2 * (projections + attention + relative + feed_forward + head)
+    model = ModelConfig(
+        d_model=4, d_ff=8, num_heads=2, num_layers=1, d_k=3, rpr_k=[1], rpr_value_on=False
+    )
+    projections, attention, relative, feed_forward, head = (
+        5 * 4 * 4 * 6,
+        5 * 2 * 5 * 6,
+        5 * 3 * 6,
+        5 * 2 * 4 * 8,
+        2 * 4 * 10,
+    )
+    assert flops_per_example(model, 5, 2, 10) == 3 * 2 * (
+        projections + attention + relative + feed_forward + head
+    )
 
 
 def test_what_adds_to_it() -> None:
     base = flops_per_example(BERT_BASE, 128, 20, 30522)
-    tables = flops_per_example(ModelConfig(d_model=768, d_ff=3072, num_heads=12, num_layers=12, rpr_k=[8]), 128, 20, 30522)
+    tables = flops_per_example(
+        ModelConfig(d_model=768, d_ff=3072, num_heads=12, num_layers=12, rpr_k=[8]), 128, 20, 30522
+    )
     assert tables - base == 3 * 12 * 128 * 2 * 2 * 17 * 768
-    head = flops_per_example(ModelConfig(d_model=768, d_ff=3072, num_heads=12, num_layers=12, rpr_k=[0], mlm_head="bert"), 128, 20, 30522)
+    head = flops_per_example(
+        ModelConfig(
+            d_model=768, d_ff=3072, num_heads=12, num_layers=12, rpr_k=[0], mlm_head="bert"
+        ),
+        128,
+        20,
+        30522,
+    )
     assert head - base == 3 * 20 * 2 * 768 * 768
 
 
@@ -76,7 +97,9 @@ def test_variants_by_hand() -> None:
 )
 def test_peaks(name: str, bfloat16: float | None, float32: float | None) -> None:
     for precision, teraflops in (("bfloat16", bfloat16), ("float32", float32)):
-        assert peak_flops(name, precision) == (None if teraflops is None else pytest.approx(teraflops * 1e12))
+        assert peak_flops(name, precision) == (
+            None if teraflops is None else pytest.approx(teraflops * 1e12)
+        )
 
 
 def test_the_name_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,11 +110,20 @@ def test_the_name_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_encoder_decoder_by_hand() -> None:
-    sizes = {"d_model": 4, "d_ff": 8, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 3, "rpr_k": [0]}
+    sizes = {
+        "d_model": 4,
+        "d_ff": 8,
+        "num_heads": 2,
+        "num_layers": 1,
+        "num_decoder_layers": 3,
+        "rpr_k": [0],
+    }
     s, t, vocab = 5, 7, 10
     encoder = s * (4 * 4 * 4 + 2 * s * 4 + 2 * 4 * 8)
     decoder = t * (4 * 4 * 4 + 2 * t * 4 + 2 * 4 * 8) + t * (2 * 4 * 4 + 2 * s * 4) + s * 2 * 4 * 4
-    assert seq2seq_flops_per_example(ModelConfig(**sizes), s, t, vocab) == 6 * (encoder + 3 * decoder + t * 4 * vocab)
+    assert seq2seq_flops_per_example(ModelConfig(**sizes), s, t, vocab) == 6 * (
+        encoder + 3 * decoder + t * 4 * vocab
+    )
     # Relative positions: 3 rows of keys and values in self attention of both stacks, and in cross attention.
     more = 2 * 3 * 4 * (s + 3 * (t + t))
     assert seq2seq_flops_per_example(ModelConfig(**(sizes | {"rpr_k": [1]})), s, t, vocab) == 6 * (

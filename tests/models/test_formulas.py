@@ -11,14 +11,14 @@ import pytest
 import tensorflow as tf
 
 from tests.models.contract import fill, hidden, keys, small, tokens
-from tpu_tlm.models.blocks import make_attention
-from tpu_tlm.models.embeddings_stack import make_embeddings
-from tpu_tlm.models.encoder import TransformerEncoderStack
-from tpu_tlm.models.initial import initial_value
-from tpu_tlm.models.layers import FFN
-from tpu_tlm.models.positional_bias import alibi_slopes, t5_bucket
-from tpu_tlm.models.reductions import Reduction
-from tpu_tlm.models.variables import named_variables
+from tpu_tlm.models.initializers import initial_value
+from tpu_tlm.models.layers.bias_attention import alibi_slopes, t5_bucket
+from tpu_tlm.models.layers.blocks import make_attention
+from tpu_tlm.models.layers.core import FFN
+from tpu_tlm.models.layers.embeddings_stack import make_embeddings
+from tpu_tlm.models.layers.encoder import TransformerEncoderStack
+from tpu_tlm.models.layers.pooling import Reduction
+from tpu_tlm.models.layers.variables import named_variables
 
 ATTENTION = {
     "plain": {},
@@ -36,7 +36,10 @@ ATTENTION = {
 
 
 def values_of(layer):
-    return {path: variable.numpy().astype(np.float64) for path, variable in named_variables(layer).items()}
+    return {
+        path: variable.numpy().astype(np.float64)
+        for path, variable in named_variables(layer).items()
+    }
 
 
 def clip(offset, reach):
@@ -46,12 +49,17 @@ def clip(offset, reach):
 def bucket(offset):
     """T5's buckets of a bidirectional encoder, 32 in all, as in arXiv 1910.10683's program: one number at a time."""
     away, behind = abs(offset), 16 if offset > 0 else 0
-    return behind + (away if away < 8 else min(15, 8 + int(math.log(away / 8) / math.log(128 / 8) * 8)))
+    return behind + (
+        away if away < 8 else min(15, 8 + int(math.log(away / 8) / math.log(128 / 8) * 8))
+    )
 
 
 def turned(x, place):
     half = len(x) // 2
-    pairs = [complex(x[j], x[j + half]) * cmath.exp(1j * place * 10000.0 ** (-2 * j / len(x))) for j in range(half)]
+    pairs = [
+        complex(x[j], x[j + half]) * cmath.exp(1j * place * 10000.0 ** (-2 * j / len(x)))
+        for j in range(half)
+    ]
     return np.array([z.real for z in pairs] + [z.imag for z in pairs])
 
 
@@ -59,17 +67,29 @@ def by_loops(config, values, x, visible):
     """Attention of one text `[T, d]`, one query, head and key at a time; only places where `visible` is true."""
     heads, length = config.num_heads, len(x)
     if config.single_head:
-        q, k, v = ((x @ values[f"qkv/{name}/kernel"] + values[f"qkv/{name}/bias"])[None] for name in "qkv")
+        q, k, v = (
+            (x @ values[f"qkv/{name}/kernel"] + values[f"qkv/{name}/bias"])[None] for name in "qkv"
+        )
     else:
-        q, k, v = np.einsum("td,dphk->phtk", x, values["qkv/kernel"]) + values["qkv/bias"][:, :, None]
-    reach, window, out = config.rpr_k_of(1), config.window_of(1), np.zeros((heads, length, v.shape[-1]))
+        q, k, v = (
+            np.einsum("td,dphk->phtk", x, values["qkv/kernel"]) + values["qkv/bias"][:, :, None]
+        )
+    reach, window, out = (
+        config.rpr_k_of(1),
+        config.window_of(1),
+        np.zeros((heads, length, v.shape[-1])),
+    )
     for h in range(heads):
         for i in np.flatnonzero(visible):
             scores = np.full(length, -np.inf)
             for j in range(length):
                 if not visible[j] or (window is not None and abs(i - j) > window):
                     continue
-                a, b = (turned(q[h, i], i), turned(k[h, j], j)) if config.ra_type == "rotary" else (q[h, i], k[h, j])
+                a, b = (
+                    (turned(q[h, i], i), turned(k[h, j], j))
+                    if config.ra_type == "rotary"
+                    else (q[h, i], k[h, j])
+                )
                 if "rpr_key" in values:
                     b = b + values["rpr_key"][clip(j - i, reach)]
                 scores[j] = a @ b / math.sqrt(q.shape[-1])
@@ -82,8 +102,15 @@ def by_loops(config, values, x, visible):
             weights = np.exp(scores - scores.max())
             weights /= weights.sum()
             for j in range(length):
-                out[h, i] += weights[j] * (v[h, j] + (values["rpr_value"][clip(j - i, reach)] if "rpr_value" in values else 0))
-    return out[0] if config.single_head else np.einsum("htk,hkd->td", out, values["w_O/kernel"]) + values["w_O/bias"]
+                out[h, i] += weights[j] * (
+                    v[h, j]
+                    + (values["rpr_value"][clip(j - i, reach)] if "rpr_value" in values else 0)
+                )
+    return (
+        out[0]
+        if config.single_head
+        else np.einsum("htk,hkd->td", out, values["w_O/kernel"]) + values["w_O/bias"]
+    )
 
 
 @pytest.mark.parametrize("name", ATTENTION)
@@ -92,7 +119,9 @@ def test_attention_is_its_formula(name):
     layer, x, lengths = fill(make_attention(config, 1)), hidden(), [8, 8, 8, 5]
     found = layer(x, visible=tf.sequence_mask(lengths, 8)[:, None, None, :]).numpy()
     for row, length in enumerate(lengths):
-        expected = by_loops(config, values_of(layer), x.numpy()[row].astype(np.float64), np.arange(8) < length)
+        expected = by_loops(
+            config, values_of(layer), x.numpy()[row].astype(np.float64), np.arange(8) < length
+        )
         np.testing.assert_allclose(found[row, :length], expected[:length], atol=2e-5)
 
 
@@ -100,7 +129,12 @@ def test_t5_buckets_and_alibi_slopes():
     offsets = np.arange(-400, 401)
     assert t5_bucket(offsets, True).tolist() == [bucket(int(offset)) for offset in offsets]
     behind = t5_bucket(offsets, False)
-    assert (behind[offsets >= 0] == 0).all() and behind[400 - 15] == 15 and behind[0] == 31 and len(set(behind)) == 32
+    assert (
+        (behind[offsets >= 0] == 0).all()
+        and behind[400 - 15] == 15
+        and behind[0] == 31
+        and len(set(behind)) == 32
+    )
     assert alibi_slopes(8) == [2.0**-i for i in range(1, 9)]
     assert alibi_slopes(3) == [2.0**-4, 2.0**-8, 2.0**-2]
 
@@ -120,24 +154,45 @@ FUNCTIONS["geglu"] = FUNCTIONS["gelu"]
 
 @pytest.mark.parametrize("activation", FUNCTIONS)
 def test_feed_forward_is_its_formula(activation):
-    layer, x = fill(FFN(16, 32, activation=activation, pdrop=0.0)), hidden().numpy().astype(np.float64)
+    layer, x = (
+        fill(FFN(16, 32, activation=activation, pdrop=0.0)),
+        hidden().numpy().astype(np.float64),
+    )
     values = values_of(layer)
-    inner = {name: x @ values[f"{name}/kernel"] + values[f"{name}/bias"] for name in ("expansion", "gate") if f"{name}/bias" in values}
+    inner = {
+        name: x @ values[f"{name}/kernel"] + values[f"{name}/bias"]
+        for name in ("expansion", "gate")
+        if f"{name}/bias" in values
+    }
     function = FUNCTIONS[activation]
-    middle = function(inner["gate"]) * inner["expansion"] if "gate" in inner else function(inner["expansion"])
-    np.testing.assert_allclose(layer(tf.constant(x, tf.float32)), middle @ values["squeeze/kernel"] + values["squeeze/bias"], atol=1e-5)
+    middle = (
+        function(inner["gate"]) * inner["expansion"]
+        if "gate" in inner
+        else function(inner["expansion"])
+    )
+    np.testing.assert_allclose(
+        layer(tf.constant(x, tf.float32)),
+        middle @ values["squeeze/kernel"] + values["squeeze/bias"],
+        atol=1e-5,
+    )
     assert ("gate" in inner) == (activation in ("geglu", "swiglu"))
 
 
-@pytest.mark.parametrize("embed_type", ["learned-positional", "learned-positional-w-bias", "modular"])
+@pytest.mark.parametrize(
+    "embed_type", ["learned-positional", "learned-positional-w-bias", "modular"]
+)
 def test_learned_positions_are_their_formula(embed_type):
-    layer = fill(make_embeddings(small(embed_type=embed_type), 20, 64, dtype=keras.DTypePolicy("float32")))
+    layer = fill(
+        make_embeddings(small(embed_type=embed_type), 20, 64, dtype=keras.DTypePolicy("float32"))
+    )
     x = tokens(64)
     values = {path.split("/")[-1]: value for path, value in values_of(layer).items()}
     for at in range(64):
         expected = values["table"][x.numpy()[:, at]]
         if embed_type == "modular":
-            expected = expected + values["positions_long"][at % 47] + values["positions_short"][at % 11]
+            expected = (
+                expected + values["positions_long"][at % 47] + values["positions_short"][at % 11]
+            )
         else:
             expected = expected + values["positions"][at] + values.get("bias", 0)
         np.testing.assert_allclose(layer({"x": x})[:, at], expected, atol=1e-5)
@@ -151,11 +206,16 @@ def test_reductions_with_heads_are_their_formula(kind):
     for row, length in enumerate(lengths):
         text, parts = x[row, :length], []
         for head in ("head1", "head2")[: 1 if kind == "sha" else 2]:
-            q, k = (text @ values[f"{head}/{name}/kernel"] + values[f"{head}/{name}/bias"] for name in "qk")
+            q, k = (
+                text @ values[f"{head}/{name}/kernel"] + values[f"{head}/{name}/bias"]
+                for name in "qk"
+            )
             weights = np.exp(q @ k.T / 2)
             parts.append(weights / weights.sum(-1, keepdims=True) @ text)
         joined = np.concatenate(parts, -1)
-        how = {"mean": joined.mean(0), "max": joined.max(0)}.get(kind.partition("_")[2], joined.sum(0) / math.sqrt(length))
+        how = {"mean": joined.mean(0), "max": joined.max(0)}.get(
+            kind.partition("_")[2], joined.sum(0) / math.sqrt(length)
+        )
         np.testing.assert_allclose(found[row], how, atol=1e-5)
 
 
@@ -173,10 +233,14 @@ def test_layer_drop_and_dropout_under_xla():
 
 def test_initial_values_follow_their_distributions():
     bert = initial_value("encoder/0/ffn/expansion/kernel", (400, 500), small(weight_std=0.02), 0)
-    assert np.abs(bert).max() <= 0.04 and bert.std() == pytest.approx(0.02 * 0.8796, rel=0.01)  # of a normal cut off at two deviations
+    assert np.abs(bert).max() <= 0.04 and bert.std() == pytest.approx(
+        0.02 * 0.8796, rel=0.01
+    )  # of a normal cut off at two deviations
     mead = small(weight_init="mead")
     glorot = initial_value("encoder/0/ffn/expansion/kernel", (400, 500), mead, 0)
     limit = math.sqrt(6 / 900)
-    assert np.abs(glorot).max() <= limit and glorot.std() == pytest.approx(limit / math.sqrt(3), rel=0.01)
+    assert np.abs(glorot).max() <= limit and glorot.std() == pytest.approx(
+        limit / math.sqrt(3), rel=0.01
+    )
     table = initial_value("embeddings/x/table", (1000, 100), mead, 0)
     assert np.abs(table).max() <= 0.1 and table.std() == pytest.approx(0.1 / math.sqrt(3), rel=0.01)

@@ -9,13 +9,13 @@ import pytest
 import tensorflow as tf
 
 from tests.models.contract import fill, hidden, keys
-from tpu_tlm.models.attention import MultiHeadedAttention
-from tpu_tlm.models.layers import LayerNorm
-from tpu_tlm.models.masks import MASKED, causal_mask, padding_mask
-from tpu_tlm.models.positional_bias import T5Attention
-from tpu_tlm.models.random import Key, dropout
-from tpu_tlm.models.relative import MultiHeadedRelativeAttention
-from tpu_tlm.models.variables import named_variables
+from tpu_tlm.models.layers.attention import MultiHeadedAttention
+from tpu_tlm.models.layers.bias_attention import T5Attention
+from tpu_tlm.models.layers.core import LayerNorm
+from tpu_tlm.models.layers.counter_rng import Key, dropout
+from tpu_tlm.models.layers.masks import MASKED, causal_mask, padding_mask
+from tpu_tlm.models.layers.relative_attention import MultiHeadedRelativeAttention
+from tpu_tlm.models.layers.variables import named_variables
 
 ATTENTIONS = {
     "plain": (MultiHeadedAttention, {}),
@@ -24,7 +24,9 @@ ATTENTIONS = {
 }
 
 
-def derived(layer: MultiHeadedAttention, x: tf.Tensor, visible: tf.Tensor | None, key: Key | None) -> tf.Tensor:
+def derived(
+    layer: MultiHeadedAttention, x: tf.Tensor, visible: tf.Tensor | None, key: Key | None
+) -> tf.Tensor:
     """Attention as its formula stands, from the layer's own projections."""
     q, k, v = layer.qkv(x)
     tables = layer.tables()
@@ -34,7 +36,14 @@ def derived(layer: MultiHeadedAttention, x: tf.Tensor, visible: tf.Tensor | None
         scores += bias
     if visible is not None:
         scores = tf.where(visible, scores, MASKED)
-    return layer.w_O(layer.mixed(dropout(tf.cast(tf.nn.softmax(scores), v.dtype), layer.pdrop, key, "attn"), v, None, tables))
+    return layer.w_O(
+        layer.mixed(
+            dropout(tf.cast(tf.nn.softmax(scores), v.dtype), layer.pdrop, key, "attn"),
+            v,
+            None,
+            tables,
+        )
+    )
 
 
 def gradients(call: Any, layer: Any, x: tf.Tensor) -> dict[str, np.ndarray]:
@@ -49,7 +58,10 @@ def gradients(call: Any, layer: Any, x: tf.Tensor) -> dict[str, np.ndarray]:
 
 # In float64 the weights are made again for the backward pass, as in bfloat16, but finely enough to compare (T5's bias is float32 only).
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("kind", "dtype"), [*((k, "float32") for k in ATTENTIONS), ("plain", "float64"), ("shaw", "float64")])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [*((k, "float32") for k in ATTENTIONS), ("plain", "float64"), ("shaw", "float64")],
+)
 def test_attention(kind: str, dtype: str, masked: bool) -> None:
     make, options = ATTENTIONS[kind]
     layer = fill(make(16, 2, pdrop=0.3, dtype=dtype, **options))
@@ -60,7 +72,13 @@ def test_attention(kind: str, dtype: str, masked: bool) -> None:
     visible = padding_mask(tf.constant(tokens), 0) & causal_mask(8, 8) if masked else None
     ours = gradients(lambda x: layer(x, visible=visible, key=key), layer, x)
     for path, expected in gradients(lambda x: derived(layer, x, visible, key), layer, x).items():
-        np.testing.assert_allclose(ours[path], expected, rtol=1e-4, atol=1e-5 * max(1.0, np.abs(expected).max()), err_msg=path)
+        np.testing.assert_allclose(
+            ours[path],
+            expected,
+            rtol=1e-4,
+            atol=1e-5 * max(1.0, np.abs(expected).max()),
+            err_msg=path,
+        )
 
 
 def test_layer_norm() -> None:
@@ -73,4 +91,10 @@ def test_layer_norm() -> None:
     x = 0.1 * hidden() + 2.0
     ours = gradients(layer, layer, x)
     for path, expected in gradients(plain, layer, x).items():
-        np.testing.assert_allclose(ours[path], expected, rtol=1e-3, atol=1e-5 * max(1.0, np.abs(expected).max()), err_msg=path)
+        np.testing.assert_allclose(
+            ours[path],
+            expected,
+            rtol=1e-3,
+            atol=1e-5 * max(1.0, np.abs(expected).max()),
+            err_msg=path,
+        )

@@ -7,16 +7,16 @@ import pytest
 import tensorflow as tf
 
 from tests.models.contract import check, fill, hidden, small, tokens
-from tpu_tlm.models.blocks import make_attention
-from tpu_tlm.models.decoder import TransformerDecoder
-from tpu_tlm.models.embeddings import sines
-from tpu_tlm.models.embeddings_stack import make_embeddings
-from tpu_tlm.models.encoder import TransformerEncoder
-from tpu_tlm.models.gmlp import GatedMLPEncoder
-from tpu_tlm.models.head import BinaryHead, Head
-from tpu_tlm.models.layers import FFN, RMSNorm
-from tpu_tlm.models.masks import causal_mask, segment_mask, segments_of
-from tpu_tlm.models.reductions import Reduction
+from tpu_tlm.models.layers.blocks import make_attention
+from tpu_tlm.models.layers.core import FFN, RMSNorm
+from tpu_tlm.models.layers.decoder import TransformerDecoder
+from tpu_tlm.models.layers.embeddings import sines
+from tpu_tlm.models.layers.embeddings_stack import make_embeddings
+from tpu_tlm.models.layers.encoder import TransformerEncoder
+from tpu_tlm.models.layers.gmlp import GatedMLPEncoder
+from tpu_tlm.models.layers.heads import BinaryHead, Head
+from tpu_tlm.models.layers.masks import causal_mask, segment_mask, segments_of
+from tpu_tlm.models.layers.pooling import Reduction
 
 ATTENTION = {
     "plain": {},
@@ -45,7 +45,11 @@ def test_attention(name):
 @pytest.mark.parametrize("options", [{}, {"rpr_k": [2]}], ids=["plain", "shaw"])
 def test_cross_attention_with_another_length(options):
     config = small(**options)
-    check(lambda policy: make_attention(config, 0, cross=True, dtype=policy), (hidden(),), memory=hidden(5, seed=1))
+    check(
+        lambda policy: make_attention(config, 0, cross=True, dtype=policy),
+        (hidden(),),
+        memory=hidden(5, seed=1),
+    )
 
 
 @pytest.mark.parametrize("order", ["pre-layer-norm", "post-layer-norm", "mead"])
@@ -65,7 +69,9 @@ def test_rms_norm():
     x = hidden()
     (y,) = check(lambda policy: RMSNorm(16, epsilon=1e-6, dtype=policy), (x,), with_key=False)
     layer = fill(RMSNorm(16, epsilon=1e-6))
-    np.testing.assert_allclose(y, x / np.sqrt(np.mean(np.square(x), -1, keepdims=True)) * layer.gamma, atol=1e-5)
+    np.testing.assert_allclose(
+        y, x / np.sqrt(np.mean(np.square(x), -1, keepdims=True)) * layer.gamma, atol=1e-5
+    )
 
 
 def test_gated_mlp():
@@ -104,7 +110,9 @@ def test_embeddings(name):
 def test_reductions_with_heads(kind, compat):
     config = small(reduction_type=kind, reduction_d_k=4, compat=compat)
     present = tf.not_equal(tokens(), 0)
-    (y,) = check(lambda policy: Reduction(config, dtype=policy), (hidden(),), with_key=False, present=present)
+    (y,) = check(
+        lambda policy: Reduction(config, dtype=policy), (hidden(),), with_key=False, present=present
+    )
     assert y.shape == (4, 16 if kind == "sha" else 32)
 
 
@@ -120,29 +128,46 @@ def test_reductions_do_not_count_padding(kind):
 
 def test_plain_reductions_are_their_formulas():
     x, present = hidden().numpy(), tf.sequence_mask([8, 8, 8, 2], 8)
-    of = {kind: Reduction(small(reduction_type=kind))(x, present=present).numpy() for kind in ("mean", "max", "sqrt_length", "cls")}
+    of = {
+        kind: Reduction(small(reduction_type=kind))(x, present=present).numpy()
+        for kind in ("mean", "max", "sqrt_length", "cls")
+    }
     np.testing.assert_allclose(of["mean"][3], x[3, :2].mean(0), atol=1e-6)
     np.testing.assert_allclose(of["max"][3], x[3, :2].max(0), atol=1e-6)
     np.testing.assert_allclose(of["sqrt_length"][3], x[3, :2].sum(0) / np.sqrt(2), atol=1e-6)
     np.testing.assert_allclose(of["cls"], x[:, 0])
 
 
-@pytest.mark.parametrize("options", [{}, {"mlm_head": "bert", "output_bias": True}, {"dsz": 6}, {"dsz": 6, "mlm_head": "bert"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"mlm_head": "bert", "output_bias": True}, {"dsz": 6}, {"dsz": 6, "mlm_head": "bert"}],
+)
 def test_tied_heads(options):
     config = small(**options)
-    table = tf.constant(np.random.default_rng(3).standard_normal((128, config.dsz or 16)), tf.float32)
+    table = tf.constant(
+        np.random.default_rng(3).standard_normal((128, config.dsz or 16)), tf.float32
+    )
     if not options:  # nothing of its own: the table is the whole head
         logits = Head(config, 20)(hidden(), table)
-        np.testing.assert_allclose(logits[..., :20], hidden().numpy() @ table.numpy()[:20].T, atol=1e-4)
+        np.testing.assert_allclose(
+            logits[..., :20], hidden().numpy() @ table.numpy()[:20].T, atol=1e-4
+        )
         assert logits.shape == (4, 8, 128) and (logits.numpy()[..., 20:] < -1e8).all()
         return
 
-    check(lambda policy: Head(config, 20, dtype=policy), (hidden(),), call=lambda head, x: head(x, table)[..., :20], with_key=False)
+    check(
+        lambda policy: Head(config, 20, dtype=policy),
+        (hidden(),),
+        call=lambda head, x: head(x, table)[..., :20],
+        with_key=False,
+    )
 
 
 @pytest.mark.parametrize("head", ["none", "bert"])
 def test_binary_head(head):
-    (y,) = check(lambda policy: BinaryHead(small(mlm_head=head), dtype=policy), (hidden(),), with_key=False)
+    (y,) = check(
+        lambda policy: BinaryHead(small(mlm_head=head), dtype=policy), (hidden(),), with_key=False
+    )
     assert y.shape == (4, 8)
 
 
@@ -152,9 +177,13 @@ def test_sine_tables_by_hand():
     for place in range(5):
         for j in range(3):
             angle = place * 10000.0 ** (-2 * j / 6)
-            np.testing.assert_allclose(interleaved[place, 2 * j : 2 * j + 2], [np.sin(angle), np.cos(angle)], atol=1e-5)
+            np.testing.assert_allclose(
+                interleaved[place, 2 * j : 2 * j + 2], [np.sin(angle), np.cos(angle)], atol=1e-5
+            )
             angle = place * 10000.0 ** (-j / 2)
-            np.testing.assert_allclose(halves[place, [j, j + 3]], [np.sin(angle), np.cos(angle)], atol=1e-5)
+            np.testing.assert_allclose(
+                halves[place, [j, j + 3]], [np.sin(angle), np.cos(angle)], atol=1e-5
+            )
 
 
 def test_segments_end_with_their_token():
@@ -162,4 +191,8 @@ def test_segments_end_with_their_token():
     np.testing.assert_array_equal(segments, [[0, 0, 1, 1, 1, 2, 3]])
     mask = segment_mask(segments, segments)[0, 0].numpy()
     assert mask[1, 0] and not mask[2, 1] and mask[2, 4]
-    assert not causal_mask(3, 3)[0, 0, 0, 1] and causal_mask(1, 3, 1)[0, 0, 0, 1] and not causal_mask(1, 3, 1)[0, 0, 0, 2]
+    assert (
+        not causal_mask(3, 3)[0, 0, 0, 1]
+        and causal_mask(1, 3, 1)[0, 0, 0, 1]
+        and not causal_mask(1, 3, 1)[0, 0, 0, 2]
+    )

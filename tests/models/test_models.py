@@ -9,19 +9,22 @@ import tensorflow as tf
 
 from tests.models.contract import fill, keys, small, tokens
 from tpu_tlm.errors import UsageError
-from tpu_tlm.formats.mead_npz import from_mead, read_npz, spec_of
-from tpu_tlm.formats.npz import npz_bytes
-from tpu_tlm.formats.saved import Saved
-from tpu_tlm.models.build import KINDS, build_model
-from tpu_tlm.models.initial import initial_value
+from tpu_tlm.formats.mead.arrays import from_mead, read_npz, spec_of
+from tpu_tlm.formats.mead.npz import npz_bytes
+from tpu_tlm.formats.pretrained import PretrainedModel
+from tpu_tlm.models.initializers import initial_value
+from tpu_tlm.models.layers.variables import named_variables
+from tpu_tlm.models.registry import KINDS, build_model
 from tpu_tlm.models.spec import ModelSpec
-from tpu_tlm.models.variables import named_variables
 
 VOCAB, LENGTH = 20, 8
 
 POSITIONS = {
     "learned": {"embed_type": "learned-positional"},
-    "learned-bias": {"embed_type": "learned-positional-w-bias", "transformer_type": "post-layer-norm"},
+    "learned-bias": {
+        "embed_type": "learned-positional-w-bias",
+        "transformer_type": "post-layer-norm",
+    },
     "sines": {"embed_type": "positional"},
     "sines-t2t": {"embed_type": "positional-t2t"},
     "modular-convert": {"embed_type": "modular", "ra_type": "convert", "rpr_k": [3, 5]},
@@ -30,10 +33,20 @@ POSITIONS = {
     "windowed": {"rpr_k": [2], "windowed_ra": True},
     "t5": {"ra_type": "t5"},
     "alibi": {"ra_type": "alibi"},
-    "rotary-local": {"ra_type": "rotary", "local_window": 2, "global_every": 2, "activation": "swiglu", "norm_type": "rms-norm"},
+    "rotary-local": {
+        "ra_type": "rotary",
+        "local_window": 2,
+        "global_every": 2,
+        "activation": "swiglu",
+        "norm_type": "rms-norm",
+    },
     "single-head": {"num_heads": 1, "single_head": True, "d_k": 4, "rpr_k": [2]},
     "segments": {"ra_type": "alibi", "segment_mask": True},
-    "factorised": {"dsz": 6, "embed_type": "learned-positional", "embeddings_reduction": "sum-layer-norm"},
+    "factorised": {
+        "dsz": 6,
+        "embed_type": "learned-positional",
+        "embeddings_reduction": "sum-layer-norm",
+    },
 }
 
 
@@ -74,7 +87,9 @@ def test_decoder_steps_are_the_full_pass():
     for at in range(5):
         for cache in caches:
             cache.at = tf.constant(at)
-        np.testing.assert_allclose(model.step(x, y, tf.constant(at), caches), full[:, at], atol=1e-4)
+        np.testing.assert_allclose(
+            model.step(x, y, tf.constant(at), caches), full[:, at], atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("kind", ["mlm", "clm"])
@@ -86,11 +101,16 @@ def test_segments_do_not_see_each_other(kind):
     changed = model(tf.constant([[15, 16, 17, 2, 8, 9, 10, 2]]))
     np.testing.assert_allclose(model(x)[:, 4:], changed[:, 4:], atol=1e-4)
     free, _ = make(kind, rpr_k=[3])
-    assert np.abs(free(x)[:, 4:] - free(tf.constant([[15, 16, 17, 2, 8, 9, 10, 2]]))[:, 4:]).max() > 1e-2
+    assert (
+        np.abs(free(x)[:, 4:] - free(tf.constant([[15, 16, 17, 2, 8, 9, 10, 2]]))[:, 4:]).max()
+        > 1e-2
+    )
 
 
 @pytest.mark.parametrize(
-    "options", [{"rpr_k": [2], "windowed_ra": True}, {"local_window": 2, "global_every": 9}], ids=["windowed", "local"]
+    "options",
+    [{"rpr_k": [2], "windowed_ra": True}, {"local_window": 2, "global_every": 9}],
+    ids=["windowed", "local"],
 )
 def test_windows(options):
     model, _ = make("mlm", num_layers=2, **options)
@@ -123,7 +143,13 @@ def gradients_of(kind, inputs, **options):
 def test_recomputation_gives_the_same_gradients(kind, order):
     x = tokens()
     inputs = {"x": x, "y": x} if kind == "seq2seq" else x
-    options = {"rpr_k": [2], "ffn_pdrop": 0.1, "layer_drop": 0.2, "num_layers": 1, "transformer_type": order}
+    options = {
+        "rpr_k": [2],
+        "ffn_pdrop": 0.1,
+        "layer_drop": 0.2,
+        "num_layers": 1,
+        "transformer_type": order,
+    }
     run, values = gradients_of(kind, inputs, **options)
     loss, expected = tf.function(run, autograph=False)(values)
     run, _ = gradients_of(kind, inputs, recompute=True, **options)
@@ -139,7 +165,9 @@ def test_recomputation_gives_the_same_gradients(kind, order):
 def test_xla_does_compute_again():
     def products(recompute):
         run, values = gradients_of("mlm", tokens(), num_layers=1, dropout=0.0, recompute=recompute)
-        hlo = tf.function(run, autograph=False, jit_compile=True).experimental_get_compiler_ir(values)(stage="optimized_hlo")
+        hlo = tf.function(run, autograph=False, jit_compile=True).experimental_get_compiler_ir(
+            values
+        )(stage="optimized_hlo")
         return hlo.count(" dot(") + hlo.count("custom-call(")
 
     kept, again = products(False), products(True)
@@ -167,16 +195,47 @@ def test_residual_scaling_divides_the_ends_of_branches():
         ("encoder/0/ffn/squeeze/kernel", 0.25),
         ("encoder/0/ffn/expansion/kernel", 1.0),
     ):
-        a, b = (initial_value(path, (4, 8, 32)[-2 if "ffn" in path else 0 :], c, 0) for c in (plain, scaled))
+        a, b = (
+            initial_value(path, (4, 8, 32)[-2 if "ffn" in path else 0 :], c, 0)
+            for c in (plain, scaled)
+        )
         np.testing.assert_allclose(b, a * factor, rtol=1e-6)
 
 
 EVERYTHING = [
     ("mlm", {"mlp": True}),
-    ("mlm", {"norm_type": "rms-norm", "activation": "geglu", "mlm_head": "bert", "output_bias": True, "dsz": 6, "token_type_vsz": 2}),
-    ("mlm", {"embed_type": "modular", "ra_type": "convert", "rpr_k": [3, 5], "single_head": True, "num_heads": 1, "d_k": 4}),
+    (
+        "mlm",
+        {
+            "norm_type": "rms-norm",
+            "activation": "geglu",
+            "mlm_head": "bert",
+            "output_bias": True,
+            "dsz": 6,
+            "token_type_vsz": 2,
+        },
+    ),
+    (
+        "mlm",
+        {
+            "embed_type": "modular",
+            "ra_type": "convert",
+            "rpr_k": [3, 5],
+            "single_head": True,
+            "num_heads": 1,
+            "d_k": 4,
+        },
+    ),
     ("mlm", {"embed_type": "learned-positional-w-bias", "dsz": 6}),
-    ("clm", {"embed_type": "learned-positional-w-bias", "token_type_vsz": 2, "tie_weights": False, "embeddings_reduction": "concat"}),
+    (
+        "clm",
+        {
+            "embed_type": "learned-positional-w-bias",
+            "token_type_vsz": 2,
+            "tie_weights": False,
+            "embeddings_reduction": "concat",
+        },
+    ),
     ("seq2seq", {"ra_type": "t5", "num_decoder_layers": 1}),
     ("dual", {"stacking_layers": [32, 32], "d_out": 8, "reduction_d_k": 4}),
     ("dual", {"reduction_type": "mean", "d_out": 16}),
@@ -185,10 +244,17 @@ EVERYTHING = [
 ]
 
 
-@pytest.mark.parametrize("kind, options", EVERYTHING, ids=[f"{k}-{i}" for i, (k, _) in enumerate(EVERYTHING)])
+@pytest.mark.parametrize(
+    "kind, options", EVERYTHING, ids=[f"{k}-{i}" for i, (k, _) in enumerate(EVERYTHING)]
+)
 def test_every_kind_goes_through_an_npz_and_back(kind, options):
     model, spec = make(kind, **options)
-    written = read_npz(npz_bytes(Saved({p: v.numpy() for p, v in named_variables(model).items()}, spec, "test")), "test")
+    written = read_npz(
+        npz_bytes(
+            PretrainedModel({p: v.numpy() for p, v in named_variables(model).items()}, spec, "test")
+        ),
+        "test",
+    )
     assert spec_of(written, "test") == spec
     values = from_mead(written, spec, "test")
     again = build_model(spec)
@@ -205,7 +271,12 @@ def test_every_kind_goes_through_an_npz_and_back(kind, options):
 
 def test_the_bias_of_learned_positions_is_read_in_either_form():
     model, spec = make("mlm", embed_type="learned-positional-w-bias")
-    arrays = read_npz(npz_bytes(Saved({p: v.numpy() for p, v in named_variables(model).items()}, spec, "test")), "test")
+    arrays = read_npz(
+        npz_bytes(
+            PretrainedModel({p: v.numpy() for p, v in named_variables(model).items()}, spec, "test")
+        ),
+        "test",
+    )
     types = arrays.pop("TLM/Embeddings/tt/weights")
     assert types.shape == (2, 16) and not types[1].any()
     other = from_mead({**arrays, "TLM/Embeddings/x/bias": types[0]}, spec, "test")
@@ -216,7 +287,9 @@ def test_the_bias_of_learned_positions_is_read_in_either_form():
 def test_every_kind_runs_in_bfloat16_with_a_key(kind):
     model, _ = make(kind, precision="bfloat16", rpr_k=[2])
     x = tokens()
-    outputs = tf.nest.flatten(model({"x": x, "y": x} if kind in ("dual", "seq2seq") else x, key=keys()))
+    outputs = tf.nest.flatten(
+        model({"x": x, "y": x} if kind in ("dual", "seq2seq") else x, key=keys())
+    )
     assert all(np.isfinite(tf.cast(t, tf.float32)).all() for t in outputs)
     assert all(v.dtype == "float32" for v in named_variables(model).values())
 

@@ -15,25 +15,26 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tests.paths import ROOT
 from tests.toy import SIZES, toy_dataset
-from tpu_tlm import options, train
-from tpu_tlm.data.dataset import open_dataset
+from tpu_tlm import train
+from tpu_tlm.checkpoints.manager import Checkpoints
+from tpu_tlm.config import cli
+from tpu_tlm.data.dataset.dataset import open_dataset
+from tpu_tlm.devices.select import Devices
+from tpu_tlm.formats.load import load
 from tpu_tlm.formats.registry import check_same, read_model, write_model
-from tpu_tlm.models.variables import named_variables
+from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.objectives.base import ObjectiveOptions
-from tpu_tlm.objectives.make import objective_class
+from tpu_tlm.objectives.registry import objective_class
 from tpu_tlm.planning.lower import faults, trace
-from tpu_tlm.runtime import Devices
-from tpu_tlm.training.assemble import Options
-from tpu_tlm.training.checkpoints import Checkpoints
 from tpu_tlm.training.evaluation import evaluate_saved
 from tpu_tlm.training.loop import Totals
 from tpu_tlm.training.metrics import read_metrics
-from tpu_tlm.training.run import Run
-from tpu_tlm.training.saved import load_saved
+from tpu_tlm.training.setup import Options
 from tpu_tlm.training.step import TrainStep
+from tpu_tlm.training.trainer import Trainer
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS, SAVE, BATCH = 4, 2, 8
 HELD_OUT = 21
 Make = Callable[..., Path]
@@ -73,14 +74,44 @@ class Trained:
 
     def flags(self, basedir: Path, *more: str) -> list[str]:
         """The command line of this run in another directory."""
-        given = ["--train_dir", self.train, "--valid_dir", self.valid, "--basedir", basedir, "--objective", self.case.objective]
-        sizes = [*SIZES, "--batch_size", BATCH, "--warmup_steps", 1, "--lr", 1e-2, "--tb", "false", "--distribute", "none"]
-        steps = ["--steps", STEPS, "--save_steps", SAVE, "--eval_steps", STEPS, "--steps_per_call", 1]
+        given = [
+            "--train_dir",
+            self.train,
+            "--valid_dir",
+            self.valid,
+            "--basedir",
+            basedir,
+            "--objective",
+            self.case.objective,
+        ]
+        sizes = [
+            *SIZES,
+            "--batch_size",
+            BATCH,
+            "--warmup_steps",
+            1,
+            "--lr",
+            1e-2,
+            "--tb",
+            "false",
+            "--distribute",
+            "none",
+        ]
+        steps = [
+            "--steps",
+            STEPS,
+            "--save_steps",
+            SAVE,
+            "--eval_steps",
+            STEPS,
+            "--steps_per_call",
+            1,
+        ]
         return [str(flag) for flag in (*given, *sizes, *steps, *self.case.flags, *more)]
 
     def options(self, basedir: Path, *more: str) -> Options:
         """The same, as options."""
-        return Options(*options.parse("contract", "", train.CLASSES, self.flags(basedir, *more)))
+        return Options(*cli.parse("contract", "", train.CLASSES, self.flags(basedir, *more)))
 
 
 def device(xla: bool) -> Devices:
@@ -90,10 +121,13 @@ def device(xla: bool) -> Devices:
 
 def prepare(case: Case, base: Path) -> Trained:
     """Write the datasets and make the run."""
-    data = case.dataset(base / "train", examples=48, shards=2, seed=0), case.dataset(base / "valid", examples=HELD_OUT, shards=1, seed=1)
+    data = (
+        case.dataset(base / "train", examples=48, shards=2, seed=0),
+        case.dataset(base / "valid", examples=HELD_OUT, shards=1, seed=1),
+    )
     trained = Trained(case, *data, base / "run", objective_class(case.objective).metrics, [])
     # Not compiled: XLA is slow to compile and has a check of its own.
-    Run(trained.options(trained.run), device(xla=False)).train()
+    Trainer(trained.options(trained.run), device(xla=False)).train()
     trained.records.extend(read_metrics(str(trained.run / "metrics.jsonl")))
     assert len(trained.losses()) == STEPS and all(math.isfinite(loss) for loss in trained.losses())
     return trained
@@ -107,51 +141,85 @@ def check_static(trained: Trained, base: Path) -> None:
 
 def _step(trained: Trained, basedir: Path, *more: str) -> tuple[TrainStep, tf.data.Dataset]:
     """The run's step, and its batches."""
-    run = Run(trained.options(basedir, *more), device(xla=False))
+    run = Trainer(trained.options(basedir, *more), device(xla=False))
     return run.step, run.stream.batches(0)
 
 
-def _gradients(trained: Trained, base: Path, *more: str, xla: bool | None = None) -> tuple[Any, list[tf.Tensor]]:
+def _gradients(
+    trained: Trained, base: Path, *more: str, xla: bool | None = None
+) -> tuple[Any, list[tf.Tensor]]:
     """Gradients and sums of the run's first batch, and the values they are of."""
     step, batches = _step(trained, base, *more)
     values = [tf.convert_to_tensor(v) for v in named_variables(step.model).values()]
-    return tf.function(step.gradients, jit_compile=xla, autograph=False)(values, next(iter(batches))), values
+    return tf.function(step.gradients, jit_compile=xla, autograph=False)(
+        values, next(iter(batches))
+    ), values
 
 
 def check_compiled(trained: Trained, base: Path) -> None:
     """XLA compiles loss and gradients, and computes what plain TensorFlow does."""
     found, expected = (_gradients(trained, base / str(xla), xla=xla)[0] for xla in (True, None))
     for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * max(1.0, float(tf.reduce_max(tf.abs(other)))))
+        np.testing.assert_allclose(
+            one, other, rtol=1e-3, atol=1e-4 * max(1.0, float(tf.reduce_max(tf.abs(other))))
+        )
 
 
 def check_bfloat16(trained: Trained, base: Path) -> None:
     """In bfloat16 parameters and gradients are float32 and finite, and the loss is near."""
     (grads, sums), values = _gradients(trained, base / "half", "--precision", "bfloat16")
-    assert all(t.dtype == tf.float32 and np.isfinite(t).all() for t in (*tf.nest.flatten(grads), *values))
-    loss = sum(total / weight for total, weight in zip(tf.nest.flatten(sums.loss), tf.nest.flatten(sums.weight), strict=True))
+    assert all(
+        t.dtype == tf.float32 and np.isfinite(t).all() for t in (*tf.nest.flatten(grads), *values)
+    )
+    loss = sum(
+        total / weight
+        for total, weight in zip(
+            tf.nest.flatten(sums.loss), tf.nest.flatten(sums.weight), strict=True
+        )
+    )
     np.testing.assert_allclose(loss, trained.losses()[0], rtol=3e-2)
 
 
 def check_replicas(trained: Trained, base: Path) -> None:
     """Two mirrored replicas make the run of one, step by step, metrics too; in a process of its own, which splits the processor."""
     # The last word on a flag is the one that counts.
-    flags = trained.flags(base / "two", "--distribute", "mirror", "--logical_cpus", "2", "--xla", "false")
-    done = subprocess.run([sys.executable, "-m", "tpu_tlm.train", *flags], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    flags = trained.flags(
+        base / "two", "--distribute", "mirror", "--logical_cpus", "2", "--xla", "false"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "tpu_tlm.train", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "CPU:0, CPU:1" in done.stdout
     records = read_metrics(str(base / "two" / "metrics.jsonl"))
     assert len(records) == len(trained.records)
     for one, two in zip(trained.records, records, strict=True):
         for name in ("loss", *trained.metrics):
-            np.testing.assert_allclose(two[name] or 0.0, one[name] or 0.0, rtol=1e-3, atol=1e-6, err_msg=f"step {one['step']}: {name}")
+            np.testing.assert_allclose(
+                two[name] or 0.0,
+                one[name] or 0.0,
+                rtol=1e-3,
+                atol=1e-6,
+                err_msg=f"step {one['step']}: {name}",
+            )
 
 
 def check_continued(trained: Trained, base: Path) -> None:
     """A process killed by SIGKILL once its first save is on disk, and continued, leaves the bits of the run that was never killed."""
     saves = base / "killed" / "checkpoints"
-    command = [sys.executable, "-m", "tpu_tlm.train", *trained.flags(base / "killed", "--xla", "false")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "tpu_tlm.train",
+        *trained.flags(base / "killed", "--xla", "false"),
+    ]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 300
     while process.poll() is None and not (saves / "checkpoint").exists():
         assert time.monotonic() < deadline, "no save was made"
@@ -162,8 +230,14 @@ def check_continued(trained: Trained, base: Path) -> None:
     if process.returncode == 0:
         # The few steps that were left were over before the signal came: then its last save is what did not come to be.
         (saves / f"step-{STEPS:08d}" / "manifest.json").unlink()
-    assert Run(trained.options(base / "killed"), device(xla=False)).train().made in (STEPS - SAVE, 0)
-    arrays, expected = (Checkpoints(str(run / "checkpoints")).at(STEPS).load() for run in (base / "killed", trained.run))
+    assert Trainer(trained.options(base / "killed"), device(xla=False)).train().made in (
+        STEPS - SAVE,
+        0,
+    )
+    arrays, expected = (
+        Checkpoints(str(run / "checkpoints")).at(STEPS).load()
+        for run in (base / "killed", trained.run)
+    )
     assert set(arrays) == set(expected)
     for name, array in expected.items():
         np.testing.assert_array_equal(arrays[name], array, err_msg=name)
@@ -171,13 +245,15 @@ def check_continued(trained: Trained, base: Path) -> None:
 
 def measured(trained: Trained, path: Path, batch_size: int = BATCH) -> Totals:
     """What `evaluate` says of a model on the held-out examples."""
-    saved, dataset = load_saved(str(path)), open_dataset(str(trained.valid))
-    return evaluate_saved(saved, dataset, batch_size, ObjectiveOptions(), device(xla=False), trained.case.measure)
+    saved, dataset = load(str(path)), open_dataset(str(trained.valid))
+    return evaluate_saved(
+        saved, dataset, batch_size, ObjectiveOptions(), device(xla=False), trained.case.measure
+    )
 
 
 def check_exported(trained: Trained, base: Path) -> None:
     """Out of the checkpoint into an NPZ and back the model is the same, to the bit, and is measured as the run measured it."""
-    saved = load_saved(str(trained.run))
+    saved = load(str(trained.run))
     write_model(saved, str(base / "model.npz"), "npz")
     assert check_same(saved, read_model(str(base / "model.npz"))) > 5
     totals = measured(trained, base / "model.npz")
@@ -193,4 +269,12 @@ def check_batch_size(trained: Trained, base: Path) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, equal_nan=True, err_msg=name)
 
 
-CHECKS = (check_static, check_compiled, check_bfloat16, check_replicas, check_continued, check_exported, check_batch_size)
+CHECKS = (
+    check_static,
+    check_compiled,
+    check_bfloat16,
+    check_replicas,
+    check_continued,
+    check_exported,
+    check_batch_size,
+)

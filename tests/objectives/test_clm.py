@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.errors import UsageError
-from tpu_tlm.models.build import build_model
-from tpu_tlm.models.random import Key
+from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.objectives.clm import CausalLanguageModeling
 
@@ -39,10 +39,17 @@ def test_the_sums_are_those_of_a_loop_over_prefixes():
                 count += 1
     np.testing.assert_allclose(sums.loss, total, rtol=1e-5)
     assert sums.weight == count and sums.metrics["accuracy"] == (right, count)
-    half = CausalLanguageModeling(0)(model, {**batch, "valid": tf.constant([1.0, 0.0])}, Key.of(0, batch["position"]), training=False)
+    half = CausalLanguageModeling(0)(
+        model,
+        {**batch, "valid": tf.constant([1.0, 0.0])},
+        Key.of(0, batch["position"]),
+        training=False,
+    )
     assert half.weight == 5
 
 
 def test_records_with_masks_are_refused():
     with pytest.raises(UsageError, match="carry masks"):
-        CausalLanguageModeling(0)(None, {"x": tf.constant(X), "y": tf.constant(X)}, None, training=True)
+        CausalLanguageModeling(0)(
+            None, {"x": tf.constant(X), "y": tf.constant(X)}, None, training=True
+        )

@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from tpu_tlm.config import ContrastiveConfig, ModelConfig
 from tpu_tlm.errors import UsageError
-from tpu_tlm.models.build import build_model
-from tpu_tlm.models.random import Key
+from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
-from tpu_tlm.objectives.base import ObjectiveOptions, Sums
+from tpu_tlm.objectives.base import LossSums, ObjectiveOptions
 from tpu_tlm.objectives.contrastive import LARGEST_SCALE, DualEncoding, scale_of
 from tpu_tlm.objectives.replicas import Replicas
 
@@ -28,7 +28,9 @@ class Vectors:
     def __init__(self, temperature: float = 1.3) -> None:
         self.temperature = tf.Variable(temperature)
 
-    def __call__(self, inputs: dict[str, tf.Tensor], key: Key | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    def __call__(
+        self, inputs: dict[str, tf.Tensor], key: Key | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         return inputs["x"], inputs["y"]
 
 
@@ -36,39 +38,74 @@ def batch_of(seed: int = 0, rows: int = ROWS, near: float = 0.5) -> dict[str, tf
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(rows, WIDTH)).astype(np.float32)
     y = (near * x + rng.normal(size=x.shape)).astype(np.float32) * 3
-    return {"x": tf.constant(x), "y": tf.constant(y), "position": tf.range(100, 100 + rows, dtype=tf.int64)}
+    return {
+        "x": tf.constant(x),
+        "y": tf.constant(y),
+        "position": tf.range(100, 100 + rows, dtype=tf.int64),
+    }
 
 
 def softmax_loss(logits: np.ndarray) -> np.ndarray:
     return np.log(np.exp(logits).sum(axis=1)) - np.diag(logits)
 
 
-def expected(batch: dict[str, tf.Tensor], config: ContrastiveConfig, temperature: float, training: bool = True) -> dict[str, float]:
+def expected(
+    batch: dict[str, tf.Tensor],
+    config: ContrastiveConfig,
+    temperature: float,
+    training: bool = True,
+) -> dict[str, float]:
     """Mean loss and metrics by their definitions, in float64 and with loops."""
     u, v = (batch[name].numpy().astype(np.float64) for name in "xy")
     if "valid" in batch:
         u, v = u[batch["valid"].numpy() > 0], v[batch["valid"].numpy() > 0]
-    cosine = (u / np.linalg.norm(u, axis=1, keepdims=True)) @ (v / np.linalg.norm(v, axis=1, keepdims=True)).T
+    cosine = (u / np.linalg.norm(u, axis=1, keepdims=True)) @ (
+        v / np.linalg.norm(v, axis=1, keepdims=True)
+    ).T
     n, scale = len(u), np.exp(temperature)
     if config.loss == "triplet":
-        hinges = [[max(0.0, config.margin + cosine[i, j] - cosine[i, i]) for j in range(n) if j != i] for i in range(n)]
+        hinges = [
+            [max(0.0, config.margin + cosine[i, j] - cosine[i, i]) for j in range(n) if j != i]
+            for i in range(n)
+        ]
         losses = np.mean(hinges, axis=1)
     elif config.loss in ("contrastive", "symmetric"):
         rows, columns = softmax_loss(cosine * scale), softmax_loss(cosine.T * scale)
         losses = rows if config.loss == "contrastive" else (rows + columns) / 2
     else:
-        done = np.minimum(batch["position"].numpy()[:n, None] / config.scale_examples, 1.0) if training else 1.0
-        losses = softmax_loss(cosine * (1 + (np.sqrt(WIDTH) - 1) * done)) * (n if config.loss == "all" else 1)
+        done = (
+            np.minimum(batch["position"].numpy()[:n, None] / config.scale_examples, 1.0)
+            if training
+            else 1.0
+        )
+        losses = softmax_loss(cosine * (1 + (np.sqrt(WIDTH) - 1) * done)) * (
+            n if config.loss == "all" else 1
+        )
     ranks = np.array([1 + sum(cosine[i, j] > cosine[i, i] for j in range(n)) for i in range(n)])
-    return {"loss": losses.mean(), "mrr": np.mean(1 / ranks), **{f"recall@{k}": np.mean(ranks <= k) for k in (1, 5, 10)}}
+    return {
+        "loss": losses.mean(),
+        "mrr": np.mean(1 / ranks),
+        **{f"recall@{k}": np.mean(ranks <= k) for k in (1, 5, 10)},
+    }
 
 
-def means(sums: Sums) -> dict[str, float]:
-    return {"loss": float(sums.loss / sums.weight), **{name: float(total / count) for name, (total, count) in sums.metrics.items()}}
+def means(sums: LossSums) -> dict[str, float]:
+    return {
+        "loss": float(sums.loss / sums.weight),
+        **{name: float(total / count) for name, (total, count) in sums.metrics.items()},
+    }
 
 
-def asked(config: ContrastiveConfig, batch: dict[str, tf.Tensor], model: Any = None, training: bool = True, **more: Any) -> Sums:
-    return DualEncoding(config)(model or Vectors(), batch, Key.of(0, batch["position"]), training=training, **more)
+def asked(
+    config: ContrastiveConfig,
+    batch: dict[str, tf.Tensor],
+    model: Any = None,
+    training: bool = True,
+    **more: Any,
+) -> LossSums:
+    return DualEncoding(config)(
+        model or Vectors(), batch, Key.of(0, batch["position"]), training=training, **more
+    )
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -96,13 +133,16 @@ def test_the_sum_over_replicas_is_the_global_loss_and_so_is_its_gradient(loss: s
     config, batch, model = ContrastiveConfig(loss=loss, scale_examples=110), batch_of(), Vectors()
     halves = [{name: value[i * 6 : i * 6 + 6] for name, value in batch.items()} for i in (0, 1)]
 
-    def gradient(whole: bool) -> tuple[list[tf.Tensor], Sums]:
+    def gradient(whole: bool) -> tuple[list[tf.Tensor], LossSums]:
         with tf.GradientTape() as tape:
             tape.watch([batch["x"], batch["y"]])
             if whole:
                 sums = asked(config, batch, model)
             else:
-                parts = [{name: value[i * 6 : i * 6 + 6] for name, value in batch.items()} for i in (0, 1)]
+                parts = [
+                    {name: value[i * 6 : i * 6 + 6] for name, value in batch.items()}
+                    for i in (0, 1)
+                ]
                 tables: list[list[tf.Tensor]] = []
                 for i, part in enumerate(parts):  # first round: what each one hands in
 
@@ -113,17 +153,27 @@ def test_the_sum_over_replicas_is_the_global_loss_and_so_is_its_gradient(loss: s
                     asked(config, part, model, replicas=Replicas(2, tf.constant(i), hand_in))
                 together = [tf.add_n(pair) for pair in zip(*tables, strict=True)]
                 each = [
-                    asked(config, part, model, replicas=Replicas(2, tf.constant(i), lambda _: together)) for i, part in enumerate(parts)
+                    asked(
+                        config,
+                        part,
+                        model,
+                        replicas=Replicas(2, tf.constant(i), lambda _: together),
+                    )
+                    for i, part in enumerate(parts)
                 ]
                 sums = tf.nest.map_structure(lambda a, b: a + b, *each)
-        return tape.gradient(sums.loss, [batch["x"], batch["y"], model.temperature], unconnected_gradients="zero"), sums
+        return tape.gradient(
+            sums.loss, [batch["x"], batch["y"], model.temperature], unconnected_gradients="zero"
+        ), sums
 
     (one, one_sums), (two, two_sums) = gradient(True), gradient(False)
     np.testing.assert_allclose(tf.nest.flatten(two_sums), tf.nest.flatten(one_sums), rtol=1e-5)
     for a, b in zip(two, one, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     alone = asked(config, halves[0], model)
-    assert abs(means(alone)["loss"] - means(one_sums)["loss"]) > 1e-3, "the case must tell something"
+    assert abs(means(alone)["loss"] - means(one_sums)["loss"]) > 1e-3, (
+        "the case must tell something"
+    )
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -154,16 +204,42 @@ def test_equal_vectors_win_nothing() -> None:
 
 
 def small_spec(**given: Any) -> ModelSpec:
-    sizes = {"d_model": 16, "d_ff": 32, "num_heads": 2, "num_layers": 1, "rpr_k": [2], "reduction_d_k": 8, "d_out": 8, **given}
+    sizes = {
+        "d_model": 16,
+        "d_ff": 32,
+        "num_heads": 2,
+        "num_layers": 1,
+        "rpr_k": [2],
+        "reduction_d_k": 8,
+        "d_out": 8,
+        **given,
+    }
     return ModelSpec(ModelConfig(**sizes), 40, 8, kind="dual", nctx_y=6)
 
 
-@pytest.mark.parametrize("reduction", ["2ha", "2ha_mean", "2ha_max", "sha", "sha_mean", "sha_max", "cls", "mean", "max", "sqrt_length"])
+@pytest.mark.parametrize(
+    "reduction",
+    [
+        "2ha",
+        "2ha_mean",
+        "2ha_max",
+        "sha",
+        "sha_mean",
+        "sha_max",
+        "cls",
+        "mean",
+        "max",
+        "sqrt_length",
+    ],
+)
 def test_padding_does_not_change_a_text_under_any_reduction_but_meads(reduction: str) -> None:
     text = np.random.default_rng(0).integers(5, 40, (3, 4))
     for compat in ("none", "mead"):
         model = build_model(small_spec(reduction_type=reduction, compat=compat), seed=1)
-        short, long = (model.encode_query(tf.constant(np.pad(text, ((0, 0), (0, pad))), tf.int32)) for pad in (0, 4))
+        short, long = (
+            model.encode_query(tf.constant(np.pad(text, ((0, 0), (0, pad))), tf.int32))
+            for pad in (0, 4)
+        )
         assert short.shape == (3, 8) and np.isfinite(short).all()
         same = np.allclose(short, long, atol=1e-5)
         # MEAD counts what its heads say at padding.
@@ -179,7 +255,11 @@ def test_records_without_pairs_are_refused() -> None:
 
 def test_a_scale_that_rises_over_no_example_is_refused() -> None:
     with pytest.raises(UsageError, match="--scale_examples 0: must be at least 1"):
-        DualEncoding.adapt(small_spec(), ObjectiveOptions(contrastive=ContrastiveConfig(scale_examples=0)), {"x": 8, "y": 5})
+        DualEncoding.adapt(
+            small_spec(),
+            ObjectiveOptions(contrastive=ContrastiveConfig(scale_examples=0)),
+            {"x": 8, "y": 5},
+        )
 
 
 def test_gated_blocks_take_texts_of_one_length() -> None:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tpu_tlm.config import DenoisingConfig, ModelConfig
 from tpu_tlm.errors import UsageError
-from tpu_tlm.models.random import Key
+from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.objectives.denoising import Denoiser, resolved
 from tpu_tlm.objectives.spans import infilling_counts, infilling_spans, t5_counts, t5_spans
@@ -77,12 +77,17 @@ def test_it_is_the_plain_rule(mode, frame):
     size = 40 - len(frame)
     lengths = tf.constant([len(c) for c in contents])
     draw = t5_spans if mode == "spans" else infilling_spans
-    noise, starts = (t.numpy() for t in draw(Key.of(4, tf.range(len(x), dtype=tf.int64)), lengths, size, 0.3, 3.0))
+    noise, starts = (
+        t.numpy()
+        for t in draw(Key.of(4, tf.range(len(x), dtype=tf.int64)), lengths, size, 0.3, 3.0)
+    )
     assert (example.source.shape[1], example.labels.shape[1]) == denoiser.lengths(40)
     for row, content in enumerate(contents):
         source, target = plain(denoiser, content, noise[row], starts[row])
         source = [PREFIX] * denoiser.prefix + source + [SUFFIX] * denoiser.suffix
-        assert example.source[row].tolist() == source + [0] * (example.source.shape[1] - len(source))
+        assert example.source[row].tolist() == source + [0] * (
+            example.source.shape[1] - len(source)
+        )
         assert example.weights[row].sum() == (len(target) if target else 0)
         if target:
             rest = [0] * (example.labels.shape[1] - len(target))
@@ -96,7 +101,9 @@ def test_source_and_target_give_the_text_back(frame):
     denoiser = make("spans", noise_density=0.4, mean_span=2.0, **frame)
     x, _ = texts(denoiser, seed=2)
     example = run(denoiser, x)
-    for row, source, labels, weights in zip(x, example.source, example.labels, example.weights, strict=True):
+    for row, source, labels, weights in zip(
+        x, example.source, example.labels, example.weights, strict=True
+    ):
         repaired = denoiser.repaired(source[source > 0].tolist(), labels[weights > 0].tolist())
         assert repaired == row[row > 0].tolist()
 
@@ -104,7 +111,11 @@ def test_source_and_target_give_the_text_back(frame):
 def test_lengths_are_those_of_a_full_text():
     denoiser = make("spans", nctx=568)
     # T5 counts an end token in its source too.
-    assert denoiser.lengths(568) == (512 - 1, 114) and denoiser.config.sentinels == 29 and denoiser.vocab_size == VOCAB + 29
+    assert (
+        denoiser.lengths(568) == (512 - 1, 114)
+        and denoiser.config.sentinels == 29
+        and denoiser.vocab_size == VOCAB + 29
+    )
     x = np.random.default_rng(0).integers(6, VOCAB, (4, 568)).astype(np.int32)
     example = run(denoiser, x)
     assert (example.source > 0).all() and (example.weights == 1).all()
@@ -122,8 +133,12 @@ def test_tiny_examples(mode, nctx):
     x = np.tril(np.full((nctx + 1, nctx), 7, np.int32), -1)
     example = run(denoiser, x)
     for row, (source, weights) in enumerate(zip(example.source, example.weights, strict=True)):
-        spans = (t5_counts if mode == "spans" else infilling_counts)(row, denoiser.config.noise_density, 3.0)[1]
-        assert (source >= VOCAB).sum() + (source == MASK).sum() == spans and bool(weights.sum()) == bool(spans)
+        spans = (t5_counts if mode == "spans" else infilling_counts)(
+            row, denoiser.config.noise_density, 3.0
+        )[1]
+        assert (source >= VOCAB).sum() + (source == MASK).sum() == spans and bool(
+            weights.sum()
+        ) == bool(spans)
     assert (example.source[0] == 0).all()
 
 
@@ -143,7 +158,9 @@ def test_masks_of_a_text_to_repair_become_sentinels():
     assert denoiser.with_sentinels([7, MASK, 8, MASK], MASK) == [7, VOCAB, 8, VOCAB + 1]
     with pytest.raises(UsageError, match="4 masks, this model has sentinels for 3"):
         denoiser.with_sentinels([MASK] * 4, MASK)
-    assert denoiser.repaired([7, VOCAB, 8, VOCAB + 1, 9], [VOCAB, 20, 21, VOCAB + 1, denoiser.end]) == [7, 20, 21, 8, 9]
+    assert denoiser.repaired(
+        [7, VOCAB, 8, VOCAB + 1, 9], [VOCAB, 20, 21, VOCAB + 1, denoiser.end]
+    ) == [7, 20, 21, 8, 9]
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from tpu_tlm.config import ElectraConfig, MlmConfig, ModelConfig, OptimConfig
 from tpu_tlm.errors import UsageError
-from tpu_tlm.models.build import build_model
-from tpu_tlm.models.random import Key
+from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.models.layers.variables import named_variables
+from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
-from tpu_tlm.models.variables import named_variables
 from tpu_tlm.objectives import electra
 from tpu_tlm.objectives.base import ObjectiveOptions
 from tpu_tlm.objectives.electra import ReplacedTokenDetection, generator_of, sample
@@ -21,7 +21,9 @@ from tpu_tlm.training.step import TrainStep
 
 ROWS, LENGTH, VOCAB = 8, 16, 50
 SPECIALS = Specials(VOCAB, 0, 4, (0, 1, 2, 3, 4))
-CONFIG = ModelConfig(d_model=32, d_ff=64, num_heads=4, num_layers=1, rpr_k=[3], dropout=0.1, weight_std=0.3)
+CONFIG = ModelConfig(
+    d_model=32, d_ff=64, num_heads=4, num_layers=1, rpr_k=[3], dropout=0.1, weight_std=0.3
+)
 
 
 def make_batch(*, padded=True):
@@ -29,22 +31,42 @@ def make_batch(*, padded=True):
     x[:, 0] = 2
     if padded:
         x[0, 10:], x[1, 5:] = 0, 0
-    return {"x": tf.constant(x), "w": tf.fill((ROWS, 2), tf.constant(255, tf.uint8)), "position": tf.range(ROWS, dtype=tf.int64)}
+    return {
+        "x": tf.constant(x),
+        "w": tf.fill((ROWS, 2), tf.constant(255, tf.uint8)),
+        "position": tf.range(ROWS, dtype=tf.int64),
+    }
 
 
 def make_spec(config=CONFIG):
-    return ModelSpec(config, VOCAB, LENGTH, kind="electra", generator=generator_of(config, ElectraConfig(gen_fraction=0.5)))
+    return ModelSpec(
+        config,
+        VOCAB,
+        LENGTH,
+        kind="electra",
+        generator=generator_of(config, ElectraConfig(gen_fraction=0.5)),
+    )
 
 
 def make_step(grad_accum=1, **changes):
     objective = ReplacedTokenDetection(MlmConfig(), SPECIALS, 50.0)
     model = build_model(make_spec(ModelConfig(**{**vars(CONFIG), **changes})), seed=1)
-    return TrainStep(model, objective, make_optimizer(OptimConfig()), lambda i: tf.constant(1e-3), 0.0, 0, grad_accum)
+    return TrainStep(
+        model,
+        objective,
+        make_optimizer(OptimConfig()),
+        lambda i: tf.constant(1e-3),
+        0.0,
+        0,
+        grad_accum,
+    )
 
 
 def run(step, batch):
     values = [tf.convert_to_tensor(v) for v in named_variables(step.model).values()]
-    return tf.function(step, autograph=False)(values, step.optimizer.init_slots(values), batch, tf.constant(0, tf.int64))
+    return tf.function(step, autograph=False)(
+        values, step.optimizer.init_slots(values), batch, tf.constant(0, tf.int64)
+    )
 
 
 def test_draws_have_the_probabilities_of_the_softmax():
@@ -61,7 +83,9 @@ def test_draws_have_the_probabilities_of_the_softmax():
 def test_gumbel_noise_is_finite_and_has_the_right_mean_and_tail():
     noise = Key.of(0, tf.range(256, dtype=tf.int64)).gumbel(8192).numpy()
     assert np.isfinite(noise).all()
-    assert noise.mean() == pytest.approx(0.5772, abs=0.005) and noise.std() == pytest.approx(1.2825, abs=0.005)
+    assert noise.mean() == pytest.approx(0.5772, abs=0.005) and noise.std() == pytest.approx(
+        1.2825, abs=0.005
+    )
     # P(noise > g) = 1 - exp(-exp(-g)): 2,097,152 draws have about 35 above 11.
     assert 10 < (noise > 11).sum() < 80
 
@@ -71,7 +95,9 @@ def test_gumbel_noise_of_the_extreme_bits_is_finite(monkeypatch):
     monkeypatch.setattr(Key, "bits", lambda self, *shape: extremes)
     noise = Key.of(0, tf.range(1, dtype=tf.int64)).gumbel(5).numpy()[0]
     assert np.isfinite(noise).all() and (np.diff(noise) <= 0).all()
-    np.testing.assert_allclose(noise[:3], [-np.log(-np.log1p(-v)) for v in (2.0**-33, 1.5 * 2.0**-32, 0.5)], rtol=1e-5)
+    np.testing.assert_allclose(
+        noise[:3], [-np.log(-np.log1p(-v)) for v in (2.0**-33, 1.5 * 2.0**-32, 0.5)], rtol=1e-5
+    )
 
 
 class Caught:
@@ -102,17 +128,26 @@ def test_a_right_guess_is_no_replacement_and_padding_is_out(monkeypatch, wrong):
     monkeypatch.setattr(electra, "sample", guess)
     scores = np.random.default_rng(1).standard_normal((ROWS, LENGTH))
     model = Caught(scores)
-    sums = ReplacedTokenDetection(MlmConfig(), SPECIALS, 50.0)(model, batch, Key.of(0, batch["position"]), training=True)
+    sums = ReplacedTokenDetection(MlmConfig(), SPECIALS, 50.0)(
+        model, batch, Key.of(0, batch["position"]), training=True
+    )
     replaced = model.seen["text"] != x
-    assert (model.seen["masked"] == SPECIALS.mask_id).any() and not (model.seen["text"] == SPECIALS.mask_id).any()
-    np.testing.assert_array_equal(model.seen["text"][x < 5], x[x < 5])  # padding and special tokens stay
+    assert (model.seen["masked"] == SPECIALS.mask_id).any() and not (
+        model.seen["text"] == SPECIALS.mask_id
+    ).any()
+    np.testing.assert_array_equal(
+        model.seen["text"][x < 5], x[x < 5]
+    )  # padding and special tokens stay
     tokens = x != 0
     masked = sum(max(1, round(0.15 * (row > 4).sum())) for row in x)
     assert replaced.sum() == (masked if wrong else 0)
     losses = np.log1p(np.exp(-np.abs(scores))) + np.maximum(scores, 0) - scores * replaced
     np.testing.assert_allclose(sums.loss["discriminator"], 50 * losses[tokens].sum(), rtol=1e-5)
     np.testing.assert_allclose(sums.loss["generator"], masked * np.log(128), rtol=1e-5)
-    assert (float(sums.weight["generator"]), float(sums.weight["discriminator"])) == (masked, tokens.sum())
+    assert (float(sums.weight["generator"]), float(sums.weight["discriminator"])) == (
+        masked,
+        tokens.sum(),
+    )
     called = (scores > 0) & tokens
     hits = (called & replaced).sum()
     expected = {
@@ -122,7 +157,9 @@ def test_a_right_guess_is_no_replacement_and_padding_is_out(monkeypatch, wrong):
         "replaced": (replaced.sum(), tokens.sum()),
     }
     for name, pair in expected.items():
-        np.testing.assert_allclose([float(v) for v in sums.metrics[name]], pair, rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            [float(v) for v in sums.metrics[name]], pair, rtol=1e-6, err_msg=name
+        )
 
 
 def test_what_flows_where():
@@ -134,9 +171,15 @@ def test_what_flows_where():
     by_path = dict(zip(variables, grads, strict=True))
     for path, parts in by_path.items():
         shared = path.startswith("embeddings/")
-        expected = {"generator", "discriminator"} if shared else {"generator" if path.startswith("generator/") else "discriminator"}
+        expected = (
+            {"generator", "discriminator"}
+            if shared
+            else {"generator" if path.startswith("generator/") else "discriminator"}
+        )
         assert set(parts) == expected, path
-        assert all(float(tf.reduce_sum(tf.abs(g))) > 0 for g in parts.values()) or path.endswith("bias"), path
+        assert all(float(tf.reduce_sum(tf.abs(g))) > 0 for g in parts.values()) or path.endswith(
+            "bias"
+        ), path
     assert any(path.startswith("generator/projection") for path in by_path)
 
 
@@ -163,9 +206,18 @@ def test_the_gradient_is_that_of_the_sum_of_the_means():
 
 
 def test_evaluation_does_not_depend_on_the_seed():
-    objective, model, batch = ReplacedTokenDetection(MlmConfig(), SPECIALS, 50.0), build_model(make_spec(), seed=1), make_batch()
-    first, second = (objective(model, batch, Key.of(seed, batch["position"]), training=False) for seed in (0, 1))
-    assert first.loss["discriminator"] == second.loss["discriminator"] and first.loss["generator"] == second.loss["generator"]
+    objective, model, batch = (
+        ReplacedTokenDetection(MlmConfig(), SPECIALS, 50.0),
+        build_model(make_spec(), seed=1),
+        make_batch(),
+    )
+    first, second = (
+        objective(model, batch, Key.of(seed, batch["position"]), training=False) for seed in (0, 1)
+    )
+    assert (
+        first.loss["discriminator"] == second.loss["discriminator"]
+        and first.loss["generator"] == second.loss["generator"]
+    )
     trained = objective(model, batch, Key.of(1, batch["position"]), training=True)
     assert trained.loss["generator"] != first.loss["generator"]
 
@@ -176,17 +228,33 @@ def test_records_with_masks_are_taken_as_they_are():
     y = np.zeros_like(x)
     y[:, 3], y[:, 7] = x[:, 3], x[:, 7]
     model = Caught(np.zeros(x.shape))
-    given = {"x": tf.constant(np.where(y > 0, SPECIALS.mask_id, x)), "y": tf.constant(y), "position": batch["position"]}
-    sums = ReplacedTokenDetection(MlmConfig(), SPECIALS, 50.0)(model, given, Key.of(0, batch["position"]), training=True)
-    assert sums.weight["generator"] == 2 * ROWS and not (model.seen["text"] == SPECIALS.mask_id).any()
+    given = {
+        "x": tf.constant(np.where(y > 0, SPECIALS.mask_id, x)),
+        "y": tf.constant(y),
+        "position": batch["position"],
+    }
+    sums = ReplacedTokenDetection(MlmConfig(), SPECIALS, 50.0)(
+        model, given, Key.of(0, batch["position"]), training=True
+    )
+    assert (
+        sums.weight["generator"] == 2 * ROWS and not (model.seen["text"] == SPECIALS.mask_id).any()
+    )
     np.testing.assert_array_equal(model.seen["text"][y == 0], x[y == 0])
 
 
 def test_the_size_of_the_generator():
     base = ModelConfig()
     small = generator_of(base, ElectraConfig())
-    assert (small.d_model, small.d_ff, small.num_heads, small.num_layers, small.dsz) == (128, 512, 2, 8, 512)
-    given = generator_of(base, ElectraConfig(gen_d_model=96, gen_d_ff=100, gen_num_heads=3, gen_num_layers=2))
+    assert (small.d_model, small.d_ff, small.num_heads, small.num_layers, small.dsz) == (
+        128,
+        512,
+        2,
+        8,
+        512,
+    )
+    given = generator_of(
+        base, ElectraConfig(gen_d_model=96, gen_d_ff=100, gen_num_heads=3, gen_num_layers=2)
+    )
     assert (given.d_model, given.d_ff, given.num_heads, given.num_layers) == (96, 100, 3, 2)
     assert generator_of(ModelConfig(dsz=64), ElectraConfig()).dsz == 64
     with pytest.raises(UsageError, match="--gen_fraction 0"):
@@ -207,14 +275,20 @@ def test_the_size_of_the_generator():
 )
 def test_options_that_cannot_be(options, says):
     with pytest.raises(UsageError, match=says):
-        ReplacedTokenDetection.adapt(make_spec(), ObjectiveOptions(electra=ElectraConfig(**options)), {"x": LENGTH})
+        ReplacedTokenDetection.adapt(
+            make_spec(), ObjectiveOptions(electra=ElectraConfig(**options)), {"x": LENGTH}
+        )
 
 
 def test_arithmetic_is_counted_for_both():
     spec = make_spec()
     objective = ReplacedTokenDetection(MlmConfig(), SPECIALS, 50.0)
     model = build_model(spec)
-    matrices = [v for p, v in named_variables(model).items() if p.endswith("kernel") and "head/unit" not in p]
+    matrices = [
+        v
+        for p, v in named_variables(model).items()
+        if p.endswith("kernel") and "head/unit" not in p
+    ]
     table = VOCAB * 32 * objective.predictions(LENGTH) / LENGTH
     least = 6 * LENGTH * (sum(np.prod(v.shape) for v in matrices) + table)
     assert least < objective.flops(spec) < 2.5 * least

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tpu_tlm.config import MlmConfig
-from tpu_tlm.models.random import Key
+from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.objectives.masking import choose, static_count, units_of, word_starts
 from tpu_tlm.objectives.mlm import MaskedLanguageModeling, Specials
 
@@ -25,7 +25,11 @@ def batch(seed=0, words=0.6, start=0):
     begins[:, 0] = begins[:, 1] = begins[:, 51] = True
     begins[:, 50] = True
     packed = np.packbits(begins, axis=1, bitorder="little")
-    return {"x": tf.constant(x), "w": tf.constant(packed), "position": tf.range(start, start + ROWS, dtype=tf.int64)}, begins
+    return {
+        "x": tf.constant(x),
+        "w": tf.constant(packed),
+        "position": tf.range(start, start + ROWS, dtype=tf.int64),
+    }, begins
 
 
 def mask(config, data, seed=0, training=True):
@@ -66,7 +70,11 @@ def test_eighty_ten_ten():
         changed, positions, labels, weights = mask(MlmConfig(), data, seed)
         now = np.take_along_axis(changed, positions, 1)[weights > 0]
         was = labels[weights > 0]
-        counts += [(now == SPECIALS.mask_id).sum(), ((now != SPECIALS.mask_id) & (now != was)).sum(), (now == was).sum()]
+        counts += [
+            (now == SPECIALS.mask_id).sum(),
+            ((now != SPECIALS.mask_id) & (now != was)).sum(),
+            (now == was).sum(),
+        ]
         assert not np.isin(now[now != SPECIALS.mask_id], SPECIALS.ids).any()
     share = counts / counts.sum()
     assert np.abs(share - [0.8, 0.1, 0.1]).max() < 0.01
@@ -75,9 +83,13 @@ def test_eighty_ten_ten():
 def test_random_tokens_cover_the_vocabulary_evenly():
     specials = Specials(40, 0, 5, (0, 3, 5, 39))
     data, _ = batch()
-    objective = MaskedLanguageModeling(MlmConfig(mask_token_rate=0.0, mask_random_rate=1.0), specials)
+    objective = MaskedLanguageModeling(
+        MlmConfig(mask_token_rate=0.0, mask_random_rate=1.0), specials
+    )
     x = tf.where(data["x"] > 5, 10, data["x"])
-    changed, positions, _, weights = objective.masked({**data, "x": x}, Key.of(0, data["position"]), True)
+    changed, positions, _, weights = objective.masked(
+        {**data, "x": x}, Key.of(0, data["position"]), True
+    )
     drawn = np.take_along_axis(changed.numpy(), positions.numpy(), 1)[weights.numpy() > 0]
     counts = np.bincount(drawn, minlength=40)
     allowed = np.setdiff1d(np.arange(40), specials.ids)
@@ -102,7 +114,9 @@ def test_a_word_longer_than_the_limit_is_masked_in_part():
     x = tf.constant(np.full((4, 40), 7, np.int32))
     starts = np.zeros((4, 40), bool)
     starts[:, 0] = True
-    units = units_of(tf.constant(starts), "whole-word", MlmConfig(), Key.of(0, tf.range(4, dtype=tf.int64)))
+    units = units_of(
+        tf.constant(starts), "whole-word", MlmConfig(), Key.of(0, tf.range(4, dtype=tf.int64))
+    )
     positions, weights = choose(x > 0, units, 0.15, Key.of(0, tf.range(4, dtype=tf.int64)))
     np.testing.assert_array_equal(positions, np.tile(np.arange(6), (4, 1)))
     assert (weights.numpy() == 1).all()
@@ -128,7 +142,9 @@ def test_masks_follow_the_example_not_the_batch():
         np.testing.assert_array_equal(a[100:200], b)
     other = mask(MlmConfig(mask_mode="span"), data, seed=4)
     assert (other[1] != whole[1]).any()
-    later = mask(MlmConfig(mask_mode="span"), {**data, "position": data["position"] + 2**33}, seed=3)
+    later = mask(
+        MlmConfig(mask_mode="span"), {**data, "position": data["position"] + 2**33}, seed=3
+    )
     assert (later[1] != whole[1]).any()
 
 
@@ -159,7 +175,9 @@ def test_static_masks_of_other_programs_are_taken_as_they_are():
     x = tf.constant([[7, 5, 9, 0]])
     y = tf.constant([[0, 8, 0, 0]])
     objective = MaskedLanguageModeling(MlmConfig(), SPECIALS)
-    changed, positions, labels, weights = objective.masked({"x": x, "y": y}, Key.of(0, tf.constant([0], tf.int64)), True)
+    changed, positions, labels, weights = objective.masked(
+        {"x": x, "y": y}, Key.of(0, tf.constant([0], tf.int64)), True
+    )
     np.testing.assert_array_equal(changed, x)
     np.testing.assert_array_equal(positions, [[0, 1, 2, 3]])
     np.testing.assert_array_equal(labels, y)

@@ -8,27 +8,34 @@ import tensorflow as tf
 
 from tests.toy import toy_dataset
 from tpu_tlm.config import MlmConfig, ModelConfig
-from tpu_tlm.data.dataset import open_dataset
-from tpu_tlm.data.stream import Stream
-from tpu_tlm.models.random import Key
+from tpu_tlm.data.dataset.dataset import open_dataset
+from tpu_tlm.data.dataset.stream import Stream
+from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.spec import ModelSpec
-from tpu_tlm.objectives.base import ObjectiveOptions, Setting
-from tpu_tlm.objectives.make import make_objective
+from tpu_tlm.objectives.base import ObjectiveContext, ObjectiveOptions
+from tpu_tlm.objectives.registry import make_objective
 
 BATCH, BATCHES, START = 8, 15, 40
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    return open_dataset(str(toy_dataset(tmp_path_factory.mktemp("data") / "train", examples=100, nctx=24, shards=5)))
+    return open_dataset(
+        str(toy_dataset(tmp_path_factory.mktemp("data") / "train", examples=100, nctx=24, shards=5))
+    )
 
 
 def masked(dataset, hosts, mode):
     """Positions, corrupted inputs, masked places and labels of BATCHES global batches, put together from the hosts' rows."""
     tokenizer = dataset.load_tokenizer()
     spec = ModelSpec(ModelConfig(), len(tokenizer.tokens), dataset.nctx, tokenizer.pad_id)
-    objective = make_objective("mlm", Setting(spec, tokenizer, ObjectiveOptions(mlm=MlmConfig(mask_mode=mode))))
-    corrupted = tf.function(lambda b: objective.masked(b, Key.of(11, b["position"]).fold("corruption"), True), autograph=False)
+    objective = make_objective(
+        "mlm", ObjectiveContext(spec, tokenizer, ObjectiveOptions(mlm=MlmConfig(mask_mode=mode)))
+    )
+    corrupted = tf.function(
+        lambda b: objective.masked(b, Key.of(11, b["position"]).fold("corruption"), True),
+        autograph=False,
+    )
     stream = Stream(dataset, seed=3, batch_size=BATCH, window_shards=2)
     batches = []
     shares = [iter(stream.batches(START, hosts=hosts, host=host)) for host in range(hosts)]

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.inference.test_decoding import Numbers
 from tests.models.contract import fill, small
-from tests.objectives.test_decoding import Numbers
 from tests.toy import toy_dataset
 from tpu_tlm.config import DenoisingConfig, ModelConfig
-from tpu_tlm.data.dataset import open_dataset
+from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.errors import UsageError
-from tpu_tlm.models.build import build_model
-from tpu_tlm.models.random import Key
+from tpu_tlm.inference.generate import Generate
+from tpu_tlm.inference.sampling import Sampling
+from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.models.layers.variables import named_variables
+from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
-from tpu_tlm.models.variables import named_variables
-from tpu_tlm.objectives.base import ObjectiveOptions, Setting
-from tpu_tlm.objectives.generate import Generate
-from tpu_tlm.objectives.make import make_objective, objective_of_kind
-from tpu_tlm.objectives.sampling import Sampling
+from tpu_tlm.objectives.base import ObjectiveContext, ObjectiveOptions
+from tpu_tlm.objectives.registry import make_objective, objective_of_kind
 from tpu_tlm.objectives.seq2seq import SequenceToSequence
 
 VOCAB, NCTX, NCTX_Y, START, END = 30, 8, 6, 1, 2
@@ -35,7 +35,7 @@ def adapted(mode="none", nctx=NCTX, lengths=None, config=None, **options):
 
 
 def made(spec):
-    return make_objective("seq2seq", Setting(spec, Numbers()))
+    return make_objective("seq2seq", ObjectiveContext(spec, Numbers()))
 
 
 def batch(y, x=None):
@@ -45,9 +45,15 @@ def batch(y, x=None):
 
 
 def test_what_is_read_is_framed_and_cut_as_the_pairs_were(tmp_path):
-    """`framed_texts` is held to the records in tests/data/test_pairs.py; here, that generation asks it."""
-    tokenizer = open_dataset(str(toy_dataset(tmp_path / "data", examples=3, shards=1))).load_tokenizer()
-    frame = {"prefix_id": tokenizer.cls_id, "suffix_id": tokenizer.sep_id, "turn_id": tokenizer.sep_id}
+    """`framed_texts` is held to the records in tests/data/preprocessing/test_pairs.py; here, that generation asks it."""
+    tokenizer = open_dataset(
+        str(toy_dataset(tmp_path / "data", examples=3, shards=1))
+    ).load_tokenizer()
+    frame = {
+        "prefix_id": tokenizer.cls_id,
+        "suffix_id": tokenizer.sep_id,
+        "turn_id": tokenizer.sep_id,
+    }
     spec = replace(adapted(), vocab_size=len(tokenizer.tokens), **frame)
     asked = "w0 <EOU> w1 w2 w3 w4 <EOU> w5 w6"
     w = {i: tokenizer.id_of(f"w{i}") for i in range(7)}
@@ -59,7 +65,10 @@ def test_what_is_read_is_framed_and_cut_as_the_pairs_were(tmp_path):
 
     assert read(pairs="ntp") == [cls, w[2], w[3], w[4], sep, w[5], w[6], sep]
     assert read(pairs="ntp", turn_id=None) == [cls, w[5], w[6], sep]
-    assert read(pairs="tsv", turn_id=None)[:2] == [cls, w[0]] and len(read(pairs="tsv", turn_id=None)) == NCTX
+    assert (
+        read(pairs="tsv", turn_id=None)[:2] == [cls, w[0]]
+        and len(read(pairs="tsv", turn_id=None)) == NCTX
+    )
     with pytest.raises(UsageError, match="tokens long, the model was trained on 8"):
         read()
 
@@ -68,7 +77,14 @@ def test_targets_get_what_they_lack():
     example = made(adapted()).example(
         batch(
             [
-                [START, 7, 8, END, 0, 0],  # as `preprocess --y_prefix --y_suffix` and MEAD write them
+                [
+                    START,
+                    7,
+                    8,
+                    END,
+                    0,
+                    0,
+                ],  # as `preprocess --y_prefix --y_suffix` and MEAD write them
                 [7, 8, 9, 0, 0, 0],  # bare
                 [START, 7, 8, 9, 10, 11],  # cut off: there is room behind the start
                 [6, 7, 8, 9, 10, 11],  # cut off: no room for an end
@@ -98,7 +114,12 @@ def test_the_loss_is_that_of_full_passes_without_padding():
     model, objective = fill(build_model(spec)), made(spec)
     x = [[5, 6, 7, 8, 0, 0, 0, 0], [9, 10, 11, 12, 13, 14, 15, 16], [7, 0, 0, 0, 0, 0, 0, 0]]
     y = [[START, 20, 21, END, 0, 0], [START, 22, 23, 24, 25, END], [START, END, 0, 0, 0, 0]]
-    sums = objective(model, {**batch(y, x), "valid": tf.constant([1.0, 1.0, 0.0])}, Key.of(0, tf.range(3, dtype=tf.int64)), training=False)
+    sums = objective(
+        model,
+        {**batch(y, x), "valid": tf.constant([1.0, 1.0, 0.0])},
+        Key.of(0, tf.range(3, dtype=tf.int64)),
+        training=False,
+    )
     loss, right = 0.0, 0
     for source, target in [(x[0][:4], y[0][:4]), (x[1], y[1])]:
         logits = model({"x": tf.constant([source]), "y": tf.constant([target[:-1]])})[0].numpy()
@@ -111,9 +132,18 @@ def test_the_loss_is_that_of_full_passes_without_padding():
 
 def test_the_corruption_of_an_evaluation_is_fixed():
     objective = made(adapted("spans", nctx=32, noise_density=0.4))
-    data = {"x": tf.tile(tf.range(6, 38)[None] % 24 + 6, (4, 1)), "position": tf.range(4, dtype=tf.int64)}
-    fixed = [objective.example(data, Key.of(seed, data["position"]), False).source.numpy() for seed in (0, 1)]
-    drawn = [objective.example(data, Key.of(seed, data["position"]), True).source.numpy() for seed in (0, 1)]
+    data = {
+        "x": tf.tile(tf.range(6, 38)[None] % 24 + 6, (4, 1)),
+        "position": tf.range(4, dtype=tf.int64),
+    }
+    fixed = [
+        objective.example(data, Key.of(seed, data["position"]), False).source.numpy()
+        for seed in (0, 1)
+    ]
+    drawn = [
+        objective.example(data, Key.of(seed, data["position"]), True).source.numpy()
+        for seed in (0, 1)
+    ]
     np.testing.assert_array_equal(*fixed)
     assert (drawn[0] != drawn[1]).any() and (fixed[0] != fixed[0][0]).any()
 
@@ -140,11 +170,18 @@ def test_options_act_in_encoder_and_decoder(name):
     for options in (plain, {**plain, **ACTS[name]}):
         model = fill(build_model(adapted(config=small(**options))))
         embedded = model.embeddings({"x": y})
-        found.append((model.encode({"x": x}, key=key).numpy(), model.decoder(embedded, embedded, key=key).numpy()))
+        found.append(
+            (
+                model.encode({"x": x}, key=key).numpy(),
+                model.decoder(embedded, embedded, key=key).numpy(),
+            )
+        )
         variables = named_variables(model)
         for stack, attention in (("encoder", ("attn",)), ("decoder", ("self_attn", "src_attn"))):
             for part in attention:
-                assert (f"{stack}/0/{part}/rpr_value" in variables) == options.get("rpr_value_on", True)
+                assert (f"{stack}/0/{part}/rpr_value" in variables) == options.get(
+                    "rpr_value_on", True
+                )
     (encoded, decoded), (other, another) = found
     assert np.abs(encoded - other).max() > 1e-3 and np.abs(decoded - another).max() > 1e-3
 
@@ -160,13 +197,20 @@ def test_every_variable_learns_from_both_kinds_of_targets():
         variables = named_variables(model)
         with tf.GradientTape() as tape:
             sums = objective(model, data, Key.of(0, data["position"]), training=True)
-        for path, gradient in tape.gradient(sums.loss, {p: v.value for p, v in variables.items()}).items():
+        for path, gradient in tape.gradient(
+            sums.loss, {p: v.value for p, v in variables.items()}
+        ).items():
             assert gradient is not None and np.isfinite(tf.convert_to_tensor(gradient)).all(), path
 
 
 def test_the_spec_says_what_the_model_was_trained_on():
     pairs = adapted()
-    assert (pairs.vocab_size, pairs.nctx_y, pairs.sentinels, pairs.y_prefix_id) == (VOCAB, NCTX_Y, 0, None)
+    assert (pairs.vocab_size, pairs.nctx_y, pairs.sentinels, pairs.y_prefix_id) == (
+        VOCAB,
+        NCTX_Y,
+        0,
+        None,
+    )
     spans = adapted("spans", nctx=64, noise_density=0.3)
     # 64 tokens: 19 taken in 6 spans; 6 sentinels and the one that ends a target.
     assert (spans.sentinels, spans.vocab_size, spans.nctx_y) == (7, VOCAB + 7, 19 + 6 + 1)
@@ -187,9 +231,22 @@ def test_the_spec_says_what_the_model_was_trained_on():
     [
         (lambda: adapted(lengths={"x": 8}), "no targets .*--denoise"),
         (lambda: adapted("spans", lengths={"x": 8, "y": 8}), "records are pairs"),
-        (lambda: made(adapted()).example({"x": tf.zeros((1, 8), tf.int32)}, Key.of(0, tf.zeros(1, tf.int64)), True), "trained on pairs"),
-        (lambda: made(adapted("spans")).example(batch([[1] * 6]), Key.of(0, tf.zeros(1, tf.int64)), True), "these are pairs"),
-        (lambda: build_model(adapted(config=ModelConfig(mlp=True, d_model=16, d_ff=32))), "a decoder cannot be made of it"),
+        (
+            lambda: made(adapted()).example(
+                {"x": tf.zeros((1, 8), tf.int32)}, Key.of(0, tf.zeros(1, tf.int64)), True
+            ),
+            "trained on pairs",
+        ),
+        (
+            lambda: made(adapted("spans")).example(
+                batch([[1] * 6]), Key.of(0, tf.zeros(1, tf.int64)), True
+            ),
+            "these are pairs",
+        ),
+        (
+            lambda: build_model(adapted(config=ModelConfig(mlp=True, d_model=16, d_ff=32))),
+            "a decoder cannot be made of it",
+        ),
     ],
 )
 def test_wrong_use(run, message):

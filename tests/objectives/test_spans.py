@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tpu_tlm.models.random import Key
+from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.objectives.spans import (
+    compact_left,
     counted,
     distinct,
     infilling_counts,
     infilling_spans,
     marked,
     most,
-    squeezed,
     t5_counts,
     t5_spans,
 )
@@ -39,30 +39,47 @@ def runs(mask):
 def even(seen: Counter, possible: dict, rows: int = ROWS) -> bool:
     """Whether what was seen is what the probabilities say, within five standard deviations."""
     assert set(seen) <= set(possible) and sum(possible.values()) == pytest.approx(1.0)
-    return all(abs(seen[k] - rows * p) < 5 * (rows * p * (1 - p)) ** 0.5 + 1 for k, p in possible.items())
+    return all(
+        abs(seen[k] - rows * p) < 5 * (rows * p * (1 - p)) ** 0.5 + 1 for k, p in possible.items()
+    )
 
 
 def test_counts_are_those_of_the_papers():
     # T5's own examples: 512 tokens of input and 114 of target come from 568 tokens of text, ends included.
     assert t5_counts(568, 0.15, 3.0) == (85, 28)
     assert 568 - 85 + 28 + 1 == 512 and 85 + 28 + 1 == 114
-    assert [t5_counts(n, 0.15, 3.0) for n in (0, 1, 2, 3, 20)] == [(0, 0), (0, 0), (1, 1), (1, 1), (3, 1)]
+    assert [t5_counts(n, 0.15, 3.0) for n in (0, 1, 2, 3, 20)] == [
+        (0, 0),
+        (0, 0),
+        (1, 1),
+        (1, 1),
+        (3, 1),
+    ]
     assert t5_counts(10, 0.9, 1.0) == (9, 1), "a token must stay before every span"
-    assert [infilling_counts(n, 0.3, 3.0) for n in (0, 1, 2, 512)] == [(0, 0), (1, 1), (1, 1), (154, 51)]
+    assert [infilling_counts(n, 0.3, 3.0) for n in (0, 1, 2, 512)] == [
+        (0, 0),
+        (1, 1),
+        (1, 1),
+        (154, 51),
+    ]
     assert most(t5_counts, 568, 0.15, 3.0) == (85, 28, 511)
 
 
 def test_the_table_is_the_rule():
     lengths = tf.range(65)
     noise, spans = counted(t5_counts, lengths, 64, 0.3, 2.5)
-    assert list(zip(noise.numpy(), spans.numpy(), strict=True)) == [t5_counts(n, 0.3, 2.5) for n in range(65)]
+    assert list(zip(noise.numpy(), spans.numpy(), strict=True)) == [
+        t5_counts(n, 0.3, 2.5) for n in range(65)
+    ]
 
 
 def test_distinct_numbers_are_all_choices_alike():
     drawn = distinct(keys(), tf.fill(ROWS, 6), tf.fill(ROWS, 3), 9, 4).numpy()
     assert (drawn[:, 3] == 9).all()
     choices = list(itertools.combinations(range(6), 3))
-    assert even(Counter(map(tuple, drawn[:, :3].tolist())), dict.fromkeys(choices, 1 / len(choices)))
+    assert even(
+        Counter(map(tuple, drawn[:, :3].tolist())), dict.fromkeys(choices, 1 / len(choices))
+    )
 
 
 def test_distinct_numbers_of_each_row_are_its_own_many():
@@ -70,7 +87,12 @@ def test_distinct_numbers_of_each_row_are_its_own_many():
     drawn = distinct(keys(4), below, count, 5, 6).numpy()
     assert drawn.shape == (4, 6)
     for row, n, k in zip(drawn, below.numpy(), count.numpy(), strict=True):
-        assert len(set(row[:k])) == k and (row[:k] < max(n, 1)).all() and (np.sort(row) == row).all() and (row[k:] == 5).all()
+        assert (
+            len(set(row[:k])) == k
+            and (row[:k] < max(n, 1)).all()
+            and (np.sort(row) == row).all()
+            and (row[k:] == 5).all()
+        )
     assert distinct(keys(4), below, count * 0, 5, 0).shape == (4, 0)
     with pytest.raises(ValueError, match="at most 8192"):
         distinct(keys(4), below, count, 8193, 2)
@@ -84,7 +106,9 @@ def test_t5_spans_are_all_ways_alike():
     ways = {}
     for kept in range(1, n - noise):  # tokens before the first span
         for first in range(1, noise):
-            ways[(kept, first), (first + n - noise, noise - first)] = 1 / (comb(n - noise - 1, 1) * comb(noise - 1, 1))
+            ways[(kept, first), (first + n - noise, noise - first)] = 1 / (
+                comb(n - noise - 1, 1) * comb(noise - 1, 1)
+            )
     assert even(seen, ways)
     for mask, starts in zip(got.noise.numpy()[:50], got.starts.numpy()[:50], strict=True):
         assert [begin for begin, _ in runs(mask)] == np.flatnonzero(starts).tolist()
@@ -97,7 +121,11 @@ def test_t5_spans_have_the_counts_begin_with_text_and_end_with_a_span(length, de
     noise, spans = t5_counts(length, density, mean)
     for mask, starts in zip(got.noise.numpy(), got.starts.numpy(), strict=True):
         found = runs(mask)
-        assert mask.sum() == noise and len(found) == spans and [b for b, _ in found] == np.flatnonzero(starts).tolist()
+        assert (
+            mask.sum() == noise
+            and len(found) == spans
+            and [b for b, _ in found] == np.flatnonzero(starts).tolist()
+        )
         assert not found or (not mask[0] and sum(found[-1]) == length)
 
 
@@ -105,13 +133,20 @@ def test_infilling_lengths_are_poisson_of_a_given_sum_and_places_alike():
     n, (noise, spans) = 6, infilling_counts(6, 0.5, 1.5)
     assert (noise, spans) == (3, 2)
     got = infilling_spans(keys(), tf.fill(ROWS, n), 8, 0.5, 1.5)
-    seen = Counter((tuple(np.flatnonzero(s)), tuple(np.flatnonzero(m))) for s, m in zip(got.starts.numpy(), got.noise.numpy(), strict=True))
+    seen = Counter(
+        (tuple(np.flatnonzero(s)), tuple(np.flatnonzero(m)))
+        for s, m in zip(got.starts.numpy(), got.noise.numpy(), strict=True)
+    )
     ways: dict = {}
-    for a, b in itertools.combinations(range(n - noise + 1), 2):  # tokens that stay before each span
+    for a, b in itertools.combinations(
+        range(n - noise + 1), 2
+    ):  # tokens that stay before each span
         for first in range(noise + 1):
             begins = (a, b + first)
             taken = (*range(a, a + first), *range(b + first, b + noise))
-            ways[begins, taken] = ways.get((begins, taken), 0) + comb(noise, first) / 2**noise / comb(n - noise + 1, 2)
+            ways[begins, taken] = ways.get((begins, taken), 0) + comb(
+                noise, first
+            ) / 2**noise / comb(n - noise + 1, 2)
     assert even(seen, ways)
 
 
@@ -139,7 +174,7 @@ def test_draws_follow_the_example_not_the_batch(draw):
 def test_squeezed_is_what_python_keeps(length):
     rng = np.random.default_rng(length)
     values, keep = rng.integers(0, 99, (60, length)), rng.random((60, length)) < rng.random((60, 1))
-    got = squeezed(tf.constant(values, tf.int32), tf.constant(keep), -1).numpy()
+    got = compact_left(tf.constant(values, tf.int32), tf.constant(keep), -1).numpy()
     for row, mask, out in zip(values, keep, got, strict=True):
         assert out.tolist() == [*row[mask], *[-1] * (length - mask.sum())]
 

@@ -26,7 +26,13 @@ def main() -> None:
         assert not isinstance(compiled, Refused)
         found = costs(compiled.text)
         state = sum(v.shape.num_elements() for v in step.model.variables) * 4
-        values = {"name": name, "hbm": compiled.hbm, "aliased": compiled.aliased, "state": state, "cycles": found.cycles}
+        values = {
+            "name": name,
+            "hbm": compiled.hbm,
+            "aliased": compiled.aliased,
+            "state": state,
+            "cycles": found.cycles,
+        }
         print(json.dumps({**values, "missing": found.missing()}), flush=True)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tpu_tlm import options
+from tpu_tlm.config import cli
 from tpu_tlm.planning.stand_in import fitting
 from tpu_tlm.train import CLASSES
-from tpu_tlm.training.assemble import Corpora, Options, make_step
+from tpu_tlm.training.setup import Corpora, Options, make_step
 from tpu_tlm.training.step import TrainStep
 
 ROWS, LENGTH, VOCAB = 8, 32, 200
@@ -31,6 +31,6 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 def small_step(**values: object) -> tuple[TrainStep, Corpora]:
     """The step of these options, sizes small where not given, and the stand-in for its data."""
-    everything = Options(*options.build(CLASSES, {**SIZES, **values}, "test", check_required=False))
+    everything = Options(*cli.build(CLASSES, {**SIZES, **values}, "test", check_required=False))
     corpora = fitting(everything, VOCAB, LENGTH, None)
     return make_step(everything, corpora, 100, everything.runtime.precision), corpora

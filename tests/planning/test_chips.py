@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tpu_tlm.devices.peaks import peak_flops
 from tpu_tlm.errors import UsageError
 from tpu_tlm.planning.chips import CHIPS, GIB, parse_slice
-from tpu_tlm.training.peaks import peak_flops
 
 
 @pytest.mark.parametrize(
@@ -25,10 +25,16 @@ def test_names(name, topology, chips):
 
 
 def test_a_slice_is_called_as_it_was_asked_for():
-    assert [parse_slice(name).name for name in ("v5e-8", "v5litepod-8", "v5p-8")] == ["v5e-8", "v5e-8", "v5p-8"]
+    assert [parse_slice(name).name for name in ("v5e-8", "v5litepod-8", "v5p-8")] == [
+        "v5e-8",
+        "v5e-8",
+        "v5p-8",
+    ]
 
 
-@pytest.mark.parametrize("name", ["v5e", "v5e-3", "v7-8", "local", "grpc://10.0.0.2:8470", "v5p-5", "v5p-6", ""])
+@pytest.mark.parametrize(
+    "name", ["v5e", "v5e-3", "v7-8", "local", "grpc://10.0.0.2:8470", "v5p-5", "v5p-6", ""]
+)
 def test_what_is_no_slice_is_wrong_use_and_says_what_is(name):
     with pytest.raises(UsageError, match="--tpu") as error:
         parse_slice(name)

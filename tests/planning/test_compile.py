@@ -6,15 +6,14 @@ import json
 import os
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tpu_tlm.errors import UsageError
-from tpu_tlm.objectives.make import OBJECTIVES
+from tpu_tlm.objectives.registry import OBJECTIVES
 from tpu_tlm.planning import environment
 
-ROOT = Path(__file__).resolve().parents[2]
 REPLICATED = "mlm@v5e-4"
 # Replicas that meet within the forward pass, and a class of one's own: that of the page on it.
 GATHERED, OWN = "dual-encoder@v5e-4", "own"
@@ -27,10 +26,14 @@ def compiled(tmp_path_factory):
         python = environment.find_python(None, os.environ, ROOT)
     except UsageError as error:
         pytest.skip(str(error))
-    if subprocess.run([python, "-m", "tpu_tlm.planning.environment"], cwd=ROOT, capture_output=True).returncode:
+    if subprocess.run(
+        [python, "-m", "tpu_tlm.planning.environment"], cwd=ROOT, capture_output=True
+    ).returncode:
         pytest.skip(f"{python} lacks packages that compile for a TPU; make plan-env")
     path = tmp_path_factory.mktemp("own") / "own.py"
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own_objective.md").read_text(), re.DOTALL)
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "own_objective.md").read_text(), re.DOTALL
+    )
     path.write_text(code)
     name = re.findall(r"^class (\w+)", code, re.MULTILINE)[-1]
     own = f"{path}:{name}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from tests.paths import DATA_FILES
 from tpu_tlm.planning import report
 from tpu_tlm.planning.chips import GIB
 from tpu_tlm.planning.compiler import Allocation, refusal
 
 # What libtpu 0.0.31 said to one layer of BERT-base at 1024 x 512.
-MESSAGE = (Path(__file__).resolve().parents[1] / "data_files/planning/refusal.txt").read_text()
+MESSAGE = (DATA_FILES / "planning/refusal.txt").read_text()
 
 
 def test_figures_and_the_largest_allocations():
@@ -18,7 +17,9 @@ def test_figures_and_the_largest_allocations():
     # The message counts no arguments beside the program.
     assert found.hbm == int(26.38 * GIB) + GIB // 2
     assert found.limit == 15.75 * GIB and found.arguments == GIB // 2
-    assert found.allocations[0] == Allocation(12 * GIB, "model_1/encoder_1/0_1/attn_1/Softmax", "f32[1024,12,512,512]")
+    assert found.allocations[0] == Allocation(
+        12 * GIB, "model_1/encoder_1/0_1/attn_1/Softmax", "f32[1024,12,512,512]"
+    )
     assert [a.bytes / GIB for a in found.allocations] == [12, 6, 2.25, 0.75]
 
 

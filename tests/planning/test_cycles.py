@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
+from tests.paths import DATA_FILES
 from tpu_tlm.planning.chips import CHIPS, parse_slice
 from tpu_tlm.planning.cycles import costs, simplified
 
-TEXT = (Path(__file__).resolve().parents[1] / "data_files/planning/step.hlo.txt").read_text()
+TEXT = (DATA_FILES / "planning/step.hlo.txt").read_text()
 
 
 def by_name(text: str = TEXT):
@@ -29,7 +28,9 @@ def test_a_loop_counts_as_often_as_it_runs():
 
 
 def test_the_compilers_own_count_of_rounds_comes_first():
-    known = TEXT.replace('metadata={op_name="while"}', 'backend_config={"known_trip_count":{"n":"7"}}')
+    known = TEXT.replace(
+        'metadata={op_name="while"}', 'backend_config={"known_trip_count":{"n":"7"}}'
+    )
     assert by_name(known)["add.6"].times == 7
 
 
@@ -42,7 +43,13 @@ def test_a_loop_of_unknown_length_is_said():
 
 def test_categories_look_into_fusions():
     found = by_name()
-    expected = {"fusion.2": "matrix product", "fusion.4": "move", "add.6": "elementwise", "fusion.1": "gather", "fusion.3": "scatter"}
+    expected = {
+        "fusion.2": "matrix product",
+        "fusion.4": "move",
+        "add.6": "elementwise",
+        "fusion.1": "gather",
+        "fusion.3": "scatter",
+    }
     assert {name: found[name].category for name in expected} == expected
 
 
@@ -53,7 +60,9 @@ def test_what_has_no_estimate_is_listed_but_bookkeeping_is_not():
 def test_the_least_bytes_of_what_has_no_estimate():
     found = by_name()
     assert found["fusion.1"].bytes == 4 * 128 * 4  # four rows read; the result stays in the core
-    assert found["fusion.3"].bytes == 3 * 4 * 128 * 4  # four rows: read, written, and what is added to them
+    assert (
+        found["fusion.3"].bytes == 3 * 4 * 128 * 4
+    )  # four rows: read, written, and what is added to them
     assert costs(TEXT).reduced == 128 * 128 * 4 + 4 + 64 * 2
 
 
@@ -61,13 +70,19 @@ def test_floors_in_seconds():
     chip, found = CHIPS["v5e"], costs(TEXT)
     moved = sum(cost.bytes for cost in found.unknown if cost.category != "all-reduce")
     assert found.floor(chip) == pytest.approx(moved / 819e9)
-    assert parse_slice("v5e-8").reducing(found.reduced) == pytest.approx(2 * 7 / 8 * found.reduced / 200e9)
+    assert parse_slice("v5e-8").reducing(found.reduced) == pytest.approx(
+        2 * 7 / 8 * found.reduced / 200e9
+    )
     assert parse_slice("v5e-1").reducing(found.reduced) == 0
 
 
 def test_layers_of_one_kind_are_one_group():
-    assert simplified("model_1/encoder_1/0_1/ffn_1/MatMul") == simplified("model_1/encoder_1/11_1/ffn_1/MatMul")
-    assert simplified("model_1/encoder_1/0_1/ln1_1/Mean") != simplified("model_1/encoder_1/0_1/ln2_1/Mean")
+    assert simplified("model_1/encoder_1/0_1/ffn_1/MatMul") == simplified(
+        "model_1/encoder_1/11_1/ffn_1/MatMul"
+    )
+    assert simplified("model_1/encoder_1/0_1/ln1_1/Mean") != simplified(
+        "model_1/encoder_1/0_1/ln2_1/Mean"
+    )
 
 
 def test_a_text_that_is_no_program_is_refused():

@@ -22,9 +22,14 @@ def make_python(tmp_path):
     return make
 
 
-def test_the_flag_comes_first_then_the_variable_then_the_folder_here_then_beside(tmp_path, make_python):
+def test_the_flag_comes_first_then_the_variable_then_the_folder_here_then_beside(
+    tmp_path, make_python
+):
     flag, variable = make_python("flag"), make_python("variable")
-    here, beside = make_python("here", ".venv-plan", "bin", "python"), make_python("beside", ".venv-plan", "bin", "python")
+    here, beside = (
+        make_python("here", ".venv-plan", "bin", "python"),
+        make_python("beside", ".venv-plan", "bin", "python"),
+    )
     environ = {environment.PYTHON: variable}
     places = tmp_path / "here", tmp_path / "beside"
     assert environment.find_python(flag, environ, *places) == flag
@@ -37,7 +42,9 @@ def test_without_any_one_line_says_what_is_missing_and_what_makes_it(tmp_path, m
     monkeypatch.setattr(environment, "VERSIONS", {"libtpu": "99.0", "no-such-package": "1.0"})
     with pytest.raises(UsageError, match="make plan-env") as error:
         environment.find_python(None, {}, tmp_path, tmp_path)
-    assert "no-such-package 1.0 (not installed)" in str(error.value) and "\n" not in str(error.value)
+    assert "no-such-package 1.0 (not installed)" in str(error.value) and "\n" not in str(
+        error.value
+    )
 
 
 @pytest.mark.parametrize("named", ["flag", "variable"])
@@ -60,8 +67,12 @@ def test_versions_must_be_exact(monkeypatch):
 def test_the_versions_are_those_of_the_extra():
     tomllib = pytest.importorskip("tomllib")
     root = environment.Path(__file__).resolve().parents[2]
-    extra = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["plan"]
-    assert {line.partition(";")[0].strip() for line in extra} == {f"{name}=={version}" for name, version in environment.VERSIONS.items()}
+    extra = tomllib.loads((root / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]["plan"]
+    assert {line.partition(";")[0].strip() for line in extra} == {
+        f"{name}=={version}" for name, version in environment.VERSIONS.items()
+    }
 
 
 @pytest.mark.skipif(not environment.missing(), reason="this environment can compile")

@@ -11,14 +11,24 @@ from tpu_tlm.planning import report
 from tpu_tlm.planning.chips import GIB, parse_slice
 from tpu_tlm.planning.compiler import Compiled
 from tpu_tlm.planning.figures import Figures, Program, program_of
-from tpu_tlm.planning.search import Found
+from tpu_tlm.planning.search import SearchResult
 from tpu_tlm.planning.subject import shallow
 
 
 def program(layers: int) -> Program:
     """Ten of everything, and three more for every layer."""
     n = 10.0 + 3 * layers
-    return Program(n, n, n, n, n, n, n, n, {"gather": n, "sort": 2.0} | ({"scatter": layers - 1.0} if layers > 1 else {}))
+    return Program(
+        n,
+        n,
+        n,
+        n,
+        n,
+        n,
+        n,
+        n,
+        {"gather": n, "sort": 2.0} | ({"scatter": layers - 1.0} if layers > 1 else {}),
+    )
 
 
 def figures(slice_="v5e-8", cycles=1.5e7, hbm=GIB, **more) -> Figures:
@@ -52,18 +62,24 @@ def test_the_report_never_calls_it_measured():
 def test_what_was_not_compiled_is_said():
     f = Figures(**{**vars(figures()), "layers_compiled": (1, 2)})
     assert "(extrapolated from 1 and 2 layers)" in report.full(f)
-    assert "extrapolated" in report.row(256, 128, 1, f) and "compiled" in report.row(256, 128, 1, figures())
+    assert "extrapolated" in report.row(256, 128, 1, f) and "compiled" in report.row(
+        256, 128, 1, figures()
+    )
 
 
 def test_too_much_memory_does_not_fit_though_it_was_compiled():
     f = figures(hbm=16 * GIB)
-    assert not f.fits and "DOES NOT FIT" in report.full(f) and "too much memory" in report.row(256, 128, 1, f)
+    assert (
+        not f.fits
+        and "DOES NOT FIT" in report.full(f)
+        and "too much memory" in report.row(256, 128, 1, f)
+    )
 
 
 def test_the_largest_batch_is_told_from_both_sides():
-    text = report.searched(Found(figures(), 264), 8)
+    text = report.searched(SearchResult(figures(), 264), 8)
     assert "256, 32 a chip" in text and "264 does not fit" in text
-    assert "none" in report.searched(Found(None, 8), 1)
+    assert "none" in report.searched(SearchResult(None, 8), 1)
 
 
 def test_donated_results_take_no_room():

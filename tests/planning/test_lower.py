@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 
 from tests.planning.steps import LENGTH, ROWS, VARIANTS, VOCAB, small_step
-from tpu_tlm.data.stream import Stream
+from tpu_tlm.data.dataset.stream import Stream
 from tpu_tlm.errors import TlmError, UsageError
-from tpu_tlm.objectives.make import OBJECTIVES
 from tpu_tlm.objectives.mlm import MaskedLanguageModeling
+from tpu_tlm.objectives.registry import OBJECTIVES
 from tpu_tlm.planning.lower import faults, lower, state_specs, trace
 from tpu_tlm.planning.stand_in import Placeholder, batch_specs, stand_in
 from tpu_tlm.training.state import TrainState
@@ -63,7 +63,9 @@ def with_an_unknown_number(batch):
 
 
 def in_a_loop(batch):
-    return tf.while_loop(lambda i, _: i < 2, lambda i, total: (i + 1, total + in_python(batch)), (0, 0.0))[1]
+    return tf.while_loop(
+        lambda i, _: i < 2, lambda i, total: (i + 1, total + in_python(batch)), (0, 0.0)
+    )[1]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_results_begin_with_what_is_donated():
 
 def test_stand_in_batches_are_shaped_as_the_streams(tmp_path):
     from tests.toy import toy_dataset, toy_pairs
-    from tpu_tlm.data.dataset import open_dataset
+    from tpu_tlm.data.dataset.dataset import open_dataset
 
     for make in (toy_dataset, toy_pairs):
         dataset = open_dataset(str(make(tmp_path / make.__name__)))

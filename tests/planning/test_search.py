@@ -74,7 +74,9 @@ def test_batches_are_multiples_of_what_a_batch_is_divided_into():
     row = LIMIT * 0.9 / 1000
     compiler = Compiler(lambda batch: row * batch)
     found = compiler.search(64, unit=32)
-    assert found.best is not None and all(batch % 32 == 0 for batch in [found.best.batch, *compiler.compiled])
+    assert found.best is not None and all(
+        batch % 32 == 0 for batch in [found.best.batch, *compiler.compiled]
+    )
 
 
 def test_few_rows_are_counted_one_by_one():

@@ -10,8 +10,8 @@ import pytest
 
 from tests.trigram import Trigram
 from tpu_tlm import evaluate, preprocess, train, vocab
-from tpu_tlm.data.dataset import open_dataset
-from tpu_tlm.data.stream import in_order
+from tpu_tlm.data.dataset.dataset import open_dataset
+from tpu_tlm.data.dataset.stream import in_order
 
 
 def test_the_trigram_model_is_a_distribution_and_counts():
@@ -41,13 +41,47 @@ def test_it_beats_a_trigram_model(tmp_path, capsys):
     text = ["--input_files", f"{found.submodule_search_locations[0]}/data/speeches"]
     bpe = ["--subword_type", "bpe", "--cased", "false"]
     vocab.main([*text, *bpe, "--vocab_size", "40", "--output", str(tmp_path / "vocab")])
-    files = ["--codes", str(tmp_path / "vocab" / "codes"), "--vocab", str(tmp_path / "vocab" / "vocab")]
+    files = [
+        "--codes",
+        str(tmp_path / "vocab" / "codes"),
+        "--vocab",
+        str(tmp_path / "vocab" / "vocab"),
+    ]
     data = ["--nctx", "128", "--valid_fraction", "0.05", "--output", str(tmp_path / "data")]
     preprocess.main([*text, *bpe, *files, *data])
     run, held_out = str(tmp_path / "run"), str(tmp_path / "data" / "valid")
-    sizes = ["--d_model", "128", "--d_ff", "384", "--num_heads", "4", "--num_layers", "2", "--dropout", "0"]
-    steps = ["--steps", "700", "--batch_size", "16", "--lr", "4e-3", "--warmup_steps", "50", "--save_steps", "700"]
-    where = ["--train_dir", str(tmp_path / "data" / "train"), "--basedir", run, "--distribute", "none"]
+    sizes = [
+        "--d_model",
+        "128",
+        "--d_ff",
+        "384",
+        "--num_heads",
+        "4",
+        "--num_layers",
+        "2",
+        "--dropout",
+        "0",
+    ]
+    steps = [
+        "--steps",
+        "700",
+        "--batch_size",
+        "16",
+        "--lr",
+        "4e-3",
+        "--warmup_steps",
+        "50",
+        "--save_steps",
+        "700",
+    ]
+    where = [
+        "--train_dir",
+        str(tmp_path / "data" / "train"),
+        "--basedir",
+        run,
+        "--distribute",
+        "none",
+    ]
     train.main([*where, *sizes, *steps, "--causal"])
     capsys.readouterr()
     evaluate.main(["--model", run, "--data", held_out, "--distribute", "none"])

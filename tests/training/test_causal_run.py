@@ -15,9 +15,34 @@ from tpu_tlm.errors import UsageError
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     base = tmp_path_factory.mktemp("causal")
-    data = [str(toy_dataset(base / name, seed=seed)) for seed, name in enumerate(("train", "valid"))]
-    flags = ["--train_dir", data[0], "--valid_dir", data[1], "--basedir", str(base / "run"), *SIZES, "--distribute", "none"]
-    flags += ["--steps", "150", "--save_steps", "150", "--batch_size", "32", "--warmup_steps", "10", "--lr", "1e-2", "--dropout", "0"]
+    data = [
+        str(toy_dataset(base / name, seed=seed)) for seed, name in enumerate(("train", "valid"))
+    ]
+    flags = [
+        "--train_dir",
+        data[0],
+        "--valid_dir",
+        data[1],
+        "--basedir",
+        str(base / "run"),
+        *SIZES,
+        "--distribute",
+        "none",
+    ]
+    flags += [
+        "--steps",
+        "150",
+        "--save_steps",
+        "150",
+        "--batch_size",
+        "32",
+        "--warmup_steps",
+        "10",
+        "--lr",
+        "1e-2",
+        "--dropout",
+        "0",
+    ]
     assert train.main([*flags, "--causal"]) == 0
     return base / "run", data[1]
 
@@ -26,14 +51,28 @@ def test_it_learns_to_count_and_is_measured(trained, capsys):
     run, data = trained
     assert evaluate.main(["--model", str(run), "--data", data, "--distribute", "none"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["targets"] == 96 * 15 and result["perplexity"] == pytest.approx(math.exp(result["loss"]))
+    assert result["targets"] == 96 * 15 and result["perplexity"] == pytest.approx(
+        math.exp(result["loss"])
+    )
     # The first word of a sentence is given, not predicted; the rest follows.
     assert result["accuracy"] > 0.95 and result["loss"] < 0.5
 
 
 def test_it_counts_on(trained, capsys):
     run, _ = trained
-    given = ["generate", "--model", str(run), "--text", "w7 w8 w9", "w31", "--max_tokens", "6", "--temperature", "0", "--json"]
+    given = [
+        "generate",
+        "--model",
+        str(run),
+        "--text",
+        "w7 w8 w9",
+        "w31",
+        "--max_tokens",
+        "6",
+        "--temperature",
+        "0",
+        "--json",
+    ]
     assert predict.main(given) == 0
     first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert first["text"] == " ".join(f"w{i}" for i in range(7, 16))
@@ -42,8 +81,31 @@ def test_it_counts_on(trained, capsys):
 
 def test_either_spelling_is_the_same_run(trained, capsys):
     run, data = trained
-    flags = ["--train_dir", data.replace("valid", "train"), "--valid_dir", data, "--basedir", str(run), *SIZES, "--distribute", "none"]
-    flags += ["--steps", "150", "--save_steps", "150", "--batch_size", "32", "--warmup_steps", "10", "--lr", "1e-2", "--dropout", "0"]
+    flags = [
+        "--train_dir",
+        data.replace("valid", "train"),
+        "--valid_dir",
+        data,
+        "--basedir",
+        str(run),
+        *SIZES,
+        "--distribute",
+        "none",
+    ]
+    flags += [
+        "--steps",
+        "150",
+        "--save_steps",
+        "150",
+        "--batch_size",
+        "32",
+        "--warmup_steps",
+        "10",
+        "--lr",
+        "1e-2",
+        "--dropout",
+        "0",
+    ]
     assert train.main([*flags, "--objective", "clm"]) == 0
     assert "nothing to do" in capsys.readouterr().out
     with pytest.raises(UsageError, match="objective"):

@@ -11,18 +11,16 @@ import pytest
 from tests.toy import toy_dataset, toy_labels
 from tpu_tlm import convert, evaluate, predict, train
 from tpu_tlm.config import ElectraConfig
-from tpu_tlm.data.dataset import open_dataset
+from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.electra_parts import part_of
-from tpu_tlm.models.variables import named_variables
+from tpu_tlm.formats.load import load
+from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.objectives.electra import generator_of
 from tpu_tlm.training.metrics import read_metrics
-from tpu_tlm.training.saved import load_saved
-from tpu_tlm.training.start import check_start, start_values, without_foreign_head
+from tpu_tlm.training.warm_start import check_start, start_values, without_foreign_head
 
-BERT = (
-    "--embed_type learned-positional --embeddings_reduction sum-layer-norm --transformer_type post-layer-norm --rpr_k 0 --token_type_vsz 2"
-)
+BERT = "--embed_type learned-positional --embeddings_reduction sum-layer-norm --transformer_type post-layer-norm --rpr_k 0 --token_type_vsz 2"
 SIZES = "--d_model 32 --d_ff 64 --num_heads 2 --num_layers 1 --mlm_head bert --output_bias --activation gelu-exact --gen_fraction 0.5"
 STEPS = "--steps 6 --save_steps 6 --batch_size 8 --warmup_steps 2 --lr 1e-2 --xla false --tb false --distribute none"
 
@@ -32,8 +30,19 @@ WEIGHT = 20.0
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     base = tmp_path_factory.mktemp("electra")
-    data = [str(toy_dataset(base / name, examples=32, shards=1, seed=seed)) for seed, name in enumerate(("train", "valid"))]
-    flags = ["--train_dir", data[0], "--valid_dir", data[1], "--basedir", str(base / "run"), *f"{BERT} {SIZES} {STEPS}".split()]
+    data = [
+        str(toy_dataset(base / name, examples=32, shards=1, seed=seed))
+        for seed, name in enumerate(("train", "valid"))
+    ]
+    flags = [
+        "--train_dir",
+        data[0],
+        "--valid_dir",
+        data[1],
+        "--basedir",
+        str(base / "run"),
+        *f"{BERT} {SIZES} {STEPS}".split(),
+    ]
     assert train.main([*flags, "--objective", "electra", "--disc_weight", str(WEIGHT)]) == 0
     return base, flags
 
@@ -43,36 +52,77 @@ def test_the_loss_is_the_sum_of_the_two_means(trained):
     records = read_metrics(str(base / "run" / "metrics.jsonl"))
     assert {r["kind"] for r in records} == {"train", "valid"}
     for record in records:
-        assert record["loss"] == pytest.approx(record["generator_loss"] + WEIGHT * record["discriminator_loss"], rel=1e-5)
+        assert record["loss"] == pytest.approx(
+            record["generator_loss"] + WEIGHT * record["discriminator_loss"], rel=1e-5
+        )
         assert 0 < record["replaced"] < 0.2 and "perplexity" not in record
 
 
 def test_it_is_measured_and_fills_masks(trained, capsys):
     base, _ = trained
-    last = [r for r in read_metrics(str(base / "run" / "metrics.jsonl")) if r["kind"] == "valid"][-1]
+    last = [r for r in read_metrics(str(base / "run" / "metrics.jsonl")) if r["kind"] == "valid"][
+        -1
+    ]
     assert convert.main([str(base / "run"), str(base / "run.npz")]) == 0
     # What is not given is the run's; an NPZ does not say what it was, and gets the default.
-    for model, given, weight in (("run", [], WEIGHT), ("run", ["--disc_weight", "10"], 10.0), ("run.npz", [], 50.0)):
-        asked = ["--model", str(base / model), "--data", str(base / "valid"), *given, "--distribute", "none"]
+    for model, given, weight in (
+        ("run", [], WEIGHT),
+        ("run", ["--disc_weight", "10"], 10.0),
+        ("run.npz", [], 50.0),
+    ):
+        asked = [
+            "--model",
+            str(base / model),
+            "--data",
+            str(base / "valid"),
+            *given,
+            "--distribute",
+            "none",
+        ]
         assert evaluate.main([*asked, "--xla", "false"]) == 0
         found = json.loads(capsys.readouterr().out.splitlines()[-1])
-        assert found["loss"] == pytest.approx(last["generator_loss"] + weight * last["discriminator_loss"], rel=1e-5)
-        assert found["recall"] == pytest.approx(last["recall"] or 0.0, nan_ok=True) and found["targets"] == 32 * 16
-    with pytest.raises(UsageError, match="--objective mlm: measures models of kind 'mlm'.*is of kind 'electra'"):
+        assert found["loss"] == pytest.approx(
+            last["generator_loss"] + weight * last["discriminator_loss"], rel=1e-5
+        )
+        assert (
+            found["recall"] == pytest.approx(last["recall"] or 0.0, nan_ok=True)
+            and found["targets"] == 32 * 16
+        )
+    with pytest.raises(
+        UsageError, match="--objective mlm: measures models of kind 'mlm'.*is of kind 'electra'"
+    ):
         evaluate.main([*asked, "--objective", "mlm"])
-    assert predict.main(["fill-mask", "--model", str(base / "run"), "--text", "w3 [MASK] w5", "--top_k", "2", "--json"]) == 0
+    assert (
+        predict.main(
+            [
+                "fill-mask",
+                "--model",
+                str(base / "run"),
+                "--text",
+                "w3 [MASK] w5",
+                "--top_k",
+                "2",
+                "--json",
+            ]
+        )
+        == 0
+    )
     (guesses,) = json.loads(capsys.readouterr().out.splitlines()[-1])["masks"]
     assert len(guesses) == 2 and 0 < guesses[1]["probability"] <= guesses[0]["probability"] < 1
 
 
-@pytest.mark.parametrize(("part", "architecture"), [(None, "ElectraForPreTraining"), ("generator", "ElectraForMaskedLM")])
+@pytest.mark.parametrize(
+    ("part", "architecture"), [(None, "ElectraForPreTraining"), ("generator", "ElectraForMaskedLM")]
+)
 def test_it_is_written_for_huggingface(trained, part, architecture, tmp_path, capsys):
     base, _ = trained
     chosen = ["--part", part] if part else []
     assert convert.main([str(base / "run"), str(tmp_path / "hf"), "--to", "hf", *chosen]) == 0
     assert "the same bits" in capsys.readouterr().out
-    assert json.loads((tmp_path / "hf" / "config.json").read_text())["architectures"] == [architecture]
-    back, whole = load_saved(str(tmp_path / "hf")), load_saved(str(base / "run"))
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["architectures"] == [
+        architecture
+    ]
+    back, whole = load(str(tmp_path / "hf")), load(str(base / "run"))
     expected = part_of(whole, part or "discriminator")
     assert back.spec == expected.spec
     for path, value in expected.values.items():
@@ -82,17 +132,28 @@ def test_it_is_written_for_huggingface(trained, part, architecture, tmp_path, ca
 def test_both_go_into_one_npz_and_a_part_into_another(trained, tmp_path, capsys):
     base, _ = trained
     for name, part in (("both", None), ("generator", "generator")):
-        assert convert.main([str(base / "run"), str(tmp_path / f"{name}.npz"), *(["--part", part] if part else [])]) == 0
-    assert load_saved(str(tmp_path / "both.npz")).spec.kind == "electra"
-    assert load_saved(str(tmp_path / "generator.npz")).spec.kind == "mlm"
+        assert (
+            convert.main(
+                [
+                    str(base / "run"),
+                    str(tmp_path / f"{name}.npz"),
+                    *(["--part", part] if part else []),
+                ]
+            )
+            == 0
+        )
+    assert load(str(tmp_path / "both.npz")).spec.kind == "electra"
+    assert load(str(tmp_path / "generator.npz")).spec.kind == "mlm"
     with pytest.raises(UsageError, match="--part generator.*only an ELECTRA"):
-        convert.main([str(tmp_path / "generator.npz"), str(tmp_path / "again.npz"), "--part", "generator"])
+        convert.main(
+            [str(tmp_path / "generator.npz"), str(tmp_path / "again.npz"), "--part", "generator"]
+        )
 
 
 def test_beginning_from_other_weights(trained):
     """From another ELECTRA all of it; from its discriminator all but the generator; from its generator's kind of model no head."""
     base, _ = trained
-    whole = load_saved(str(base / "run"))
+    whole = load(str(base / "run"))
     tokenizer = open_dataset(str(base / "train")).load_tokenizer()
     check_start(whole, whole.spec, tokenizer, "x")
     own = {path: np.zeros_like(value) for path, value in whole.values.items()}
@@ -102,14 +163,25 @@ def test_beginning_from_other_weights(trained):
     alone = part_of(whole, "discriminator")
     check_start(alone, whole.spec, tokenizer, "x")
     values, table = start_values(without_foreign_head(alone, "electra"), own, "x")
-    assert all(np.array_equal(values[p], np.zeros_like(v) if p.startswith("generator/") else v) for p, v in whole.values.items())
+    assert all(
+        np.array_equal(values[p], np.zeros_like(v) if p.startswith("generator/") else v)
+        for p, v in whole.values.items()
+    )
     assert any("generator" in line and "new: random" in line for line in table)
 
     mlm = without_foreign_head(whole, "mlm")
-    assert not any(path.startswith("head/") for path in mlm.values) and "head/unit/kernel" in mlm.unused
+    assert (
+        not any(path.startswith("head/") for path in mlm.values)
+        and "head/unit/kernel" in mlm.unused
+    )
     assert without_foreign_head(alone, "discriminator") is alone
 
-    other = whole.spec.__class__(**{**vars(whole.spec), "generator": generator_of(whole.spec.config, ElectraConfig(gen_d_ff=99))})
+    other = whole.spec.__class__(
+        **{
+            **vars(whole.spec),
+            "generator": generator_of(whole.spec.config, ElectraConfig(gen_d_ff=99)),
+        }
+    )
     with pytest.raises(UsageError, match="another generator; train with .*--gen_d_ff 32"):
         check_start(whole, other, tokenizer, "x")
 
@@ -122,13 +194,32 @@ def test_another_generator_is_another_run(trained):
 
 def test_labels_are_needed_and_learned_from(trained, tmp_path):
     base, flags = trained
-    with pytest.raises(UsageError, match="needs records whose y has 0 or 1 for every token of x; these have no y"):
+    with pytest.raises(
+        UsageError, match="needs records whose y has 0 or 1 for every token of x; these have no y"
+    ):
         train.main([*flags, "--basedir", str(tmp_path / "none"), "--objective", "discriminator"])
     data = toy_labels(tmp_path / "train", examples=32, shards=1)
-    given = [*flags, "--train_dir", str(data), "--valid_dir", "none", "--basedir", str(tmp_path / "run"), "--objective", "discriminator"]
-    assert train.main([*given, "--init_from", str(base / "run"), "--lr", "1e-30", "--weight_decay", "0"]) == 0
-    found, start = load_saved(str(tmp_path / "run")), load_saved(str(base / "run"))
-    assert found.spec.kind == "discriminator" and set(found.values) == set(named_variables(part_of(start, "discriminator").model()))
+    given = [
+        *flags,
+        "--train_dir",
+        str(data),
+        "--valid_dir",
+        "none",
+        "--basedir",
+        str(tmp_path / "run"),
+        "--objective",
+        "discriminator",
+    ]
+    assert (
+        train.main(
+            [*given, "--init_from", str(base / "run"), "--lr", "1e-30", "--weight_decay", "0"]
+        )
+        == 0
+    )
+    found, start = load(str(tmp_path / "run")), load(str(base / "run"))
+    assert found.spec.kind == "discriminator" and set(found.values) == set(
+        named_variables(part_of(start, "discriminator").model())
+    )
     # At a learning rate of next to nothing the run still holds what it began with.
     for path, value in found.values.items():
         np.testing.assert_allclose(value, start.values[path], atol=1e-20, rtol=0, err_msg=path)

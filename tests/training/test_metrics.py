@@ -28,8 +28,16 @@ def test_lines(tmp_path: Path) -> None:
     path = tmp_path / "run" / "metrics.jsonl"
     _write(path, range(1, 4))
     first, second, third, _ = map(json.loads, path.read_text().splitlines())
-    assert (first["step"], first["kind"], first["loss"]) == (1, "train", 9.0) and first["time"] > 1.6e9
-    assert second["kind"] == "train" and third == {"step": 2, "kind": "valid", "time": third["time"], "loss": 9.0, "accuracy": 0.2}
+    assert (first["step"], first["kind"], first["loss"]) == (1, "train", 9.0) and first[
+        "time"
+    ] > 1.6e9
+    assert second["kind"] == "train" and third == {
+        "step": 2,
+        "kind": "valid",
+        "time": third["time"],
+        "loss": 9.0,
+        "accuracy": 0.2,
+    }
     assert read_metrics(str(tmp_path / "none.jsonl")) == []
 
 
@@ -58,7 +66,9 @@ def test_a_torn_last_line_and_rubbish(tmp_path: Path, capsys: pytest.CaptureFixt
     path.write_text("{}\n" + whole[:-20])
     _write(path, range(3, 6), start=2)
     assert "metrics.jsonl:1: no line of metrics" in capsys.readouterr().err
-    assert _steps(path) == [1, 2, 3, 4, 5] and all(json.loads(line) for line in path.read_text().splitlines())
+    assert _steps(path) == [1, 2, 3, 4, 5] and all(
+        json.loads(line) for line in path.read_text().splitlines()
+    )
 
 
 def test_what_is_not_finite_is_null_and_the_line_is_json(tmp_path: Path) -> None:
@@ -83,7 +93,7 @@ def test_object_storage(monkeypatch: pytest.MonkeyPatch) -> None:
         with tf.io.gfile.GFile(path, "wb") as file:
             file.write(data)
 
-    monkeypatch.setattr("tpu_tlm.training.storage.RemoteStorage.write", put)
+    monkeypatch.setattr("tpu_tlm.checkpoints.storage.RemoteStorage.write", put)
     metrics = Metrics(path)
     metrics.write("train", 1, {"loss": 1.0})
     metrics.flush()
@@ -105,8 +115,15 @@ def _events(directory: Path) -> list[tuple[int, str, float]]:
 
 def test_tensorboard_files(tmp_path: Path) -> None:
     _write(tmp_path / "m.jsonl", range(1, 4), tb=str(tmp_path / "tb"))
-    assert _events(tmp_path / "tb" / "train") == [(1, "loss", 9.0), (2, "loss", 8.0), (3, "loss", 7.0)]
-    assert [(step, tag) for step, tag, _ in _events(tmp_path / "tb" / "valid")] == [(2, "loss"), (2, "accuracy")]
+    assert _events(tmp_path / "tb" / "train") == [
+        (1, "loss", 9.0),
+        (2, "loss", 8.0),
+        (3, "loss", 7.0),
+    ]
+    assert [(step, tag) for step, tag, _ in _events(tmp_path / "tb" / "valid")] == [
+        (2, "loss"),
+        (2, "accuracy"),
+    ]
 
 
 def test_tensorboard_itself_sees_no_step_twice(tmp_path: Path) -> None:

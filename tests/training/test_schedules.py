@@ -14,7 +14,9 @@ ENDING = ("linear", "cosine", "wsd")
 
 
 def _rates(total: int, **options) -> np.ndarray:
-    return make_schedule(OptimConfig(lr=LR, **options), total)(tf.range(total, dtype=tf.int64)).numpy()
+    return make_schedule(OptimConfig(lr=LR, **options), total)(
+        tf.range(total, dtype=tf.int64)
+    ).numpy()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -27,8 +29,13 @@ def test_warm_up_starts_above_zero_and_reaches_the_peak(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ENDING)
 @pytest.mark.parametrize("end", [0.0, 0.1])
-@pytest.mark.parametrize(("total", "warmup"), [(100, 10), (100, 0), (100, 1), (100, 99), (2, 1), (2, 0), (7, 3), (1000, 137)])
-def test_the_last_update_has_exactly_the_end(kind: str, end: float, total: int, warmup: int) -> None:
+@pytest.mark.parametrize(
+    ("total", "warmup"),
+    [(100, 10), (100, 0), (100, 1), (100, 99), (2, 1), (2, 0), (7, 3), (1000, 137)],
+)
+def test_the_last_update_has_exactly_the_end(
+    kind: str, end: float, total: int, warmup: int
+) -> None:
     rates = _rates(total, lr_schedule=kind, warmup_steps=warmup, lr_end=end)
     assert rates[-1] == np.float32(LR) * np.float32(end)
     np.testing.assert_allclose(rates[max(warmup - 1, 0)], LR, rtol=1e-6)
@@ -49,7 +56,9 @@ def test_the_formulas() -> None:
     }
     for kind, shape in want.items():
         rates = _rates(200, lr_schedule=kind, warmup_steps=20, lr_end=0.1, wsd_decay=0.25)
-        np.testing.assert_allclose(rates, LR * np.where(warm, (k + 1) / 20, shape), rtol=2e-6, err_msg=kind)
+        np.testing.assert_allclose(
+            rates, LR * np.where(warm, (k + 1) / 20, shape), rtol=2e-6, err_msg=kind
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -63,20 +72,27 @@ def test_wsd_is_flat_between_and_its_decay_may_take_everything() -> None:
     np.testing.assert_allclose(rates[9:90], LR, rtol=1e-6)
     assert rates[90] < LR * 0.95
     np.testing.assert_allclose(
-        _rates(100, lr_schedule="wsd", warmup_steps=10, wsd_decay=1.0), _rates(100, lr_schedule="linear", warmup_steps=10), rtol=1e-6
+        _rates(100, lr_schedule="wsd", warmup_steps=10, wsd_decay=1.0),
+        _rates(100, lr_schedule="linear", warmup_steps=10),
+        rtol=1e-6,
     )
     assert _rates(100, lr_schedule="wsd", warmup_steps=10, wsd_decay=0.0)[-2] == np.float32(LR)
 
 
 def test_beyond_the_end_it_stays_and_a_single_update_uses_the_peak() -> None:
-    schedule = make_schedule(OptimConfig(lr=LR, lr_schedule="cosine", warmup_steps=5, lr_end=0.1), 50)
+    schedule = make_schedule(
+        OptimConfig(lr=LR, lr_schedule="cosine", warmup_steps=5, lr_end=0.1), 50
+    )
     assert float(schedule(tf.constant(500))) == np.float32(LR) * np.float32(0.1)
     assert _rates(1, lr_schedule="linear", warmup_steps=0).tolist() == [np.float32(LR)]
 
 
 @pytest.mark.parametrize("kind", ENDING)
 def test_compiled_by_xla_the_ends_are_still_exact(kind: str) -> None:
-    schedule = tf.function(make_schedule(OptimConfig(lr=LR, lr_schedule=kind, warmup_steps=7, lr_end=0.0), 1003), jit_compile=True)
+    schedule = tf.function(
+        make_schedule(OptimConfig(lr=LR, lr_schedule=kind, warmup_steps=7, lr_end=0.0), 1003),
+        jit_compile=True,
+    )
     assert float(schedule(tf.constant(1002, tf.int32))) == 0.0
     assert float(schedule(tf.constant(1001, tf.int32))) > 0.0
     np.testing.assert_allclose(schedule(tf.constant(6)), LR, rtol=1e-6)
@@ -84,7 +100,8 @@ def test_compiled_by_xla_the_ends_are_still_exact(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "warmup"), [(1, 0), (9, 0), (10, 1), (1000, 100), (99_999, 9999), (100_000, 10_000), (1_000_000, 10_000)]
+    ("total", "warmup"),
+    [(1, 0), (9, 0), (10, 1), (1000, 100), (99_999, 9999), (100_000, 10_000), (1_000_000, 10_000)],
 )
 def test_the_warm_up_that_nobody_asked_for(total: int, warmup: int) -> None:
     assert warmup_of(OptimConfig(), total) == warmup
@@ -94,7 +111,9 @@ def test_the_warm_up_that_nobody_asked_for(total: int, warmup: int) -> None:
 
 
 def test_a_warm_up_that_does_not_fit_names_the_mend() -> None:
-    with pytest.raises(UsageError, match=r"--warmup_steps 10000 is not below the 1000 steps.*--warmup_steps 100\b"):
+    with pytest.raises(
+        UsageError, match=r"--warmup_steps 10000 is not below the 1000 steps.*--warmup_steps 100\b"
+    ):
         make_schedule(OptimConfig(warmup_steps=10000), 1000)
     with pytest.raises(UsageError, match="--warmup_steps 10"):
         make_schedule(OptimConfig(warmup_steps=10), 10)

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.paths import ROOT
 from tpu_tlm.errors import UsageError
-from tpu_tlm.formats.mead_npz import read_npz
+from tpu_tlm.formats.load import load
+from tpu_tlm.formats.mead.arrays import read_npz
 from tpu_tlm.training.metrics import read_metrics
-from tpu_tlm.training.saved import load_saved
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "seq2seq.md"
+PAGE = ROOT / "docs" / "seq2seq.md"
 
 
 def blocks(language):
@@ -55,12 +56,17 @@ def test_the_page(tmp_path, monkeypatch, capsys):
     # The export: MEAD's two copies of the one table, with the rows of the sentinels; and the same values when read back.
     arrays = read_npz(Path("repaired/npz/checkpoint-step-300.npz").read_bytes(), "npz")
     tables = [arrays[f"Seq2Seq/{name}/weights"] for name in ("SrcEmbeddings/x", "TgtEmbedding/y")]
-    saved, exported = load_saved("repaired"), load_saved("repaired/npz/checkpoint-step-300.npz")
+    saved, exported = load("repaired"), load("repaired/npz/checkpoint-step-300.npz")
     assert len(saved.tokenizer().tokens) == saved.spec.vocab_size - 3 == len(tables[0]) - 3
     np.testing.assert_array_equal(*tables)
-    assert exported.spec == saved.spec and exported.tokenizer().fingerprint() == saved.tokenizer().fingerprint()
+    assert (
+        exported.spec == saved.spec
+        and exported.tokenizer().fingerprint() == saved.tokenizer().fingerprint()
+    )
     # Without its sentinels the model is refused, with the number that is right.
     name, arguments = list(commands())[5]
     without = [a for a in arguments if a not in ("--sentinels", "3")]
     with pytest.raises(UsageError, match="give --sentinels 3"):
-        importlib.import_module(name).main([*without, "--basedir", "refused", "--distribute", "none"])
+        importlib.import_module(name).main(
+            [*without, "--basedir", "refused", "--distribute", "none"]
+        )

@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 
 from tpu_tlm.config import MlmConfig, ModelConfig, OptimConfig
-from tpu_tlm.models.build import build_model
-from tpu_tlm.models.random import Key
+from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.models.layers.variables import named_variables
+from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
-from tpu_tlm.models.variables import named_variables
 from tpu_tlm.objectives.mlm import MaskedLanguageModeling, Specials
 from tpu_tlm.training.optimizers import make_optimizer
 from tpu_tlm.training.step import TrainStep, _dealt
@@ -20,10 +20,20 @@ SPECIALS = Specials(VOCAB, 0, 5, (0, 1, 2, 3, 4, 5))
 
 
 def make_step(*, dropout=0.1, grad_accum=1, precision="float32", clip=1.0, seed=0, **model):
-    config = ModelConfig(d_model=32, d_ff=64, num_heads=4, num_layers=1, rpr_k=[3], dropout=dropout, **model)
+    config = ModelConfig(
+        d_model=32, d_ff=64, num_heads=4, num_layers=1, rpr_k=[3], dropout=dropout, **model
+    )
     built = build_model(ModelSpec(config, VOCAB, LENGTH), precision=precision, seed=1)
     optimizer = make_optimizer(OptimConfig())
-    return TrainStep(built, MaskedLanguageModeling(MlmConfig(), SPECIALS), optimizer, lambda i: tf.constant(1e-3), clip, seed, grad_accum)
+    return TrainStep(
+        built,
+        MaskedLanguageModeling(MlmConfig(), SPECIALS),
+        optimizer,
+        lambda i: tf.constant(1e-3),
+        clip,
+        seed,
+        grad_accum,
+    )
 
 
 def make_batch(rows=ROWS, start=0, seed=0):
@@ -68,7 +78,10 @@ def test_halves_of_a_batch_add_up():
     values = [tf.convert_to_tensor(v) for v in named_variables(step.model).values()]
     gradients = tf.function(step.gradients, autograph=False)
     grads, sums = gradients(values, batch)
-    half = [gradients(values, {k: v[i : i + ROWS // 2] for k, v in batch.items()}) for i in (0, ROWS // 2)]
+    half = [
+        gradients(values, {k: v[i : i + ROWS // 2] for k, v in batch.items()})
+        for i in (0, ROWS // 2)
+    ]
     np.testing.assert_allclose(sums.loss, half[0][1].loss + half[1][1].loss, rtol=1e-6)
     for whole, a, b in zip(grads, half[0][0], half[1][0], strict=True):
         np.testing.assert_allclose(whole, a + b, atol=2e-5)
@@ -85,7 +98,9 @@ def test_replicas_with_the_same_texts_drop_and_hide_differently_and_repeat():
 
     def drawn():
         key = Key.of(step.seed, batch["position"])
-        return step.model.encode({"x": x}, key=key), step.objective.masked(batch, key.fold("corruption"), True)[1]
+        return step.model.encode({"x": x}, key=key), step.objective.masked(
+            batch, key.fold("corruption"), True
+        )[1]
 
     encoded, masked = drawn()
     for first, second in (shares(encoded), shares(masked)):
@@ -140,7 +155,10 @@ def test_no_dynamic_dimension_no_string_no_host_callback():
     traced = tf.function(step, autograph=False).get_concrete_function(
         values, step.optimizer.init_slots(values), batch, tf.TensorSpec([], tf.int64)
     )
-    graphs = [traced.graph, *(f.graph for f in traced.graph._functions.values() if hasattr(f, "graph"))]
+    graphs = [
+        traced.graph,
+        *(f.graph for f in traced.graph._functions.values() if hasattr(f, "graph")),
+    ]
     host = {"PyFunc", "EagerPyFunc", "PyFuncStateless", "PrintV2", "Where", "Unique", "AsString"}
     for graph in graphs:
         # TensorFlow puts placeholders of unknown shape for values that the condition of a loop does not use.

@@ -6,13 +6,11 @@ import json
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tests.toy import toy_dataset
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # The strategy is told of two cores, and puts their variables on two logical processors.
 TRACED = """
@@ -43,17 +41,17 @@ TRACED = """
     strategy.extended._tpu_devices = np.array([[name] for name in stand_ins], dtype=object)
 
     from tests.planning.steps import SIZES
-    from tpu_tlm import options
-    from tpu_tlm.data.stream import Stream, in_order
+    from tpu_tlm.config import cli
+    from tpu_tlm.data.dataset.stream import Stream, in_order
     from tpu_tlm.train import CLASSES
-    from tpu_tlm.training.assemble import Options, make_step, open_corpora
-    from tpu_tlm.training.feeds import feed
+    from tpu_tlm.training.setup import Options, make_step, open_corpora
+    from tpu_tlm.training.device_feed import feed
     from tpu_tlm.training.loop import Loop
     from tpu_tlm.training.state import TrainState
 
     objective, accum, directory = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     given = {**SIZES, "objective": objective, "grad_accum": accum, "train_dir": directory, "basedir": "-"}
-    everything = Options(*options.build(CLASSES, given, "test"))
+    everything = Options(*cli.build(CLASSES, given, "test"))
     corpora = open_corpora(everything)
     step = make_step(everything, corpora, 100, "bfloat16")
     state = TrainState(step, strategy)
@@ -89,7 +87,10 @@ def test_a_step_is_traced_for_every_core(objective, accum, tmp_path):
     kinds = found["kinds"]
     assert found["equal"] and kinds["CrossReplicaSum"] >= 1 and kinds["TPUReplicateMetadata"] >= 1
     # Each core writes all that it has, and reads nothing back.
-    assert kinds["AssignVariableOp"] >= found["variables"] and kinds["ReadVariableOp"] <= 2 * kinds["AssignVariableOp"]
+    assert (
+        kinds["AssignVariableOp"] >= found["variables"]
+        and kinds["ReadVariableOp"] <= 2 * kinds["AssignVariableOp"]
+    )
     # The wait for input is timed after the step before, also where the loss has parts.
     assert found["times"] == found["ordered"] == 2
     assert found["float64 on a core"] == [] and "(None" not in "".join(found["shapes"])

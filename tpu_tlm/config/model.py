@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tpu_tlm.options import opt
+from tpu_tlm.config.cli import opt
 
 
 @dataclass(frozen=True)
@@ -16,18 +16,37 @@ class ModelConfig:
     num_heads: int = opt(8, "attention heads", unit="heads")
     num_layers: int = opt(8, "encoder blocks", unit="layers", aliases=("layers",))
     d_k: int | None = opt(None, "width of one head; none = d_model / num_heads", unit="units")
-    dsz: int | None = opt(None, "width of the token table when it is factorised (ALBERT, ELECTRA); none = d_model", unit="units")
+    dsz: int | None = opt(
+        None,
+        "width of the token table when it is factorised (ALBERT, ELECTRA); none = d_model",
+        unit="units",
+    )
     embed_type: str = opt(
         "default",
         "default: token table only; learned-positional: plus a learned position table (-w-bias: and a bias); positional: sines, "
         "interleaved as "
         "MEAD; positional-t2t: sines, in halves; modular: ConveRT's two tables by position modulo 47 and 11",
-        choices=("default", "learned-positional", "learned-positional-w-bias", "positional", "positional-t2t", "modular"),
+        choices=(
+            "default",
+            "learned-positional",
+            "learned-positional-w-bias",
+            "positional",
+            "positional-t2t",
+            "modular",
+        ),
     )
-    mxlen: int | None = opt(None, "rows of the learned position table; none = nctx", unit="positions")
-    embeddings_reduction: str = opt("sum", "how embedded features are joined", choices=("sum", "concat", "sum-layer-norm"))
+    mxlen: int | None = opt(
+        None, "rows of the learned position table; none = nctx", unit="positions"
+    )
+    embeddings_reduction: str = opt(
+        "sum", "how embedded features are joined", choices=("sum", "concat", "sum-layer-norm")
+    )
     token_type_vsz: int = opt(0, "token types (BERT has 2); 0 = no token-type table", unit="types")
-    rpr_k: list[int] = opt([8], "Shaw relative positions reach this far; one number or one per layer; 0 = off", unit="positions")
+    rpr_k: list[int] = opt(
+        [8],
+        "Shaw relative positions reach this far; one number or one per layer; 0 = off",
+        unit="positions",
+    )
     rpr_value_on: bool = opt(True, "relative positions act on the values too")
     ra_type: str = opt(
         "shaw",
@@ -36,11 +55,24 @@ class ModelConfig:
         choices=("shaw", "alibi", "t5", "convert", "rotary"),
     )
     windowed_ra: bool = opt(False, "a token sees others up to --rpr_k away only")
-    local_window: int = opt(0, "a token sees others up to this far away only, in the layers that are not global; 0 = all", unit="positions")
-    global_every: int = opt(3, "with --local_window: layers 0, n, 2n... see everything", unit="layers")
-    rotary_base: float = opt(10000.0, "rotary: the longest wavelength is 2 pi times this", unit="number")
-    single_head: bool = opt(False, "the form of one head without output projection, values as wide as the model (MEAD's --num_heads 1)")
-    segment_mask: bool = opt(False, "text after an end-of-line token and text before it do not see each other")
+    local_window: int = opt(
+        0,
+        "a token sees others up to this far away only, in the layers that are not global; 0 = all",
+        unit="positions",
+    )
+    global_every: int = opt(
+        3, "with --local_window: layers 0, n, 2n... see everything", unit="layers"
+    )
+    rotary_base: float = opt(
+        10000.0, "rotary: the longest wavelength is 2 pi times this", unit="number"
+    )
+    single_head: bool = opt(
+        False,
+        "the form of one head without output projection, values as wide as the model (MEAD's --num_heads 1)",
+    )
+    segment_mask: bool = opt(
+        False, "text after an end-of-line token and text before it do not see each other"
+    )
     mlp: bool = opt(False, "gated MLP blocks instead of attention (arXiv 2105.08050)")
     compat: str = opt(
         "none",
@@ -64,29 +96,62 @@ class ModelConfig:
     )
     tie_weights: bool = opt(True, "the output projection is the token table")
     output_bias: bool = opt(False, "a bias on the logits")
-    mlm_head: str = opt("none", "what stands before the projection; bert: dense, activation, layer norm", choices=("none", "bert"))
+    mlm_head: str = opt(
+        "none",
+        "what stands before the projection; bert: dense, activation, layer norm",
+        choices=("none", "bert"),
+    )
     reduction_type: str = opt(
         "2ha",
         "dual encoder: how positions become one vector; sha, 2ha: one or two attention heads, then sum / root of the length, mean or max",
-        choices=("2ha", "2ha_mean", "2ha_max", "sha", "sha_mean", "sha_max", "cls", "mean", "max", "sqrt_length"),
+        choices=(
+            "2ha",
+            "2ha_mean",
+            "2ha_max",
+            "sha",
+            "sha_mean",
+            "sha_max",
+            "cls",
+            "mean",
+            "max",
+            "sqrt_length",
+        ),
     )
-    reduction_d_k: int = opt(64, "dual encoder: width of queries and keys of the reduction heads", unit="units")
+    reduction_d_k: int = opt(
+        64, "dual encoder: width of queries and keys of the reduction heads", unit="units"
+    )
     d_out: int = opt(512, "dual encoder: width of a text's vector", unit="units")
-    stacking_layers: list[int] = opt([], "dual encoder: hidden sizes of ConveRT's feed-forward head; none = one dense layer", unit="units")
-    init_temp: float = opt(1.0, "dual encoder: logarithm of the scale of the similarities at the start", unit="number")
-    num_decoder_layers: int | None = opt(None, "decoder blocks of an encoder-decoder; none = num_layers", unit="layers")
+    stacking_layers: list[int] = opt(
+        [],
+        "dual encoder: hidden sizes of ConveRT's feed-forward head; none = one dense layer",
+        unit="units",
+    )
+    init_temp: float = opt(
+        1.0, "dual encoder: logarithm of the scale of the similarities at the start", unit="number"
+    )
+    num_decoder_layers: int | None = opt(
+        None, "decoder blocks of an encoder-decoder; none = num_layers", unit="layers"
+    )
     mask_pad: bool = opt(True, "padding is not attended to (MEAD's pre-training attends to it)")
     dropout: float = opt(0.1, "on attention weights and residual branches", unit="0..1")
     ffn_pdrop: float = opt(0.0, "inside the feed-forward layers", unit="0..1")
     embeddings_dropout: float = opt(0.0, "on the reduced embeddings", unit="0..1")
-    weight_init: str = opt("bert", "bert: truncated normal of weight_std; mead: Glorot uniform, tables uniform", choices=("bert", "mead"))
+    weight_init: str = opt(
+        "bert",
+        "bert: truncated normal of weight_std; mead: Glorot uniform, tables uniform",
+        choices=("bert", "mead"),
+    )
     weight_std: float = opt(0.02, "standard deviation of the bert initialisation", unit="number")
     residual_scaling: bool = opt(
-        False, "initial matrices that end a residual branch are divided by the root of the number of branches (GPT-2)"
+        False,
+        "initial matrices that end a residual branch are divided by the root of the number of branches (GPT-2)",
     )
-    layer_drop: float = opt(0.0, "chance that an example passes a block by, while training (LayerDrop)", unit="0..1")
+    layer_drop: float = opt(
+        0.0, "chance that an example passes a block by, while training (LayerDrop)", unit="0..1"
+    )
     recompute: bool = opt(
-        False, "keep only the input of each block for the backward pass and compute the rest again: less memory, more time"
+        False,
+        "keep only the input of each block for the backward pass and compute the rest again: less memory, more time",
     )
 
     def __post_init__(self) -> None:

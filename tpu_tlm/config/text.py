@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tpu_tlm.options import opt
+from tpu_tlm.config.cli import opt
 
 SUBWORDS = ("bpe", "wordpiece")
 
@@ -13,10 +13,19 @@ SUBWORDS = ("bpe", "wordpiece")
 class CorpusConfig:
     """Input text."""
 
-    input_files: list[str] = opt([], "files, directories or globs of text, local or gs://", required=True, unit="path")
+    input_files: list[str] = opt(
+        [], "files, directories or globs of text, local or gs://", required=True, unit="path"
+    )
     input_pattern: str = opt("*.txt", "which files to take inside a directory", unit="glob")
-    json_field: str = opt("text", "field that holds the text in JSON lines (.json, .jsonl, also .gz and .zst)", unit="name")
-    strict: bool = opt(False, "stop at the first bad input (undecodable bytes, empty file, JSON line without the field)")
+    json_field: str = opt(
+        "text",
+        "field that holds the text in JSON lines (.json, .jsonl, also .gz and .zst)",
+        unit="name",
+    )
+    strict: bool = opt(
+        False,
+        "stop at the first bad input (undecodable bytes, empty file, JSON line without the field)",
+    )
 
 
 @dataclass(frozen=True)
@@ -24,20 +33,38 @@ class TokenizerConfig:
     """Subword tokenizer."""
 
     subword_type: str = opt("bpe", "kind of subwords", choices=SUBWORDS)
-    codes: str | None = opt(None, "fastBPE codes file (bpe)", unit="file", aliases=("subword_model_file",))
-    vocab: str | None = opt(None, "fastBPE vocab file, or BERT vocab.txt", unit="file", aliases=("subword_vocab_file",))
-    cased: bool = opt(True, "keep capital letters; false lower-cases (wordpiece: also strips accents, as BERT uncased)")
-    extra_tokens: list[str] = opt(["[CLS]", "[MASK]"], "tokens that get the ids after the four specials (bpe)", unit="token")
+    codes: str | None = opt(
+        None, "fastBPE codes file (bpe)", unit="file", aliases=("subword_model_file",)
+    )
+    vocab: str | None = opt(
+        None, "fastBPE vocab file, or BERT vocab.txt", unit="file", aliases=("subword_vocab_file",)
+    )
+    cased: bool = opt(
+        True,
+        "keep capital letters; false lower-cases (wordpiece: also strips accents, as BERT uncased)",
+    )
+    extra_tokens: list[str] = opt(
+        ["[CLS]", "[MASK]"], "tokens that get the ids after the four specials (bpe)", unit="token"
+    )
 
 
 @dataclass(frozen=True)
 class VocabConfig:
     """Vocabulary learning."""
 
-    output: str = opt("", "directory for codes + vocab (bpe) or vocab.txt (wordpiece)", required=True, unit="dir")
+    output: str = opt(
+        "", "directory for codes + vocab (bpe) or vocab.txt (wordpiece)", required=True, unit="dir"
+    )
     subword_type: str = opt("bpe", "kind of subwords", choices=SUBWORDS)
-    vocab_size: int = opt(30000, "bpe: merges to learn (lines of codes); wordpiece: lines of vocab.txt", unit="entries")
-    cased: bool = opt(True, "keep capital letters; false lower-cases (wordpiece: also strips accents, as BERT uncased)")
+    vocab_size: int = opt(
+        30000,
+        "bpe: merges to learn (lines of codes); wordpiece: lines of vocab.txt",
+        unit="entries",
+    )
+    cased: bool = opt(
+        True,
+        "keep capital letters; false lower-cases (wordpiece: also strips accents, as BERT uncased)",
+    )
     min_frequency: int = opt(2, "pairs seen less often are not merged", unit="count")
     workers: int = opt(0, "processes that count words; 0 = one per core", unit="processes")
 
@@ -46,11 +73,30 @@ class VocabConfig:
 class PreprocessConfig:
     """Dataset writing."""
 
-    output: str = opt("", "dataset directory (local or gs://); with --valid_fraction gets train/ and valid/", required=True, unit="dir")
+    output: str = opt(
+        "",
+        "dataset directory (local or gs://); with --valid_fraction gets train/ and valid/",
+        required=True,
+        unit="dir",
+    )
     nctx: int = opt(256, "length of an example, prefix and suffix included", unit="tokens")
-    prefix: str | None = opt(None, "token put at the start of every example, never masked", unit="token", aliases=("x_prefix",))
-    suffix: str | None = opt(None, "token put at the end of every example, never masked", unit="token", aliases=("x_suffix",))
-    tok_on_eol: str | None = opt("<EOS>", "token appended to every line (wordpiece: <EOS> means [SEP]); none appends nothing", unit="token")
+    prefix: str | None = opt(
+        None,
+        "token put at the start of every example, never masked",
+        unit="token",
+        aliases=("x_prefix",),
+    )
+    suffix: str | None = opt(
+        None,
+        "token put at the end of every example, never masked",
+        unit="token",
+        aliases=("x_suffix",),
+    )
+    tok_on_eol: str | None = opt(
+        "<EOS>",
+        "token appended to every line (wordpiece: <EOS> means [SEP]); none appends nothing",
+        unit="token",
+    )
     pack: str = opt(
         "across",
         "across: full examples run over lines and documents; documents: boundaries kept, rest padded",
@@ -61,7 +107,11 @@ class PreprocessConfig:
     seed: int = opt(0, "seed of the shuffle and of the split", unit="integer")
     valid_fraction: float = opt(0.0, "share of the documents held out into valid/", unit="0..1")
     workers: int = opt(0, "processes; 0 = one per core", unit="processes")
-    work_dir: str | None = opt(None, "local scratch space for a copy of the dataset; none = in --output (gs://: temporary)", unit="dir")
+    work_dir: str | None = opt(
+        None,
+        "local scratch space for a copy of the dataset; none = in --output (gs://: temporary)",
+        unit="dir",
+    )
 
 
 @dataclass(frozen=True)
@@ -74,7 +124,9 @@ class PairsConfig:
         "between; or JSON lines with a list of turns); nsp: documents cut in two between sentences; tsv: columns, or fields of JSON lines",
         choices=("none", "ntp", "nsp", "tsv"),
     )
-    nctx_y: int | None = opt(None, "length of the second text, prefix and suffix included; none = nctx", unit="tokens")
+    nctx_y: int | None = opt(
+        None, "length of the second text, prefix and suffix included; none = nctx", unit="tokens"
+    )
     y_prefix: str | None = opt(None, "token put at the start of every second text", unit="token")
     y_suffix: str | None = opt(None, "token put at the end of every second text", unit="token")
     pair_columns: list[str] = opt(
@@ -83,5 +135,9 @@ class PairsConfig:
         "field with the turns (none = turns)",
         unit="name",
     )
-    turn_sep: str = opt("<EOU>", "ntp: token between the turns of a history (wordpiece without it: [SEP])", unit="token")
+    turn_sep: str = opt(
+        "<EOU>",
+        "ntp: token between the turns of a history (wordpiece without it: [SEP])",
+        unit="token",
+    )
     last_turn_only: bool = opt(False, "ntp: the history is the last turn alone")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tpu_tlm.data import files
+from tpu_tlm import filesystem
 from tpu_tlm.errors import UsageError
 
 RUN, NPZ, HF, BERT, SAVED_MODEL = "run", "npz", "hf", "bert", "savedmodel"
@@ -13,8 +13,8 @@ _HINT = "a run directory, NAME.npz, a HuggingFace directory (safetensors), a BER
 
 def detect(path: str) -> str:
     """The format of what lies at a path. Raises `UsageError` saying what was looked for when it is none of them."""
-    if files.is_directory(path):
-        names = set(files.list_names(path))
+    if filesystem.is_directory(path):
+        names = set(filesystem.list_names(path))
         if "checkpoints" in names:
             return RUN
         if "saved_model.pb" in names or "tfhub_module.pb" in names:
@@ -23,14 +23,18 @@ def detect(path: str) -> str:
             return HF
         if any(name.endswith(".index") for name in names):
             return BERT
-        if "config.json" in names and any(name.startswith("pytorch_model") or name.endswith(".bin") for name in names):
-            raise UsageError(f"{path}: holds PyTorch's pickled weights; save them as safetensors (transformers' save_pretrained does)")
+        if "config.json" in names and any(
+            name.startswith("pytorch_model") or name.endswith(".bin") for name in names
+        ):
+            raise UsageError(
+                f"{path}: holds PyTorch's pickled weights; save them as safetensors (transformers' save_pretrained does)"
+            )
         raise UsageError(f"{path}: holds no model that is known here; {_HINT}")
     if path.endswith(".npz"):
         return NPZ
-    if path.endswith(".index") or files.exists(path + ".index"):
+    if path.endswith(".index") or filesystem.exists(path + ".index"):
         return BERT
-    if not files.exists(path):
+    if not filesystem.exists(path):
         raise UsageError(f"{path}: there is no such file or directory; {_HINT}")
     raise UsageError(f"{path}: is no model that is known here; {_HINT}")
 
@@ -45,4 +49,6 @@ def target_of(path: str, asked: str | None) -> str:
         return asked
     if path.endswith(".npz"):
         return NPZ
-    raise UsageError(f"{path}: give --to {', '.join(TARGETS)} (a name that ends with .npz says it by itself)")
+    raise UsageError(
+        f"{path}: give --to {', '.join(TARGETS)} (a name that ends with .npz says it by itself)"
+    )

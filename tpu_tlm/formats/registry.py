@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from tpu_tlm.data import files
+from tpu_tlm import filesystem
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats import detect
-from tpu_tlm.formats.bert_checkpoint import read_bert, write_bert
-from tpu_tlm.formats.hf_read import read_hf
-from tpu_tlm.formats.hf_write import hf_files
-from tpu_tlm.formats.npz import Describe, npz_bytes, read_saved_npz
-from tpu_tlm.formats.saved import Saved
-from tpu_tlm.formats.tf_saved_model import read_saved_model
+from tpu_tlm.formats.huggingface.read import read_hf
+from tpu_tlm.formats.huggingface.write import hf_files
+from tpu_tlm.formats.mead.npz import Describe, npz_bytes, read_saved_npz
+from tpu_tlm.formats.pretrained import PretrainedModel
+from tpu_tlm.formats.tensorflow.bert_checkpoint import read_bert, write_bert
+from tpu_tlm.formats.tensorflow.saved_model_read import read_saved_model
 
 # What a directory that `write_model` made says of its making.
 RECORD = "conversion.json"
 
 
-def read_model(path: str, describe: Describe | None = None) -> Saved:
+def read_model(path: str, describe: Describe | None = None) -> PretrainedModel:
     """The model at a path, of any format but a run directory; `describe` gives the spec of an NPZ file of MEAD's.
 
     Raises `UsageError` when there is none or it is of a kind that is not covered, `TlmError` when it is damaged.
@@ -39,12 +39,18 @@ def read_model(path: str, describe: Describe | None = None) -> Saved:
     raise UsageError(f"{path}: is a run directory")
 
 
-def _origin(saved: Saved) -> dict[str, Any]:
+def _origin(saved: PretrainedModel) -> dict[str, Any]:
     return {"source": saved.source, "source_files": saved.hashes, "unused": list(saved.unused)}
 
 
 def write_model(
-    saved: Saved, path: str, target: str, *, family: str | None = None, length: int | None = None, overwrite: bool = False
+    saved: PretrainedModel,
+    path: str,
+    target: str,
+    *,
+    family: str | None = None,
+    length: int | None = None,
+    overwrite: bool = False,
 ) -> tuple[dict[str, str], list[str]]:
     """Write a model as `target` (one of `detect.TARGETS`); gives SHA-256 by file name, and notes for the user.
 
@@ -53,47 +59,65 @@ def write_model(
     """
     if target == detect.NPZ:
         data = npz_bytes(saved, _origin(saved))
-        files.write_bytes(path, data)
-        return {posixpath.basename(path): files.sha256(data)}, []
+        filesystem.write_bytes(path, data)
+        return {posixpath.basename(path): filesystem.sha256(data)}, []
     path = path.rstrip("/")
-    if files.exists(path) and not files.is_directory(path):
+    if filesystem.exists(path) and not filesystem.is_directory(path):
         raise UsageError(f"{path}: is a file; --to {target} writes a directory")
-    if not overwrite and files.is_directory(path) and files.list_names(path):
+    if not overwrite and filesystem.is_directory(path) and filesystem.list_names(path):
         raise UsageError(f"{path}: is not empty; choose another directory, or give --overwrite")
     if target == detect.HF:
         found, notes = hf_files(saved, family)
-        files.make_directory(path)
+        filesystem.make_directory(path)
     else:
-        files.make_directory(path)
-        found, notes = write_bert(saved, path) if target == detect.BERT else _write_saved_model(saved, path, length)
+        filesystem.make_directory(path)
+        found, notes = (
+            write_bert(saved, path)
+            if target == detect.BERT
+            else _write_saved_model(saved, path, length)
+        )
     for name, data in found.items():
-        files.make_directory(posixpath.dirname(posixpath.join(path, name)))
-        files.write_bytes(posixpath.join(path, name), data)
-    hashes = {name: files.sha256(files.read_bytes(posixpath.join(path, name))) for name in _all_files(path) if name != RECORD}
+        filesystem.make_directory(posixpath.dirname(posixpath.join(path, name)))
+        filesystem.write_bytes(posixpath.join(path, name), data)
+    hashes = {
+        name: filesystem.sha256(filesystem.read_bytes(posixpath.join(path, name)))
+        for name in _all_files(path)
+        if name != RECORD
+    }
     record = {**_origin(saved), "files": hashes, "notes": notes}
-    files.write_bytes(posixpath.join(path, RECORD), (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+    filesystem.write_bytes(
+        posixpath.join(path, RECORD), (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
+    )
     return hashes, notes
 
 
-def _write_saved_model(saved: Saved, path: str, length: int | None) -> tuple[dict[str, bytes], list[str]]:
+def _write_saved_model(
+    saved: PretrainedModel, path: str, length: int | None
+) -> tuple[dict[str, bytes], list[str]]:
     # Only here is tensorflow-text needed, and only for WordPiece.
-    from tpu_tlm.formats.serving import write_saved_model
+    from tpu_tlm.formats.tensorflow.saved_model_write import write_saved_model
 
     return write_saved_model(saved, path, length)
 
 
 def _all_files(path: str, inside: str = "") -> list[str]:
     found: list[str] = []
-    for name in files.list_names(posixpath.join(path, inside)):
+    for name in filesystem.list_names(posixpath.join(path, inside)):
         below = posixpath.join(inside, name)
-        found += _all_files(path, below) if files.is_directory(posixpath.join(path, below)) else [below]
+        found += (
+            _all_files(path, below)
+            if filesystem.is_directory(posixpath.join(path, below))
+            else [below]
+        )
     return found
 
 
-def check_same(saved: Saved, written: Saved) -> int:
+def check_same(saved: PretrainedModel, written: PretrainedModel) -> int:
     """Compare a model with what was read back; gives the number of arrays. Raises `TlmError` naming one that is not the same."""
     if written.spec != saved.spec:
-        raise TlmError(f"{written.source}: reading it back gives another configuration: {written.spec} for {saved.spec}")
+        raise TlmError(
+            f"{written.source}: reading it back gives another configuration: {written.spec} for {saved.spec}"
+        )
     for path, value in saved.values.items():
         if not np.array_equal(written.values[path], value):
             raise TlmError(f"{written.source}: reading it back gives other values of {path!r}")

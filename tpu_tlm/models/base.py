@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tpu_tlm.models.embeddings_stack import make_embeddings
-from tpu_tlm.models.encoder import TransformerEncoderStack
-from tpu_tlm.models.masks import both, causal_mask, padding_mask, segment_mask, segments_of
-from tpu_tlm.models.random import Key
+from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.models.layers.embeddings_stack import make_embeddings
+from tpu_tlm.models.layers.encoder import TransformerEncoderStack
+from tpu_tlm.models.layers.masks import both, causal_mask, padding_mask, segment_mask, segments_of
 from tpu_tlm.models.spec import ModelSpec
 
 # Tokens int [B, T], or features by name.
@@ -42,19 +42,44 @@ class TransformerModel(keras.Model):
         super().__init__(dtype=policy, **kwargs)
         config = spec.config
         if config.segment_mask and spec.eol_id is None:
-            raise ValueError("--segment_mask: these examples have no end-of-line token to tell segments by (preprocess with --tok_on_eol)")
-        self.config, self.vocab_size, self.nctx, self.pad_id, self.eol_id = config, spec.vocab_size, spec.nctx, spec.pad_id, spec.eol_id
-        self.embeddings = make_embeddings(config, spec.vocab_size, max(spec.nctx, spec.nctx_y or 0), name="embeddings", dtype=policy)
-        self.encoder = TransformerEncoderStack(config, spec.nctx, causal=self.causal, name="encoder", dtype=policy)
+            raise ValueError(
+                "--segment_mask: these examples have no end-of-line token to tell segments by (preprocess with --tok_on_eol)"
+            )
+        self.config, self.vocab_size, self.nctx, self.pad_id, self.eol_id = (
+            config,
+            spec.vocab_size,
+            spec.nctx,
+            spec.pad_id,
+            spec.eol_id,
+        )
+        self.embeddings = make_embeddings(
+            config,
+            spec.vocab_size,
+            max(spec.nctx, spec.nctx_y or 0),
+            name="embeddings",
+            dtype=policy,
+        )
+        self.encoder = TransformerEncoderStack(
+            config, spec.nctx, causal=self.causal, name="encoder", dtype=policy
+        )
 
-    def visible(self, features: Mapping[str, tf.Tensor], at: tf.Tensor | None = None) -> tf.Tensor | None:
+    def visible(
+        self, features: Mapping[str, tf.Tensor], at: tf.Tensor | None = None
+    ) -> tf.Tensor | None:
         """Bool, broadcast to `[B, h, T, S]`: who may look at whom; None for everybody. `at`: the one place that looks (None: all)."""
         x = features["x"]
         mask = padding_mask(x, self.pad_id) if self.config.mask_pad else None
         if self.causal:
-            mask = both(mask, causal_mask(x.shape[1], x.shape[1]) if at is None else causal_mask(1, x.shape[1], at))
+            mask = both(
+                mask,
+                causal_mask(x.shape[1], x.shape[1])
+                if at is None
+                else causal_mask(1, x.shape[1], at),
+            )
         if self.config.segment_mask and self.eol_id is not None:
-            segments = features["segments"] if "segments" in features else segments_of(x, self.eol_id)
+            segments = (
+                features["segments"] if "segments" in features else segments_of(x, self.eol_id)
+            )
             looking = segments if at is None else tf.gather(segments, at, axis=1)[:, None]
             mask = both(mask, segment_mask(looking, segments))
         return mask
@@ -62,4 +87,6 @@ class TransformerModel(keras.Model):
     def encode(self, inputs: Inputs, key: Key | None = None) -> tf.Tensor:
         """Hidden states `[B, T, d]` in the compute dtype."""
         features = features_of(inputs)
-        return self.encoder(self.embeddings(features, key=key), visible=self.visible(features), key=key)
+        return self.encoder(
+            self.embeddings(features, key=key), visible=self.visible(features), key=key
+        )

@@ -7,8 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.models.base import Inputs, TransformerModel
-from tpu_tlm.models.head import BinaryHead
-from tpu_tlm.models.random import Key
+from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.models.layers.heads import BinaryHead
 from tpu_tlm.models.spec import ModelSpec
 
 

@@ -10,11 +10,11 @@ import tensorflow as tf
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.base import Inputs, features_of
 from tpu_tlm.models.discriminator import TransformerDiscriminator
-from tpu_tlm.models.encoder import TransformerEncoderStack
-from tpu_tlm.models.head import Head
-from tpu_tlm.models.layers import Dense
-from tpu_tlm.models.lm import gather_positions
-from tpu_tlm.models.random import Key
+from tpu_tlm.models.language_models import gather_positions
+from tpu_tlm.models.layers.core import Dense
+from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.models.layers.encoder import TransformerEncoderStack
+from tpu_tlm.models.layers.heads import Head
 from tpu_tlm.models.spec import ModelSpec
 
 
@@ -24,12 +24,22 @@ class Generator(keras.layers.Layer):
     def __init__(self, config: ModelConfig, spec: ModelSpec, width: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         policy = self.dtype_policy
-        self.projection = Dense(width, config.d_model, name="projection", dtype=policy) if width != config.d_model else None
+        self.projection = (
+            Dense(width, config.d_model, name="projection", dtype=policy)
+            if width != config.d_model
+            else None
+        )
         self.encoder = TransformerEncoderStack(config, spec.nctx, name="encoder", dtype=policy)
         self.head = Head(config, spec.vocab_size, name="head", dtype=policy)
 
-    def call(self, embedded: tf.Tensor, visible: tf.Tensor | None = None, key: Key | None = None) -> tf.Tensor:
-        return self.encoder(embedded if self.projection is None else self.projection(embedded), visible=visible, key=key)
+    def call(
+        self, embedded: tf.Tensor, visible: tf.Tensor | None = None, key: Key | None = None
+    ) -> tf.Tensor:
+        return self.encoder(
+            embedded if self.projection is None else self.projection(embedded),
+            visible=visible,
+            key=key,
+        )
 
 
 class Electra(TransformerDiscriminator):
@@ -43,10 +53,14 @@ class Electra(TransformerDiscriminator):
         super().__init__(spec, precision=precision, **kwargs)
         if spec.generator is None:
             raise ValueError("a model of kind 'electra' needs a generator")
-        self.generator = Generator(spec.generator, spec, self.embeddings.width, name="generator", dtype=self.dtype_policy)
+        self.generator = Generator(
+            spec.generator, spec, self.embeddings.width, name="generator", dtype=self.dtype_policy
+        )
 
     def generate(self, inputs: Inputs, positions: tf.Tensor, key: Key | None = None) -> tf.Tensor:
         """The generator's logits at `positions` int `[B, N]` of masked texts: float32 `[B, N, V padded]`."""
         features = features_of(inputs)
-        hidden = self.generator(self.embeddings.joined(features, key=key), visible=self.visible(features), key=key)
+        hidden = self.generator(
+            self.embeddings.joined(features, key=key), visible=self.visible(features), key=key
+        )
         return self.generator.head(gather_positions(hidden, positions), self.embeddings.table)

@@ -27,7 +27,11 @@ def _mixing(model: ModelConfig, keys: int, layer: int) -> float:
 
 def _attention(model: ModelConfig, nctx: int, layer: int) -> float:
     d, (width, values) = model.d_model, _widths(model)
-    return d * (2 * width + values) + (0 if model.single_head else width * d) + _mixing(model, nctx, layer)
+    return (
+        d * (2 * width + values)
+        + (0 if model.single_head else width * d)
+        + _mixing(model, nctx, layer)
+    )
 
 
 def _feed_forward(model: ModelConfig) -> float:
@@ -38,7 +42,11 @@ def _encoder(model: ModelConfig, nctx: int) -> float:
     """Multiply-adds of embedding projection and encoder layers for `nctx` tokens."""
     blocks = 0.0
     for layer in range(model.num_layers):
-        blocks += _gated_mlp(model, nctx) if model.mlp else _attention(model, nctx, layer) + _feed_forward(model)
+        blocks += (
+            _gated_mlp(model, nctx)
+            if model.mlp
+            else _attention(model, nctx, layer) + _feed_forward(model)
+        )
     return nctx * (blocks + _embedding(model))
 
 
@@ -72,7 +80,11 @@ def flops_per_example(model: ModelConfig, nctx: int, predictions: int, vocab: in
 def binary_flops_per_example(model: ModelConfig, nctx: int) -> float:
     """The same for an encoder with one logit at every position (a discriminator)."""
     d = model.d_model
-    return 3.0 * 2.0 * (_encoder(model, nctx) + nctx * (d + (d * d if model.mlm_head == "bert" else 0)))
+    return (
+        3.0
+        * 2.0
+        * (_encoder(model, nctx) + nctx * (d + (d * d if model.mlm_head == "bert" else 0)))
+    )
 
 
 def seq2seq_flops_per_example(model: ModelConfig, source: int, target: int, vocab: int) -> float:
@@ -85,7 +97,12 @@ def seq2seq_flops_per_example(model: ModelConfig, source: int, target: int, voca
     forward = _encoder(model, source) + target * (_embedding(model) + _head(model, vocab))
     for layer in range(model.num_decoder_layers or model.num_layers):
         outward = d * width + (0 if model.single_head else width * d)
-        forward += target * (_attention(model, target, layer) + outward + _mixing(model, source, layer) + _feed_forward(model))
+        forward += target * (
+            _attention(model, target, layer)
+            + outward
+            + _mixing(model, source, layer)
+            + _feed_forward(model)
+        )
         forward += source * d * (width + values)
     return 3.0 * 2.0 * forward
 
@@ -100,10 +117,16 @@ def dual_flops_per_example(model: ModelConfig, nctx: int, nctx_y: int) -> float:
     width = d * max(1, count)
     if model.stacking_layers:
         sizes = [width, *model.stacking_layers, model.d_out]
-        head = sum(a * b for a, b in zip(sizes, sizes[1:], strict=False)) + (width * model.d_out if width != model.d_out else 0)
+        head = sum(a * b for a, b in zip(sizes, sizes[1:], strict=False)) + (
+            width * model.d_out if width != model.d_out else 0
+        )
     else:
         head = width * model.d_out if width != model.d_out else 0
     forward = 0.0
     for length in (nctx, nctx_y):
-        forward += _encoder(model, length) + length * count * (2 * d * model.reduction_d_k + length * (model.reduction_d_k + d)) + head
+        forward += (
+            _encoder(model, length)
+            + length * count * (2 * d * model.reduction_d_k + length * (model.reduction_d_k + d))
+            + head
+        )
     return 3.0 * 2.0 * forward

@@ -7,12 +7,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from tpu_tlm.models.attention import Cache
 from tpu_tlm.models.base import TransformerModel
-from tpu_tlm.models.decoder import TransformerDecoderStack
-from tpu_tlm.models.head import Head
-from tpu_tlm.models.masks import padding_mask
-from tpu_tlm.models.random import Key
+from tpu_tlm.models.layers.attention import Cache
+from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.models.layers.decoder import TransformerDecoderStack
+from tpu_tlm.models.layers.heads import Head
+from tpu_tlm.models.layers.masks import padding_mask
 from tpu_tlm.models.spec import ModelSpec
 
 
@@ -36,7 +36,9 @@ class Seq2SeqModel(TransformerModel):
         first, second = (key.fold("x"), key.fold("y")) if key is not None else (None, None)
         memory = self.encode({"x": inputs["x"]}, first)
         embedded = self.embeddings({"x": inputs["y"]}, key=second)
-        hidden = self.decoder(embedded, memory, source_visible=self.source_visible(inputs["x"]), key=second)
+        hidden = self.decoder(
+            embedded, memory, source_visible=self.source_visible(inputs["x"]), key=second
+        )
         return self.head(hidden, self.embeddings.table)
 
     def caches(self, x: tf.Tensor, length: int, at: tf.Tensor) -> list[Cache]:
@@ -47,5 +49,7 @@ class Seq2SeqModel(TransformerModel):
         """Logits float32 `[B, V padded]` of the token after place `at` of the target `y`, whose earlier places are in the caches."""
         embedded = self.embeddings({"x": tf.gather(y, at, axis=1)[:, None]}, start=at)
         # The source's keys and values are in the caches: the memory only says that there is one.
-        hidden = self.decoder(embedded, embedded, source_visible=self.source_visible(x), caches=caches)
+        hidden = self.decoder(
+            embedded, embedded, source_visible=self.source_visible(x), caches=caches
+        )
         return self.head(hidden[:, 0], self.embeddings.table)

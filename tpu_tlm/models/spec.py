@@ -7,8 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from tpu_tlm import options
-from tpu_tlm.config import DenoisingConfig, ModelConfig
+from tpu_tlm.config import DenoisingConfig, ModelConfig, cli
 from tpu_tlm.errors import TlmError
 
 
@@ -17,7 +16,11 @@ def longest(spec: ModelSpec) -> int | None:
     config = spec.config
     if config.mlp:
         return spec.nctx
-    return (config.mxlen or max(spec.nctx, spec.nctx_y or 0)) if config.embed_type.startswith("learned-positional") else None
+    return (
+        (config.mxlen or max(spec.nctx, spec.nctx_y or 0))
+        if config.embed_type.startswith("learned-positional")
+        else None
+    )
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,13 @@ class ModelSpec:
         """The spec in a JSON text. Raises `TlmError` naming `where` when it is not one, or was written by a newer version."""
         try:
             values: dict[str, Any] = json.loads(text)
-            (config,) = options.build([ModelConfig], values.pop("config"), where)
+            (config,) = cli.build([ModelConfig], values.pop("config"), where)
             if values.get("denoising") is not None:
-                (values["denoising"],) = options.build([DenoisingConfig], values["denoising"], where)
+                (values["denoising"],) = cli.build([DenoisingConfig], values["denoising"], where)
             if values.get("generator") is not None:
-                (values["generator"],) = options.build([ModelConfig], values["generator"], where)
+                (values["generator"],) = cli.build([ModelConfig], values["generator"], where)
             return cls(config=config, **values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise TlmError(f"{where}: the model configuration cannot be read ({error}); it may be of a newer version") from None
+            raise TlmError(
+                f"{where}: the model configuration cannot be read ({error}); it may be of a newer version"
+            ) from None

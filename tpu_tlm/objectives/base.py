@@ -10,16 +10,16 @@ import tensorflow as tf
 
 from tpu_tlm.config import ContrastiveConfig, DenoisingConfig, ElectraConfig, MlmConfig
 from tpu_tlm.models.flops import flops_per_example
-from tpu_tlm.models.random import Key
+from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from tpu_tlm.data.tokenizers import Tokenizer
+    from tpu_tlm.data.tokenizers.base import Tokenizer
 
 Batch = Mapping[str, tf.Tensor]
 
 
-class Sums(NamedTuple):
+class LossSums(NamedTuple):
     """Float32 scalars of one batch: the loss summed, its weight (count), and for each metric its sum and count.
 
     What is learned is loss / weight over the global batch. An objective that adds up several means (`Objective.parts`) gives a loss and a
@@ -40,7 +40,7 @@ class ObjectiveOptions(NamedTuple):
     electra: ElectraConfig = ElectraConfig()
 
 
-class Setting(NamedTuple):
+class ObjectiveContext(NamedTuple):
     """What an objective is made from: the model's spec, the tokenizer of the data, the options."""
 
     spec: ModelSpec
@@ -60,7 +60,9 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.T
     total = tf.math.log(tf.reduce_sum(tf.exp(columns - largest), axis=0)) + largest
     picked = tf.equal(tf.range(columns.shape[0], dtype=flat.dtype)[:, None], flat)
     logit = tf.reduce_sum(tf.where(picked, columns, 0.0), axis=0)
-    return tf.reshape(total - logit, labels.shape), tf.reshape(tf.cast(logit >= largest, tf.float32), labels.shape)
+    return tf.reshape(total - logit, labels.shape), tf.reshape(
+        tf.cast(logit >= largest, tf.float32), labels.shape
+    )
 
 
 class Objective(abc.ABC):
@@ -75,7 +77,7 @@ class Objective(abc.ABC):
 
     `name`: what `--objective` calls it; `kind`: the kind of model that it trains (`models.build.KINDS`); `metrics`: names of its metrics;
     `parts`: names of the means that its loss is the sum of, where there are several;
-    `gathers`: its loss compares examples with those of other replicas, so it is called with `replicas=` (`objectives.replicas.Replicas`);
+    `cross_replica`: its loss compares examples with those of other replicas, so it is called with `replicas=` (`objectives.replicas.Replicas`);
     `perplexity`: whether exp(loss) is a perplexity.
     """
 
@@ -83,16 +85,18 @@ class Objective(abc.ABC):
     kind: ClassVar[str] = "mlm"
     metrics: ClassVar[tuple[str, ...]]
     parts: ClassVar[tuple[str, ...]] = ()
-    gathers: ClassVar[bool] = False
+    cross_replica: ClassVar[bool] = False
     perplexity: ClassVar[bool] = True
 
     @classmethod
-    def make(cls, setting: Setting) -> Objective:
+    def make(cls, setting: ObjectiveContext) -> Objective:
         """The objective for a model, a tokenizer and options; one without any of its own needs no `make`."""
         return cls()
 
     @classmethod
-    def adapt(cls, spec: ModelSpec, options: ObjectiveOptions, lengths: Mapping[str, int]) -> ModelSpec:
+    def adapt(
+        cls, spec: ModelSpec, options: ObjectiveOptions, lengths: Mapping[str, int]
+    ) -> ModelSpec:
         """The spec of the model to train, from that of a text model; `lengths`: tokens of each feature of the dataset."""
         return spec
 
@@ -103,7 +107,7 @@ class Objective(abc.ABC):
         """
 
     @abc.abstractmethod
-    def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> Sums:
+    def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> LossSums:
         """The sums of one batch. With `training` false no dropout, and the corruption must not depend on the run's seed.
 
         `batch["valid"]` (float32 `[rows]`), where present, is 0 for rows that only fill up the last batch of an evaluation.
@@ -115,7 +119,9 @@ class Objective(abc.ABC):
 
     def flops(self, spec: ModelSpec) -> float:
         """Floating-point operations of one example's forward and backward pass (`models.flops`)."""
-        return flops_per_example(spec.config, spec.nctx, self.predictions(spec.nctx), spec.vocab_size)
+        return flops_per_example(
+            spec.config, spec.nctx, self.predictions(spec.nctx), spec.vocab_size
+        )
 
     def tokens(self, spec: ModelSpec) -> int:
         """Tokens of text in one example."""

@@ -7,8 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.errors import UsageError
-from tpu_tlm.models.random import Key
-from tpu_tlm.objectives.base import Batch, Objective, Setting, Sums, cross_entropy
+from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.objectives.base import Batch, LossSums, Objective, ObjectiveContext, cross_entropy
 
 
 class CausalLanguageModeling(Objective):
@@ -26,8 +26,10 @@ class CausalLanguageModeling(Objective):
         self.pad_id, self.segment_end = pad_id, segment_end
 
     @classmethod
-    def make(cls, setting: Setting) -> CausalLanguageModeling:
-        return cls(setting.spec.pad_id, setting.spec.eol_id if setting.spec.config.segment_mask else None)
+    def make(cls, setting: ObjectiveContext) -> CausalLanguageModeling:
+        return cls(
+            setting.spec.pad_id, setting.spec.eol_id if setting.spec.config.segment_mask else None
+        )
 
     def predictions(self, nctx: int) -> int:
         return nctx
@@ -40,11 +42,15 @@ class CausalLanguageModeling(Objective):
             counted = tf.logical_and(counted, tf.not_equal(x, self.segment_end))
         return labels, tf.cast(counted, tf.float32)
 
-    def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> Sums:
+    def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> LossSums:
         if "y" in batch and "w" in batch:
-            raise UsageError("--objective clm: these examples are pairs; preprocess the text without --pairs")
+            raise UsageError(
+                "--objective clm: these examples are pairs; preprocess the text without --pairs"
+            )
         if "y" in batch:
-            raise UsageError("--objective clm: these records carry masks (x and y); preprocess the text again, without masking")
+            raise UsageError(
+                "--objective clm: these records carry masks (x and y); preprocess the text again, without masking"
+            )
         labels, weights = self.labels(batch["x"])
         if "valid" in batch:
             weights *= batch["valid"][:, None]
@@ -52,4 +58,8 @@ class CausalLanguageModeling(Objective):
         logits = model(features, key=key.fold("dropout") if training else None)
         losses, right = cross_entropy(labels, logits)
         weight = tf.reduce_sum(weights)
-        return Sums(tf.reduce_sum(losses * weights), weight, {"accuracy": (tf.reduce_sum(right * weights), weight)})
+        return LossSums(
+            tf.reduce_sum(losses * weights),
+            weight,
+            {"accuracy": (tf.reduce_sum(right * weights), weight)},
+        )

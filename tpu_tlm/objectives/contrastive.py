@@ -12,10 +12,10 @@ import tensorflow as tf
 from tpu_tlm.config import ContrastiveConfig
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.flops import dual_flops_per_example
-from tpu_tlm.models.masks import MASKED
-from tpu_tlm.models.random import Key
+from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.models.layers.masks import MASKED
 from tpu_tlm.models.spec import ModelSpec
-from tpu_tlm.objectives.base import Batch, Objective, ObjectiveOptions, Setting, Sums
+from tpu_tlm.objectives.base import Batch, LossSums, Objective, ObjectiveContext, ObjectiveOptions
 from tpu_tlm.objectives.replicas import ALONE, Replicas
 
 LARGEST_SCALE = 100.0  # of the similarities: CLIP's (arXiv 2103.00020, 2.5)
@@ -41,12 +41,17 @@ class Scores(NamedTuple):
     def cross_entropy(self, scale: tf.Tensor) -> tf.Tensor:
         """-log of the share that each row's own candidate has of the softmax over `scale` (scalar or `[n, 1]`) times cosine: `[n]`."""
         logits = tf.where(tf.logical_or(self.own, self.wrong), self.cosines * scale, MASKED)
-        return tf.reduce_logsumexp(logits, axis=1) - tf.reduce_sum(tf.where(self.own, logits, 0.0), axis=1)
+        return tf.reduce_logsumexp(logits, axis=1) - tf.reduce_sum(
+            tf.where(self.own, logits, 0.0), axis=1
+        )
 
     def hinge(self, margin: float) -> tf.Tensor:
         """By how much wrong candidates come nearer than `margin` behind the right one, on average: `[n]`."""
         short = tf.nn.relu(margin + self.cosines - self.positive[:, None])
-        return _over(tf.reduce_sum(tf.where(self.wrong, short, 0.0), axis=1), tf.reduce_sum(tf.cast(self.wrong, tf.float32), axis=1))
+        return _over(
+            tf.reduce_sum(tf.where(self.wrong, short, 0.0), axis=1),
+            tf.reduce_sum(tf.cast(self.wrong, tf.float32), axis=1),
+        )
 
     def ranks(self) -> tf.Tensor:
         """The place of each row's own candidate, from 1, `[n]`; among equals the middle one, so that equal vectors win nothing."""
@@ -84,23 +89,27 @@ class DualEncoding(Objective):
     name = "dual-encoder"
     kind = "dual"
     metrics = (*(f"recall@{k}" for k in RANKS), "mrr", "scale")
-    gathers = True
+    cross_replica = True
     perplexity = False
 
     def __init__(self, config: ContrastiveConfig) -> None:
         self.config = config
 
     @classmethod
-    def make(cls, setting: Setting) -> DualEncoding:
+    def make(cls, setting: ObjectiveContext) -> DualEncoding:
         return cls(setting.options.contrastive)
 
     @classmethod
-    def adapt(cls, spec: ModelSpec, options: ObjectiveOptions, lengths: Mapping[str, int]) -> ModelSpec:
+    def adapt(
+        cls, spec: ModelSpec, options: ObjectiveOptions, lengths: Mapping[str, int]
+    ) -> ModelSpec:
         """With the length of the second text. Raises `UsageError` for records without one, or a scale that cannot rise."""
         if (examples := options.contrastive.scale_examples) < 1:
             raise UsageError(f"--scale_examples {examples}: must be at least 1")
         if "y" not in lengths:
-            raise UsageError("--objective dual-encoder: these records are no pairs; preprocess with --pairs ntp, nsp or tsv")
+            raise UsageError(
+                "--objective dual-encoder: these records are no pairs; preprocess with --pairs ntp, nsp or tsv"
+            )
         return replace(spec, nctx_y=lengths["y"])
 
     def predictions(self, nctx: int) -> int:
@@ -113,13 +122,17 @@ class DualEncoding(Objective):
         """What the cosines are multiplied by, float32 `[n, 1]` or scalar."""
         if self.config.loss in ("contrastive", "symmetric"):
             temperature = tf.convert_to_tensor(model.temperature)
-            return scale_of(temperature if self.config.learn_temp else tf.stop_gradient(temperature))
+            return scale_of(
+                temperature if self.config.learn_temp else tf.stop_gradient(temperature)
+            )
         if self.config.loss == "triplet":
             return tf.constant(1.0)
         done = tf.cast(position, tf.float32)[:, None] / max(1, self.config.scale_examples)
         return 1.0 + (math.sqrt(width) - 1.0) * (tf.minimum(done, 1.0) if training else 1.0)
 
-    def _losses(self, forward: Scores, backward: Scores | None, scale: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    def _losses(
+        self, forward: Scores, backward: Scores | None, scale: tf.Tensor, count: tf.Tensor
+    ) -> tf.Tensor:
         """The loss of each row, `[n]`; `count`: pairs in the global batch."""
         if self.config.loss == "triplet":
             return forward.hinge(self.config.margin)
@@ -128,16 +141,27 @@ class DualEncoding(Objective):
             return (losses + backward.cross_entropy(scale)) / 2.0
         return losses * count if self.config.loss == "all" else losses
 
-    def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool, replicas: Replicas = ALONE) -> Sums:
+    def __call__(
+        self, model: Any, batch: Batch, key: Key, *, training: bool, replicas: Replicas = ALONE
+    ) -> LossSums:
         if "y" not in batch:
-            raise UsageError("a dual encoder needs pairs: these records have no second text (y); preprocess with --pairs")
-        vectors = model({"x": batch["x"], "y": batch["y"]}, key=key.fold("dropout") if training else None)
-        u, v = (tf.math.l2_normalize(tf.cast(side, tf.float32), axis=-1, epsilon=1e-12) for side in vectors)
+            raise UsageError(
+                "a dual encoder needs pairs: these records have no second text (y); preprocess with --pairs"
+            )
+        vectors = model(
+            {"x": batch["x"], "y": batch["y"]}, key=key.fold("dropout") if training else None
+        )
+        u, v = (
+            tf.math.l2_normalize(tf.cast(side, tf.float32), axis=-1, epsilon=1e-12)
+            for side in vectors
+        )
         rows, width = u.shape
         valid = batch["valid"] if "valid" in batch else tf.ones([rows])
         symmetric = self.config.loss == "symmetric"
         # One meeting of the replicas for all that they have to know of each other.
-        everybody = replicas.gather(tf.concat([v, *([u] if symmetric else []), valid[:, None]], axis=1))
+        everybody = replicas.gather(
+            tf.concat([v, *([u] if symmetric else []), valid[:, None]], axis=1)
+        )
         counts = everybody[:, -1] > 0.0
         place = tf.cast(replicas.index, tf.int32) * rows + tf.range(rows)
         own = tf.equal(tf.range(everybody.shape[0])[None, :], place[:, None])
@@ -149,13 +173,22 @@ class DualEncoding(Objective):
         forward = scores(u, everybody[:, :width])
         scale = self._scale(model, batch["position"], width, training)
         losses = self._losses(
-            forward, scores(v, everybody[:, width : 2 * width]) if symmetric else None, scale, tf.reduce_sum(everybody[:, -1])
+            forward,
+            scores(v, everybody[:, width : 2 * width]) if symmetric else None,
+            scale,
+            tf.reduce_sum(everybody[:, -1]),
         )
         weight = tf.reduce_sum(valid)
         ranks = tf.stop_gradient(forward.ranks())
-        metrics = {f"recall@{k}": tf.reduce_sum(valid * tf.cast(ranks <= k, tf.float32)) for k in RANKS}
+        metrics = {
+            f"recall@{k}": tf.reduce_sum(valid * tf.cast(ranks <= k, tf.float32)) for k in RANKS
+        }
         metrics |= {
             "mrr": tf.reduce_sum(valid / ranks),
             "scale": tf.reduce_sum(valid * tf.reshape(tf.broadcast_to(scale, (rows, 1)), (-1,))),
         }
-        return Sums(tf.reduce_sum(losses * valid), weight, {name: (total, weight) for name, total in metrics.items()})
+        return LossSums(
+            tf.reduce_sum(losses * valid),
+            weight,
+            {name: (total, weight) for name, total in metrics.items()},
+        )

@@ -10,9 +10,18 @@ import tensorflow as tf
 
 from tpu_tlm.config import DenoisingConfig
 from tpu_tlm.errors import UsageError
-from tpu_tlm.models.random import Key
+from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.spec import ModelSpec
-from tpu_tlm.objectives.spans import LONGEST, Counts, infilling_counts, infilling_spans, marked, most, t5_counts, t5_spans
+from tpu_tlm.objectives.spans import (
+    LONGEST,
+    Counts,
+    infilling_counts,
+    infilling_spans,
+    marked,
+    most,
+    t5_counts,
+    t5_spans,
+)
 
 # Share of the tokens that T5 and BART take away.
 _DENSITY = {"spans": 0.15, "infilling": 0.3}
@@ -45,7 +54,14 @@ class Denoiser:
     def of(cls, spec: ModelSpec, mask_id: int | None = None) -> Denoiser:
         """The one of a model's spec. `mask_id`: what stands for a span (infilling)."""
         assert spec.denoising is not None
-        return cls(spec.denoising, spec.vocab_size, spec.pad_id, mask_id, spec.prefix_id is not None, spec.suffix_id is not None)
+        return cls(
+            spec.denoising,
+            spec.vocab_size,
+            spec.pad_id,
+            mask_id,
+            spec.prefix_id is not None,
+            spec.suffix_id is not None,
+        )
 
     @property
     def end(self) -> int:
@@ -69,7 +85,9 @@ class Denoiser:
     def check_length(self, nctx: int) -> None:
         """Raise `UsageError` for examples of more than `longest` tokens."""
         if nctx > self.longest:
-            raise UsageError(f"--denoise {self.config.denoise}: examples of {nctx} tokens are too long, at most {self.longest}")
+            raise UsageError(
+                f"--denoise {self.config.denoise}: examples of {nctx} tokens are too long, at most {self.longest}"
+            )
 
     def _numbers(self) -> tuple[float, float]:
         assert self.config.noise_density is not None
@@ -96,24 +114,38 @@ class Denoiser:
         self.check_length(nctx)
         size, (source_length, target_length) = self._size(nctx), self.lengths(nctx)
         if self.config.denoise == "spans" and self.spans(nctx) >= (self.config.sentinels or 0):
-            raise UsageError(f"examples of {nctx} tokens have {self.spans(nctx)} spans, this model has sentinels for {self._sentinels()}")
+            raise UsageError(
+                f"examples of {nctx} tokens have {self.spans(nctx)} spans, this model has sentinels for {self._sentinels()}"
+            )
         there = tf.not_equal(x, self.pad_id)
-        lengths = tf.clip_by_value(tf.reduce_sum(tf.cast(there, tf.int32), axis=1) - self.prefix - self.suffix, 0, size)
+        lengths = tf.clip_by_value(
+            tf.reduce_sum(tf.cast(there, tf.int32), axis=1) - self.prefix - self.suffix, 0, size
+        )
         draw = t5_spans if self.config.denoise == "spans" else infilling_spans
         frame = ((0, 0), (int(self.prefix), int(self.suffix)))
         noise, starts = (tf.pad(t, frame) for t in draw(key, lengths, size, *self._numbers()))
         number = tf.cumsum(tf.cast(starts, tf.int32), axis=1)
-        marks = self.first + number - 1 if self.config.denoise == "spans" else tf.fill(starts.shape, self.mask_id or 0)
-        source = marked(x, marks, starts, tf.logical_and(there, tf.logical_not(noise)), self.pad_id)[:, :source_length]
+        marks = (
+            self.first + number - 1
+            if self.config.denoise == "spans"
+            else tf.fill(starts.shape, self.mask_id or 0)
+        )
+        source = marked(
+            x, marks, starts, tf.logical_and(there, tf.logical_not(noise)), self.pad_id
+        )[:, :source_length]
         place = tf.range(target_length)
         if self.config.denoise == "spans":
             end = number[:, -1:] + tf.reduce_sum(tf.cast(noise, tf.int32), axis=1, keepdims=True)
             labels = marked(x, marks, starts, noise, self.pad_id)
-            labels = tf.pad(labels, ((0, 0), (0, max(0, target_length - labels.shape[1]))))[:, :target_length]
+            labels = tf.pad(labels, ((0, 0), (0, max(0, target_length - labels.shape[1]))))[
+                :, :target_length
+            ]
         else:
             end = lengths[:, None]
             labels = tf.pad(x[:, int(self.prefix) : int(self.prefix) + size], ((0, 0), (0, 1)))
-        labels = tf.where(place < end, labels, tf.where(tf.equal(place, end), self.end, self.pad_id))
+        labels = tf.where(
+            place < end, labels, tf.where(tf.equal(place, end), self.end, self.pad_id)
+        )
         counted = tf.logical_and(place <= end, number[:, -1:] > 0)
         given = tf.pad(labels[:, :-1], ((0, 0), (1, 0)), constant_values=self.end)
         return Example(source, given, labels, tf.cast(counted, tf.float32))
@@ -130,12 +162,18 @@ class Denoiser:
                 current = spans.setdefault(token, [])
             elif token != self.end:
                 current.append(token)
-        return [t for token in source for t in (spans.get(token, []) if token >= self.first else [token])]
+        return [
+            t
+            for token in source
+            for t in (spans.get(token, []) if token >= self.first else [token])
+        ]
 
     def with_sentinels(self, ids: Sequence[int], mask_id: int) -> list[int]:
         """Ids of a text whose masks are sentinels, in their order. Raises `UsageError` for more masks than sentinels."""
         if list(ids).count(mask_id) > self._sentinels():
-            raise UsageError(f"the text has {list(ids).count(mask_id)} masks, this model has sentinels for {self._sentinels()}")
+            raise UsageError(
+                f"the text has {list(ids).count(mask_id)} masks, this model has sentinels for {self._sentinels()}"
+            )
         numbers = iter(range(self.first, self.end))
         return [next(numbers) if token == mask_id else token for token in ids]
 
@@ -159,8 +197,12 @@ def resolved(config: DenoisingConfig, spec: ModelSpec) -> DenoisingConfig:
     denoiser.check_length(spec.nctx)
     spans = denoiser.spans(spec.nctx)
     if spans < 1:
-        raise UsageError(f"--denoise {config.denoise}: examples of {spec.nctx} tokens are too short to take something away")
+        raise UsageError(
+            f"--denoise {config.denoise}: examples of {spec.nctx} tokens are too short to take something away"
+        )
     needed = spans + 1 if config.denoise == "spans" else 1
     if config.sentinels is not None and config.sentinels < needed:
-        raise UsageError(f"--sentinels {config.sentinels}: examples of {spec.nctx} tokens need at least {needed}")
+        raise UsageError(
+            f"--sentinels {config.sentinels}: examples of {spec.nctx} tokens need at least {needed}"
+        )
     return replace(full, sentinels=config.sentinels or needed)

@@ -11,12 +11,19 @@ import tensorflow as tf
 from tpu_tlm.config import ElectraConfig, MlmConfig, ModelConfig
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.flops import binary_flops_per_example, flops_per_example
-from tpu_tlm.models.masks import MASKED
-from tpu_tlm.models.random import Key
+from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.models.layers.masks import MASKED
 from tpu_tlm.models.spec import ModelSpec
-from tpu_tlm.objectives.base import Batch, Objective, ObjectiveOptions, Setting, Sums, cross_entropy
-from tpu_tlm.objectives.discriminator import METRICS, detection
+from tpu_tlm.objectives.base import (
+    Batch,
+    LossSums,
+    Objective,
+    ObjectiveContext,
+    ObjectiveOptions,
+    cross_entropy,
+)
 from tpu_tlm.objectives.mlm import EVALUATION_SEED, MaskedLanguageModeling, Specials, specials_of
+from tpu_tlm.objectives.replaced_tokens import METRICS, detection
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 
@@ -76,14 +83,22 @@ class ReplacedTokenDetection(Objective):
     parts = (GENERATOR, DISCRIMINATOR)
 
     def __init__(self, mlm: MlmConfig, specials: Specials, disc_weight: float) -> None:
-        self.mlm, self.specials, self.disc_weight = MaskedLanguageModeling(mlm, specials), specials, disc_weight
+        self.mlm, self.specials, self.disc_weight = (
+            MaskedLanguageModeling(mlm, specials),
+            specials,
+            disc_weight,
+        )
 
     @classmethod
-    def make(cls, setting: Setting) -> ReplacedTokenDetection:
-        return cls(setting.options.mlm, specials_of(setting.tokenizer), setting.options.electra.disc_weight)
+    def make(cls, setting: ObjectiveContext) -> ReplacedTokenDetection:
+        return cls(
+            setting.options.mlm, specials_of(setting.tokenizer), setting.options.electra.disc_weight
+        )
 
     @classmethod
-    def adapt(cls, spec: ModelSpec, options: ObjectiveOptions, lengths: Mapping[str, int]) -> ModelSpec:
+    def adapt(
+        cls, spec: ModelSpec, options: ObjectiveOptions, lengths: Mapping[str, int]
+    ) -> ModelSpec:
         """With the generator. Raises `UsageError` for sizes of it that cannot be, or a negative weight of the discriminator."""
         if not options.electra.disc_weight >= 0.0:
             raise UsageError(f"--disc_weight {options.electra.disc_weight}: must not be negative")
@@ -95,30 +110,40 @@ class ReplacedTokenDetection(Objective):
     def flops(self, spec: ModelSpec) -> float:
         """Of both models."""
         assert spec.generator is not None
-        generator = flops_per_example(spec.generator, spec.nctx, self.predictions(spec.nctx), spec.vocab_size)
+        generator = flops_per_example(
+            spec.generator, spec.nctx, self.predictions(spec.nctx), spec.vocab_size
+        )
         return generator + binary_flops_per_example(spec.config, spec.nctx)
 
-    def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> Sums:
+    def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> LossSums:
         x, positions, labels, weights = self.mlm.masked(batch, key.fold("corruption"), training)
         valid = batch["valid"] if "valid" in batch else tf.ones_like(weights[:, 0])
         more = {"tt": batch["tt"]} if "tt" in batch else {}
-        logits = model.generate({"x": x, **more}, positions, key=key.fold("generator") if training else None)
+        logits = model.generate(
+            {"x": x, **more}, positions, key=key.fold("generator") if training else None
+        )
         losses, right = cross_entropy(labels, logits)
         counted = weights * valid[:, None]
         loss, count = tf.reduce_sum(losses * counted), tf.reduce_sum(counted)
 
         draws = key if training else Key.of(EVALUATION_SEED, batch["position"])
-        original = tf.where(tf.not_equal(batch["y"], self.specials.pad_id), batch["y"], x) if "y" in batch else batch["x"]
+        original = (
+            tf.where(tf.not_equal(batch["y"], self.specials.pad_id), batch["y"], x)
+            if "y" in batch
+            else batch["x"]
+        )
         drawn = sample(logits, self.specials, draws.fold("sample"))
         change = tf.where(weights > 0, drawn - labels, 0)
         # Positions of a row are distinct, so the one-hot sum writes each at most once.
-        text = original + tf.reduce_sum(tf.one_hot(positions, x.shape[1], dtype=tf.int32) * change[:, :, None], axis=1)
+        text = original + tf.reduce_sum(
+            tf.one_hot(positions, x.shape[1], dtype=tf.int32) * change[:, :, None], axis=1
+        )
 
         scores = model({"x": text, **more}, key=key.fold("dropout") if training else None)
         tokens = tf.cast(tf.not_equal(original, self.specials.pad_id), tf.float32) * valid[:, None]
         found = detection(scores, tf.cast(tf.not_equal(text, original), tf.float32), tokens)
         accuracy = (tf.reduce_sum(right * counted), count)
-        return Sums(
+        return LossSums(
             {GENERATOR: loss, DISCRIMINATOR: self.disc_weight * found.loss},
             {GENERATOR: count, DISCRIMINATOR: found.weight},
             {"generator_loss": (loss, count), "generator_accuracy": accuracy, **found.metrics},

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tpu_tlm.config import MlmConfig
-from tpu_tlm.models.random import Key
+from tpu_tlm.models.layers.counter_rng import Key
 
 # Bits of a sort key that hold the position; the rest are noise. Longer examples are refused.
 _POSITION_BITS = 13
@@ -29,7 +29,9 @@ def static_count(rate: float, length: int) -> int:
 
 def word_starts(packed: tf.Tensor, length: int) -> tf.Tensor:
     """Little-endian bits uint8 `[rows, ceil(length / 8)]` -> bool `[rows, length]`."""
-    bits = tf.bitwise.right_shift(packed[:, :, None], tf.constant(list(range(8)), tf.uint8)[None, None, :])
+    bits = tf.bitwise.right_shift(
+        packed[:, :, None], tf.constant(list(range(8)), tf.uint8)[None, None, :]
+    )
     flat = tf.reshape(tf.bitwise.bitwise_and(bits, tf.constant(1, tf.uint8)), (packed.shape[0], -1))
     return flat[:, :length] > 0
 
@@ -71,13 +73,22 @@ def choose(maskable: tf.Tensor, units: tf.Tensor, rate: float, key: Key) -> Chos
     """
     rows, length = maskable.shape
     if length > 1 << _POSITION_BITS:
-        raise ValueError(f"examples of {length} tokens are too long for masking; at most {1 << _POSITION_BITS}")
+        raise ValueError(
+            f"examples of {length} tokens are too long for masking; at most {1 << _POSITION_BITS}"
+        )
     count = static_count(rate, length)
-    noise = tf.cast(tf.bitwise.right_shift(key.fold("mask").bits(length), tf.constant(32 - _NOISE_BITS, tf.uint32)), tf.int32)
+    noise = tf.cast(
+        tf.bitwise.right_shift(
+            key.fold("mask").bits(length), tf.constant(32 - _NOISE_BITS, tf.uint32)
+        ),
+        tf.int32,
+    )
     # Positions of a unit share its noise and sort by place within it, so that a unit stays together in the order.
     noise = tf.gather(noise, units, batch_dims=1)
     places = tf.range(length, dtype=tf.int32)
-    order = tf.bitwise.bitwise_or(tf.bitwise.left_shift(noise, _POSITION_BITS), (1 << _POSITION_BITS) - 1 - places)
+    order = tf.bitwise.bitwise_or(
+        tf.bitwise.left_shift(noise, _POSITION_BITS), (1 << _POSITION_BITS) - 1 - places
+    )
     order = tf.where(maskable, order, -1)
     ranked, positions = tf.math.top_k(order, k=min(count + 1, length))
     available = tf.reduce_sum(tf.cast(maskable, tf.float32), axis=1)

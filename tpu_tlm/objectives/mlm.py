@@ -8,10 +8,10 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.config import MlmConfig
-from tpu_tlm.data.tokenizers import Tokenizer
+from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
-from tpu_tlm.models.random import Key
-from tpu_tlm.objectives.base import Batch, Objective, Setting, Sums, cross_entropy
+from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.objectives.base import Batch, LossSums, Objective, ObjectiveContext, cross_entropy
 from tpu_tlm.objectives.masking import choose, static_count, units_of, word_starts
 
 # The masks of an evaluation are those of this seed, whatever the run's: figures of different runs compare.
@@ -30,10 +30,19 @@ class Specials:
 
 def specials_of(tokenizer: Tokenizer) -> Specials:
     """A tokenizer's special ids, as masking must know them."""
-    return Specials(len(tokenizer.tokens), tokenizer.pad_id, tokenizer.mask_id, tuple(tokenizer.special_ids))
+    return Specials(
+        len(tokenizer.tokens), tokenizer.pad_id, tokenizer.mask_id, tuple(tokenizer.special_ids)
+    )
 
 
-def corrupt(x: tf.Tensor, positions: tf.Tensor, weights: tf.Tensor, specials: Specials, config: MlmConfig, key: Key) -> tf.Tensor:
+def corrupt(
+    x: tf.Tensor,
+    positions: tf.Tensor,
+    weights: tf.Tensor,
+    specials: Specials,
+    config: MlmConfig,
+    key: Key,
+) -> tf.Tensor:
     """Replace the chosen tokens: by default 80 % mask, 10 % a random token that is not special, 10 % unchanged. int32 `[rows, T]`."""
     count = positions.shape[1]
     draw = key.fold("replace").uniform(count)
@@ -42,10 +51,16 @@ def corrupt(x: tf.Tensor, positions: tf.Tensor, weights: tf.Tensor, specials: Sp
         random_token += tf.cast(random_token >= special, tf.int32)
     original = tf.gather(x, positions, batch_dims=1)
     random_below = config.mask_token_rate + config.mask_random_rate
-    replaced = tf.where(draw < config.mask_token_rate, specials.mask_id, tf.where(draw < random_below, random_token, original))
+    replaced = tf.where(
+        draw < config.mask_token_rate,
+        specials.mask_id,
+        tf.where(draw < random_below, random_token, original),
+    )
     change = tf.where(weights > 0, replaced - original, 0)
     # Positions of a row are distinct, so the one-hot sum writes each at most once.
-    return x + tf.reduce_sum(tf.one_hot(positions, x.shape[1], dtype=tf.int32) * change[:, :, None], axis=1)
+    return x + tf.reduce_sum(
+        tf.one_hot(positions, x.shape[1], dtype=tf.int32) * change[:, :, None], axis=1
+    )
 
 
 def is_special(x: tf.Tensor, specials: Specials) -> tf.Tensor:
@@ -67,18 +82,22 @@ class MaskedLanguageModeling(Objective):
         self.config, self.specials = config, specials
 
     @classmethod
-    def make(cls, setting: Setting) -> MaskedLanguageModeling:
+    def make(cls, setting: ObjectiveContext) -> MaskedLanguageModeling:
         return cls(setting.options.mlm, specials_of(setting.tokenizer))
 
     def predictions(self, nctx: int) -> int:
         return static_count(self.config.mask_rate, nctx)
 
-    def masked(self, batch: Batch, key: Key, training: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    def masked(
+        self, batch: Batch, key: Key, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """Corrupted input int32 `[rows, T]`, positions and labels int32 `[rows, N]`, weights float32 `[rows, N]`."""
         x = batch["x"]
         if "y" in batch:
             if "w" in batch:
-                raise UsageError("--objective mlm: these examples are pairs; preprocess the text without --pairs")
+                raise UsageError(
+                    "--objective mlm: these examples are pairs; preprocess the text without --pairs"
+                )
             y = batch["y"]
             positions = tf.broadcast_to(tf.range(x.shape[1], dtype=tf.int32), x.shape)
             return x, positions, y, tf.cast(tf.not_equal(y, self.specials.pad_id), tf.float32)
@@ -87,14 +106,21 @@ class MaskedLanguageModeling(Objective):
         if not training:
             key = Key.of(EVALUATION_SEED, batch["position"])
         if "w" not in batch and mode != "token":
-            raise UsageError(f"--mask_mode {mode}: these records do not say where words start; use token, or preprocess the text again")
+            raise UsageError(
+                f"--mask_mode {mode}: these records do not say where words start; use token, or preprocess the text again"
+            )
         starts = word_starts(batch["w"], x.shape[1]) if "w" in batch else tf.ones_like(x, tf.bool)
         units = units_of(starts, mode, self.config, key)
         positions, weights = choose(tf.logical_not(is_special(x, self.specials)), units, rate, key)
         labels = tf.gather(x, positions, batch_dims=1)
-        return corrupt(x, positions, weights, self.specials, self.config, key), positions, labels, weights
+        return (
+            corrupt(x, positions, weights, self.specials, self.config, key),
+            positions,
+            labels,
+            weights,
+        )
 
-    def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> Sums:
+    def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> LossSums:
         x, positions, labels, weights = self.masked(batch, key.fold("corruption"), training)
         if "valid" in batch:
             weights *= batch["valid"][:, None]
@@ -102,4 +128,8 @@ class MaskedLanguageModeling(Objective):
         logits = model(features, positions=positions, key=key.fold("dropout") if training else None)
         losses, right = cross_entropy(labels, logits)
         weight = tf.reduce_sum(weights)
-        return Sums(tf.reduce_sum(losses * weights), weight, {"accuracy": (tf.reduce_sum(right * weights), weight)})
+        return LossSums(
+            tf.reduce_sum(losses * weights),
+            weight,
+            {"accuracy": (tf.reduce_sum(right * weights), weight)},
+        )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tpu_tlm.models.random import Key
+from tpu_tlm.models.layers.counter_rng import Key
 
 # Bits of a sort key that hold a place; the rest are noise. Longer examples are refused.
 _PLACE_BITS = 13
@@ -45,10 +45,16 @@ def infilling_counts(length: int, density: float, mean: float) -> tuple[int, int
 def most(counts: Counts, length: int, density: float, mean: float) -> tuple[int, int, int]:
     """The most tokens taken away, the most spans, and the longest rest (a token for every span), of texts of up to `length`."""
     table = [(n, *counts(n, density, mean)) for n in range(length + 1)]
-    return max(noise for _, noise, _ in table), max(spans for *_, spans in table), max(n - noise + spans for n, noise, spans in table)
+    return (
+        max(noise for _, noise, _ in table),
+        max(spans for *_, spans in table),
+        max(n - noise + spans for n, noise, spans in table),
+    )
 
 
-def counted(counts: Counts, lengths: tf.Tensor, size: int, density: float, mean: float) -> tuple[tf.Tensor, tf.Tensor]:
+def counted(
+    counts: Counts, lengths: tf.Tensor, size: int, density: float, mean: float
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The counts of texts of int32 `lengths` `[rows]`, each up to `size`: from a table, so that device and host round alike."""
     table = tf.constant([counts(n, density, mean) for n in range(size + 1)], tf.int32)
     both = tf.gather(table, lengths)
@@ -64,7 +70,9 @@ def distinct(key: Key, below: tf.Tensor, count: tf.Tensor, size: int, width: int
         raise ValueError(f"examples of {size} tokens are too long for denoising; at most {LONGEST}")
     if width < 1 or size < 1:
         return tf.fill((count.shape[0], max(width, 0)), size)
-    noise = tf.cast(tf.bitwise.right_shift(key.bits(size), tf.constant(32 - _NOISE_BITS, tf.uint32)), tf.int32)
+    noise = tf.cast(
+        tf.bitwise.right_shift(key.bits(size), tf.constant(32 - _NOISE_BITS, tf.uint32)), tf.int32
+    )
     places = tf.range(size, dtype=tf.int32)
     order = tf.bitwise.bitwise_or(tf.bitwise.left_shift(noise, _PLACE_BITS), places)
     _, drawn = tf.math.top_k(tf.where(places < below[:, None], order, -1), k=min(width, size))
@@ -79,7 +87,9 @@ def _placed(before: tf.Tensor, lengths: tf.Tensor, spans: tf.Tensor, size: int) 
     end = begin + tf.where(alive, lengths, 0)[:, :, None]
     place = tf.range(size + 1)[None, None, :]
     starts = tf.reduce_any(tf.equal(place, begin), axis=1)
-    return Spans(tf.reduce_any(tf.logical_and(place >= begin, place < end), axis=1)[:, :size], starts)
+    return Spans(
+        tf.reduce_any(tf.logical_and(place >= begin, place < end), axis=1)[:, :size], starts
+    )
 
 
 def t5_spans(key: Key, lengths: tf.Tensor, size: int, density: float, mean: float) -> Spans:
@@ -87,10 +97,15 @@ def t5_spans(key: Key, lengths: tf.Tensor, size: int, density: float, mean: floa
     likely, and laid down by turns; a text begins with what stays and ends with a span."""
     most_noise, most_spans, _ = most(t5_counts, size, density, mean)
     noise, spans = counted(t5_counts, lengths, size, density, mean)
-    cuts = tf.minimum(distinct(key.fold("noise"), noise - 1, spans - 1, most_noise, most_spans - 1) + 1, noise[:, None])
+    cuts = tf.minimum(
+        distinct(key.fold("noise"), noise - 1, spans - 1, most_noise, most_spans - 1) + 1,
+        noise[:, None],
+    )
     bounds = tf.concat([tf.zeros_like(noise)[:, None], cuts, noise[:, None]], axis=1)
     kept = (lengths - noise)[:, None]
-    before = tf.minimum(distinct(key.fold("kept"), kept[:, 0] - 1, spans - 1, size, most_spans - 1) + 1, kept)
+    before = tf.minimum(
+        distinct(key.fold("kept"), kept[:, 0] - 1, spans - 1, size, most_spans - 1) + 1, kept
+    )
     return _placed(tf.concat([before, kept], axis=1), bounds[:, 1:] - bounds[:, :-1], spans, size)
 
 
@@ -103,14 +118,20 @@ def infilling_spans(key: Key, lengths: tf.Tensor, size: int, density: float, mea
     """
     most_noise, most_spans, _ = most(infilling_counts, size, density, mean)
     noise, spans = counted(infilling_counts, lengths, size, density, mean)
-    owner = tf.cast(key.fold("length").uniform(most_noise) * tf.cast(spans, tf.float32)[:, None], tf.int32)
-    owner = tf.where(tf.range(most_noise) < noise[:, None], tf.minimum(owner, spans[:, None] - 1), -1)
-    held = tf.reduce_sum(tf.cast(tf.equal(owner[:, None, :], tf.range(most_spans)[None, :, None]), tf.int32), axis=2)
+    owner = tf.cast(
+        key.fold("length").uniform(most_noise) * tf.cast(spans, tf.float32)[:, None], tf.int32
+    )
+    owner = tf.where(
+        tf.range(most_noise) < noise[:, None], tf.minimum(owner, spans[:, None] - 1), -1
+    )
+    held = tf.reduce_sum(
+        tf.cast(tf.equal(owner[:, None, :], tf.range(most_spans)[None, :, None]), tf.int32), axis=2
+    )
     before = distinct(key.fold("gap"), lengths - noise + 1, spans, size + 1, most_spans)
     return _placed(before, held, spans, size)
 
 
-def squeezed(values: tf.Tensor, keep: tf.Tensor, fill: int) -> tf.Tensor:
+def compact_left(values: tf.Tensor, keep: tf.Tensor, fill: int) -> tf.Tensor:
     """The values `[rows, T]` with `keep` moved to the left in their order, `fill` behind them.
 
     Each moves by the number of dropped ones before it, one bit of that number at a time, the lowest first: log2(T) shifts, no scatter and
@@ -132,10 +153,12 @@ def squeezed(values: tf.Tensor, keep: tf.Tensor, fill: int) -> tf.Tensor:
     return tf.where(keep, values, fill)
 
 
-def marked(x: tf.Tensor, marks: tf.Tensor, starts: tf.Tensor, keep: tf.Tensor, fill: int) -> tf.Tensor:
+def marked(
+    x: tf.Tensor, marks: tf.Tensor, starts: tf.Tensor, keep: tf.Tensor, fill: int
+) -> tf.Tensor:
     """The tokens `x` int32 `[rows, T]` with `keep`, before them the `marks` `[rows, T + 1]` at `starts`, then `fill`: `[rows, 2 T + 2]`."""
     rows, length = x.shape
     more = ((0, 0), (0, 1))
     values = tf.reshape(tf.stack([marks, tf.pad(x, more)], axis=2), (rows, 2 * length + 2))
     kept = tf.reshape(tf.stack([starts, tf.pad(keep, more)], axis=2), (rows, 2 * length + 2))
-    return squeezed(values, kept, fill)
+    return compact_left(values, kept, fill)

@@ -76,9 +76,13 @@ def parse_slice(name: str) -> Slice:
     match = re.fullmatch(r"(v\w+?)-(\d+)", name.strip().lower())
     kind = _SPELLINGS.get(match[1], match[1]) if match else ""
     if match is None or kind not in CHIPS:
-        raise UsageError(f"--tpu {name}: is none of {', '.join(CHIPS)} with a number of chips, such as v5e-8")
+        raise UsageError(
+            f"--tpu {name}: is none of {', '.join(CHIPS)} with a number of chips, such as v5e-8"
+        )
     chip = CHIPS[kind]
     chips, rest = divmod(int(match[2]), chip.cores)
     if rest or chips not in chip.layouts:
-        raise UsageError(f"--tpu {name}: there is no such slice; {', '.join(Slice(chip, n).name for n in chip.layouts)}")
+        raise UsageError(
+            f"--tpu {name}: there is no such slice; {', '.join(Slice(chip, n).name for n in chip.layouts)}"
+        )
     return Slice(chip, chips)

@@ -78,7 +78,13 @@ def refusal(message: str, arguments: int) -> Refused | None:
         size = re.match(r"([\d.]+)([KMGTB]?)", block)
         name, shape = re.search(r'op_name="([^"]*)"', block), re.search(r"Shape: (\S+)", block)
         if size:
-            found.append(Allocation(_bytes(*size.groups()), name[1] if name else "", shape[1].split("{")[0] if shape else ""))
+            found.append(
+                Allocation(
+                    _bytes(*size.groups()),
+                    name[1] if name else "",
+                    shape[1].split("{")[0] if shape else "",
+                )
+            )
     need = _bytes(used[1], used[2]) + (arguments if apart else 0)
     return Refused(need, _bytes(used[3], used[4]), arguments, tuple(found), message)
 
@@ -100,7 +106,9 @@ def _module(lowered: Lowered) -> Any:
             if i in lowered.donated:
                 out = lowered.donated[i]
                 if str(main.arguments[i].type) != str(results[out]):
-                    raise TlmError(f"argument {i} ({main.arguments[i].type}) cannot be donated to result {out} ({results[out]})")
+                    raise TlmError(
+                        f"argument {i} ({main.arguments[i].type}) cannot be donated to result {out} ({results[out]})"
+                    )
                 marked["tf.aliasing_output"] = ir.IntegerAttr.get(number, out)
             attributes.append(ir.DictAttr.get(marked))
         main.arg_attrs = ir.ArrayAttr.get(attributes)
@@ -114,10 +122,14 @@ def _devices(slice_: Slice) -> Any:
     from jax.experimental import topologies
 
     bounds = {"chips_per_host_bounds": [1, 1, 1]} if slice_.chips == 1 else {}
-    return topologies.get_topology_desc(platform="tpu", topology_name=slice_.topology, **bounds).devices
+    return topologies.get_topology_desc(
+        platform="tpu", topology_name=slice_.topology, **bounds
+    ).devices
 
 
-def compile_for(lowered: Lowered, slice_: Slice, options: Mapping[str, Any] | None = None) -> Compiled | Refused:
+def compile_for(
+    lowered: Lowered, slice_: Slice, options: Mapping[str, Any] | None = None
+) -> Compiled | Refused:
     """Compile a program for a slice, each chip running one replica; minutes of one core for a BERT.
 
     `options`: fields of XLA's `ExecutableBuildOptions`, for experiments. Too large a program is an answer (`Refused`); raises `TlmError`
@@ -128,15 +140,21 @@ def compile_for(lowered: Lowered, slice_: Slice, options: Mapping[str, Any] | No
     from jaxlib import xla_client
 
     if lowered.replicas > len(devices):
-        raise TlmError(f"{lowered.replicas} replicas do not go on the {len(devices)} chips of a {slice_.name}")
+        raise TlmError(
+            f"{lowered.replicas} replicas do not go on the {len(devices)} chips of a {slice_.name}"
+        )
     chosen = tuple(devices[: lowered.replicas])
     build = xla_client.CompileOptions()
     build.num_replicas, build.num_partitions = lowered.replicas, 1
-    build.device_assignment = xla_client.DeviceAssignment.create(np.asarray([[d.id] for d in chosen], np.int32))
+    build.device_assignment = xla_client.DeviceAssignment.create(
+        np.asarray([[d.id] for d in chosen], np.int32)
+    )
     for name, value in (options or {}).items():
         setattr(build.executable_build_options, name, value)
     try:
-        executable = chosen[0].client.compile(_module(lowered), xla_client.DeviceList(chosen), build)
+        executable = chosen[0].client.compile(
+            _module(lowered), xla_client.DeviceList(chosen), build
+        )
     except jax.errors.JaxRuntimeError as error:
         refused = refusal(str(error), lowered.arguments)
         if refused is None:

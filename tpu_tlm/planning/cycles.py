@@ -49,7 +49,9 @@ class Costs:
     @property
     def reduced(self) -> int:
         """Bytes that all-reduces sum."""
-        return sum(cost.bytes * cost.times for cost in self.unknown if cost.category == "all-reduce")
+        return sum(
+            cost.bytes * cost.times for cost in self.unknown if cost.category == "all-reduce"
+        )
 
     def missing(self) -> dict[str, int]:
         """How many instructions of each category have no estimate."""
@@ -57,7 +59,9 @@ class Costs:
 
     def floor(self, chip: Chip) -> float:
         """Seconds that the instructions without an estimate take at least, all-reduces aside: their bytes at the memory's bandwidth."""
-        moved = sum(cost.bytes * cost.times for cost in self.unknown if cost.category != "all-reduce")
+        moved = sum(
+            cost.bytes * cost.times for cost in self.unknown if cost.category != "all-reduce"
+        )
         return moved / (chip.bandwidth * 1e9)
 
 
@@ -78,8 +82,27 @@ _NAME = re.compile(r'op_name="([^"]*)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 # One array of a shape: f32[8,128]{1,0:T(8,128)S(1)}, where S(1) is memory inside the core.
 _ARRAY = re.compile(r"\b(pred|[a-z]+?(\d+)\w*)\[([\d,]*)\](\{[^{}]*\})?")
-_MOVES = {"copy", "transpose", "bitcast", "reshape", "slice", "pad", "concatenate", "broadcast", "parameter", "constant", "tuple"}
-_MOVES |= {"dynamic-slice", "dynamic-update-slice", "get-tuple-element", "copy-start", "copy-done", "convert"}
+_MOVES = {
+    "copy",
+    "transpose",
+    "bitcast",
+    "reshape",
+    "slice",
+    "pad",
+    "concatenate",
+    "broadcast",
+    "parameter",
+    "constant",
+    "tuple",
+}
+_MOVES |= {
+    "dynamic-slice",
+    "dynamic-update-slice",
+    "get-tuple-element",
+    "copy-start",
+    "copy-done",
+    "convert",
+}
 # What takes time of its own even where it has no estimate. Copies between memories run beside other work, and scalars are nothing.
 _MOVERS = (
     "all-reduce",
@@ -93,7 +116,9 @@ _MOVERS = (
     "rng-bit-generator",
 )
 _TIMED = {*_MOVERS, "all-reduce-start", "fusion", "convolution", "dot", "topk", "custom-call"}
-_BOOKKEEPING = re.compile(r'custom_call_target="(ConcatBitcast|X64\w+|AssumeGather\w+|GatherScatter\w+|AllocateBuffer|Sharding)"')
+_BOOKKEEPING = re.compile(
+    r'custom_call_target="(ConcatBitcast|X64\w+|AssumeGather\w+|GatherScatter\w+|AllocateBuffer|Sharding)"'
+)
 
 
 def _parse(text: str) -> tuple[_Computations, str]:
@@ -123,14 +148,21 @@ def _constant(name: str, where: dict[str, _Instruction]) -> int | None:
     return int(found[1]) if found else None
 
 
-def _rounds(loop: _Instruction, where: dict[str, _Instruction], computations: _Computations) -> int | None:
+def _rounds(
+    loop: _Instruction, where: dict[str, _Instruction], computations: _Computations
+) -> int | None:
     """How often a loop's body runs: as the compiler says, or counting from a constant below a constant by ones; else None."""
     if trips := _TRIPS.search(loop.line):
         return int(trips[1])
     condition = computations[re.findall(r"condition=%?([^\s,]+)", loop.line)[0]]
     root = next(one for one in condition.values() if one.line.lstrip().startswith("ROOT"))
     start = where.get(_operands(loop)[0])
-    if root.opcode != "compare" or "direction=LT" not in root.line or start is None or start.opcode != "tuple":
+    if (
+        root.opcode != "compare"
+        or "direction=LT" not in root.line
+        or start is None
+        or start.opcode != "tuple"
+    ):
         return None
     counter, limit = _operands(root)
     index = re.search(r"index=(\d+)", condition[counter].line) if counter in condition else None
@@ -141,7 +173,12 @@ def _rounds(loop: _Instruction, where: dict[str, _Instruction], computations: _C
     body = computations[re.findall(r"body=%?([^\s,]+)", loop.line)[0]]
     result = next(one for one in body.values() if one.line.lstrip().startswith("ROOT"))
     after = body.get(_operands(result)[int(index[1])]) if result.opcode == "tuple" else None
-    if begin is None or after is None or after.opcode != "add" or 1 not in [_constant(o, body) for o in _operands(after)]:
+    if (
+        begin is None
+        or after is None
+        or after.opcode != "add"
+        or 1 not in [_constant(o, body) for o in _operands(after)]
+    ):
         return None
     return max(0, end - begin)
 
@@ -153,14 +190,20 @@ def _called(instruction: _Instruction, rounds: int | None) -> Iterator[tuple[str
         yield re.findall(r"body=%?([^\s,]+)", line)[0], 1 if rounds is None else rounds
     elif instruction.opcode == "conditional":
         branches = re.search(r"branch_computations=\{([^}]*)\}", line)
-        names = branches[1].split(",") if branches else re.findall(r"(?:true|false)_computation=%?([^\s,]+)", line)
+        names = (
+            branches[1].split(",")
+            if branches
+            else re.findall(r"(?:true|false)_computation=%?([^\s,]+)", line)
+        )
         yield from ((name.strip().lstrip("%"), 1) for name in names)
     elif instruction.opcode == "call" or instruction.opcode.startswith("async-start"):
         if target := re.search(r"(?:to_apply|calls)=%?([^\s,]+)", line):
             yield target[1], 1
 
 
-def _inside(instruction: _Instruction, computations: _Computations) -> Iterator[tuple[_Instruction, dict[str, _Instruction]]]:
+def _inside(
+    instruction: _Instruction, computations: _Computations
+) -> Iterator[tuple[_Instruction, dict[str, _Instruction]]]:
     """The instruction, or all that is fused into it, each with the computation it stands in."""
     target = re.search(r"calls=%?([^\s,]+)", instruction.line)
     if instruction.opcode != "fusion" or target is None or target[1] not in computations:
@@ -188,7 +231,9 @@ def _bytes(shape: str, *, in_core: bool = False) -> int:
     total = 0
     for kind, bits, sizes, layout in _ARRAY.findall(shape):
         if in_core or "S(1)" not in layout:
-            total += math.prod(int(n) for n in sizes.split(",") if n) * (1 if kind == "pred" else -(-int(bits) // 8))
+            total += math.prod(int(n) for n in sizes.split(",") if n) * (
+                1 if kind == "pred" else -(-int(bits) // 8)
+            )
     return total
 
 
@@ -199,7 +244,9 @@ def _least(instruction: _Instruction, category: str, computations: _Computations
         return _bytes(instruction.shape, in_core=True)
     if category == "scatter":
         for one, where in _inside(instruction, computations):
-            operands = re.findall(r"%([^\s,()]+)", one.line.split("scatter(", 1)[-1].split(")", 1)[0])
+            operands = re.findall(
+                r"%([^\s,()]+)", one.line.split("scatter(", 1)[-1].split(")", 1)[0]
+            )
             if one.opcode == "scatter" and len(operands) == 3 and operands[2] in where:
                 return 3 * _bytes(where[operands[2]].shape, in_core=True)
         return 0
@@ -226,10 +273,16 @@ def costs(text: str) -> Costs:
     while stack:
         name, times = stack.pop()
         for one in computations[name].values():
-            rounds = _rounds(one, computations[name], computations) if one.opcode == "while" else None
+            rounds = (
+                _rounds(one, computations[name], computations) if one.opcode == "while" else None
+            )
             if one.opcode == "while" and rounds is None:
                 unknown.append(Cost(one.name, one.opcode, "rounds of a loop", "", "", 0, times))
-            stack.extend((called, times * often) for called, often in _called(one, rounds) if called in computations)
+            stack.extend(
+                (called, times * often)
+                for called, often in _called(one, rounds)
+                if called in computations
+            )
             cycles = _CYCLES.search(one.line)
             if cycles is None and (one.opcode not in _TIMED or _BOOKKEEPING.search(one.line)):
                 continue
@@ -237,7 +290,20 @@ def costs(text: str) -> Costs:
             operation = _NAME.search(one.line)
             where = operation[1] if operation else ""
             if cycles is not None:
-                estimated.append(Cost(one.name, one.opcode, category, where, one.shape, int(cycles[1]), times))
+                estimated.append(
+                    Cost(one.name, one.opcode, category, where, one.shape, int(cycles[1]), times)
+                )
             else:
-                unknown.append(Cost(one.name, one.opcode, category, where, one.shape, 0, times, _least(one, category, computations)))
+                unknown.append(
+                    Cost(
+                        one.name,
+                        one.opcode,
+                        category,
+                        where,
+                        one.shape,
+                        0,
+                        times,
+                        _least(one, category, computations),
+                    )
+                )
     return Costs(tuple(estimated), tuple(unknown))

@@ -63,13 +63,24 @@ def missing() -> list[str]:
 def prepare() -> None:
     """Set what TensorFlow and libtpu read, before either is imported. `UsageError` where a package is missing or too late for it."""
     if lacks := missing():
-        raise UsageError(f"this environment cannot compile for a TPU: it lacks {', '.join(lacks)}; make one that can: {MEND}")
-    if "tensorflow" in sys.modules and any(os.environ.get(key) != value for key, value in VARIABLES.items()):
-        raise UsageError("TensorFlow was imported before planning.environment.prepare was called; call it first")
+        raise UsageError(
+            f"this environment cannot compile for a TPU: it lacks {', '.join(lacks)}; make one that can: {MEND}"
+        )
+    if "tensorflow" in sys.modules and any(
+        os.environ.get(key) != value for key, value in VARIABLES.items()
+    ):
+        raise UsageError(
+            "TensorFlow was imported before planning.environment.prepare was called; call it first"
+        )
     os.environ.update(VARIABLES)
 
 
-def find_python(given: str | None, environ: Mapping[str, str], here: Path, beside: Path = Path(sys.prefix).parent) -> str:
+def find_python(
+    given: str | None,
+    environ: Mapping[str, str],
+    here: Path,
+    beside: Path = Path(sys.prefix).parent,
+) -> str:
     """The Python that compiles: the one given, that of `PYTHON`, or .venv-plan/bin/python in `here` or beside this environment.
 
     Raises `UsageError` with the command that makes one when there is none, or the one that was named is not there.
@@ -77,25 +88,37 @@ def find_python(given: str | None, environ: Mapping[str, str], here: Path, besid
     for name, what in ((given, "--plan_python"), (environ.get(PYTHON), PYTHON)):
         if name:
             if not os.access(name, os.X_OK):
-                raise UsageError(f"{what} {name}: there is no such program; make the environment: {MEND}")
+                raise UsageError(
+                    f"{what} {name}: there is no such program; make the environment: {MEND}"
+                )
             return name
     for place in (here, beside):
         python = place / ".venv-plan" / "bin" / "python"
         if os.access(python, os.X_OK):
             return str(python)
-    raise UsageError(f"no environment can compile for a TPU here: this one lacks {', '.join(missing())}; make one: {MEND}")
+    raise UsageError(
+        f"no environment can compile for a TPU here: this one lacks {', '.join(missing())}; make one: {MEND}"
+    )
 
 
 def in_child(python: str, module: str, argv: Sequence[str]) -> int:
     """Run `module.main(argv)` of this package with another Python, and give its exit code. Raises `TlmError` when it is killed."""
     if os.environ.get(_CHILD):
-        raise UsageError(f"{sys.executable} cannot compile for a TPU: it lacks {', '.join(missing())}; make one that can: {MEND}")
+        raise UsageError(
+            f"{sys.executable} cannot compile for a TPU: it lacks {', '.join(missing())}; make one that can: {MEND}"
+        )
     command = [python, "-c", _START, str(Path(__file__).resolve().parent.parent), module, *argv]
     # What leads Python to this environment's packages must not lead the other one there.
-    environ = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    environ = {
+        k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    }
     done = subprocess.run(command, env=environ | VARIABLES | {_CHILD: "1"})
     if done.returncode < 0:
-        memory = "; if that was for want of memory: a large model needs some 8 GiB" if done.returncode == -9 else ""
+        memory = (
+            "; if that was for want of memory: a large model needs some 8 GiB"
+            if done.returncode == -9
+            else ""
+        )
         raise TlmError(f"the compiler's process was ended by signal {-done.returncode}{memory}")
     return done.returncode
 
@@ -103,7 +126,9 @@ def in_child(python: str, module: str, argv: Sequence[str]) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Say whether this environment can compile for a TPU."""
     prepare()
-    print(f"can compile for TPUs: {', '.join(f'{name} {version}' for name, version in VERSIONS.items())}")
+    print(
+        f"can compile for TPUs: {', '.join(f'{name} {version}' for name, version in VERSIONS.items())}"
+    )
     return 0
 
 

@@ -38,11 +38,16 @@ class Program:
         """self + times * (other - less), of every figure."""
 
         def more(name: str) -> float:
-            return max(0.0, getattr(self, name) + times * (getattr(other, name) - getattr(less, name)))
+            return max(
+                0.0, getattr(self, name) + times * (getattr(other, name) - getattr(less, name))
+            )
 
         names = ("state", "working", "code", "flops", "accessed", "cycles", "floor", "reduced")
         kinds = {*self.missing, *other.missing, *less.missing}
-        counts = {k: self.missing.get(k, 0) + times * (other.missing.get(k, 0) - less.missing.get(k, 0)) for k in kinds}
+        counts = {
+            k: self.missing.get(k, 0) + times * (other.missing.get(k, 0) - less.missing.get(k, 0))
+            for k in kinds
+        }
         return replace(self, missing=counts, **{name: more(name) for name in names})
 
 
@@ -116,7 +121,9 @@ class Figures:
             "step_seconds": self.seconds,
             "tokens_per_second": self.tokens / self.seconds,
             "mfu": self.mfu,
-            "without_estimate": {kind: round(count) for kind, count in sorted(p.missing.items()) if round(count)},
+            "without_estimate": {
+                kind: round(count) for kind, count in sorted(p.missing.items()) if round(count)
+            },
             "compile_seconds": round(self.compile_seconds, 1),
             "note": NOTE,
         }
@@ -134,5 +141,7 @@ def program_of(compiled: Compiled, slice_: Slice) -> Program:
         cycles=found.cycles,
         floor=found.floor(slice_.chip),
         reduced=found.reduced,
-        missing={kind: float(count) for kind, count in found.missing().items() if kind != "all-reduce"},
+        missing={
+            kind: float(count) for kind, count in found.missing().items() if kind != "all-reduce"
+        },
     )

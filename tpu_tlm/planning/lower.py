@@ -9,12 +9,22 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.errors import TlmError
-from tpu_tlm.models.variables import named_variables
+from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.objectives.replicas import ALONE, Replicas
 from tpu_tlm.training.step import TrainStep
 
 # Operations that run Python or print on the host; a TPU program cannot hold them.
-HOST_OPS = {"PyFunc", "EagerPyFunc", "PyFuncStateless", "Print", "PrintV2", "AsString", "StringFormat", "HostComputeMlir", "XlaHostCompute"}
+HOST_OPS = {
+    "PyFunc",
+    "EagerPyFunc",
+    "PyFuncStateless",
+    "Print",
+    "PrintV2",
+    "AsString",
+    "StringFormat",
+    "HostComputeMlir",
+    "XlaHostCompute",
+}
 
 
 @dataclass(frozen=True)
@@ -45,11 +55,16 @@ def replica_of(count: int) -> Replicas:
 def state_specs(step: TrainStep) -> tuple[list[tf.TensorSpec], list[tuple[tf.TensorSpec, ...]]]:
     """Shapes of the values and of the optimizer's slots, as `TrainState` makes them."""
     shapes = [tuple(v.shape) for v in named_variables(step.model).values()]
-    slots = [tuple(tf.TensorSpec(s, tf.float32) for s in step.optimizer.slots_of(shape).values()) for shape in shapes]
+    slots = [
+        tuple(tf.TensorSpec(s, tf.float32) for s in step.optimizer.slots_of(shape).values())
+        for shape in shapes
+    ]
     return [tf.TensorSpec(shape, tf.float32) for shape in shapes], slots
 
 
-def trace(step: TrainStep, batch: Mapping[str, tf.TensorSpec], replicas: int = 1) -> tuple[Any, list[tf.TensorSpec], Any]:
+def trace(
+    step: TrainStep, batch: Mapping[str, tf.TensorSpec], replicas: int = 1
+) -> tuple[Any, list[tf.TensorSpec], Any]:
     """The step as a `tf.function` of tensors one after another, their shapes, and its traced program (`batch`: one replica's rows)."""
     nest = (*state_specs(step), dict(batch), tf.TensorSpec([], tf.int64))
     flat = tf.nest.flatten(nest)
@@ -80,7 +95,10 @@ def faults(traced: Any) -> list[str]:
             for tensor in op.outputs:
                 if tensor.dtype == tf.string:
                     found.append(f"{op.name}: {op.type} makes a string")
-                elif tensor.dtype not in (tf.variant, tf.resource) and not tensor.shape.is_fully_defined():
+                elif (
+                    tensor.dtype not in (tf.variant, tf.resource)
+                    and not tensor.shape.is_fully_defined()
+                ):
                     found.append(f"{op.name}: {op.type} has a dynamic dimension {tensor.shape}")
     return found
 
@@ -93,11 +111,18 @@ def lower(step: TrainStep, batch: Mapping[str, tf.TensorSpec], replicas: int = 1
     """
     function, flat, traced = trace(step, batch, replicas)
     if found := faults(traced):
-        raise TlmError(f"this step cannot run on a TPU: {'; '.join(found[:3])}" + (f" and {len(found) - 3} more" if len(found) > 3 else ""))
+        raise TlmError(
+            f"this step cannot run on a TPU: {'; '.join(found[:3])}"
+            + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        )
     try:
-        hlo = function.experimental_get_compiler_ir(*flat)(stage="hlo_serialized", platform_name="TPU")
+        hlo = function.experimental_get_compiler_ir(*flat)(
+            stage="hlo_serialized", platform_name="TPU"
+        )
     except (tf.errors.OpError, ValueError) as error:
-        raise TlmError(f"TensorFlow cannot lower this step for a TPU: {str(error).splitlines()[0]}") from None
+        raise TlmError(
+            f"TensorFlow cannot lower this step for a TPU: {str(error).splitlines()[0]}"
+        ) from None
     state = len(tf.nest.flatten(state_specs(step)))
     # Results begin with the values and slots, in the order of the arguments.
     size = sum(spec.shape.num_elements() * spec.dtype.size for spec in flat)

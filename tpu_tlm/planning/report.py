@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tpu_tlm.planning.chips import GIB
 from tpu_tlm.planning.compiler import Allocation, Refused
 from tpu_tlm.planning.figures import NOTE, Figures
-from tpu_tlm.planning.search import Found
+from tpu_tlm.planning.search import SearchResult
 
 
 def layer(operation: str) -> str:
@@ -44,12 +44,16 @@ def _how(f: Figures) -> str:
 def full(f: Figures) -> str:
     """All figures of one step."""
     p, chip, chips = f.program, f.slice_.chip, f.slice_.chips
-    missing = ", ".join(f"{round(count)} {kind}" for kind, count in sorted(p.missing.items()) if round(count))
+    missing = ", ".join(
+        f"{round(count)} {kind}" for kind, count in sorted(p.missing.items()) if round(count)
+    )
     steps = [f"{1e3 * f.computing:.2f} ms of cycles"]
     if p.floor:
         steps.append(f"{1e3 * p.floor:.2f} ms at least for what has no estimate")
     if f.reducing:
-        steps.append(f"{1e3 * f.reducing:.2f} ms at least for {p.reduced / 1e6:.0f} MB of all-reduce at {chip.links:.0f} GB/s")
+        steps.append(
+            f"{1e3 * f.reducing:.2f} ms at least for {p.reduced / 1e6:.0f} MB of all-reduce at {chip.links:.0f} GB/s"
+        )
     each = f", {f.batch // chips} a chip" if chips > 1 else ""
     return "\n".join(
         [
@@ -68,7 +72,7 @@ def full(f: Figures) -> str:
     )
 
 
-def searched(found: Found, chips: int) -> str:
+def searched(found: SearchResult, chips: int) -> str:
     """The largest batch."""
     above = f"; {found.refused} does not fit" if found.refused else "; nothing larger was tried"
     if found.best is None:

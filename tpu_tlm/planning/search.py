@@ -16,7 +16,7 @@ CLOSE = 0.07
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The largest batch that was compiled and fits (None: none did), and the smallest that was compiled and does not."""
 
     best: Figures | None
@@ -35,7 +35,11 @@ def needs(answer: Answer) -> float:
 
 def _fixed(answer: Answer) -> float:
     """Bytes that do not grow with the batch: nearly so, the batch itself is small."""
-    return answer.arguments if isinstance(answer, Refused) else answer.program.state + answer.program.code
+    return (
+        answer.arguments
+        if isinstance(answer, Refused)
+        else answer.program.state + answer.program.code
+    )
 
 
 def _crossing(points: dict[int, float], limit: float, fixed: float) -> float:
@@ -56,7 +60,7 @@ def largest(
     unit: int,
     compile_: Callable[[int], Answer],
     extrapolate: Callable[[int], Answer | None],
-) -> Found:
+) -> SearchResult:
     """Search from a batch whose compilation gave `first`. `unit`: what a batch must be a multiple of.
 
     Memory is taken to grow with the batch in a straight line near the limit; where the compiler saves memory as it grows short, the
@@ -64,7 +68,7 @@ def largest(
     """
     fixed = _fixed(first)
     if fixed >= limit:
-        return Found(None, batch)
+        return SearchResult(None, batch)
     best: Figures | None = None
     refused: int | None = None
     if fits(first):
@@ -86,10 +90,19 @@ def largest(
         return guess if refused is None or guess < refused else None
 
     guess = inside(_crossing(points, limit, fixed))
-    if guess is not None and guess != batch and (quick := extrapolate(guess)) is not None and not isinstance(quick, Refused):
+    if (
+        guess is not None
+        and guess != batch
+        and (quick := extrapolate(guess)) is not None
+        and not isinstance(quick, Refused)
+    ):
         guess = inside(_crossing({**points, guess: needs(quick)}, limit, fixed))
     for _ in range(TRIES):
-        if guess is None or (best is not None and refused is not None and refused - best.batch <= max(unit, CLOSE * best.batch)):
+        if guess is None or (
+            best is not None
+            and refused is not None
+            and refused - best.batch <= max(unit, CLOSE * best.batch)
+        ):
             break
         answer = compile_(guess)
         points[guess] = needs(answer)
@@ -98,4 +111,4 @@ def largest(
         else:
             refused = guess
         guess = inside(_crossing(points, limit, fixed))
-    return Found(best, refused)
+    return SearchResult(best, refused)

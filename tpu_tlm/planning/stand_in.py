@@ -7,10 +7,10 @@ from typing import NoReturn
 
 import tensorflow as tf
 
-from tpu_tlm.data.dataset import Dataset
-from tpu_tlm.data.tokenizers import Encoded, Tokenizer
+from tpu_tlm.data.dataset.dataset import Dataset
+from tpu_tlm.data.tokenizers.base import Encoded, Tokenizer
 from tpu_tlm.errors import UsageError
-from tpu_tlm.training.assemble import Corpora, Options, spec_of
+from tpu_tlm.training.setup import Corpora, Options, spec_of
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FORMAT = 1
@@ -23,7 +23,9 @@ class Placeholder(Tokenizer):
 
     def __init__(self, size: int) -> None:
         if size <= len(SPECIALS):
-            raise UsageError(f"--vocab_size {size}: must be more than the {len(SPECIALS)} special tokens")
+            raise UsageError(
+                f"--vocab_size {size}: must be more than the {len(SPECIALS)} special tokens"
+            )
         super().__init__([*SPECIALS, *(f"t{i}" for i in range(len(SPECIALS), size))], True, {}, ())
         self.pad_id, self.unk_id, self.special_ids = 0, 1, tuple(range(len(SPECIALS)))
 
@@ -62,7 +64,9 @@ def stand_in(vocab_size: int, lengths: Mapping[str, int]) -> Corpora:
     """A dataset of format 1 with these tokens per feature ("x", for pairs "y") and a tokenizer, both without content."""
     tokenizer = Placeholder(vocab_size)
     metadata = {"prefix": "[CLS]", "suffix": "[SEP]", "tok_on_eol": "[SEP]"}
-    train = Dataset("", 0, lengths["x"], FORMAT, (), tokenizer.description(), metadata, dict(lengths))
+    train = Dataset(
+        "", 0, lengths["x"], FORMAT, (), tokenizer.description(), metadata, dict(lengths)
+    )
     return Corpora(train, None, tokenizer)
 
 
@@ -81,7 +85,9 @@ def fitting(options: Options, vocab_size: int, nctx: int, nctx_y: int | None) ->
 
 def batch_specs(dataset: Dataset, rows: int) -> dict[str, tf.TensorSpec]:
     """Shapes of a batch of so many rows, as `data.stream.Stream` makes them."""
-    specs = {name: tf.TensorSpec((rows, length), tf.int32) for name, length in dataset.lengths.items()}
+    specs = {
+        name: tf.TensorSpec((rows, length), tf.int32) for name, length in dataset.lengths.items()
+    }
     if dataset.format == FORMAT:
         specs["w"] = tf.TensorSpec((rows, -(-dataset.nctx // 8)), tf.uint8)
     return {**specs, "position": tf.TensorSpec((rows,), tf.int64)}

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 
 from tpu_tlm.config import ModelConfig, PlanConfig
 from tpu_tlm.errors import UsageError
-from tpu_tlm.objectives.base import Setting
-from tpu_tlm.objectives.make import make_objective
+from tpu_tlm.objectives.base import ObjectiveContext
+from tpu_tlm.objectives.registry import make_objective
 from tpu_tlm.planning.chips import Slice, parse_slice
 from tpu_tlm.planning.compiler import Refused, compile_for
 from tpu_tlm.planning.figures import Figures, program_of
 from tpu_tlm.planning.lower import lower
 from tpu_tlm.planning.stand_in import batch_specs, fitting
-from tpu_tlm.training import assemble
-from tpu_tlm.training.assemble import Corpora, Options
+from tpu_tlm.training import setup
+from tpu_tlm.training.setup import Corpora, Options
 
 Say = Callable[[str], None]
 Answer = Figures | Refused
@@ -47,22 +47,30 @@ class Subject:
     def of_length(self, length: int) -> Subject:
         """The same with examples of so many tokens (of pairs: the second text in proportion)."""
         train = self.corpora.train
-        lengths = {name: max(1, round(n * length / train.nctx)) for name, n in train.lengths.items()}
+        lengths = {
+            name: max(1, round(n * length / train.nctx)) for name, n in train.lengths.items()
+        }
         data = dataclasses.replace(train, nctx=length, lengths={**lengths, "x": length})
         return replace(self, corpora=replace(self.corpora, train=data))
 
     def _compile(self, options: Options) -> tuple[Answer, float]:
         began = time.perf_counter()
         batch, data = options.data.batch_size, self.corpora.train
-        assemble.check_batch(replace(options, data=replace(options.data, eval_batch_size=None)), self.slice_.chips)
-        self.say(f"compiling {options.model.num_layers} layers, batch {batch} of {self.length} tokens for {self.slice_.name}")
-        step = assemble.make_step(options, self.corpora, self._steps(options), assemble.precision_of(options.runtime, "tpu"))
+        setup.check_batch(
+            replace(options, data=replace(options.data, eval_batch_size=None)), self.slice_.chips
+        )
+        self.say(
+            f"compiling {options.model.num_layers} layers, batch {batch} of {self.length} tokens for {self.slice_.name}"
+        )
+        step = setup.make_step(
+            options, self.corpora, self._steps(options), setup.precision_of(options.runtime, "tpu")
+        )
         lowered = lower(step, batch_specs(data, batch // self.slice_.chips), self.slice_.chips)
         compiled = compile_for(lowered, self.slice_)
         seconds = time.perf_counter() - began
         if isinstance(compiled, Refused):
             return compiled, seconds
-        spec = assemble.spec_of(options, self.corpora)
+        spec = setup.spec_of(options, self.corpora)
         figures = Figures(
             self.slice_,
             batch,
@@ -77,7 +85,7 @@ class Subject:
 
     def _steps(self, options: Options) -> int:
         samples = self.corpora.train.num_samples
-        return assemble.total_steps(options, samples) if samples else options.run.steps or STEPS
+        return setup.total_steps(options, samples) if samples else options.run.steps or STEPS
 
     def with_batch(self, batch: int) -> Options:
         """The options with another batch."""
@@ -85,7 +93,12 @@ class Subject:
 
     def with_accum(self, micro_batches: int) -> Subject:
         """The same with a step cut into so many micro-batches."""
-        return replace(self, options=replace(self.options, optim=replace(self.options.optim, grad_accum=micro_batches)))
+        return replace(
+            self,
+            options=replace(
+                self.options, optim=replace(self.options.optim, grad_accum=micro_batches)
+            ),
+        )
 
     def compile(self, batch: int) -> Answer:
         """The whole model's program, compiled."""
@@ -113,8 +126,11 @@ class Subject:
         one, two = found
         layers = (few[0].num_layers, few[1].num_layers)
         times = (self.options.model.num_layers - layers[1]) / (layers[1] - layers[0])
-        spec = assemble.spec_of(options, self.corpora)
-        objective = make_objective(options.run.objective, Setting(spec, self.corpora.tokenizer, options.objectives))
+        spec = setup.spec_of(options, self.corpora)
+        objective = make_objective(
+            options.run.objective,
+            ObjectiveContext(spec, self.corpora.tokenizer, options.objectives),
+        )
         return replace(
             two,
             flops=objective.flops(spec) * batch,
@@ -130,7 +146,9 @@ def shallow(model: ModelConfig) -> tuple[ModelConfig, ModelConfig] | None:
     unlike = len(model.rpr_k) > 1 or model.num_decoder_layers not in (None, model.num_layers)
     if unlike or model.num_layers <= 2 * period:
         return None
-    return replace(model, num_layers=period, num_decoder_layers=None), replace(model, num_layers=2 * period, num_decoder_layers=None)
+    return replace(model, num_layers=period, num_decoder_layers=None), replace(
+        model, num_layers=2 * period, num_decoder_layers=None
+    )
 
 
 def subject_of(options: Options, plan: PlanConfig, say: Say) -> Subject:
@@ -139,10 +157,16 @@ def subject_of(options: Options, plan: PlanConfig, say: Say) -> Subject:
         raise UsageError("--tpu is required: the slice to plan for, such as v5e-1, v5e-8 or v6e-1")
     slice_ = parse_slice(options.runtime.tpu)
     if options.data.train_dir:
-        for name, value in (("nctx", plan.nctx), ("nctx_y", plan.nctx_y), ("vocab_size", plan.vocab_size)):
+        for name, value in (
+            ("nctx", plan.nctx),
+            ("nctx_y", plan.nctx_y),
+            ("vocab_size", plan.vocab_size),
+        ):
             if value is not None:
-                raise UsageError(f"--{name} {value}: --train_dir says that; leave one of the two out")
-        return Subject(options, assemble.open_corpora(options), slice_, say)
+                raise UsageError(
+                    f"--{name} {value}: --train_dir says that; leave one of the two out"
+                )
+        return Subject(options, setup.open_corpora(options), slice_, say)
     if plan.nctx is None or plan.vocab_size is None:
         raise UsageError("give --train_dir, or --nctx and --vocab_size in its place")
     return Subject(options, fitting(options, plan.vocab_size, plan.nctx, plan.nctx_y), slice_, say)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tpu_tlm.objectives.base import Batch, Sums
+from tpu_tlm.objectives.base import Batch, LossSums
 from tpu_tlm.objectives.replicas import Replicas
 from tpu_tlm.training.state import TrainState
 from tpu_tlm.training.step import Gradients, StepResult, TrainStep, summed
@@ -29,7 +29,11 @@ class Totals(NamedTuple):
     @property
     def loss(self) -> float:
         """Loss per target, of all parts together; NaN where there was no target."""
-        return sum(total / weight for total, weight in self.losses if weight) if self.weight else float("nan")
+        return (
+            sum(total / weight for total, weight in self.losses if weight)
+            if self.weight
+            else float("nan")
+        )
 
     @property
     def weight(self) -> float:
@@ -43,8 +47,13 @@ class Totals(NamedTuple):
 
     def plus(self, more: Totals) -> Totals:
         """The sums of two evaluations together."""
-        metrics = {name: (total + more.metrics[name][0], count + more.metrics[name][1]) for name, (total, count) in self.metrics.items()}
-        losses = tuple((a + c, b + d) for (a, b), (c, d) in zip(self.losses, more.losses, strict=True))
+        metrics = {
+            name: (total + more.metrics[name][0], count + more.metrics[name][1])
+            for name, (total, count) in self.metrics.items()
+        }
+        losses = tuple(
+            (a + c, b + d) for (a, b), (c, d) in zip(self.losses, more.losses, strict=True)
+        )
         return self._replace(losses=losses, metrics=metrics)
 
 
@@ -57,11 +66,11 @@ def _compiled(function: Callable[..., Any], xla: bool) -> Callable[..., Any]:
 CHUNK = 10
 
 
-def _added(total: Sums, more: Sums) -> Sums:
+def _added(total: LossSums, more: LossSums) -> LossSums:
     return tf.nest.map_structure(lambda a, b: a + tf.cast(b, a.dtype), total, more)  # type: ignore[no-any-return]
 
 
-def _count(done: Sequence[Any], more: Sequence[Any]) -> tuple[Sums, tf.Tensor, tf.Tensor]:
+def _count(done: Sequence[Any], more: Sequence[Any]) -> tuple[LossSums, tf.Tensor, tf.Tensor]:
     """(sums, norms, first bad update) so far and of what came next -> of both."""
     (sums, norms, bad), (new_sums, new_norms, new_bad) = done, more
     # The host's work: a few scalars in float64, each of which would be a program of its own on a TPU.
@@ -76,7 +85,9 @@ class Loop:
     update) are compiled and the all-reduce stands between them, since XLA refuses variables of another device.
     """
 
-    def __init__(self, step: TrainStep, state: TrainState, *, xla: bool = True, on_tpu: bool = False) -> None:
+    def __init__(
+        self, step: TrainStep, state: TrainState, *, xla: bool = True, on_tpu: bool = False
+    ) -> None:
         self.step, self.state, self.strategy = step, state, state.strategy
         inner = xla and not on_tpu
         if self.strategy is None:
@@ -85,7 +96,7 @@ class Loop:
         else:
             self._update = _compiled(step.update, inner) if inner else step.update
             # An objective that gathers meets the other replicas inside: no program of one device.
-            whole = inner and not step.objective.gathers
+            whole = inner and not step.objective.cross_replica
             self._gradients = _compiled(step.gradients, True) if whole else self._meeting_gradients
             self._sums = _compiled(self._evaluation_sums, True) if whole else self._meeting_sums
             self._train = lambda batch: self._on_replicas(self._train_replica, batch)
@@ -98,55 +109,63 @@ class Loop:
         """Run on every replica, and give one replica's copy of what is equal on all."""
         assert self.strategy is not None
         per_replica = self.strategy.run(function, (batch,))
-        return tf.nest.map_structure(lambda t: self.strategy.experimental_local_results(t)[0], per_replica)  # type: ignore[union-attr]
+        return tf.nest.map_structure(
+            lambda t: self.strategy.experimental_local_results(t)[0], per_replica
+        )  # type: ignore[union-attr]
 
-    def _outcome(self, result: StepResult, index: tf.Tensor) -> tuple[Sums, tf.Tensor, tf.Tensor]:
+    def _outcome(
+        self, result: StepResult, index: tf.Tensor
+    ) -> tuple[LossSums, tf.Tensor, tf.Tensor]:
         self.state.assign(result)
         loss = tf.add_n(tf.nest.flatten(result.sums.loss))
         finite = tf.logical_and(tf.math.is_finite(loss), tf.math.is_finite(result.norm))
         return result.sums, result.norm, tf.where(finite, tf.constant(-1, tf.int64), index)
 
-    def _train_one(self, batch: Batch) -> tuple[Sums, tf.Tensor, tf.Tensor]:
+    def _train_one(self, batch: Batch) -> tuple[LossSums, tf.Tensor, tf.Tensor]:
         """One update: its sums, the norm of its gradient, and its index if one of them was not finite, else -1."""
         values, slots, index = self.state.read()
         return self._outcome(self.step(values, slots, batch, index), index)
 
-    def _train_replica(self, batch: Batch) -> tuple[Sums, tf.Tensor, tf.Tensor]:
+    def _train_replica(self, batch: Batch) -> tuple[LossSums, tf.Tensor, tf.Tensor]:
         values, slots, index = self.state.read()
         grads, sums = summed(self._gradients(values, batch), self._all_reduce)
         return self._outcome(self._update(values, slots, grads, sums, index), index)
 
     def _replicas(self) -> Replicas:
         context = tf.distribute.get_replica_context()
-        return Replicas(context.num_replicas_in_sync, context.replica_id_in_sync_group, self._all_reduce)
+        return Replicas(
+            context.num_replicas_in_sync, context.replica_id_in_sync_group, self._all_reduce
+        )
 
-    def _meeting_gradients(self, values: list[tf.Tensor], batch: Batch) -> tuple[Gradients, Sums]:
+    def _meeting_gradients(
+        self, values: list[tf.Tensor], batch: Batch
+    ) -> tuple[Gradients, LossSums]:
         return self.step.gradients(values, batch, self._replicas())
 
-    def _meeting_sums(self, values: list[tf.Tensor], batch: Batch) -> Sums:
+    def _meeting_sums(self, values: list[tf.Tensor], batch: Batch) -> LossSums:
         return self.step.sums(values, batch, training=False, replicas=self._replicas())
 
     @staticmethod
     def _all_reduce(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)  # type: ignore[no-any-return]
 
-    def _evaluation_sums(self, values: list[tf.Tensor], batch: Batch) -> Sums:
+    def _evaluation_sums(self, values: list[tf.Tensor], batch: Batch) -> LossSums:
         return self.step.sums(values, batch, training=False)
 
-    def _evaluate_one(self, batch: Batch) -> Sums:
+    def _evaluate_one(self, batch: Batch) -> LossSums:
         return self._evaluation_sums(self.state.read()[0], batch)
 
-    def _evaluate_replica(self, batch: Batch) -> Sums:
+    def _evaluate_replica(self, batch: Batch) -> LossSums:
         sums = self._sums(self.state.read()[0], batch)
         return summed(sums, self._all_reduce)  # type: ignore[no-any-return]
 
-    def _zeros(self) -> Sums:
+    def _zeros(self) -> LossSums:
         # Sums over many steps pass 2**24, where adding ones in float32 stops counting.
         zero = tf.zeros([], tf.float64)
         loss = {part: zero for part in self.step.objective.parts} or zero
-        return Sums(loss, loss, {name: (zero, zero) for name in self.step.objective.metrics})
+        return LossSums(loss, loss, {name: (zero, zero) for name in self.step.objective.metrics})
 
-    def _nothing(self) -> tuple[Sums, tf.Tensor, tf.Tensor]:
+    def _nothing(self) -> tuple[LossSums, tf.Tensor, tf.Tensor]:
         return self._zeros(), tf.zeros([]), tf.constant(-1, tf.int64)
 
     def _next(self, iterator: Iterator[Batch], after: Any) -> tuple[Batch, tf.Tensor]:
@@ -159,29 +178,50 @@ class Loop:
         with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
             return batch, tf.timestamp() - begun
 
-    def _steps_of(self, batches: Batch, steps: tf.Tensor) -> tuple[Sums, tf.Tensor, tf.Tensor]:
+    def _steps_of(self, batches: Batch, steps: tf.Tensor) -> tuple[LossSums, tf.Tensor, tf.Tensor]:
         """The first `steps` of stacked batches `[CHUNK, rows, ...]`: their sums, summed norms, first bad update. One program for all."""
 
         def body(i: tf.Tensor, *done: Any) -> tuple[Any, ...]:
-            return i + 1, *_count(done, self._train_one({name: b[i] for name, b in batches.items()}))
+            return i + 1, *_count(
+                done, self._train_one({name: b[i] for name, b in batches.items()})
+            )
 
-        return tf.while_loop(lambda i, *_: i < steps, body, (tf.constant(0), *self._nothing()), parallel_iterations=1)[1:]  # type: ignore[no-any-return]
+        return tf.while_loop(
+            lambda i, *_: i < steps, body, (tf.constant(0), *self._nothing()), parallel_iterations=1
+        )[1:]  # type: ignore[no-any-return]
 
-    def _stacked(self, iterator: Iterator[Batch], count: tf.Tensor, after: Any) -> tuple[Batch, tf.Tensor]:
+    def _stacked(
+        self, iterator: Iterator[Batch], count: tf.Tensor, after: Any
+    ) -> tuple[Batch, tf.Tensor]:
         """The next `count` batches in arrays of CHUNK, and the seconds they were waited for."""
         specs = iterator.element_spec  # type: ignore[attr-defined]
 
-        def body(i: tf.Tensor, arrays: dict[str, tf.TensorArray], waited: tf.Tensor) -> tuple[Any, ...]:
+        def body(
+            i: tf.Tensor, arrays: dict[str, tf.TensorArray], waited: tf.Tensor
+        ) -> tuple[Any, ...]:
             batch, wait = self._next(iterator, waited)
-            return i + 1, {name: array.write(i, batch[name]) for name, array in arrays.items()}, waited + wait
+            return (
+                i + 1,
+                {name: array.write(i, batch[name]) for name, array in arrays.items()},
+                waited + wait,
+            )
 
         with tf.control_dependencies(tf.nest.flatten(after)):
             begin = tf.zeros([], tf.float64)
-        arrays = {name: tf.TensorArray(s.dtype, CHUNK, element_shape=s.shape) for name, s in specs.items()}
-        _, arrays, waited = tf.while_loop(lambda i, *_: i < count, body, (tf.constant(0), arrays, begin), parallel_iterations=1)
-        return {name: tf.ensure_shape(array.stack(), (CHUNK, *specs[name].shape)) for name, array in arrays.items()}, waited
+        arrays = {
+            name: tf.TensorArray(s.dtype, CHUNK, element_shape=s.shape) for name, s in specs.items()
+        }
+        _, arrays, waited = tf.while_loop(
+            lambda i, *_: i < count, body, (tf.constant(0), arrays, begin), parallel_iterations=1
+        )
+        return {
+            name: tf.ensure_shape(array.stack(), (CHUNK, *specs[name].shape))
+            for name, array in arrays.items()
+        }, waited
 
-    def _train_loop(self, iterator: Iterator[Batch], steps: tf.Tensor) -> tuple[Sums, tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _train_loop(
+        self, iterator: Iterator[Batch], steps: tf.Tensor
+    ) -> tuple[LossSums, tf.Tensor, tf.Tensor, tf.Tensor]:
         def chunk(i: tf.Tensor, waited: tf.Tensor, *done: Any) -> tuple[Any, ...]:
             count = tf.minimum(steps - i, CHUNK)
             batches, wait = self._stacked(iterator, count, done[0].loss)
@@ -193,22 +233,34 @@ class Loop:
 
         start = (tf.constant(0), tf.zeros([], tf.float64), *self._nothing())
         body = chunk if self.strategy is None else single
-        _, waited, sums, norms, bad = tf.while_loop(lambda i, *_: i < steps, body, start, parallel_iterations=1)
+        _, waited, sums, norms, bad = tf.while_loop(
+            lambda i, *_: i < steps, body, start, parallel_iterations=1
+        )
         return sums, norms / tf.cast(steps, tf.float32), bad, waited
 
-    def _evaluate_loop(self, iterator: Iterator[Batch], batches: tf.Tensor) -> Sums:
-        def body(i: tf.Tensor, total: Sums) -> tuple[tf.Tensor, Sums]:
+    def _evaluate_loop(self, iterator: Iterator[Batch], batches: tf.Tensor) -> LossSums:
+        def body(i: tf.Tensor, total: LossSums) -> tuple[tf.Tensor, LossSums]:
             batch, _ = self._next(iterator, total.loss)
             return i + 1, _added(total, self._evaluate(batch))
 
-        _, total = tf.while_loop(lambda i, _: i < batches, body, (tf.constant(0), self._zeros()), parallel_iterations=1)
+        _, total = tf.while_loop(
+            lambda i, _: i < batches, body, (tf.constant(0), self._zeros()), parallel_iterations=1
+        )
         return total
 
     @staticmethod
-    def _totals(sums: Sums, norm: float = 0.0, bad: int = -1, waited: float = 0.0) -> Totals:
-        metrics = {name: (float(total), float(count)) for name, (total, count) in sums.metrics.items()}
+    def _totals(sums: LossSums, norm: float = 0.0, bad: int = -1, waited: float = 0.0) -> Totals:
+        metrics = {
+            name: (float(total), float(count)) for name, (total, count) in sums.metrics.items()
+        }
         losses = zip(tf.nest.flatten(sums.loss), tf.nest.flatten(sums.weight), strict=True)
-        return Totals(tuple((float(total), float(weight)) for total, weight in losses), metrics, norm, bad, waited)
+        return Totals(
+            tuple((float(total), float(weight)) for total, weight in losses),
+            metrics,
+            norm,
+            bad,
+            waited,
+        )
 
     def train(self, iterator: Iterator[Batch], steps: int) -> Totals:
         """Make `steps` updates with the iterator's next batches."""

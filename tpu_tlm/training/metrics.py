@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tpu_tlm.training.storage import storage_of
+from tpu_tlm.checkpoints.storage import storage_of
 
 
 def read_metrics(path: str) -> list[dict[str, Any]]:
@@ -29,7 +29,11 @@ def read_metrics(path: str) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            if not (isinstance(record, dict) and isinstance(record.get("step"), int) and isinstance(record.get("kind"), str)):
+            if not (
+                isinstance(record, dict)
+                and isinstance(record.get("step"), int)
+                and isinstance(record.get("kind"), str)
+            ):
                 raise ValueError
             records.append(record)
         except ValueError:
@@ -82,7 +86,9 @@ class _Events:
         self._writer = tf.io.TFRecordWriter(posixpath.join(directory, name))
         self._add(file_version="brain.Event:2")
         # TensorBoard forgets what earlier files hold from this step on, so that a continued run has no point twice.
-        self._add(step=start + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+        self._add(
+            step=start + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        )
 
     def _add(self, **fields: Any) -> None:
         self._writer.write(self._event(wall_time=time.time(), **fields).SerializeToString())
@@ -90,7 +96,9 @@ class _Events:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         from tensorflow.core.framework import summary_pb2
 
-        points = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        points = [
+            summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()
+        ]
         self._add(step=step, summary=summary_pb2.Summary(value=points))
 
     def flush(self) -> None:
@@ -117,7 +125,9 @@ class Metrics:
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Record the figures of a step (updates done); one that is not finite becomes null in the line."""
         numbers = {name: float(value) for name, value in values.items()}
-        self._lines.write(_line({"step": step, "kind": kind, "time": round(time.time(), 3), **numbers}))
+        self._lines.write(
+            _line({"step": step, "kind": kind, "time": round(time.time(), 3), **numbers})
+        )
         if self._tb is None:
             return
         if kind not in self._events:
@@ -138,5 +148,8 @@ class Metrics:
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()}
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in record.items()
+    }
     return json.dumps(finite, allow_nan=False) + "\n"

@@ -58,7 +58,13 @@ class Optimizer:
 
     def init_slots(self, values: Sequence[tf.Tensor]) -> list[Slots]:
         """The slots before the first update: float32 zeros, one tuple per value."""
-        return [tuple(tf.zeros(shape, tf.float32) for shape in self.slots_of(value.shape.as_list()).values()) for value in values]
+        return [
+            tuple(
+                tf.zeros(shape, tf.float32)
+                for shape in self.slots_of(value.shape.as_list()).values()
+            )
+            for value in values
+        ]
 
     def apply(
         self,
@@ -82,7 +88,9 @@ class Optimizer:
         for value, grad, old, decay in zip(values, grads, slots, decay_mask, strict=True):
             if decay and self.weight_decay:
                 value = value * kept
-            change, new = self._change(value, tf.cast(tf.convert_to_tensor(grad), tf.float32), old, scalars, decay)
+            change, new = self._change(
+                value, tf.cast(tf.convert_to_tensor(grad), tf.float32), old, scalars, decay
+            )
             new_values.append(value - change)
             new_slots.append(new)
         return new_values, new_slots
@@ -91,7 +99,9 @@ class Optimizer:
         """What one update computes once for all values; count: float32, 1 for the first update."""
         return (lr, count)
 
-    def _change(self, value: tf.Tensor, grad: tf.Tensor, slots: Slots, scalars: Slots, weight: bool) -> tuple[tf.Tensor, Slots]:
+    def _change(
+        self, value: tf.Tensor, grad: tf.Tensor, slots: Slots, scalars: Slots, weight: bool
+    ) -> tuple[tf.Tensor, Slots]:
         """What is subtracted from the value, and the new slots; weight: False for norms and biases."""
         raise NotImplementedError
 
@@ -111,9 +121,13 @@ class Adam(Optimizer):
         return m + (grad - m) * (1.0 - self.beta1), v + (tf.square(grad) - v) * (1.0 - self.beta2)
 
     def _scalars(self, lr: tf.Tensor, count: tf.Tensor) -> Slots:
-        return (lr * tf.sqrt(_one_minus_power(self.beta2, count)) / _one_minus_power(self.beta1, count),)
+        return (
+            lr * tf.sqrt(_one_minus_power(self.beta2, count)) / _one_minus_power(self.beta1, count),
+        )
 
-    def _change(self, value: tf.Tensor, grad: tf.Tensor, slots: Slots, scalars: Slots, weight: bool) -> tuple[tf.Tensor, Slots]:
+    def _change(
+        self, value: tf.Tensor, grad: tf.Tensor, slots: Slots, scalars: Slots, weight: bool
+    ) -> tuple[tf.Tensor, Slots]:
         m, v = self._moments(grad, slots)
         return scalars[0] * m / (tf.sqrt(v) + self.eps), (m, v)
 
@@ -126,15 +140,23 @@ class Lamb(Adam):
     """
 
     def _scalars(self, lr: tf.Tensor, count: tf.Tensor) -> Slots:
-        return lr, 1.0 / _one_minus_power(self.beta1, count), 1.0 / _one_minus_power(self.beta2, count)
+        return (
+            lr,
+            1.0 / _one_minus_power(self.beta1, count),
+            1.0 / _one_minus_power(self.beta2, count),
+        )
 
-    def _change(self, value: tf.Tensor, grad: tf.Tensor, slots: Slots, scalars: Slots, weight: bool) -> tuple[tf.Tensor, Slots]:
+    def _change(
+        self, value: tf.Tensor, grad: tf.Tensor, slots: Slots, scalars: Slots, weight: bool
+    ) -> tuple[tf.Tensor, Slots]:
         lr, correct_m, correct_v = scalars
         m, v = self._moments(grad, slots)
         update = m * correct_m / (tf.sqrt(v * correct_v) + self.eps)
         if weight:
             value_norm, update_norm = _norm(value), _norm(update)
-            lr = lr * tf.where((value_norm > 0.0) & (update_norm > 0.0), value_norm / update_norm, 1.0)
+            lr = lr * tf.where(
+                (value_norm > 0.0) & (update_norm > 0.0), value_norm / update_norm, 1.0
+            )
         return lr * update, (m, v)
 
 
@@ -158,7 +180,9 @@ class Adafactor(Optimizer):
     def _scalars(self, lr: tf.Tensor, count: tf.Tensor) -> Slots:
         return tf.minimum(lr, tf.math.rsqrt(count)), tf.pow(count, self.beta2_decay)
 
-    def _change(self, value: tf.Tensor, grad: tf.Tensor, slots: Slots, scalars: Slots, weight: bool) -> tuple[tf.Tensor, Slots]:
+    def _change(
+        self, value: tf.Tensor, grad: tf.Tensor, slots: Slots, scalars: Slots, weight: bool
+    ) -> tuple[tf.Tensor, Slots]:
         rho, share = scalars
         squares = tf.square(grad) + self.eps_square
         new: Slots
@@ -185,7 +209,9 @@ class Sgd(Optimizer):
     def slots_of(self, shape: Shape) -> dict[str, tuple[int, ...]]:
         return {"velocity": tuple(shape)} if self.momentum else {}
 
-    def _change(self, value: tf.Tensor, grad: tf.Tensor, slots: Slots, scalars: Slots, weight: bool) -> tuple[tf.Tensor, Slots]:
+    def _change(
+        self, value: tf.Tensor, grad: tf.Tensor, slots: Slots, scalars: Slots, weight: bool
+    ) -> tuple[tf.Tensor, Slots]:
         change = scalars[0] * grad
         if not self.momentum:
             return change, ()
@@ -216,10 +242,16 @@ def make_optimizer(config: OptimConfig) -> Optimizer:
 
 def global_norm(grads: Sequence[tf.Tensor]) -> tf.Tensor:
     """Euclidean norm over all gradients together: float32 scalar, not finite where they are not."""
-    return tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(tf.cast(tf.convert_to_tensor(g), tf.float32))) for g in grads]))
+    return tf.sqrt(
+        tf.add_n(
+            [tf.reduce_sum(tf.square(tf.cast(tf.convert_to_tensor(g), tf.float32))) for g in grads]
+        )
+    )
 
 
-def clip_by_global_norm(grads: Sequence[tf.Tensor], clip: float) -> tuple[list[tf.Tensor], tf.Tensor]:
+def clip_by_global_norm(
+    grads: Sequence[tf.Tensor], clip: float
+) -> tuple[list[tf.Tensor], tf.Tensor]:
     """Gradients scaled down together to a global norm of at most `clip`, and the norm before (float32 scalar).
 
     Call it after the sum over replicas. clip <= 0 leaves the gradients alone, and so does a norm that is not finite: the norm

@@ -28,7 +28,11 @@ def quantity(value: float) -> str:
     """A rate for people, three digits: 950, 48.2k, 1.25M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
-            return f"{value / size:.3g}{letter}" if value < 999.5 * size else f"{value / size:.0f}{letter}"
+            return (
+                f"{value / size:.3g}{letter}"
+                if value < 999.5 * size
+                else f"{value / size:.0f}{letter}"
+            )
     return f"{value:.3g}"
 
 
@@ -54,7 +58,13 @@ class Progress:
         every: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.total, self.tokens, self.flops, self.peak, self.every = total, tokens, flops, peak, every
+        self.total, self.tokens, self.flops, self.peak, self.every = (
+            total,
+            tokens,
+            flops,
+            peak,
+            every,
+        )
         self._stream = stream or sys.stderr
         self._clock = clock
         self._tty = self._stream.isatty()
@@ -64,7 +74,9 @@ class Progress:
         self._shown_at = float("-inf")
         self._shown = 0
 
-    def update(self, step: int, *, steps: int, seconds: float, waited: float, values: Mapping[str, float]) -> dict[str, float]:
+    def update(
+        self, step: int, *, steps: int, seconds: float, waited: float, values: Mapping[str, float]
+    ) -> dict[str, float]:
         """Show the state after `step` steps and return the speeds of the last `steps` of them, for the metrics.
 
         seconds: they took; waited: of these, without a batch; values: what else to show, `loss` first. The speeds: `step_time`
@@ -73,7 +85,11 @@ class Progress:
         """
         speeds: dict[str, float] = {}
         if self._history and seconds > 0.0:
-            speeds = {"step_time": seconds / steps, "tokens_per_second": self.tokens * steps / seconds, "input_wait": waited / seconds}
+            speeds = {
+                "step_time": seconds / steps,
+                "tokens_per_second": self.tokens * steps / seconds,
+                "input_wait": waited / seconds,
+            }
             self._seconds, self._waited = self._seconds + seconds, self._waited + waited
             if self.peak and self.flops:
                 speeds["mfu"] = self.flops * steps / seconds / self.peak
@@ -107,7 +123,9 @@ class Progress:
         (then, before), (now, step) = self._history[0], self._history[-1]
         return (self.total - step) * (now - then) / (step - before) if step > before else None
 
-    def _line(self, step: int, seconds: float, values: Mapping[str, float], speeds: Mapping[str, float]) -> str:
+    def _line(
+        self, step: int, seconds: float, values: Mapping[str, float], speeds: Mapping[str, float]
+    ) -> str:
         parts = [f"step {step}/{self.total} {100.0 * step / self.total:.0f}%"]
         parts += [f"{name} {value:.4g}" for name, value in values.items()]
         if speeds:

@@ -83,4 +83,10 @@ def _constant(left: tf.Tensor, end: float, count: tf.Tensor, warmup: float) -> t
     return tf.ones_like(count)
 
 
-_SHAPES = {"linear": _linear, "wsd": _linear, "cosine": _cosine, "rsqrt": _rsqrt, "constant": _constant}
+_SHAPES = {
+    "linear": _linear,
+    "wsd": _linear,
+    "cosine": _cosine,
+    "rsqrt": _rsqrt,
+    "constant": _constant,
+}

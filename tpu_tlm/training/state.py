@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tpu_tlm.errors import TlmError
-from tpu_tlm.models.variables import named_variables
+from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.training.step import StepResult, TrainStep
 
 
@@ -24,15 +24,26 @@ class TrainState:
         self.strategy = strategy
         own: dict[str, Any] = {}
         if strategy is not None:
-            own = {"synchronization": tf.VariableSynchronization.ON_READ, "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA}
+            own = {
+                "synchronization": tf.VariableSynchronization.ON_READ,
+                "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            }
         with strategy.scope() if strategy is not None else nullcontext():
             initial = {path: np.asarray(v) for path, v in named_variables(step.model).items()}
-            self.values = [tf.Variable(value, name=path, trainable=False, **own) for path, value in initial.items()]
+            self.values = [
+                tf.Variable(value, name=path, trainable=False, **own)
+                for path, value in initial.items()
+            ]
             self.slots: list[tuple[tf.Variable, ...]] = []
             names: list[str] = []
             for path, value in initial.items():
                 shapes = step.optimizer.slots_of(value.shape)
-                self.slots.append(tuple(tf.Variable(tf.zeros(s), name=f"{path}_{n}", trainable=False, **own) for n, s in shapes.items()))
+                self.slots.append(
+                    tuple(
+                        tf.Variable(tf.zeros(s), name=f"{path}_{n}", trainable=False, **own)
+                        for n, s in shapes.items()
+                    )
+                )
                 names.extend(f"slots/{n}/{path}" for n in shapes)
             self.index = tf.Variable(0, dtype=tf.int64, name="index", trainable=False, **own)
         self.paths = list(initial)
@@ -57,7 +68,11 @@ class TrainState:
         self.index.assign(self.index.read_value() + 1, read_value=False)
 
     def _local(self, variable: tf.Variable) -> tf.Variable:
-        return variable if self.strategy is None else self.strategy.experimental_local_results(variable)[0]
+        return (
+            variable
+            if self.strategy is None
+            else self.strategy.experimental_local_results(variable)[0]
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything that a checkpoint holds."""
@@ -65,10 +80,17 @@ class TrainState:
 
     def model_arrays(self) -> dict[str, np.ndarray]:
         """The model's values by path."""
-        return {path: self._local(variable).numpy() for path, variable in zip(self.paths, self.values, strict=True)}
+        return {
+            path: self._local(variable).numpy()
+            for path, variable in zip(self.paths, self.values, strict=True)
+        }
 
     def _set(self, variable: tf.Variable, value: np.ndarray) -> None:
-        copies = [variable] if self.strategy is None else self.strategy.experimental_local_results(variable)
+        copies = (
+            [variable]
+            if self.strategy is None
+            else self.strategy.experimental_local_results(variable)
+        )
         for copy in copies:
             copy.assign(value)
 
@@ -76,9 +98,13 @@ class TrainState:
         """Take over a checkpoint. Raises `TlmError` naming `where` when a variable is missing or has another shape."""
         for name, variable in self._named.items():
             if name not in arrays:
-                raise TlmError(f"{where}: holds no {name!r}; was the run made with another optimizer or model?")
+                raise TlmError(
+                    f"{where}: holds no {name!r}; was the run made with another optimizer or model?"
+                )
             if tuple(arrays[name].shape) != tuple(variable.shape):
-                raise TlmError(f"{where}: {name!r} has shape {list(arrays[name].shape)}, this run needs {list(variable.shape)}")
+                raise TlmError(
+                    f"{where}: {name!r} has shape {list(arrays[name].shape)}, this run needs {list(variable.shape)}"
+                )
         for name, variable in self._named.items():
             self._set(variable, arrays[name])
         self._set(self.index, np.int64(index))
@@ -90,9 +116,20 @@ class TrainState:
 
     def copies(self) -> Sequence[dict[str, np.ndarray]]:
         """The model's values on each local replica: for the check that they never part."""
-        count = 1 if self.strategy is None else len(self.strategy.experimental_local_results(self.index))
+        count = (
+            1
+            if self.strategy is None
+            else len(self.strategy.experimental_local_results(self.index))
+        )
 
         def on(variable: tf.Variable, replica: int) -> np.ndarray:
-            return (variable if self.strategy is None else self.strategy.experimental_local_results(variable)[replica]).numpy()
+            return (
+                variable
+                if self.strategy is None
+                else self.strategy.experimental_local_results(variable)[replica]
+            ).numpy()
 
-        return [{p: on(v, r) for p, v in zip(self.paths, self.values, strict=True)} for r in range(count)]
+        return [
+            {p: on(v, r) for p, v in zip(self.paths, self.values, strict=True)}
+            for r in range(count)
+        ]

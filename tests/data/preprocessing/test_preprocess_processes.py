@@ -1,0 +1,250 @@
+"""The preprocess command in several processes, killed and run again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.paths import DATA_FILES, ROOT
+from tpu_tlm.data.dataset.dataset import open_dataset
+from tpu_tlm.data.preprocessing.work_dir import WorkDirectory
+from tpu_tlm.errors import UsageError
+
+TOKENIZERS = DATA_FILES / "tokenizers"
+
+
+def _corpus(directory: Path, size: int) -> Path:
+    rng = random.Random(1)
+    words = ["".join(rng.choices("etaoinshrdlu", k=rng.randint(1, 9))) for _ in range(3000)]
+    text = []
+    while size > 0:
+        text.append(
+            " ".join(rng.choices(words, k=rng.randint(3, 25))) + rng.choice(["\n", "\n", "\n\n"])
+        )
+        size -= len(text[-1])
+    path = directory / "corpus.txt"
+    path.write_text("".join(text))
+    return path
+
+
+def _command(source: Path, output: Path, *options: str) -> list[str]:
+    files = ["--codes", str(TOKENIZERS / "codes"), "--vocab", str(TOKENIZERS / "vocab")]
+    given = ["--nctx", "32", "--valid_fraction", "0.1", "--max_file_size", "0.3", *options]
+    return [
+        sys.executable,
+        "-m",
+        "tpu_tlm.preprocess",
+        "--input_files",
+        str(source),
+        "--output",
+        str(output),
+        *files,
+        *given,
+    ]
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _hashes(directory: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(directory)): hashlib.md5(p.read_bytes()).hexdigest()
+        for p in sorted(directory.rglob("*"))
+        if p.is_file()
+    }
+
+
+def _family(pid: int) -> set[int]:
+    """A process and all below it."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int(
+                    (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                )
+            except OSError:
+                continue
+    family = {pid}
+    while more := {child for child, parent in parents.items() if parent in family} - family:
+        family |= more
+    return family
+
+
+def _kill_when(command: list[str], ready: Callable[[], bool]) -> set[int]:
+    """Run a command and kill it with SIGKILL as soon as `ready`; gives the processes it had."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    family = _family(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return family - {process.pid}
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _corpus(tmp_path_factory.mktemp("corpus"), 4_000_000)
+
+
+@pytest.fixture(scope="module")
+def whole(source: Path) -> dict[str, str]:
+    """The files of an undisturbed run with one worker."""
+    output = source.parent / "whole"
+    _run(_command(source, output, "--workers", "1"))
+    assert len(open_dataset(str(output / "train")).shards) > 3
+    return _hashes(output)
+
+
+def test_the_bytes_do_not_depend_on_the_workers(
+    tmp_path: Path, source: Path, whole: dict[str, str]
+) -> None:
+    for workers in ("2", "3"):
+        _run(_command(source, tmp_path / workers, "--workers", workers))
+        assert _hashes(tmp_path / workers) == whole
+
+
+# With two workers three times while tokenizing and twice while writing shards; each time more is there already.
+@pytest.mark.parametrize(
+    ("workers", "kills"),
+    [("1", "part 3, shard 2"), ("2", "part 1, part 6, part 13, shard 1, shard 4")],
+)
+def test_killed_and_continued(
+    tmp_path: Path, source: Path, whole: dict[str, str], workers: str, kills: str
+) -> None:
+    output = tmp_path / "out"
+    command, work = _command(source, output, "--workers", workers), output / ".preprocess"
+    kept: dict[Path, int] = {}
+
+    def still_kept() -> None:
+        for path, changed in kept.items():
+            assert path.stat().st_mtime_ns == changed, f"{path} was done again"
+        for pattern in ("part-*.json", "shard-*.json"):
+            kept.update({path: path.stat().st_mtime_ns for path in work.glob(pattern)})
+        assert not list(output.rglob("md.yml"))
+        with pytest.raises(UsageError):
+            open_dataset(str(output / "train"))
+
+    for kind, count in (kill.split() for kill in kills.split(", ")):
+        left = _kill_when(
+            command,
+            lambda kind=kind, count=count: len(list(work.glob(f"{kind}-*.json"))) >= int(count),
+        )
+        deadline = time.monotonic() + 20
+        while any(_alive(pid) for pid in left):
+            assert time.monotonic() < deadline, "a worker outlived its killed parent"
+            time.sleep(0.05)
+        still_kept()
+    printed = _run(command)
+    assert "shards were there from before" in printed and not work.exists()
+    assert _hashes(output) == whole
+
+
+def test_workers_write_through_tensorflows_file_system(
+    tmp_path: Path, source: Path, whole: dict[str, str]
+) -> None:
+    # file:// takes the same way as gs://.
+    remote = f"file://{tmp_path}/out"
+    _run(
+        [
+            *_command(source, Path("x"), "--workers", "2", "--work_dir", str(tmp_path / "work")),
+            "--output",
+            remote,
+        ]
+    )
+    assert _hashes(tmp_path / "out") == whole and open_dataset(f"{remote}/valid").num_samples > 0
+
+
+def test_leftovers_of_other_options_are_not_used(
+    tmp_path: Path, source: Path, whole: dict[str, str]
+) -> None:
+    output = tmp_path / "out"
+    other = _command(source, output, "--workers", "2", "--seed", "9")
+    _kill_when(other, lambda: len(list((output / ".preprocess").glob("shard-*.json"))) >= 1)
+    done = subprocess.run(
+        _command(source, output, "--workers", "2"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (
+        done.returncode == 0
+        and "leftovers of another preprocessing removed (seed: 9 there, 0 now)" in done.stderr
+    )
+    assert _hashes(output) == whole
+
+
+def test_a_worker_that_dies_is_reported(tmp_path: Path, source: Path) -> None:
+    output = tmp_path / "out"
+    process = subprocess.Popen(
+        _command(source, output, "--workers", "2"), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    while not (list((output / ".preprocess").glob("part-*.json")) if output.exists() else []):
+        assert process.poll() is None
+        time.sleep(0.002)
+    os.kill(max(_family(process.pid)), signal.SIGKILL)  # the youngest is a worker
+    _, errors = process.communicate(timeout=60)
+    assert (
+        process.returncode == 1 and "a worker process died" in errors and "Traceback" not in errors
+    )
+
+
+def test_one_preprocess_at_a_time(tmp_path: Path) -> None:
+    first = WorkDirectory(str(tmp_path / "work"))
+    with pytest.raises(UsageError, match="another preprocess is writing this output"):
+        WorkDirectory(str(tmp_path / "work"))
+    first.close()
+    second = WorkDirectory(str(tmp_path / "work"))
+    assert second.claim({"seed": 1}) is None
+    (tmp_path / "work" / "part-000000.json").write_text(json.dumps({}))
+    assert second.claim({"seed": 1}) is None and (tmp_path / "work" / "part-000000.json").exists()
+    assert (
+        second.claim({"seed": 2}) == "seed: 1 there, 2 now"
+        and not (tmp_path / "work" / "part-000000.json").exists()
+    )
+    second.close()
+
+
+def test_strict_stops_all_workers(tmp_path: Path, source: Path) -> None:
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes(source.read_bytes()[:2_000_000] + b"\n\xff\n" + source.read_bytes()[:2_000_000])
+    begun = time.monotonic()
+    done = subprocess.run(
+        _command(bad, tmp_path / "out", "--workers", "2", "--strict"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (
+        done.returncode == 2
+        and "bad.txt:" in done.stderr
+        and len(done.stderr.strip().splitlines()) == 1
+    )
+    assert time.monotonic() - begun < 60

@@ -1,0 +1,102 @@
+"""Tokenizer directories: saving, loading, hashes, fingerprints."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tpu_tlm.data.tokenizers.factory import load_tokenizer, make_tokenizer
+
+from tests.paths import DATA_FILES, ROOT
+from tpu_tlm.config import TokenizerConfig
+from tpu_tlm.data.tokenizers.base import Tokenizer
+from tpu_tlm.errors import TlmError, UsageError
+
+FILES = DATA_FILES / "tokenizers"
+BPE = TokenizerConfig(codes=str(FILES / "codes"), vocab=str(FILES / "vocab"))
+WORDPIECE = TokenizerConfig(subword_type="wordpiece", vocab=str(FILES / "vocab.txt"))
+LINE = "The Senate of the United States, déjà vu."
+
+
+@pytest.mark.parametrize("config", [BPE, WORDPIECE], ids=["bpe", "wordpiece"])
+@pytest.mark.parametrize("cased", [True, False])
+def test_save_and_load(tmp_path: Path, config: TokenizerConfig, cased: bool) -> None:
+    made = make_tokenizer(
+        TokenizerConfig(
+            config.subword_type, config.codes, config.vocab, cased, ["[CLS]", "[MASK]", "<X>"]
+        )
+    )
+    made.save(str(tmp_path / "a" / "tokenizer"))
+    loaded = load_tokenizer(str(tmp_path / "a" / "tokenizer"))
+    assert loaded.description() == made.description() and loaded.fingerprint() == made.fingerprint()
+    assert loaded.tokens == made.tokens and loaded.special_ids == made.special_ids
+    assert loaded.encode(LINE + " <X>") == made.encode(LINE + " <X>")
+    assert (
+        json.loads((tmp_path / "a" / "tokenizer" / "tokenizer.json").read_text())
+        == made.description()
+    )
+
+
+def test_fingerprints_tell_tokenizers_apart(tmp_path: Path) -> None:
+    (tmp_path / "vocab").write_bytes(Path(BPE.vocab or "").read_bytes() + b"zzzz 1\n")
+    configs = [
+        BPE,
+        WORDPIECE,
+        TokenizerConfig("bpe", BPE.codes, BPE.vocab, cased=False),
+        TokenizerConfig("bpe", BPE.codes, BPE.vocab, extra_tokens=["[MASK]", "[CLS]"]),
+        TokenizerConfig("bpe", BPE.codes, str(tmp_path / "vocab")),
+    ]
+    prints = [make_tokenizer(config).fingerprint() for config in configs]
+    assert len(set(prints)) == len(prints)
+    assert make_tokenizer(BPE).fingerprint() == prints[0]
+
+
+@pytest.mark.parametrize("config, name", [(BPE, "codes"), (BPE, "vocab"), (WORDPIECE, "vocab.txt")])
+def test_a_changed_file_is_refused(tmp_path: Path, config: TokenizerConfig, name: str) -> None:
+    make_tokenizer(config).save(str(tmp_path))
+    with (tmp_path / name).open("ab") as stream:
+        stream.write(b"zzzz 1\n")
+    with pytest.raises(TlmError, match=f"{name}: is not the file that was saved"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no tokenizer"):
+        load_tokenizer(str(tmp_path))
+    for text in ("{", "[]", '{"kind": "bpe"}'):
+        (tmp_path / "tokenizer.json").write_text(text)
+        with pytest.raises(TlmError, match="is not a tokenizer description"):
+            load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text(
+        '{"kind": "new", "cased": true, "extra_tokens": [], "files": {}}'
+    )
+    with pytest.raises(TlmError, match="unknown kind 'new'"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_tokenizing_needs_no_tensorflow() -> None:
+    code = (
+        "import sys; from tpu_tlm.data.tokenizers.base import make_tokenizer; from tpu_tlm.config import TokenizerConfig\n"
+        f"for kind, codes, vocab in (('bpe', {BPE.codes!r}, {BPE.vocab!r}), ('wordpiece', None, {WORDPIECE.vocab!r})):\n"
+        "    make_tokenizer(TokenizerConfig(kind, codes, vocab)).encode_lines([b'a line'])\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_fastbpe_says_nothing_on_standard_error() -> None:
+    code = f"from tpu_tlm.data.tokenizers.base import *; make_tokenizer(TokenizerConfig('bpe', {BPE.codes!r}, {BPE.vocab!r}))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
+    assert done.stderr == b"" and done.stdout == b""
+
+
+def test_special_ids_are_ids(tmp_path: Path) -> None:
+    for config in (BPE, WORDPIECE):
+        tokenizer: Tokenizer = make_tokenizer(config)
+        special = tokenizer.description()["special"]
+        assert sorted(special) == ["cls", "mask", "pad", "sep", "unk"]
+        assert set(special.values()) <= set(tokenizer.special_ids)
+        assert all(tokenizer.id_of(tokenizer.tokens[i]) == i for i in range(len(tokenizer.tokens)))

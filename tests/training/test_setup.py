@@ -1,0 +1,77 @@
+"""From options to a model's spec: what does not fit the examples is refused, whatever the objective."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tpu_tlm import train
+from tpu_tlm.config import cli
+from tpu_tlm.errors import UsageError
+from tpu_tlm.planning.stand_in import stand_in
+from tpu_tlm.training.setup import Options, check_batch, spec_of
+
+LENGTHS = {
+    "mlm": {"x": 16},
+    "clm": {"x": 16},
+    "electra": {"x": 16},
+    "discriminator": {"x": 16, "y": 16},
+}
+LENGTHS |= {"dual-encoder": {"x": 12, "y": 16}, "seq2seq": {"x": 16, "y": 12}}
+
+
+def spec(objective, corpora, *flags):
+    given = [
+        "--train_dir",
+        "x",
+        "--basedir",
+        "y",
+        "--objective",
+        objective,
+        "--embed_type",
+        "learned-positional",
+        *flags,
+    ]
+    return spec_of(Options(*cli.parse("train", "", train.CLASSES, given)), corpora)
+
+
+@pytest.mark.parametrize("objective", list(LENGTHS))
+def test_fewer_positions_than_tokens_are_refused(objective):
+    corpora = stand_in(30, LENGTHS[objective])
+    with pytest.raises(UsageError, match="--mxlen 10: texts of 16 tokens need as many positions"):
+        spec(objective, corpora, "--mxlen", "10")
+    assert spec(objective, corpora, "--mxlen", "16").config.mxlen == 16
+    assert spec(objective, corpora).config.mxlen is None
+
+
+def test_a_target_may_be_longer_than_its_text():
+    corpora = stand_in(30, {"x": 8})
+    bare = replace(corpora, train=replace(corpora.train, metadata={}))
+    with pytest.raises(UsageError, match="--mxlen 8: texts of 9 tokens"):
+        spec("seq2seq", bare, "--denoise", "infilling", "--mxlen", "8")
+
+
+def test_a_batch_whose_examples_are_compared_leaves_some_to_compare_with():
+    def checked(objective, batch, accum):
+        given = [
+            "--train_dir",
+            "x",
+            "--basedir",
+            "y",
+            "--objective",
+            objective,
+            "--batch_size",
+            str(batch),
+            "--grad_accum",
+            str(accum),
+        ]
+        check_batch(Options(*cli.parse("train", "", train.CLASSES, given)), 1)
+
+    checked("dual-encoder", 8, 4)
+    checked("mlm", 2, 1)
+    with pytest.raises(
+        UsageError,
+        match="--batch_size 8 with --grad_accum 8: --objective dual-encoder tells an example from the others",
+    ):
+        checked("dual-encoder", 8, 8)

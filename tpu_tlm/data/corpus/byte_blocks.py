@@ -1,0 +1,193 @@
+"""Bytes of a slice of a file, decompressed, in blocks that end at line ends or at least between characters."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from tpu_tlm.data.corpus.inputs import InputFile, Slice
+from tpu_tlm.errors import TlmError
+from tpu_tlm.filesystem import naming, open_read
+
+BLOCK = 1 << 20
+# What is decompressed at a time: well packed text can grow a thousandfold.
+_ZSTD_STEP = 16 << 10
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a slice really begins or ends, and whether a document or a line begins there."""
+
+    offset: int
+    is_document: bool
+    in_line: bool
+
+
+def cut_point(data: bytes, limit: int) -> int:
+    """A place in (0, limit] to cut a line that has no end: after the last white space, else between two characters."""
+    space = max(data.rfind(b" ", 0, limit), data.rfind(b"\t", 0, limit))
+    if space > 0:
+        return space + 1
+    while limit > 1 and limit < len(data) and (data[limit] & 0xC0) == 0x80:
+        limit -= 1
+    return limit
+
+
+def _find_cut(stream: IO[bytes], file: InputFile, offset: int) -> Cut:
+    """The real cut for a nominal one: a function of the file and the offset only, so both neighbours find the same."""
+    if offset <= 0:
+        return Cut(0, True, False)
+    if offset >= file.size:
+        return Cut(file.size, True, False)
+    stream.seek(offset - 1)
+    window = stream.read(BLOCK + 1)
+    if file.kind == "json":
+        base = offset - 1
+        while (end := window.find(b"\n")) < 0:
+            base += len(window)
+            window = stream.read(BLOCK)
+            if not window:
+                return Cut(file.size, True, False)
+        return Cut(base + end + 1, True, False)
+    first = window.find(b"\n")
+    if first < 0:
+        return _cut_in_line(window, file, offset)
+    position = first + 1
+    while (end := window.find(b"\n", position)) >= 0:
+        line = window[position:end]
+        if not line or line.isspace():
+            return Cut(offset - 1 + end + 1, True, False)
+        position = end + 1
+    # No document begins nearby: a document this long is cut between two lines.
+    return Cut(offset + first, False, False)
+
+
+def _cut_in_line(window: bytes, file: InputFile, offset: int) -> Cut:
+    if offset - 1 + len(window) >= file.size:
+        return Cut(file.size, True, False)
+    spaces = [found for found in (window.find(b" ", 1), window.find(b"\t", 1)) if found > 0]
+    place = min(spaces) + 1 if spaces else 1
+    while place < len(window) and (window[place] & 0xC0) == 0x80:
+        place += 1
+    return Cut(offset - 1 + place, False, True)
+
+
+def part_range(piece: Slice) -> tuple[Cut, Cut]:
+    """Where the slice really begins and ends; a compressed file begins at 0 and ends where its stream does."""
+    if not piece.file.can_be_cut:
+        return Cut(0, True, False), Cut(-1, True, False)
+    with naming(piece.file.path), contextlib.closing(open_read(piece.file.path)) as stream:
+        return _find_cut(stream, piece.file, piece.start), _find_cut(stream, piece.file, piece.end)
+
+
+class _Counting:
+    """A file that remembers how much of it was read."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+        self.count = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.stream.read(size)
+        self.count += len(data)
+        return data
+
+
+def _decompressed(file: InputFile, stream: _Counting) -> Any:
+    if file.compression == ".gz":
+        return gzip.GzipFile(fileobj=stream, mode="rb")  # type: ignore[call-overload]
+    return _ZstdFrames(stream)
+
+
+class _ZstdFrames:
+    """Reads a .zst file of any number of frames; unlike the library's own reader it notices when the last one is cut off."""
+
+    def __init__(self, stream: _Counting) -> None:
+        import zstandard
+
+        # Files made with --long=31 need a window of 2 GiB; others take no more memory for the permission.
+        self._library = zstandard.ZstdDecompressor(max_window_size=2**31)
+        self._stream = stream
+        self._frame: Any = None
+        self._ready = bytearray()
+
+    def read(self, size: int) -> bytes:
+        while len(self._ready) < size and (data := self._stream.read(_ZSTD_STEP)):
+            while data:
+                self._frame = self._frame or self._library.decompressobj()
+                self._ready += self._frame.decompress(data)
+                data = self._frame.unused_data if self._frame.eof else b""
+                if self._frame.eof:
+                    self._frame = None
+        if not self._ready and self._frame:
+            raise EOFError("the last frame has no end")
+        taken = bytes(self._ready[:size])
+        del self._ready[:size]
+        return taken
+
+
+@contextlib.contextmanager
+def _whole(file: InputFile) -> Iterator[None]:
+    """Name the file when its compressed stream is damaged."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise TlmError(
+            f"{file.path}: damaged or cut off: {error}: make it again or leave it out"
+        ) from None
+    except Exception as error:
+        if type(error).__name__ != "ZstdError":
+            raise
+        raise TlmError(
+            f"{file.path}: damaged or cut off: {error}: make it again or leave it out"
+        ) from None
+
+
+def raw_blocks(
+    piece: Slice, start: Cut, end: Cut, consumed: Callable[[int], None]
+) -> Iterator[tuple[bytes, bool]]:
+    """Blocks of about `BLOCK` bytes from one cut to another, and whether each ends with a line end.
+
+    A line end is added to the end of a file that has none. A line longer than a block is cut at white space, else between two
+    characters. A byte-order mark at the start of the file is dropped. Raises `TlmError` for a damaged compressed file.
+    """
+    file = piece.file
+    left = end.offset - start.offset if file.can_be_cut else None
+    if left is not None and left <= 0:
+        return
+    with naming(file.path), contextlib.closing(open_read(file.path)) as opened:
+        if start.offset:
+            opened.seek(start.offset)
+        raw = _Counting(opened)
+        stream = _decompressed(file, raw) if file.compression else raw
+        held = b""
+        told, at_start = 0, start.offset == 0
+        while left is None or left > 0:
+            with _whole(file):
+                data = stream.read(BLOCK if left is None else min(BLOCK, left))
+            consumed(raw.count - told)
+            told = raw.count
+            if not data:
+                if left:
+                    raise TlmError(
+                        f"{file.path}: became shorter while it was read: run again when it is complete"
+                    )
+                break
+            if left is not None:
+                left -= len(data)
+            if at_start:
+                data, at_start = data.removeprefix(_BOM), False
+            data = held + data
+            place = data.rfind(b"\n") + 1
+            if not place and len(data) >= BLOCK:
+                place = cut_point(data, len(data) - 1)
+            block, held = data[:place], data[place:]
+            if block:
+                yield block, block.endswith(b"\n")
+        if held:
+            yield (held, False) if end.in_line else (held + b"\n", True)

@@ -1,0 +1,288 @@
+"""Corpora of pairs: parts of files -> conversations, documents or rows, each as the texts that pairs are made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from tpu_tlm.data.corpus.byte_blocks import BLOCK, Cut, raw_blocks
+from tpu_tlm.data.corpus.documents import (
+    LARGEST_JSON_LINE,
+    BadInput,
+    Place,
+    is_utf8,
+    json_object,
+    mended,
+)
+from tpu_tlm.data.corpus.documents import raw_lines as _raw_lines
+from tpu_tlm.data.corpus.inputs import InputFile, Part, Slice
+from tpu_tlm.errors import UsageError
+
+END_OF_TURN = b"<EOU>"
+# A sentence ends with its mark, and what closes after it, before white space.
+_SENTENCE_END = re.compile(rb"(?:[.!?]|\xe2\x80\xa6)(?:[\"')\]]|\xe2\x80[\x99\x9d])*\s+")
+
+
+class Group(NamedTuple):
+    """Texts that belong together: a conversation's turns, a document's sentences, or the two texts of a row.
+
+    `every`: each text answers those before it; else only the last one does. `first`: a new conversation, document or row begins (else it
+    is the rest of one that was too large). `where`: says where it is.
+    """
+
+    texts: list[bytes]
+    every: bool
+    first: bool
+    where: Callable[[], str]
+
+
+class RowRule(NamedTuple):
+    """How files are read.
+
+    `kind`: ntp, nsp or tsv; `columns`: of a row, numbers from 1 or names, for ntp the field of the turns; empty: 1 and 2 of columns, x and
+    y of fields, turns.
+    """
+
+    kind: str
+    columns: tuple[str, ...]
+    json_field: str
+    strict: bool
+
+
+def read_groups(
+    part: Part, rule: RowRule, bad: BadInput, consumed: Callable[[int], None]
+) -> Iterator[Group]:
+    """The groups of one part, in order, in constant memory; what cannot be used is counted in `bad` by file and line.
+
+    Raises `UsageError` naming file and line for bad input under `strict`, or for a file without a column asked for by name; `TlmError`
+    for a damaged compressed file.
+    """
+    for piece in part.slices:
+        known, groups = sum(bad.counts.values()), 0
+        for group in _reader(piece, rule)(piece, rule, bad, consumed):
+            groups += 1
+            yield group
+        whole = piece.end - piece.start == piece.file.size
+        if whole and not groups and known == sum(bad.counts.values()):
+            bad.add("empty file", lambda path=piece.file.path: path, "remove it", rule.strict)  # type: ignore[misc]
+
+
+def _reader(
+    piece: Slice, rule: RowRule
+) -> Callable[[Slice, RowRule, BadInput, Callable[[int], None]], Iterator[Group]]:
+    if piece.file.kind == "json":
+        return {"ntp": _json_turns, "nsp": _json_documents, "tsv": _json_rows}[rule.kind]
+    if rule.kind == "tsv":
+        return _columns
+    if rule.kind == "ntp" and b"\t" in first_line(piece.file):
+        return _answers
+    return _paragraphs
+
+
+def first_line(file: InputFile) -> bytes:
+    """A file's first line that is not blank, of its first MiB: what tells rows from turns, and the names of columns."""
+    whole = Cut(file.size if file.can_be_cut else -1, True, False)
+    block, _ = next(
+        raw_blocks(Slice(file, 0, file.size), Cut(0, True, False), whole, lambda count: None),
+        (b"", True),
+    )
+    return next((line.removesuffix(b"\r") for line in block.split(b"\n") if line.strip()), b"")
+
+
+def _lines(
+    piece: Slice, rule: RowRule, bad: BadInput, consumed: Callable[[int], None]
+) -> Iterator[tuple[bytes, Place]]:
+    """Lines without their ends, mended; blank ones are empty."""
+    for line, too_long, place in _raw_lines(piece, consumed):
+        if too_long:
+            bad.add(
+                f"line over {LARGEST_JSON_LINE >> 20} MiB (left out)",
+                place.at(0),
+                "split the text",
+                rule.strict,
+            )
+            continue
+        if not is_utf8(line):
+            line = mended([line], place, rule.strict, bad)[0]
+        yield line.strip(b"\r") if not line.isspace() else b"", place
+
+
+def _flat(text: str) -> bytes:
+    """A text as one line. Half a surrogate pair can be written in JSON but not in UTF-8: "?" stands in its place."""
+    return " ".join(text.split()).encode("utf-8", "replace")
+
+
+def _sentences(line: bytes) -> list[bytes]:
+    cuts = [0, *(match.end() for match in _SENTENCE_END.finditer(line)), len(line)]
+    return [line[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True) if line[a:b].strip()]
+
+
+def turns_in(query: bytes) -> list[bytes]:
+    """The turns of a query, whose history is joined by `<EOU>`."""
+    return (
+        [turn for turn in query.split(END_OF_TURN) if turn.strip()] or [query]
+        if END_OF_TURN in query
+        else [query]
+    )
+
+
+def _columns(
+    piece: Slice, rule: RowRule, bad: BadInput, consumed: Callable[[int], None]
+) -> Iterator[Group]:
+    """Rows of columns divided by tabs; with columns by name the file's first line has the names."""
+    columns = rule.columns or ("1", "2")
+    named = not all(name.isdigit() for name in columns)
+    heading = first_line(piece.file)
+    if named:
+        names = [name.strip() for name in heading.decode("utf-8", "replace").split("\t")]
+        if missing := [name for name in columns if name not in names]:
+            raise UsageError(
+                f"{piece.file.path}:1: --pair_columns {missing[0]}: the first line names no such column (it has {names})"
+            )
+        at = [names.index(name) for name in columns]
+    else:
+        at = [int(name) - 1 for name in columns]
+    for line, place in _lines(piece, rule, bad, consumed):
+        if not line or (named and line == heading):
+            continue
+        fields = line.split(b"\t")
+        if len(fields) <= max(at):
+            kind = f"row without column {max(at) + 1} (left out)"
+            bad.add(
+                kind, place.at(0), "columns are divided by tabs; see --pair_columns", rule.strict
+            )
+            continue
+        texts = [fields[i] for i in at]
+        if not all(text.strip() for text in texts):
+            bad.add(
+                "row with an empty column (left out)",
+                place.at(0),
+                "fill it or remove the row",
+                rule.strict,
+            )
+            continue
+        yield Group(texts, False, True, place.at(0))
+
+
+def _answers(
+    piece: Slice, rule: RowRule, bad: BadInput, consumed: Callable[[int], None]
+) -> Iterator[Group]:
+    """Rows of a query, a tab and a response; the query's turns are joined by `<EOU>`."""
+    for line, place in _lines(piece, rule, bad, consumed):
+        if not line:
+            continue
+        query, *responses = line.split(b"\t")
+        if len(responses) != 1:
+            kind = f"line with {'several tabs' if responses else 'no tab'} (left out)"
+            bad.add(kind, place.at(0), "write the query, one tab and the response", rule.strict)
+            continue
+        turns = turns_in(query)
+        if not (turns and all(text.strip() for text in (*turns, *responses))):
+            bad.add(
+                "row with an empty column (left out)",
+                place.at(0),
+                "fill it or remove the row",
+                rule.strict,
+            )
+            continue
+        yield Group([*turns, *responses], False, True, place.at(0))
+
+
+def _paragraphs(
+    piece: Slice, rule: RowRule, bad: BadInput, consumed: Callable[[int], None]
+) -> Iterator[Group]:
+    """Runs of lines up to a blank one: turns of a conversation (ntp), or sentences of a document, whose lines end sentences (nsp)."""
+    texts: list[bytes] = []
+    size, first, where = 0, True, None
+    for line, place in _lines(piece, rule, bad, consumed):
+        if line:
+            where = where or place.at(0)
+            # A tab in a turn is white space.
+            texts += [line.replace(b"\t", b" ")] if rule.kind == "ntp" else _sentences(line)
+            size += len(line)
+        if where and (not line or size >= BLOCK):
+            yield from _checked(Group(texts, True, first, where), rule, bad)
+            texts, size, first, where = [], 0, not line, None
+        elif not line:
+            first = True
+    if where:
+        yield from _checked(Group(texts, True, first, where), rule, bad)
+
+
+def _checked(group: Group, rule: RowRule, bad: BadInput) -> Iterable[Group]:
+    """The group, if there is an answer in it; a document of one sentence is cut between words."""
+    if rule.kind == "ntp" and len(group.texts) < 2:
+        bad.add(
+            "conversation of one turn (left out)",
+            group.where,
+            "a pair needs two turns",
+            rule.strict,
+        )
+        return ()
+    return (group,)
+
+
+def _json_turns(
+    piece: Slice, rule: RowRule, bad: BadInput, consumed: Callable[[int], None]
+) -> Iterator[Group]:
+    """Objects with a list of turns."""
+    (field,) = rule.columns or ("turns",)
+    for line, too_long, place in _raw_lines(piece, consumed):
+        value = json_object(line, too_long, field, place, rule.strict, bad, "--pair_columns")
+        if value is None:
+            continue
+        turns = value[field]
+        if not (isinstance(turns, list) and all(isinstance(turn, str) for turn in turns)):
+            bad.add(
+                f"JSON field {field!r} that is no list of texts (skipped)",
+                place.at(0),
+                "write a list of strings",
+                rule.strict,
+            )
+            continue
+        texts = [flat for turn in turns if (flat := _flat(turn))]
+        yield from _checked(Group(texts, True, True, place.at(0)), rule, bad)
+
+
+def _json_rows(
+    piece: Slice, rule: RowRule, bad: BadInput, consumed: Callable[[int], None]
+) -> Iterator[Group]:
+    """Objects with a field for each text."""
+    columns = rule.columns or ("x", "y")
+    for line, too_long, place in _raw_lines(piece, consumed):
+        value = json_object(line, too_long, columns[0], place, rule.strict, bad, "--pair_columns")
+        if value is None:
+            continue
+        if missing := [name for name in columns if not isinstance(value.get(name), str)]:
+            kind = f"JSON line without text in the field {missing[0]!r} (skipped)"
+            bad.add(kind, place.at(0), "name the fields with --pair_columns", rule.strict)
+            continue
+        texts = [_flat(value[name]) for name in columns]
+        if not all(texts):
+            bad.add(
+                "row with an empty column (left out)",
+                place.at(0),
+                "fill it or remove the row",
+                rule.strict,
+            )
+            continue
+        yield Group(texts, False, True, place.at(0))
+
+
+def _json_documents(
+    piece: Slice, rule: RowRule, bad: BadInput, consumed: Callable[[int], None]
+) -> Iterator[Group]:
+    """Objects with a document's text."""
+    for line, too_long, place in _raw_lines(piece, consumed):
+        value = json_object(line, too_long, rule.json_field, place, rule.strict, bad)
+        if value is None:
+            continue
+        text = value[rule.json_field]
+        if not isinstance(text, str):
+            kind = f"JSON field {rule.json_field!r} that is not text (skipped)"
+            bad.add(kind, place.at(0), "name a text field with --json_field", rule.strict)
+            continue
+        texts = [s for line in text.split("\n") if line.strip() for s in _sentences(_flat(line))]
+        if texts:
+            yield Group(texts, True, True, place.at(0))

@@ -1,0 +1,265 @@
+"""Position -> batch: the order of a run's examples as a pure function of (dataset, seed, position).
+
+Shards (large ones in pieces) are permuted for every epoch and taken in windows; every window is read whole and permuted; batches
+are cut from that order, each host keeping its rows before anything is decoded. All randomness comes from hashing (seed, epoch,
+window), so nothing has to be saved, and any position is reached by reading one window.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tpu_tlm.data.dataset import splitmix
+from tpu_tlm.data.dataset.dataset import Dataset
+from tpu_tlm.data.dataset.decode import decoder, mead_decoder, piece_sum
+from tpu_tlm.data.dataset.shards import FORMAT
+from tpu_tlm.errors import TlmError, UsageError
+
+_MEAD_WINDOW_BYTES = (
+    256 << 20
+)  # MEAD's records have no fixed length: its shards cannot be read in pieces
+_BLOCK_ROWS = 4096  # decoded at once
+_ENDLESS = 1 << 62
+_SHARDS, _ROWS = 1, 2  # what a key is for
+
+
+class Stream:
+    """The endless, shuffled stream of a training run.
+
+    `window_shards` shards, or pieces of 4 MiB of larger ones, are permuted together and held in memory (twice: one is read
+    ahead). `readers` of them are read at once; that and the number of hosts do not change the order.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        seed: int,
+        batch_size: int,
+        window_shards: int = 16,
+        readers: int = 4,
+    ) -> None:
+        if batch_size < 1 or window_shards < 1 or readers < 1:
+            raise UsageError(
+                "--batch_size, --window_shards and --num_train_workers must be at least 1"
+            )
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self._plan = _Plan(dataset, seed, window_shards)
+        self._readers = readers
+
+    def batches(self, start: int, *, hosts: int = 1, host: int = 0) -> tf.data.Dataset:
+        """The batches from position `start` on, without end; batch b holds positions start + b * batch_size and following.
+
+        Position p is example p % N of epoch p // N in that epoch's order. Elements: {"x": int32 [rows, nctx], "w": uint8
+        [rows, ceil(nctx / 8)], "position": int64 [rows]}, rows = batch_size / hosts: this host's share of the batch; pairs add "y":
+        int32 [rows, nctx_y]. MEAD's records give "y" in place of "w" where they have it. Iterating raises an error of TensorFlow for
+        damaged data: see `failure`.
+        """
+        return _batches(self._plan, start, self.batch_size, hosts, host, self._readers)
+
+
+def in_order(
+    dataset: Dataset, batch_size: int, *, hosts: int = 1, host: int = 0, readers: int = 4
+) -> tf.data.Dataset:
+    """One pass in file order, for evaluation: elements as `Stream.batches`, and "valid": float32 [rows].
+
+    The last batch is filled up with examples from the beginning, where "valid" is 0.
+    """
+    plan = _Plan(dataset, None, 16)
+    batches = _batches(plan, 0, batch_size, hosts, host, readers).take(
+        -(-plan.samples // batch_size)
+    )
+    return batches.map(
+        lambda batch: {**batch, "valid": tf.cast(batch["position"] < plan.samples, tf.float32)}
+    )
+
+
+def failure(dataset: Dataset, error: Exception) -> TlmError:
+    """The one line for an error that iterating raised: names the damaged shard."""
+    text = " ".join(str(error).split())
+    for shard in dataset.shards:
+        if dataset.path(shard) in text:
+            return TlmError(
+                f"{dataset.path(shard)}: cannot be read: it is damaged or changed: restore it or preprocess again"
+            )
+    try:
+        dataset.verify()  # MEAD's records: TensorFlow's reader does not say where
+    except TlmError as found:
+        return found
+    return TlmError(f"{dataset.directory}: reading failed: {text[:300]}")
+
+
+class _Plan:
+    """The pieces of a dataset and the rule of their order; `seed` None is file order."""
+
+    def __init__(self, dataset: Dataset, seed: int | None, window_shards: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.window = window_shards  # pieces in a window
+        cut = dataset.format == FORMAT
+        if not cut:
+            self.window = max(
+                1,
+                min(
+                    window_shards,
+                    _MEAD_WINDOW_BYTES // max(shard.bytes for shard in dataset.shards),
+                ),
+            )
+        largest = dataset.piece_samples if cut else max(shard.samples for shard in dataset.shards)
+        pieces = [
+            (index, at, min(largest, shard.samples - at), int(shard.sums[number], 16) if cut else 0)
+            for index, shard in enumerate(dataset.shards)
+            for number, at in enumerate(range(0, shard.samples, largest))
+        ]
+        self.largest = largest
+        # Shard, first record, records, checksum.
+        self.table = np.array(pieces, np.uint64).view(np.int64)
+        self.windows = -(-len(pieces) // self.window)  # in an epoch
+
+    @property
+    def samples(self) -> int:
+        return self.dataset.num_samples
+
+    def window_of(self, position: int) -> int:
+        """The window, counted over all epochs, in which a position lies."""
+        epoch, place = divmod(position, self.samples)
+        order = np.arange(len(self.table))
+        if self.seed is not None:
+            order = np.argsort(
+                splitmix.draws(splitmix.key_of(self.seed, _SHARDS, epoch), 0, len(order)),
+                kind="stable",
+            )
+        ends = np.cumsum(self.table[order, 2])
+        return epoch * self.windows + int(np.searchsorted(ends, place, side="right")) // self.window
+
+
+def _word(value: int) -> Any:
+    return tf.constant(np.uint64(value))
+
+
+def _mix(value: Any) -> Any:
+    """`splitmix.mix` on uint64 tensors."""
+    for shift, multiplier in zip(splitmix.SHIFTS, (*splitmix.MULTIPLIERS, 1), strict=True):
+        value = tf.bitwise.bitwise_xor(value, tf.bitwise.right_shift(value, _word(shift))) * _word(
+            multiplier
+        )
+    return value
+
+
+def _permutation(seed: int, words: list[Any], count: Any) -> Any:
+    """int64 [count]: the order of `splitmix.draws` under the key of seed and words (int64 scalars)."""
+    key = _word(splitmix.key_of(seed))
+    for word in words:
+        key = _mix(
+            key + _word(splitmix.STEP) + _mix(tf.cast(word, tf.uint64) + _word(splitmix.STEP))
+        )
+    draws = _mix(
+        tf.cast(tf.range(1, count + 1, dtype=tf.int64), tf.uint64) * _word(splitmix.STEP) + key
+    )
+    # Signed comparison of numbers whose top bit is turned over is unsigned comparison of the numbers.
+    signed = tf.bitcast(tf.bitwise.bitwise_xor(draws, _word(1 << 63)), tf.int64)
+    return tf.cast(tf.argsort(signed, stable=True), tf.int64)
+
+
+@tf.autograph.experimental.do_not_convert
+def _read_piece(plan: _Plan, piece: Any) -> Any:
+    """A piece's records, checked: uint8 [n, record_bytes], or string [n] for MEAD's; `piece` is a row of the plan's table."""
+    dataset = plan.dataset
+    shard, first, count = piece[0], piece[1], piece[2]
+    path = tf.gather(tf.constant([dataset.path(shard) for shard in dataset.shards]), shard)
+    if dataset.format != FORMAT:
+        return (
+            tf.data.TFRecordDataset(path, buffer_size=4 << 20)
+            .batch(count, drop_remainder=True)
+            .get_single_element()
+        )
+    size = dataset.layout.record_bytes
+    begin, length = first * size, count * size
+    rest = (
+        tf.gather(tf.constant([shard.bytes for shard in dataset.shards], tf.int64), shard)
+        - begin
+        - length
+    )
+    whole = tf.data.FixedLengthRecordDataset(
+        path, length, header_bytes=begin, footer_bytes=rest, buffer_size=1 << 20
+    )
+    records = tf.ensure_shape(
+        tf.reshape(tf.io.decode_raw(whole.get_single_element(), tf.uint8), [-1, size]), [None, size]
+    )
+    sound = tf.equal(piece_sum(records, plan.largest), piece[3])
+    with tf.control_dependencies(
+        [tf.debugging.Assert(sound, ["damaged records in", path, "after record", first])]
+    ):
+        return tf.identity(records)
+
+
+def _batches(
+    plan: _Plan, start: int, batch_size: int, hosts: int, host: int, readers: int
+) -> tf.data.Dataset:
+    if start < 0 or not 0 <= host < hosts:
+        raise UsageError(f"position {start}, host {host} of {hosts}: out of range")
+    if batch_size % hosts:
+        raise UsageError(
+            f"--batch_size {batch_size} cannot be divided among {hosts} hosts: take a multiple of {hosts}"
+        )
+    dataset, rows = plan.dataset, batch_size // hosts
+    block = max(1, _BLOCK_ROWS // rows) * rows
+    decode = (
+        decoder(dataset.layout, dataset.lengths)
+        if dataset.format == FORMAT
+        else mead_decoder(dataset.lengths)
+    )
+
+    @tf.autograph.experimental.do_not_convert
+    def load(number: Any) -> tuple[Any, Any, Any]:
+        """A window: its records, and of each of this host's examples the index among them and the position."""
+        table = tf.constant(plan.table)
+        epoch, inside = number // plan.windows, number % plan.windows
+        if plan.seed is not None:
+            table = tf.gather(table, _permutation(plan.seed, [_SHARDS, epoch], len(plan.table)))
+        pieces = table[inside * plan.window : (inside + 1) * plan.window]
+        count = tf.reduce_sum(pieces[:, 2])
+        begin = epoch * plan.samples + tf.reduce_sum(table[: inside * plan.window, 2])
+        reading = tf.data.Dataset.from_tensor_slices(pieces)
+        reading = reading.map(
+            lambda piece: _read_piece(plan, piece), num_parallel_calls=readers, deterministic=True
+        )
+        records = reading.rebatch(count).get_single_element()
+        order = (
+            tf.range(count)
+            if plan.seed is None
+            else _permutation(plan.seed, [_ROWS, epoch, inside], count)
+        )
+        skipped = tf.maximum(tf.constant(start, tf.int64) - begin, 0)
+        order = order[skipped:]
+        positions = tf.range(begin + skipped, begin + count)
+        if hosts > 1:
+            mine = (positions - start) % batch_size // rows == host
+            order, positions = tf.boolean_mask(order, mine), tf.boolean_mask(positions, mine)
+        return records, order, positions
+
+    @tf.autograph.experimental.do_not_convert
+    def blocks(records: Any, order: Any, positions: Any) -> tf.data.Dataset:
+        count = tf.size(order, tf.int64)
+
+        @tf.autograph.experimental.do_not_convert
+        def take(at: Any) -> dict[str, Any]:
+            some = tf.range(at, tf.minimum(at + block, count))
+            # Gathered, not sliced: a slice lies in the memory of the whole, and when `rebatch` joins such a one TensorFlow logs an error,
+            # though there is none.
+            return {
+                **decode(tf.gather(records, tf.gather(order, some))),
+                "position": tf.gather(positions, some),
+            }
+
+        return tf.data.Dataset.range(0, count, block).map(
+            take, num_parallel_calls=2, deterministic=True
+        )
+
+    numbers = tf.data.Dataset.range(plan.window_of(start), _ENDLESS)
+    windows = numbers.map(load).prefetch(1)  # the next window is read while this one is used
+    return windows.flat_map(blocks).rebatch(rows, drop_remainder=True).prefetch(8)

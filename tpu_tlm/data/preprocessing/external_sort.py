@@ -1,0 +1,151 @@
+"""The two-pass shuffle on disk: examples go out in sorted chunks and come back in the order of their keys.
+
+Every example has a 64-bit key that depends on the seed and its place in the corpus only, and the order of the dataset is the
+order of the keys. So the order is the same however the work was divided, and no step holds more than one chunk or one bucket.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tpu_tlm.data.dataset.splitmix import draws, key_of
+
+CHUNK_BYTES = 8 << 20
+BUCKET_BYTES = 24 << 20
+_SAMPLE = 256  # every so many keys one is looked at to choose the buckets' limits
+_PLACE_BITS = 40
+
+
+@dataclass(frozen=True)
+class SortedRun:
+    """The examples of one part of the corpus on disk: `base`.rows and `base`.keys, sorted within each chunk of so many rows."""
+
+    base: str
+    chunks: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """Examples in the run."""
+        return sum(self.chunks)
+
+    def is_whole(self, row_bytes: int) -> bool:
+        """Whether both files have the size that the chunks tell."""
+        try:
+            return (
+                os.path.getsize(f"{self.base}.rows") == self.rows * row_bytes
+                and os.path.getsize(f"{self.base}.keys") == self.rows * 8
+            )
+        except OSError:
+            return False
+
+
+class RunWriter:
+    """Writes one run. `part` is the run's place in the corpus; `key` seeds the shuffle, None keeps the corpus order."""
+
+    def __init__(self, base: str, part: int, key: int | None) -> None:
+        self._base = base
+        self._part = part
+        self._key = None if key is None else key_of(key, part)
+        self._rows = open(f"{base}.rows", "wb")
+        self._keys = open(f"{base}.keys", "wb")
+        self._waiting: list[NDArray[np.uint8]] = []
+        self._waiting_rows = 0
+        self._written = 0
+        self._chunks: list[int] = []
+
+    def add(self, payload: NDArray[np.uint8]) -> None:
+        """Append examples, uint8 [n, row_bytes]."""
+        if len(payload):
+            self._waiting.append(payload)
+            self._waiting_rows += len(payload)
+            if self._waiting_rows * payload.shape[1] >= CHUNK_BYTES:
+                self._flush()
+
+    def close(self) -> SortedRun:
+        """Write what waits and give the finished run."""
+        if self._waiting_rows:
+            self._flush()
+        self._rows.close()
+        self._keys.close()
+        return SortedRun(self._base, tuple(self._chunks))
+
+    def _flush(self) -> None:
+        rows = np.concatenate(self._waiting)
+        self._waiting, self._waiting_rows = [], 0
+        if self._key is None:
+            keys = np.arange(self._written, self._written + len(rows), dtype=np.uint64) + np.uint64(
+                self._part << _PLACE_BITS
+            )
+        else:
+            keys = draws(self._key, self._written, len(rows))
+            order = np.argsort(keys, kind="stable")
+            rows, keys = rows[order], keys[order]
+        self._rows.write(rows.data)
+        self._keys.write(keys.astype("<u8").data)
+        self._written += len(rows)
+        self._chunks.append(len(rows))
+
+
+class ExternalMerge:
+    """The examples of several runs (given in corpus order) in the order of their keys; any range of it can be read by itself."""
+
+    def __init__(self, runs: Sequence[SortedRun], row_bytes: int) -> None:
+        self._runs = [run for run in runs if run.rows]
+        self._row_bytes = row_bytes
+        self.rows = sum(run.rows for run in self._runs)
+        buckets = max(1, -(-self.rows * row_bytes // BUCKET_BYTES))
+        sample = [np.fromfile(f"{run.base}.keys", "<u8")[::_SAMPLE] for run in self._runs]
+        ordered = np.sort(np.concatenate(sample)) if sample else np.empty(0, np.uint64)
+        # Bucket b holds the keys from limits[b - 1] on, below limits[b].
+        self._limits = ordered[np.arange(1, buckets) * len(ordered) // buckets]
+        below = np.zeros(len(self._limits), np.int64)
+        for run in self._runs:
+            for keys in _chunks_of(run):
+                below += np.searchsorted(keys, self._limits)
+        self._ranks = np.concatenate([[0], below, [self.rows]])
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Examples start .. stop - 1 of the merged order, uint8 [stop - start, row_bytes], of one bucket."""
+        bucket = int(np.searchsorted(self._ranks, start, side="right")) - 1
+        keys, rows = self._load(bucket)
+        first = int(self._ranks[bucket])
+        order = np.argsort(keys, kind="stable")
+        return rows[order[start - first : stop - first]]
+
+    def ranges(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Cut a range of the merged order at the buckets' limits."""
+        inner = self._ranks[(self._ranks > start) & (self._ranks < stop)]
+        cuts = [start, *(int(rank) for rank in np.unique(inner)), stop]
+        return [(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True) if a < b]
+
+    def _load(self, bucket: int) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+        count = int(self._ranks[bucket + 1] - self._ranks[bucket])
+        keys = np.empty(count, np.uint64)
+        rows = np.empty((count, self._row_bytes), np.uint8)
+        low = self._limits[bucket - 1 : bucket] if bucket else None
+        high = self._limits[bucket : bucket + 1] if bucket < len(self._limits) else None
+        place = 0
+        for run in self._runs:
+            at = 0
+            with open(f"{run.base}.rows", "rb") as stream:
+                for chunk in _chunks_of(run):
+                    begin = int(np.searchsorted(chunk, low)[0]) if low is not None else 0
+                    end = int(np.searchsorted(chunk, high)[0]) if high is not None else len(chunk)
+                    if end > begin:
+                        stream.seek((at + begin) * self._row_bytes)
+                        stream.readinto(rows[place : place + end - begin].data)  # type: ignore[attr-defined]
+                        keys[place : place + end - begin] = chunk[begin:end]
+                        place += end - begin
+                    at += len(chunk)
+        return keys, rows
+
+
+def _chunks_of(run: SortedRun) -> list[NDArray[np.uint64]]:
+    """The sorted keys of each chunk; mapped, so that a search touches a few pages only."""
+    keys = np.memmap(f"{run.base}.keys", "<u8", mode="r")
+    return np.split(keys, np.cumsum(run.chunks)[:-1])

@@ -1,0 +1,193 @@
+"""What one process does: a part of the corpus -> examples on disk, and later a range of all examples -> a shard."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, TypeVar
+
+from tpu_tlm import filesystem
+from tpu_tlm.data.corpus.documents import BadInput, Part, read_part
+from tpu_tlm.data.corpus.pair_rows import read_groups
+from tpu_tlm.data.dataset.shards import Shard, shard_name, write_shard
+from tpu_tlm.data.dataset.splitmix import STEP, key_of, mix
+from tpu_tlm.data.preprocessing.external_sort import ExternalMerge, SortedRun
+from tpu_tlm.data.preprocessing.packing import Packer
+from tpu_tlm.data.preprocessing.split_writers import (
+    PairSplitWriter,
+    PreprocessJob,
+    SplitResult,
+    SplitWriter,
+)
+from tpu_tlm.data.tokenizers.base import Tokenizer
+from tpu_tlm.data.tokenizers.factory import load_tokenizer
+
+__all__ = [
+    "PreprocessJob",
+    "PartResult",
+    "SplitResult",
+    "Worker",
+    "finished_shard",
+    "load_results",
+    "pack_leftovers",
+]
+
+AnyWriter = TypeVar("AnyWriter", SplitWriter, PairSplitWriter)
+_SPLIT = 2  # what a key is for: see lanes._SHUFFLE
+
+
+@dataclass
+class PartResult:
+    """What is written about a finished part, as JSON."""
+
+    splits: dict[str, SplitResult]
+    bad: BadInput
+
+    def save(self, job: PreprocessJob, part: int) -> None:
+        """Write it down: from now on the part is finished."""
+        filesystem.write_bytes(_result_path(job, part), json.dumps(asdict(self)).encode())
+
+    @staticmethod
+    def load(job: PreprocessJob, part: int) -> PartResult | None:
+        """The result of a part, or None when it is not finished."""
+        if not os.path.exists(_result_path(job, part)):
+            return None
+        told = json.loads(filesystem.read_bytes(_result_path(job, part)))
+        result = PartResult(
+            {name: SplitResult(**split) for name, split in told["splits"].items()},
+            BadInput(**told["bad"]),
+        )
+        whole = all(
+            result.run(job, name, part).is_whole(job.layout.payload_bytes) for name in result.splits
+        )
+        return result if whole else None
+
+    def run(self, job: PreprocessJob, split: str, part: int) -> SortedRun:
+        """Where the examples of the part are."""
+        return SortedRun(f"{job.work}/part-{part:06d}.{split}", tuple(self.splits[split].chunks))
+
+
+def _result_path(job: PreprocessJob, part: int) -> str:
+    return f"{job.work}/part-{part:06d}.json"
+
+
+class _Chooser(Generic[AnyWriter]):
+    """Says into which split's lane a document goes: the first, or the second for a share of them."""
+
+    def __init__(self, job: PreprocessJob, part: int, lanes: list[AnyWriter]) -> None:
+        self._train: AnyWriter = lanes[0]
+        self._others: list[AnyWriter] = lanes[1:]
+        self._key, self._limit = key_of(job.seed, _SPLIT, part), int(job.valid_fraction * 2**64)
+        self._lane: AnyWriter = self._train
+        self._number = 0
+
+    def __call__(self, begins: bool) -> AnyWriter:
+        """The lane of what comes next; `begins`: it is not the rest of the document before."""
+        if self._others and (begins or not self._number):
+            self._number += 1
+            self._lane = (
+                self._others[0]
+                if mix(self._key + STEP * self._number) < self._limit
+                else self._train
+            )
+        return self._lane
+
+
+class Worker:
+    """Does the work of one process; what it loads for one task it keeps for the next."""
+
+    def __init__(self, job: PreprocessJob) -> None:
+        self.job = job
+        self._tokenizer: Tokenizer | None = None
+        self._merges: dict[str, ExternalMerge] = {}
+
+    def tokenize(self, part: Part, consumed: Callable[[int], None]) -> None:
+        """Read a part and leave its examples and its `PartResult` in the work directory.
+
+        Whole documents go to the valid split by a hash of seed, part and document; of a document too long for one part, each
+        part's share counts as a document.
+        """
+        job = self.job
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(f"{job.work}/tokenizer")
+        bad = BadInput()
+        make = self._pairs if job.pairs else self._documents
+        PartResult(make(part, self._tokenizer, bad, consumed), bad).save(job, part.index)
+
+    def _documents(
+        self, part: Part, tokenizer: Tokenizer, bad: BadInput, consumed: Callable[[int], None]
+    ) -> dict[str, SplitResult]:
+        job = self.job
+        lanes = {name: SplitWriter(job, name, part.index, tokenizer) for name in job.splits}
+        choose = _Chooser(job, part.index, list(lanes.values()))
+        for document in read_part(part, job.json_field, job.strict, bad, consumed):
+            lane = choose(document.first)
+            if document.lines:
+                lane.add(document.lines, document.first, document.cut)
+        return {name: lane.close() for name, lane in lanes.items()}
+
+    def _pairs(
+        self, part: Part, tokenizer: Tokenizer, bad: BadInput, consumed: Callable[[int], None]
+    ) -> dict[str, SplitResult]:
+        job, rule = self.job, self.job.pairs
+        assert rule is not None
+        lanes = {
+            name: PairSplitWriter(job, rule, name, part.index, tokenizer, bad)
+            for name in job.splits
+        }
+        choose = _Chooser(job, part.index, list(lanes.values()))
+        for group in read_groups(part, rule.rows, bad, consumed):
+            choose(group.first).add(group)
+        return {name: lane.close() for name, lane in lanes.items()}
+
+    def write_shard(self, split: str, index: int, sizes: list[int], parts: int) -> Shard:
+        """Write one shard of a split, given the examples in every shard, and note it in the work directory."""
+        job = self.job
+        if split not in self._merges:
+            results = [(part, PartResult.load(job, part)) for part in range(parts)]
+            runs = [result.run(job, split, part) for part, result in results if result is not None]
+            self._merges[split] = ExternalMerge(runs, job.layout.payload_bytes)
+        merge, start = self._merges[split], sum(sizes[:index])
+        blocks = (merge.read(a, b) for a, b in merge.ranges(start, start + sizes[index]))
+        shard = write_shard(job.splits[split], shard_name(index, len(sizes)), job.layout, blocks)
+        filesystem.write_bytes(_shard_path(job, split, index), json.dumps(asdict(shard)).encode())
+        return shard
+
+
+def _shard_path(job: PreprocessJob, split: str, index: int) -> str:
+    return f"{job.work}/shard-{index:06d}.{split}.json"
+
+
+def finished_shard(job: PreprocessJob, split: str, index: int) -> Shard | None:
+    """The shard as noted when it was written, or None when it is not there whole."""
+    if not os.path.exists(_shard_path(job, split, index)):
+        return None
+    told: dict[str, Any] = json.loads(filesystem.read_bytes(_shard_path(job, split, index)))
+    shard = Shard(**{**told, "sums": tuple(told["sums"])})
+    path = f"{job.splits[split].rstrip('/')}/{shard.name}"
+    return shard if filesystem.exists(path) and filesystem.file_size(path) == shard.bytes else None
+
+
+def pack_leftovers(job: PreprocessJob, parts: int) -> PartResult:
+    """Pack what the parts left over, in their order, as the last part; only the very last example is padded."""
+    results = list(load_results(job, parts))
+    splits = {}
+    for name in job.splits:
+        packer, writer = Packer(job.packing), job.run_writer(name, parts)
+        for result in results:
+            writer.add(job.payload(packer.add(result.splits[name].leftover)))
+        writer.add(job.payload(packer.finish()))
+        splits[name] = SplitResult(chunks=list(writer.close().chunks))
+    result = PartResult(splits, BadInput())
+    result.save(job, parts)
+    return result
+
+
+def load_results(job: PreprocessJob, parts: int) -> Iterator[PartResult]:
+    """The results of all parts, which must be finished."""
+    for part in range(parts):
+        result = PartResult.load(job, part)
+        assert result is not None, part
+        yield result

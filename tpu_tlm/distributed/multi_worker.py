@@ -1,0 +1,78 @@
+"""Starting several workers, one process each, from TF_CONFIG."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import signal
+import threading
+from typing import Any
+
+from tpu_tlm.distributed.peers import PeerGroup
+from tpu_tlm.distributed.rendezvous import meet
+from tpu_tlm.distributed.tf_config import Cluster
+from tpu_tlm.distributed.watchdog import guarded
+from tpu_tlm.errors import TlmError
+
+# All workers stand ready when TensorFlow connects them, which then takes a second or two; one that dies in it is waited for without end.
+_CONNECTING = 180.0
+_STUCK = (
+    "the workers met, but TensorFlow could not connect them within {:.0f} s; start the job again"
+)
+
+
+def _resolver(cluster: Cluster, gpus: int) -> Any:
+    """Who trains together, in TensorFlow's terms: in TF_CONFIG itself it takes no `master`. gpus: in this machine."""
+    import tensorflow as tf
+
+    spec = tf.train.ClusterSpec({"worker": list(cluster.addresses)})
+    here: dict[str, Any] = {
+        "task_type": "worker",
+        "task_id": cluster.host,
+        "num_accelerators": {"GPU": gpus},
+    }
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(spec, rpc_layer="grpc", **here)
+
+
+def start(cluster: Cluster, timeout: float) -> tuple[Any, PeerGroup]:
+    """A `tf.distribute.MultiWorkerMirroredStrategy` over the workers of a job, and the line to them.
+
+    timeout: seconds within which all must have come. Raises `TlmError` naming those that did not, or where TensorFlow cannot connect them;
+    `PeerLost` where one of them is gone meanwhile.
+    """
+    alone = len(cluster.addresses) == 1
+    team = PeerGroup() if alone else meet(cluster, timeout)
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    communication = tf.distribute.experimental.CommunicationImplementation
+    options = tf.distribute.experimental.CommunicationOptions(
+        implementation=communication.NCCL if gpus else communication.RING
+    )
+    try:
+        # TensorFlow's own wait for the others cannot be interrupted: nobody begins it before all can.
+        team.gather("TensorFlow is loaded")
+        with (
+            guarded(_CONNECTING, _STUCK.format(_CONNECTING))
+            if not alone
+            else contextlib.nullcontext()
+        ):
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(
+                _resolver(cluster, len(gpus)), options
+            )
+    except (tf.errors.OpError, RuntimeError, TlmError) as error:
+        why = team.explained(error)
+        if not isinstance(why, TlmError):
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            why = TlmError(
+                f"TensorFlow could not connect {cluster.title(cluster.host)} to the others: {said[0]}"
+            )
+        team.fail(why)
+        raise why from (None if why is error else error)
+    finally:
+        if not alone:
+            atexit.register(team.end_now)
+    if threading.current_thread() is threading.main_thread():
+        # TensorFlow has taken SIGTERM to itself, where it does nothing: give it back.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
+    return strategy, team

@@ -1,0 +1,94 @@
+"""What of a model's configuration decides its numbers, and where two configurations differ in it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from tpu_tlm.config import ModelConfig
+from tpu_tlm.models.spec import ModelSpec
+
+# Options that act on training or on the first values only; every other one is taken to change what a model computes.
+_FREE = {
+    "dropout",
+    "ffn_pdrop",
+    "embeddings_dropout",
+    "weight_init",
+    "weight_std",
+    "residual_scaling",
+    "layer_drop",
+    "recompute",
+    "init_temp",
+}
+# Two spellings of one option.
+_FREE |= {"layer_norms_after"}
+# Options of what stands behind a dual encoder's encoder.
+DUAL = ("reduction_type", "reduction_d_k", "d_out", "stacking_layers")
+# Options of models that are no token predictors.
+_OTHERS = {*DUAL, "num_decoder_layers"}
+
+
+class Difference(NamedTuple):
+    """One option that differs: its name and the value on either side, None where another option makes it idle."""
+
+    name: str
+    left: Any
+    right: Any
+
+
+def structure(spec: ModelSpec) -> dict[str, Any]:
+    """The options that decide the numbers; those that another one makes idle are left out."""
+    config = spec.config
+    values = {
+        f.name: getattr(config, f.name)
+        for f in dataclasses.fields(config)
+        if f.name not in _FREE | _OTHERS
+    }
+    values["d_k"] = config.d_k or config.d_model // config.num_heads
+    values["dsz"] = config.dsz or config.d_model
+    values["rpr_k"] = [config.rpr_k_of(i) for i in range(config.num_layers)]
+    values["mxlen"] = config.mxlen or max(spec.nctx, spec.nctx_y or 0)
+    if spec.kind == "seq2seq":
+        values["num_decoder_layers"] = config.num_decoder_layers or config.num_layers
+    if spec.kind == "dual":
+        values |= {name: getattr(config, name) for name in DUAL}
+    idle: list[str] = []
+    if not config.embed_type.startswith("learned-positional"):
+        idle.append("mxlen")
+    if not any(values["rpr_k"]):
+        idle.append("rpr_value_on")
+        if config.ra_type in ("shaw", "convert"):
+            idle.append("ra_type")
+    if not config.local_window:
+        idle.append("global_every")
+    if not config.local_window and not config.windowed_ra and spec.kind != "dual":
+        idle.append("compat")
+    if config.ra_type != "rotary":
+        idle.append("rotary_base")
+    return {name: value for name, value in values.items() if name not in idle}
+
+
+def differences(left: ModelSpec, right: ModelSpec) -> list[Difference]:
+    """The structural options in which two models differ."""
+    ours, theirs = structure(left), structure(right)
+    return [
+        Difference(n, ours.get(n), theirs.get(n))
+        for n in {**ours, **theirs}
+        if ours.get(n) != theirs.get(n)
+    ]
+
+
+def as_flag(name: str, value: Any) -> str:
+    """An option as it is written on the command line."""
+    if isinstance(value, list):
+        value = value[0] if len(set(value)) == 1 else " ".join(str(v) for v in value)
+    return f"--{name} {str(value).lower() if isinstance(value, bool | None) else value}"
+
+
+def flags(config: ModelConfig) -> str:
+    """The flags that make this configuration out of the defaults."""
+    default = ModelConfig()
+    fields = [f.name for f in dataclasses.fields(config) if f.name != "layer_norms_after"]
+    return " ".join(
+        as_flag(n, getattr(config, n)) for n in fields if getattr(config, n) != getattr(default, n)
+    )

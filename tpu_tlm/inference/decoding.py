@@ -1,0 +1,200 @@
+"""The compiled loops that write texts from cached keys and values, one place of every row at a time: by drawing, or by a beam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tpu_tlm.inference.sampling import BeamSearch, Sampling, draw
+from tpu_tlm.models.layers.attention import Cache
+from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.models.layers.masks import MASKED
+
+# Texts int32 [B, S], a place, the caches -> float32 logits [B, V] of the token after that place.
+Step = Callable[[tf.Tensor, tf.Tensor, Sequence[Cache]], tf.Tensor]
+
+# Log-probability of what cannot be: far below any text's, and finite when added up and divided.
+_NEVER = -1e30
+
+
+class Texts(NamedTuple):
+    """Texts to write on: `x` int32 `[B, S]`, given up to `lengths` and padded behind; `stops`: where each must end; both int32 `[B]`."""
+
+    x: tf.Tensor
+    lengths: tf.Tensor
+    stops: tf.Tensor
+
+
+class Beams(NamedTuple):
+    """What a beam found, the best first: `x` int32 `[B, W, S]`; `log_probability` of the new tokens, and `score`, float32 `[B, W]`."""
+
+    x: tf.Tensor
+    log_probability: tf.Tensor
+    score: tf.Tensor
+
+
+def _among(token: tf.Tensor, ids: Sequence[int]) -> tf.Tensor:
+    return tf.reduce_any(tf.equal(token[..., None], tf.constant(tuple(ids) or (-1,))), axis=-1)
+
+
+def _pairs(caches: Sequence[Cache]) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    return [(c.keys, c.values) for c in caches]
+
+
+def _at(place: tf.Tensor, pairs: Any, caches: Sequence[Cache]) -> list[Cache]:
+    # The source's keys and values never change: the loop does not carry them.
+    return [
+        Cache(place, keys, values, cache.source)
+        for (keys, values), cache in zip(pairs, caches, strict=True)
+    ]
+
+
+def drawn(
+    step: Step,
+    caches: Sequence[Cache],
+    texts: Texts,
+    number: tf.Tensor,
+    sampling: Sampling,
+    pad_id: int,
+    ends: Sequence[int],
+) -> tf.Tensor:
+    """The texts written on, each up to one of `ends` or its stop: int32 `[B, S]`.
+
+    Every step computes one place of every row; while a row is still in what was given, the given token is taken. Draws depend on the seed
+    and a text's `number` (int64 `[B]`) alone. Padding is never drawn.
+    """
+    x, lengths, stops = texts
+    size = x.shape[1]
+
+    def unfinished(at: tf.Tensor, x: tf.Tensor, done: tf.Tensor, pairs: Any) -> tf.Tensor:
+        return tf.logical_not(tf.reduce_all(done))
+
+    def body(at: tf.Tensor, x: tf.Tensor, done: tf.Tensor, pairs: Any) -> tuple[Any, ...]:
+        current = _at(at, pairs, caches)
+        logits = step(x, at, current)
+        logits = tf.where(tf.equal(tf.range(logits.shape[-1]), pad_id), MASKED, logits)
+        key = Key.of(sampling.seed, number * (1 << 32) + tf.cast(at, tf.int64))
+        place = at + 1
+        here = tf.equal(tf.range(size), place)[None, :]
+        given = place < lengths
+        token = tf.where(
+            given, tf.reduce_sum(tf.where(here, x, 0), axis=1), draw(logits, sampling, key)
+        )
+        x = tf.where(tf.logical_and(here, tf.logical_not(done)[:, None]), token[:, None], x)
+        ended = tf.logical_and(_among(token, ends), tf.logical_not(given))
+        done = tf.logical_or(done, tf.logical_or(ended, place + 1 >= stops))
+        return place, x, done, _pairs(current)
+
+    start = (tf.constant(0), x, lengths >= stops, _pairs(caches))
+    return tf.while_loop(unfinished, body, start, maximum_iterations=size)[1]
+
+
+def beam_search(
+    step: Step,
+    caches: Sequence[Cache],
+    texts: Texts,
+    search: BeamSearch,
+    pad_id: int,
+    ends: Sequence[int],
+) -> Beams:
+    """The texts written on as the most probable ones that a beam of W finds, each up to one of `ends` or its stop.
+
+    `caches` and `step` are for B * W rows, the W of a text beside each other. At every place the W best continuations of a text's W are
+    kept, by log-probability over length penalty (`BeamSearch`); a text that has ended stays in its place with its score. So a beam of 1 is
+    greedy, and a wide enough one exact. Nothing is drawn: equal scores go by the order of tokens. A text is done when nothing unfinished in
+    its beam could still overtake its best.
+    """
+    x, lengths, stops = texts
+    rows, size = x.shape
+    width = search.beam
+
+    def penalty(count: tf.Tensor) -> tf.Tensor:
+        return ((5.0 + tf.cast(count, tf.float32)) / 6.0) ** search.length_penalty
+
+    def chosen(t: tf.Tensor, parent: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(
+            tf.gather(tf.reshape(t, (rows, width, *t.shape[1:])), parent, batch_dims=1), t.shape
+        )
+
+    def unfinished(
+        at: tf.Tensor, x: tf.Tensor, total: tf.Tensor, count: tf.Tensor, done: tf.Tensor, pairs: Any
+    ) -> tf.Tensor:
+        best = tf.reduce_max(tf.where(done, total / penalty(count), _NEVER), axis=1)
+        hope = tf.reduce_max(
+            tf.where(done, _NEVER, total / penalty(stops - lengths)[:, None]), axis=1
+        )
+        return tf.reduce_any(hope > best)
+
+    def body(
+        at: tf.Tensor, x: tf.Tensor, total: tf.Tensor, count: tf.Tensor, done: tf.Tensor, pairs: Any
+    ) -> tuple[Any, ...]:
+        current = _at(at, pairs, caches)
+        logits = step(tf.reshape(x, (rows * width, size)), at, current)
+        vocab = logits.shape[-1]
+        place = at + 1
+        padding = tf.equal(tf.range(vocab), pad_id)
+        more = tf.where(
+            padding, _NEVER, tf.reshape(tf.nn.log_softmax(logits), (rows, width, vocab))
+        )
+        # What has ended goes on by padding, at no cost.
+        all_totals = total[:, :, None] + tf.where(
+            done[:, :, None], tf.where(padding, 0.0, _NEVER), more
+        )
+        counts = count + tf.cast(tf.logical_not(done), tf.int32)
+        _, best = tf.math.top_k(
+            tf.reshape(all_totals / penalty(counts)[:, :, None], (rows, width * vocab)), k=width
+        )
+        given = (place < lengths)[:, None]
+        here = tf.equal(tf.range(size), place)
+        parent = tf.where(given, tf.range(width), best // vocab)
+        token = tf.where(given, tf.reduce_sum(tf.where(here, x, 0), axis=2), best % vocab)
+        total = tf.where(
+            given,
+            total,
+            tf.gather(tf.reshape(all_totals, (rows, width * vocab)), best, batch_dims=1),
+        )
+        count = tf.where(given, count, tf.gather(counts, parent, batch_dims=1))
+        was_done = tf.gather(done, parent, batch_dims=1)
+        x = tf.gather(x, parent, batch_dims=1)
+        x = tf.where(
+            tf.logical_and(here, tf.logical_not(was_done)[:, :, None]), token[:, :, None], x
+        )
+        ended = tf.logical_and(_among(token, ends), tf.logical_not(given))
+        done = tf.logical_or(was_done, tf.logical_or(ended, (place + 1 >= stops)[:, None]))
+        moved = [(chosen(c.keys, parent), chosen(c.values, parent)) for c in current]
+        return place, x, total, count, done, moved
+
+    # All begin as the same text: only the first counts until the beam has parted.
+    total = tf.tile(tf.constant([[0.0] + [_NEVER] * (width - 1)]), (rows, 1))
+    count = tf.zeros((rows, width), tf.int32)
+    begun = tf.tile((lengths >= stops)[:, None], (1, width))
+    start = (
+        tf.constant(0),
+        tf.tile(x[:, None, :], (1, width, 1)),
+        total,
+        count,
+        begun,
+        _pairs(caches),
+    )
+    _, x, total, count, _, _ = tf.while_loop(unfinished, body, start, maximum_iterations=size)
+    score, order = tf.math.top_k(total / penalty(count), k=width)
+    return Beams(tf.gather(x, order, batch_dims=1), tf.gather(total, order, batch_dims=1), score)
+
+
+def repeated(caches: Sequence[Cache], copies: int) -> list[Cache]:
+    """Caches for `copies` rows of each row, beside each other."""
+
+    def rows(t: tf.Tensor) -> tf.Tensor:
+        return tf.repeat(t, copies, axis=0)
+
+    return [
+        Cache(
+            c.at,
+            rows(c.keys),
+            rows(c.values),
+            None if c.source is None else (rows(c.source[0]), rows(c.source[1])),
+        )
+        for c in caches
+    ]

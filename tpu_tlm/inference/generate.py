@@ -1,0 +1,211 @@
+"""Writing with a model: on from a text (causal), or a text for a text (encoder-decoder)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tpu_tlm.data.preprocessing.packing import Packing
+from tpu_tlm.data.preprocessing.pairs import framed_texts
+from tpu_tlm.data.tokenizers.base import Tokenizer
+from tpu_tlm.errors import UsageError
+from tpu_tlm.inference.decoding import Step, Texts, beam_search, drawn, repeated
+from tpu_tlm.inference.sampling import BeamSearch, Sampling
+from tpu_tlm.models.language_models import TransformerLanguageModel
+from tpu_tlm.models.layers.attention import Cache
+from tpu_tlm.models.seq2seq import Seq2SeqModel
+from tpu_tlm.models.spec import ModelSpec, longest
+from tpu_tlm.objectives.denoising import Denoiser
+from tpu_tlm.objectives.seq2seq import target_frame
+
+# Lengths are rounded up to multiples of this, so that texts of different lengths share a compiled program.
+_ROUND = 64
+# Texts that are written together.
+_ROWS = 16
+
+
+class Written(NamedTuple):
+    """What came out: the whole text, the new ids, whether they end with an end token (else the length was used up), and with a beam the
+    log-probability of the new ids."""
+
+    text: str
+    ids: list[int]
+    ended: bool
+    log_probability: float | None = None
+
+
+class Generate:
+    """Writes texts, framed as the training examples were, up to an end token, by drawing or by a beam.
+
+    A causal model writes on from a text, up to an end-of-line or suffix token. An encoder-decoder reads a text of at most the length of a
+    training example (of the first text of a pair what is too much is cut away, as in training) and writes its target; one that was trained
+    by denoising repairs it, with [MASK] where something is missing. One program of static shapes writes up to 16 texts together, each of
+    which depends on its own number alone. Raises `UsageError` for a model that does not write.
+    """
+
+    def __init__(
+        self, model: Any, spec: ModelSpec, tokenizer: Tokenizer, how: Sampling | BeamSearch
+    ) -> None:
+        if not isinstance(model, TransformerLanguageModel | Seq2SeqModel):
+            raise UsageError(
+                f"generate needs a causal model (--objective clm) or an encoder-decoder (seq2seq), this one is of kind {spec.kind!r}"
+            )
+        self.spec, self.tokenizer, self.how = spec, tokenizer, how
+        self.model: Any = model
+        self.reads = isinstance(model, Seq2SeqModel)
+        self.denoiser = (
+            Denoiser.of(spec)
+            if spec.denoising is not None and spec.denoising.denoise != "none"
+            else None
+        )
+        if self.reads:
+            self.start, end = target_frame(spec, tokenizer)
+            self.ends: tuple[int, ...] = (end,)
+        else:
+            self.ends = tuple(i for i in (spec.eol_id, spec.suffix_id) if i is not None)
+        self._run = tf.function(
+            self._write, jit_compile=True, autograph=False, reduce_retracing=False
+        )
+
+    def framed(self, text: str, max_tokens: int) -> list[int]:
+        """Ids to write on from: those of a text behind the prefix of the training examples, or the start of a target.
+
+        Raises `UsageError` when nothing is there, or there is no room.
+        """
+        ids = (
+            [self.start]
+            if self.reads
+            else [i for i in (self.spec.prefix_id,) if i is not None] + self.tokenizer.encode(text)
+        )
+        if not ids:
+            raise UsageError(
+                "an empty text: this model has no prefix token to begin with, give at least one word (--text)"
+            )
+        limit = longest(self.spec)
+        if limit is not None and len(ids) + max_tokens > limit:
+            raise UsageError(
+                f"text {text[:40]!r} ({len(ids)} tokens) and --max_tokens {max_tokens}: the model takes {limit} tokens in all, give fewer"
+            )
+        return ids
+
+    def source(self, text: str) -> list[int]:
+        """Ids of a text to read, framed as a training example; the first text of a pair is cut as those were.
+
+        Raises `UsageError` when another text is longer than an example.
+        """
+        spec = self.spec
+        if self.denoiser is None and spec.pairs is not None:
+            packing = Packing(spec.nctx, spec.pad_id, spec.prefix_id, spec.suffix_id)
+            (row,) = framed_texts(
+                [text.encode()], self.tokenizer, packing, turn=spec.turn_id, first_of=spec.pairs
+            )
+            return [int(i) for i in row[row != spec.pad_id]]
+        ids = self.tokenizer.encode(text)
+        if self.denoiser is not None and self.denoiser.config.denoise == "spans":
+            ids = self.denoiser.with_sentinels(ids, self.tokenizer.mask_id)
+        ids = [i for i in (spec.prefix_id, *ids, spec.eol_id, spec.suffix_id) if i is not None]
+        if len(ids) > spec.nctx:
+            raise UsageError(
+                f"text {text[:40]!r}... is {len(ids)} tokens long, the model was trained on {spec.nctx}"
+            )
+        return ids
+
+    def _opened(
+        self, rows: int, size: int, source: tf.Tensor | None, copies: int
+    ) -> tuple[Step, list[Cache]]:
+        at = tf.constant(0)
+        if source is None:
+            return self.model.step, self.model.caches(rows * copies, size, at)
+        caches, read = (
+            repeated(self.model.caches(source, size, at), copies),
+            tf.repeat(source, copies, axis=0),
+        )
+        return lambda y, at, current: self.model.step(read, y, at, current), caches
+
+    def _write(
+        self,
+        x: tf.Tensor,
+        lengths: tf.Tensor,
+        stops: tf.Tensor,
+        number: tf.Tensor,
+        source: tf.Tensor | None,
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """`x` int32 `[B, S]` filled up from `lengths` to `stops`, and log-probabilities; `number`: int64 `[B]`; `source`: `[B, R]`."""
+        texts, pad, (rows, size) = Texts(x, lengths, stops), self.spec.pad_id, x.shape
+        if isinstance(self.how, Sampling):
+            step, caches = self._opened(rows, size, source, 1)
+            return drawn(step, caches, texts, number, self.how, pad, self.ends), None
+        step, caches = self._opened(rows, size, source, self.how.beam)
+        found = beam_search(step, caches, texts, self.how, pad, self.ends)
+        return found.x[:, 0], found.log_probability[:, 0]
+
+    def _readable(self, source: Sequence[int], ids: Sequence[int]) -> str:
+        """The text of a source and the ids written for it."""
+        spec = self.spec
+        if self.denoiser is not None and self.denoiser.config.denoise == "spans":
+            ids = self.denoiser.repaired(source, ids)
+        frame = {
+            spec.prefix_id,
+            spec.eol_id,
+            spec.suffix_id,
+            spec.pad_id,
+            spec.y_prefix_id,
+            *(self.ends if self.reads else ()),
+        }
+        return self.tokenizer.decode(
+            [i for i in ids if i not in frame and i < spec.vocab_size - spec.sentinels]
+        )
+
+    def _batch(
+        self,
+        prompts: Sequence[list[int]],
+        sources: Sequence[list[int]],
+        first: int,
+        max_tokens: int,
+    ) -> Iterator[Written]:
+        lengths = np.array([len(p) for p in prompts], np.int32)
+        size = -(-int(lengths.max() + max_tokens) // _ROUND) * _ROUND
+        size = min(size, longest(self.spec) or size)
+        number = np.arange(first, first + len(prompts), dtype=np.int64)
+        x, source = (
+            self._padded(prompts, size),
+            self._padded(sources, self.spec.nctx) if self.reads else None,
+        )
+        filled, scores = self._run(
+            x, tf.constant(lengths), tf.constant(lengths + max_tokens), tf.constant(number), source
+        )
+        for i, (row, prompt) in enumerate(zip(filled.numpy(), prompts, strict=True)):
+            new = [
+                int(t) for t in row[len(prompt) : len(prompt) + max_tokens] if t != self.spec.pad_id
+            ]
+            text = (
+                self._readable(sources[i], new)
+                if self.reads
+                else self._readable((), [*prompt, *new])
+            )
+            yield Written(
+                text,
+                new,
+                bool(new) and new[-1] in self.ends,
+                None if scores is None else float(scores[i]),
+            )
+
+    def _padded(self, texts: Sequence[list[int]], size: int) -> tf.Tensor:
+        x = np.full((len(texts), size), self.spec.pad_id, np.int32)
+        for row, ids in zip(x, texts, strict=True):
+            row[: len(ids)] = ids
+        return tf.constant(x)
+
+    def __call__(self, texts: Sequence[str], max_tokens: int) -> Iterator[Written]:
+        """For each text what is written, at most `max_tokens` tokens, in order. Raises `UsageError` as `framed` and `source`."""
+        if max_tokens < 1:
+            raise UsageError(f"--max_tokens {max_tokens}: at least one token must be asked for")
+        prompts = [self.framed(text, max_tokens) for text in texts]
+        sources = [self.source(text) if self.reads else [] for text in texts]
+        for first in range(0, len(prompts), _ROWS):
+            yield from self._batch(
+                prompts[first : first + _ROWS], sources[first : first + _ROWS], first, max_tokens
+            )

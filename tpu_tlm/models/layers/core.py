@@ -1,0 +1,156 @@
+"""The small layers: dense, norms, activations, feed-forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tpu_tlm.config import ModelConfig
+from tpu_tlm.models.layers.counter_rng import Key, dropout
+
+
+def _gelu_tanh(x: tf.Tensor) -> tf.Tensor:
+    return tf.nn.gelu(x, approximate=True)
+
+
+def _gelu_exact(x: tf.Tensor) -> tf.Tensor:
+    return tf.nn.gelu(x, approximate=False)
+
+
+# Those with a gate name the function on the gate.
+ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "gelu": _gelu_tanh,
+    "gelu-exact": _gelu_exact,
+    "relu": tf.nn.relu,
+    "geglu": _gelu_tanh,
+    "swiglu": tf.nn.silu,
+}
+GATED = ("geglu", "swiglu")
+
+
+class Dense(keras.layers.Layer):
+    """Affine map of the last axis: `[..., in] -> [..., out]`, `x @ kernel + bias`; kernel `[in, out]`, in the compute dtype."""
+
+    def __init__(self, insz: int, outsz: int, *, use_bias: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.outsz = outsz
+        self.kernel = self.add_weight(name="kernel", shape=(insz, outsz), initializer="zeros")
+        self.bias = (
+            self.add_weight(name="bias", shape=(outsz,), initializer="zeros") if use_bias else None
+        )
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        y = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), self.kernel)
+        if self.bias is not None:
+            y += self.bias
+        return tf.reshape(y, (-1, *x.shape[1:-1], self.outsz))
+
+
+@tf.custom_gradient
+def _layer_norm(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: tf.Tensor
+) -> tuple[tf.Tensor, Any]:
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta over the last axis, in float32, given back in x's dtype.
+
+    The gradient in its closed form: one pass for the four sums, one for the result, from x and two numbers a row.
+    """
+    y = tf.cast(x, tf.float32)
+    mean = tf.reduce_mean(y, axis=-1, keepdims=True)
+    if x.dtype == tf.float32:
+        variance = tf.reduce_mean(tf.square(y - mean), axis=-1, keepdims=True)
+    else:
+        # Both sums in one pass, which a TPU makes part of the product before; what that loses, x's own rounding has lost before.
+        variance = tf.maximum(
+            tf.reduce_mean(tf.square(y), axis=-1, keepdims=True) - tf.square(mean), 0.0
+        )
+    scale = tf.math.rsqrt(variance + epsilon)
+
+    def backward(gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, None]:
+        d = tf.cast(gradient, tf.float32)
+        normal = (tf.cast(x, tf.float32) - mean) * scale
+        rows = list(range(len(x.shape) - 1))
+        d_gamma, d_beta = tf.reduce_sum(d * normal, axis=rows), tf.reduce_sum(d, axis=rows)
+        d *= gamma
+        first, second = (
+            tf.reduce_mean(d, axis=-1, keepdims=True),
+            tf.reduce_mean(d * normal, axis=-1, keepdims=True),
+        )
+        return tf.cast((d - first - normal * second) * scale, x.dtype), d_gamma, d_beta, None
+
+    return tf.cast((y - mean) * scale * gamma + beta, x.dtype), backward
+
+
+class LayerNorm(keras.layers.Layer):
+    """Layer normalisation of the last axis (Ba et al., arXiv 1607.06450): float32 statistics and parameters, any input dtype."""
+
+    def __init__(self, size: int, *, epsilon: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+        self.gamma = self.add_weight(
+            name="gamma", shape=(size,), initializer="ones", autocast=False
+        )
+        self.beta = self.add_weight(name="beta", shape=(size,), initializer="zeros", autocast=False)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        y = _layer_norm(
+            x,
+            tf.convert_to_tensor(self.gamma),
+            tf.convert_to_tensor(self.beta),
+            tf.constant(self.epsilon),
+        )
+        return tf.cast(y, self.compute_dtype)
+
+
+class RMSNorm(keras.layers.Layer):
+    """Division by the root mean square, no mean and no bias: x / sqrt(mean(x^2) + epsilon) * gamma, in float32 (arXiv 1910.07467)."""
+
+    def __init__(self, size: int, *, epsilon: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+        self.gamma = self.add_weight(
+            name="gamma", shape=(size,), initializer="ones", autocast=False
+        )
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        y = tf.cast(x, tf.float32)
+        y = (
+            y
+            * tf.math.rsqrt(tf.reduce_mean(tf.square(y), axis=-1, keepdims=True) + self.epsilon)
+            * self.gamma
+        )
+        return tf.cast(y, self.compute_dtype)
+
+
+def make_norm(config: ModelConfig, size: int | None = None, **kwargs: Any) -> keras.layers.Layer:
+    """The norm that the configuration asks for, over `size` units (d_model unless given)."""
+    kind = RMSNorm if config.norm_type == "rms-norm" else LayerNorm
+    return kind(size or config.d_model, epsilon=config.layer_norm_eps, **kwargs)
+
+
+class FFN(keras.layers.Layer):
+    """Position-wise feed-forward `squeeze(dropout(activation(expansion(x))))`: `[B, T, d] -> [B, T, d]` (arXiv 1706.03762, 3.3).
+
+    `geglu`, `swiglu`: `squeeze(dropout(f(gate(x)) * expansion(x)))` with f gelu or silu (arXiv 2002.05202); all with biases.
+    """
+
+    def __init__(
+        self, d_model: int, d_ff: int, *, activation: str, pdrop: float, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.pdrop = pdrop
+        self.activation = ACTIVATIONS[activation]
+        self.expansion = Dense(d_model, d_ff, name="expansion", dtype=self.dtype_policy)
+        self.gate = (
+            Dense(d_model, d_ff, name="gate", dtype=self.dtype_policy)
+            if activation in GATED
+            else None
+        )
+        self.squeeze = Dense(d_ff, d_model, name="squeeze", dtype=self.dtype_policy)
+
+    def call(self, x: tf.Tensor, key: Key | None = None) -> tf.Tensor:
+        y = self.expansion(x)
+        y = self.activation(y) if self.gate is None else self.activation(self.gate(x)) * y
+        return self.squeeze(dropout(y, self.pdrop, key, "ffn"))

@@ -1,0 +1,112 @@
+"""Noise from counters: every random number is a hash of (seed, site, example position, element)."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+# Multipliers of the "lowbias32" finaliser (Wellons, hash-prospector: bias 0.17 per 32-bit avalanche test) and the golden ratio in 32 bits.
+_M1, _M2, _GOLDEN = 0x7FEB352D, 0x846CA68B, 0x9E3779B9
+
+
+def _u32(value: int) -> tf.Tensor:
+    return tf.constant(value & 0xFFFFFFFF, tf.uint32)
+
+
+def _xor_shift(h: tf.Tensor, bits: int) -> tf.Tensor:
+    return tf.bitwise.bitwise_xor(h, tf.bitwise.right_shift(h, _u32(bits)))
+
+
+def _mix(h: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """A 32-bit finaliser that takes a second key word half-way, so that two streams never run in step."""
+    h = _xor_shift(h, 16) * _u32(_M1) + second
+    h = _xor_shift(h, 15) * _u32(_M2)
+    return _xor_shift(h, 16)
+
+
+class Key:
+    """Two uint32 words per example from which layers draw; `fold` makes an independent key for a site.
+
+    The words depend on the run's seed and on the example's position in the run, not on the replica or on the row of the
+    batch. So dropout and masks are the same for an example whatever the number of replicas, hosts or micro-batches, repeat
+    on restart, and never repeat within a run. A hash of a few integer operations fuses into its consumer under XLA and needs
+    no state; it is not meant for cryptography.
+    """
+
+    def __init__(self, first: tf.Tensor, second: tf.Tensor) -> None:
+        self.first, self.second = first, second
+
+    @classmethod
+    def of(cls, seed: int, position: tf.Tensor) -> Key:
+        """A key per example. `position`: int64 [rows]."""
+        low = tf.cast(
+            tf.bitwise.bitwise_and(position, tf.constant(0xFFFFFFFF, tf.int64)), tf.uint32
+        )
+        high = tf.cast(tf.bitwise.right_shift(position, tf.constant(32, tf.int64)), tf.uint32)
+        low_seed, high_seed = _u32(seed), _u32(seed >> 32)
+        first = _mix(_mix(low * _u32(_GOLDEN) + low_seed, high), high_seed)
+        second = _mix(_mix(low + _u32(_GOLDEN), low_seed), high + high_seed)
+        return cls(first, second)
+
+    def fold(self, site: str | int) -> Key:
+        """An independent key for a named or numbered place."""
+        number = zlib.crc32(site.encode()) if isinstance(site, str) else site
+        salt = _u32(number * _GOLDEN + 1)
+        return Key(
+            _mix(self.first + salt, self.second),
+            _mix(tf.bitwise.bitwise_xor(self.second, salt), self.first),
+        )
+
+    def bits(self, *shape: int) -> tf.Tensor:
+        """Uniform uint32 [rows, *shape]."""
+        size = math.prod(shape)
+        counter = tf.reshape(
+            tf.cast(tf.range(size, dtype=tf.int32), tf.uint32) * _u32(_GOLDEN), (1, *shape)
+        )
+        words = (-1, *(1 for _ in shape))
+        return _mix(
+            tf.bitwise.bitwise_xor(counter, tf.reshape(self.first, words)),
+            tf.reshape(self.second, words),
+        )
+
+    def uniform(self, *shape: int) -> tf.Tensor:
+        """Uniform float32 in [0, 1) [rows, *shape], 24 random bits each."""
+        return tf.cast(tf.bitwise.right_shift(self.bits(*shape), _u32(8)), tf.float32) * 2.0**-24
+
+    def gumbel(self, *shape: int) -> tf.Tensor:
+        """Standard Gumbel noise, float32 [rows, *shape], always finite: the largest of logits plus noise is a draw from their softmax.
+
+        From all 32 bits as the small number v in -log(-log(1 - v)): the large values, which decide, come from small v, where float32 is
+        fine. (Out of a uniform number near 1 they would be coarse, and infinite once in 2**24 draws.)
+        """
+        v = (tf.cast(self.bits(*shape), tf.float32) + 0.5) * 2.0**-32
+        return -tf.math.log(-tf.math.log1p(-tf.minimum(v, 1.0 - 2.0**-24)))
+
+    def below(self, limit: int, *shape: int) -> tf.Tensor:
+        """Uniform int32 in [0, limit) [rows, *shape]; limit up to 2**24."""
+        return tf.minimum(tf.cast(self.uniform(*shape) * float(limit), tf.int32), limit - 1)
+
+
+def kept(rate: float, key: Key | None, site: str, shape: Sequence[int]) -> tf.Tensor | None:
+    """What dropout keeps at `site`: bool [rows, *shape]; None for everything, without a key or at rate 0.
+
+    Raises ValueError for a rate outside [0, 1).
+    """
+    if not 0.0 <= rate < 1.0:
+        raise ValueError(f"dropout rate {rate} is not in [0, 1)")
+    if key is None or rate == 0.0:
+        return None
+    return key.fold(site).bits(*shape) >= _u32(round(rate * 2.0**32))
+
+
+def dropout(x: tf.Tensor, rate: float, key: Key | None, site: str) -> tf.Tensor:
+    """Inverted dropout of x [rows, ...] with the mask of `site`; the identity without a key or at rate 0."""
+    keep = kept(rate, key, site, x.shape[1:])
+    return (
+        x
+        if keep is None
+        else tf.where(keep, x * tf.cast(1.0 / (1.0 - rate), x.dtype), tf.zeros([], x.dtype))
+    )

@@ -1,0 +1,112 @@
+"""The Transformer encoder block and the stack of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tpu_tlm.config import ModelConfig
+from tpu_tlm.models.layers.attention import Cache
+from tpu_tlm.models.layers.blocks import check_layers, make_attention, run_blocks
+from tpu_tlm.models.layers.core import FFN, make_norm
+from tpu_tlm.models.layers.counter_rng import Key, dropout
+from tpu_tlm.models.layers.gmlp import GatedMLPEncoder
+
+
+class TransformerEncoder(keras.layers.Layer):
+    """One block, self attention and feed-forward: `[B, T, d] -> [B, T, d]`.
+
+    Orders (`transformer_type`), with MEAD's names for the norms:
+    pre-layer-norm   x += attn(ln1(x)); x += ffn(ln2(x))                 (arXiv 2002.04745)
+    post-layer-norm  x = ln2(x + attn(x)); x = ln1(x + ffn(x))           (BERT)
+    mead             x = ln1(x); x += attn(x); x = ln2(x); x += ffn(x)   (MEAD's default: the normalised value is the residual)
+    """
+
+    def __init__(
+        self, config: ModelConfig, layer: int, *, causal: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.order, self.pdrop = config.transformer_type, config.dropout
+        policy = self.dtype_policy
+        self.ln1 = make_norm(config, name="ln1", dtype=policy)
+        self.ln2 = make_norm(config, name="ln2", dtype=policy)
+        self.attn = make_attention(config, layer, causal=causal, name="attn", dtype=policy)
+        self.ffn = FFN(
+            config.d_model,
+            config.d_ff,
+            activation=config.activation,
+            pdrop=config.ffn_pdrop,
+            name="ffn",
+            dtype=policy,
+        )
+
+    def call(
+        self,
+        x: tf.Tensor,
+        visible: tf.Tensor | None = None,
+        key: Key | None = None,
+        cache: Cache | None = None,
+    ) -> tf.Tensor:
+        def attend(h: tf.Tensor) -> tf.Tensor:
+            return dropout(
+                self.attn(h, visible=visible, key=key, cache=cache), self.pdrop, key, "residual1"
+            )
+
+        def feed(h: tf.Tensor) -> tf.Tensor:
+            return dropout(self.ffn(h, key=key), self.pdrop, key, "residual2")
+
+        if self.order == "post-layer-norm":
+            x = self.ln2(x + attend(x))
+            return self.ln1(x + feed(x))
+        if self.order == "mead":
+            x = self.ln1(x)
+            x = x + attend(x)
+            x = self.ln2(x)
+            return x + feed(x)
+        x = x + attend(self.ln1(x))
+        return x + feed(self.ln2(x))
+
+
+class TransformerEncoderStack(keras.layers.Layer):
+    """`num_layers` blocks and, unless the norms stand after, a last norm: `[B, T, d] -> [B, T, d]`.
+
+    `visible`: bool, broadcast to `[B, h, T, T]`. `causal` does not mask by itself (the mask is `visible`'s matter) but tells the layers
+    that nobody looks ahead. `nctx`: the one length that gated MLP blocks (`mlp`) are made for.
+    """
+
+    def __init__(
+        self, config: ModelConfig, nctx: int, *, causal: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        check_layers(config, config.num_layers)
+        if config.mlp and causal:
+            raise ValueError("--mlp mixes all positions: it cannot be causal")
+        self.config = config
+        policy = self.dtype_policy
+        self.blocks: list[keras.layers.Layer] = []
+        for i in range(config.num_layers):
+            if config.mlp:
+                self.blocks.append(GatedMLPEncoder(config, nctx, name=str(i), dtype=policy))
+            else:
+                self.blocks.append(
+                    TransformerEncoder(config, i, causal=causal, name=str(i), dtype=policy)
+                )
+        last = config.transformer_type != "post-layer-norm" or config.mlp
+        self.ln = make_norm(config, name="ln", dtype=policy) if last else None
+
+    def caches(self, rows: int, length: int, at: tf.Tensor) -> list[Cache]:
+        """Empty caches of all blocks, for generation at the place `at`."""
+        return [block.attn.cache(rows, length, at) for block in self.blocks]
+
+    def call(
+        self,
+        x: tf.Tensor,
+        visible: tf.Tensor | None = None,
+        key: Key | None = None,
+        caches: Sequence[Cache] | None = None,
+    ) -> tf.Tensor:
+        x = run_blocks(self.blocks, self.config, x, key=key, caches=caches, visible=visible)
+        return x if self.ln is None else self.ln(x)

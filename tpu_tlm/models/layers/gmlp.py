@@ -1,0 +1,80 @@
+"""Gated MLP blocks, which mix positions by a learned matrix instead of attention (gMLP, arXiv 2105.08050)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tpu_tlm.config import ModelConfig
+from tpu_tlm.models.layers.core import ACTIVATIONS, Dense, make_norm
+from tpu_tlm.models.layers.counter_rng import Key, dropout
+
+
+class SpatialProjection(keras.layers.Layer):
+    """A map over positions, the same for every channel: `[B, T, c] -> [B, T, c]`, `y[t] = sum_s kernel[t, s] x[s] + bias[t]`.
+
+    The bias starts at one, so that at first the gate lets everything through.
+    """
+
+    def __init__(self, nctx: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.kernel = self.add_weight(name="kernel", shape=(nctx, nctx), initializer="zeros")
+        self.bias = self.add_weight(name="bias", shape=(nctx,), initializer="ones")
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        if x.shape[1] != self.kernel.shape[0]:
+            raise ValueError(
+                f"a gated MLP made for {self.kernel.shape[0]} tokens cannot take {x.shape[1]}; pad to that length"
+            )
+        return tf.einsum("ts,bsc->btc", self.kernel, x) + self.bias[None, :, None]
+
+
+class SpatialGatingUnit(keras.layers.Layer):
+    """`[B, T, f] -> [B, T, f/2]`: u * proj(norm(v)), u and v the halves of the channels. Masked positions give nothing to others."""
+
+    def __init__(self, config: ModelConfig, nctx: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.norm = make_norm(config, config.d_ff // 2, name="norm", dtype=self.dtype_policy)
+        self.proj = SpatialProjection(nctx, name="proj", dtype=self.dtype_policy)
+
+    def call(self, x: tf.Tensor, visible: tf.Tensor | None = None) -> tf.Tensor:
+        u, v = tf.split(x, 2, axis=-1)
+        v = self.norm(v)
+        if visible is not None:
+            v = tf.where(visible, v, tf.zeros([], v.dtype))
+        return u * self.proj(v)
+
+
+class GatedMLPEncoder(keras.layers.Layer):
+    """x + from_sgu(sgu(activation(to_ffn(norm(x))))): `[B, T, d] -> [B, T, d]`, for one length T = `nctx`.
+
+    `visible`: bool `[B, 1, 1, T]`, false at padding. Raises ValueError for an odd d_ff, or for masks between pairs of positions.
+    """
+
+    def __init__(self, config: ModelConfig, nctx: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if config.d_ff % 2:
+            raise ValueError(f"a gated MLP splits --d_ff in two: {config.d_ff} is odd")
+        policy = self.dtype_policy
+        self.pdrop, self.ffn_pdrop = config.dropout, config.ffn_pdrop
+        self.activation = ACTIVATIONS[config.activation]
+        self.norm = make_norm(config, name="norm", dtype=policy)
+        self.to_ffn = Dense(config.d_model, config.d_ff, name="to_ffn", dtype=policy)
+        self.sgu = SpatialGatingUnit(config, nctx, name="sgu", dtype=policy)
+        self.from_sgu = Dense(config.d_ff // 2, config.d_model, name="from_sgu", dtype=policy)
+
+    def call(
+        self, x: tf.Tensor, visible: tf.Tensor | None = None, key: Key | None = None
+    ) -> tf.Tensor:
+        if visible is not None:
+            if visible.shape[1:3] != (1, 1):
+                raise ValueError(
+                    "a gated MLP has one mask for all positions: it does not go with --segment_mask or windows"
+                )
+            visible = visible[:, 0, 0, :, None]
+        y = dropout(self.activation(self.to_ffn(self.norm(x))), self.ffn_pdrop, key, "ffn")
+        return x + dropout(
+            self.from_sgu(self.sgu(y, visible=visible)), self.pdrop, key, "residual1"
+        )

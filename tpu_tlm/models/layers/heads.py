@@ -1,0 +1,83 @@
+"""The output layers of language models and discriminators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tpu_tlm.config import ModelConfig
+from tpu_tlm.models.layers.core import ACTIVATIONS, Dense, make_norm
+from tpu_tlm.models.layers.embeddings_stack import padded
+from tpu_tlm.models.layers.masks import MASKED
+
+
+class Head(keras.layers.Layer):
+    """Hidden states to logits: `[..., d] -> float32 [..., V padded]`, padding at -1e9.
+
+    Tied: the product with the token table. `mlm_head: bert` puts dense, activation and layer norm before it, which also bring a model
+    with factorised embeddings down to the table's width; without it a plain projection does.
+    """
+
+    def __init__(self, config: ModelConfig, vocab_size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.vocab_size, self.rows = vocab_size, padded(vocab_size)
+        width = (config.dsz or config.d_model) if config.tie_weights else config.d_model
+        policy = self.dtype_policy
+        self.dense: Dense | None = None
+        self.to_dsz: Dense | None = None
+        if config.mlm_head == "bert":
+            self.dense = Dense(config.d_model, width, name="dense", dtype=policy)
+            self.activation = ACTIVATIONS[config.activation]
+            self.ln = make_norm(config, width, name="ln", dtype=policy)
+        elif width != config.d_model:
+            self.to_dsz = Dense(config.d_model, width, name="to_dsz", dtype=policy)
+        self.kernel = None
+        if not config.tie_weights:
+            self.kernel = self.add_weight(
+                name="kernel", shape=(config.d_model, self.rows), initializer="zeros"
+            )
+        self.bias = (
+            self.add_weight(name="bias", shape=(self.rows,), initializer="zeros", autocast=False)
+            if config.output_bias
+            else None
+        )
+
+    def call(self, hidden: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
+        if self.dense is not None:
+            hidden = self.ln(self.activation(self.dense(hidden)))
+        if self.to_dsz is not None:
+            hidden = self.to_dsz(hidden)
+        flat = tf.reshape(hidden, (-1, hidden.shape[-1]))
+        # The vocabulary as the first axis: its sums in the loss then run over rows (the loss turns it back, and XLA drops both turns).
+        if self.kernel is None:
+            columns = tf.matmul(tf.cast(table, flat.dtype), flat, transpose_b=True)
+        else:
+            columns = tf.matmul(self.kernel, flat, transpose_a=True, transpose_b=True)
+        columns = tf.cast(columns, tf.float32)
+        if self.bias is not None:
+            columns += self.bias[:, None]
+        if self.rows > self.vocab_size:
+            columns = tf.where(tf.range(self.rows)[:, None] < self.vocab_size, columns, MASKED)
+        return tf.reshape(tf.transpose(columns), (-1, *hidden.shape[1:-1], self.rows))
+
+
+class BinaryHead(keras.layers.Layer):
+    """One logit per position: `[..., d] -> float32 [...]`; `mlm_head: bert` puts dense and activation before it (ELECTRA)."""
+
+    def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        policy = self.dtype_policy
+        self.activation = ACTIVATIONS[config.activation]
+        self.dense = (
+            Dense(config.d_model, config.d_model, name="dense", dtype=policy)
+            if config.mlm_head == "bert"
+            else None
+        )
+        self.unit = Dense(config.d_model, 1, name="unit", dtype=policy)
+
+    def call(self, hidden: tf.Tensor) -> tf.Tensor:
+        if self.dense is not None:
+            hidden = self.activation(self.dense(hidden))
+        return tf.cast(self.unit(hidden)[..., 0], tf.float32)

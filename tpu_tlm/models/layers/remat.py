@@ -1,0 +1,56 @@
+"""Recomputation of a block in the backward pass (gradient checkpointing, arXiv 1604.06174)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tpu_tlm.models.layers.variables import named_variables
+
+
+def after(x: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+    """`x`, but only once a value of `other` is there.
+
+    XLA keeps no order between independent operations and would merge the second computation with the first one; 0 * value it cannot
+    do without, since that is not 0 for an infinite value.
+    """
+    value = tf.reshape(other, (-1,))[0]
+    return x + tf.cast(value * tf.zeros([], value.dtype), x.dtype)
+
+
+def recomputed(layer: keras.layers.Layer, *inputs: tf.Tensor, **others: Any) -> tf.Tensor:
+    """`layer(*inputs, **others)`, of which only `inputs` are kept for the backward pass; the rest is computed again there.
+
+    Gradients flow to `inputs` and to the layer's variables, not to `others` (masks, keys). Right with dropout, whose numbers are a
+    function of the key and not of a generator's state. One output.
+    """
+    variables = list(named_variables(layer).values())
+    count = len(inputs)
+
+    def forward(tensors: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        # Values travel as arguments: what a function merely reads gets no gradient from `custom_gradient`.
+        with keras.StatelessScope(state_mapping=list(zip(variables, tensors[count:], strict=True))):
+            return layer(*tensors[:count], **others)
+
+    @tf.custom_gradient
+    def run(*tensors: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def backward(gradient: tf.Tensor) -> list[tf.Tensor]:
+            with tf.GradientTape() as tape:
+                again = (
+                    *(after(t, gradient) for t in tensors[:count]),
+                    *(tf.identity(t) for t in tensors[count:]),
+                )
+                tape.watch(again)
+                output = forward(again)
+            return tape.gradient(
+                output,
+                list(again),
+                output_gradients=gradient,
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+
+        return forward(tensors), backward
+
+    return run(*inputs, *(tf.convert_to_tensor(v) for v in variables))

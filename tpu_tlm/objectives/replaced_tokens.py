@@ -1,0 +1,108 @@
+"""Replaced-token detection from records that say which tokens were replaced: `x`, and `y` in {0, 1} of the same length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tpu_tlm.errors import UsageError
+from tpu_tlm.models.flops import binary_flops_per_example
+from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.objectives.base import Batch, LossSums, Objective, ObjectiveContext, ObjectiveOptions
+
+METRICS = ("discriminator_loss", "discriminator_accuracy", "precision", "recall", "replaced")
+
+
+def detection(logits: tf.Tensor, replaced: tf.Tensor, weights: tf.Tensor) -> LossSums:
+    """Sigmoid cross entropy of `replaced` (0 or 1) under logits, float32 `[B, T]` each, and the metrics METRICS.
+
+    A token is called replaced where its logit is above 0. `precision`: share of those that were; `recall`: share of the replaced ones
+    that were called so; `replaced`: share of the tokens that were.
+    """
+    called = tf.cast(logits > 0, tf.float32) * weights
+    loss, count = (
+        tf.reduce_sum(t)
+        for t in (tf.nn.sigmoid_cross_entropy_with_logits(replaced, logits) * weights, weights)
+    )
+    hits, calls, all_replaced = (
+        tf.reduce_sum(called * replaced),
+        tf.reduce_sum(called),
+        tf.reduce_sum(replaced * weights),
+    )
+    right = count - calls - all_replaced + 2.0 * hits
+    found = (
+        (loss, count),
+        (right, count),
+        (hits, calls),
+        (hits, all_replaced),
+        (all_replaced, count),
+    )
+    return LossSums(loss, count, dict(zip(METRICS, found, strict=True)))
+
+
+class Discrimination(Objective):
+    """Which tokens were replaced, learned from records that tell (`y`, 1 for replaced, or with `--label_one original` 0); padding is out.
+
+    Metrics as ELECTRA's discriminator has them.
+    """
+
+    name = "discriminator"
+    kind = "discriminator"
+    perplexity = False
+    metrics = METRICS
+
+    def __init__(self, pad_id: int, one_is_replaced: bool = True) -> None:
+        self.pad_id, self.one_is_replaced = pad_id, one_is_replaced
+
+    @classmethod
+    def make(cls, setting: ObjectiveContext) -> Discrimination:
+        return cls(setting.spec.pad_id, setting.options.electra.label_one == "replaced")
+
+    @classmethod
+    def adapt(
+        cls, spec: ModelSpec, options: ObjectiveOptions, lengths: Mapping[str, int]
+    ) -> ModelSpec:
+        if lengths.get("y") != lengths["x"]:
+            there = (
+                f"a y of {lengths['y']} tokens beside an x of {lengths['x']}"
+                if "y" in lengths
+                else "no y"
+            )
+            raise UsageError(
+                f"--objective discriminator: needs records whose y has 0 or 1 for every token of x; these have {there}"
+            )
+        return spec
+
+    def check(self, first: Mapping[str, Any], where: str) -> None:
+        y = first.get("y")
+        if y is None or y.shape != first["x"].shape or y.max() > 1:
+            raise UsageError(
+                f"{where}: is no data for --objective discriminator, whose y says 0 or 1 of every token of x; pairs of texts and masked "
+                "texts have other numbers there"
+            )
+
+    def predictions(self, nctx: int) -> int:
+        return nctx
+
+    def flops(self, spec: ModelSpec) -> float:
+        return binary_flops_per_example(spec.config, spec.nctx)
+
+    def tokens(self, spec: ModelSpec) -> int:
+        return spec.nctx
+
+    def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> LossSums:
+        if "y" not in batch:
+            raise UsageError(
+                "--objective discriminator: these records have no y that says which tokens were replaced"
+            )
+        x = batch["x"]
+        ones = tf.cast(tf.not_equal(batch["y"], 0), tf.float32)
+        weights = tf.cast(tf.not_equal(x, self.pad_id), tf.float32)
+        if "valid" in batch:
+            weights *= batch["valid"][:, None]
+        features = {"x": x} | ({"tt": batch["tt"]} if "tt" in batch else {})
+        logits = model(features, key=key.fold("dropout") if training else None)
+        return detection(logits, ones if self.one_is_replaced else 1.0 - ones, weights)

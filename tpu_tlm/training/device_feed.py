@@ -1,0 +1,38 @@
+"""Datasets to the devices: each host reads its rows of every batch and hands each replica its share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tpu_tlm.training.loop import CHUNK
+
+Source = Callable[[int, int], tf.data.Dataset]
+
+
+def feed(source: Source, strategy: tf.distribute.Strategy | None) -> Any:
+    """An iterable of batches on the devices.
+
+    `source(hosts, host)` gives the batches with one host's rows, in order. Replicas take consecutive rows, so the global batch is the same
+    rows in the same order however many replicas there are.
+    """
+    if strategy is None:
+        return source(1, 0).prefetch(2 * CHUNK)
+
+    def per_host(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        dataset = source(context.num_input_pipelines, context.input_pipeline_id)
+        replicas = context.num_replicas_in_sync // context.num_input_pipelines
+
+        def split(batch: dict[str, tf.Tensor]) -> tf.data.Dataset:
+            shares = {
+                k: tf.reshape(v, (replicas, v.shape[0] // replicas, *v.shape[1:]))
+                for k, v in batch.items()
+            }
+            return tf.data.Dataset.from_tensor_slices(shares)
+
+        # What never ends is not asked at every step, in a collective of all hosts, whether it has ended, and keeps its static shape.
+        return dataset.flat_map(split).repeat().prefetch(2 * replicas)
+
+    return strategy.distribute_datasets_from_function(per_host)
