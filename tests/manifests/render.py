@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import shutil
 import subprocess
@@ -35,9 +37,15 @@ def kustomize(directory: Path) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
+@functools.cache
+def _overlay(name: str) -> str:
+    return json.dumps(kustomize(MANIFESTS / "overlays" / name))
+
+
 def overlay(name: str) -> list[dict[str, Any]]:
-    """The objects of one overlay of `manifests/`."""
-    return kustomize(MANIFESTS / "overlays" / name)
+    """The objects of one overlay of `manifests/`, rendered once."""
+    objects: list[dict[str, Any]] = json.loads(_overlay(name))
+    return objects
 
 
 def user_overlay(directory: Path, text: str, *names: str) -> list[dict[str, Any]]:

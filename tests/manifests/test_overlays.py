@@ -30,15 +30,9 @@ DIGEST = "sha256:" + "0123456789abcdef" * 4
 OLD_NAMES = {"--run_dir": "--basedir"}
 
 
-@functools.cache
-def rendered(name: str) -> list[dict[str, Any]]:
-    """An overlay's objects, rendered once."""
-    return overlay(name)
-
-
 def pod(name: str) -> tuple[list[dict[str, Any]], PodTemplate]:
     """An overlay's objects and the one pod template among them."""
-    documents = rendered(name)
+    documents = overlay(name)
     (template,) = templates(workload(documents))
     return documents, template
 
@@ -61,17 +55,19 @@ def unresolved(documents: list[dict[str, Any]], template: PodTemplate) -> list[s
     if template.job is not None and template.job.get("completionMode") == "Indexed":
         known["JOB_COMPLETION_INDEX"] = "0"
     words = [*template.main["command"], *template.main["args"]]
-    return [name for word in words for name in re.findall(r"\$\((\w+)\)", word) if name not in known]
+    return [
+        name for word in words for name in re.findall(r"\$\((\w+)\)", word) if name not in known
+    ]
 
 
 def test_there_are_overlays_for_each_kind() -> None:
-    kinds = {workload(rendered(name))["kind"] for name in OVERLAYS}
+    kinds = {workload(overlay(name))["kind"] for name in OVERLAYS}
     assert kinds == {"TFJob", "Job", "JobSet", "Pod"} and len(OVERLAYS) >= 14
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_strictly_valid(name: str) -> None:
-    found = [fault for d in rendered(name) for fault in schemas.faults(d) or rules.faults(d)]
+    found = [fault for d in overlay(name) for fault in schemas.faults(d) or rules.faults(d)]
     assert found == []
 
 
@@ -152,7 +148,7 @@ def test_several_workers_have_a_token_and_a_closed_network(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in OVERLAYS if "kueue" in name])
 def test_the_queue_is_named(name: str) -> None:
-    assert workload(rendered(name))["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
+    assert workload(overlay(name))["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -176,8 +172,14 @@ configMapGenerator:
     assert environment(documents, template.main)["RUN"] == "mine"
     named(documents, "ServiceAccount", template.spec["serviceAccountName"])
     assert template.spec["serviceAccountName"] == "tpu-tlm-mine"
-    claims = [v["persistentVolumeClaim"]["claimName"] for v in template.spec["volumes"] if "persistentVolumeClaim" in v]
-    assert claims == [d["metadata"]["name"] for d in documents if d["kind"] == "PersistentVolumeClaim"]
+    claims = [
+        v["persistentVolumeClaim"]["claimName"]
+        for v in template.spec["volumes"]
+        if "persistentVolumeClaim" in v
+    ]
+    assert claims == [
+        d["metadata"]["name"] for d in documents if d["kind"] == "PersistentVolumeClaim"
+    ]
     # The Secret is the user's, outside of the kustomization: its name stays.
     secrets = [e["valueFrom"]["secretKeyRef"]["name"] for e in template.main.get("env") or []]
     assert set(secrets) <= {"tpu-tlm-job-token"}
