@@ -102,7 +102,7 @@ def command(name: str, *flags: object) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def prepared(base: Path, nctx: int) -> Path:
+def prepared(base: Path, seq_length: int) -> Path:
     """The dataset of the speeches, made where it is not there."""
     text = (
         "--input_files",
@@ -119,7 +119,7 @@ def prepared(base: Path, nctx: int) -> Path:
         "[CLS]",
         "--suffix",
         "[SEP]",
-        "--tok_on_eol",
+        "--eol_token",
         "none",
         "--valid_fraction",
         0.05,
@@ -130,8 +130,8 @@ def prepared(base: Path, nctx: int) -> Path:
         *frame,
         "--vocab",
         base / "vocab" / "vocab.txt",
-        "--nctx",
-        nctx,
+        "--seq_length",
+        seq_length,
         "--output",
         base / "data",
     )
@@ -149,7 +149,7 @@ def pretrained(
     given = (
         "--train_dir",
         data / "train",
-        "--basedir",
+        "--run_dir",
         run,
         "--objective",
         objective,
@@ -175,7 +175,7 @@ def pretrained(
         steps,
         "--save_steps",
         steps,
-        "--tb",
+        "--tensorboard",
         "false",
         "--distribute",
         "none",
@@ -199,7 +199,7 @@ def arithmetic(run: Path, data: Path, options: argparse.Namespace) -> dict[str, 
     found = {}
     for name in ("mlm", "electra"):
         kind = replace(load(str(run)).spec, kind=objective_class(name).kind)
-        spec = objective_class(name).adapt(kind, chosen, {"x": kind.nctx})
+        spec = objective_class(name).adapt(kind, chosen, {"x": kind.seq_length})
         found[name] = make_objective(name, ObjectiveContext(spec, tokenizer, chosen)).flops(spec)
     return found
 
@@ -221,7 +221,7 @@ def vectors(run: Path, texts: Sequence[str], seed: int | None) -> np.ndarray:
         return pooled(model.encode(x), tf.not_equal(x, spec.pad_id), "mean")
 
     ids = [
-        [tokenizer.cls_id, *tokenizer.encode(text)[: spec.nctx - 2], tokenizer.sep_id]
+        [tokenizer.cls_id, *tokenizer.encode(text)[: spec.seq_length - 2], tokenizer.sep_id]
         for text in texts
     ]
     found = np.zeros((len(ids), spec.config.d_model), np.float32)
@@ -283,7 +283,7 @@ def main(argv: list[str] | None = None) -> None:
         "--steps", type=int, default=1200, help="steps of masked language modelling"
     )
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--nctx", type=int, default=64)
+    parser.add_argument("--seq_length", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--gen_fraction", type=float, default=0.5)
     parser.add_argument("--seeds", type=int, default=3, help="of pre-training")
@@ -291,7 +291,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     sets = [reviews(), news()]
     base: Path = options.directory
-    data = prepared(base, options.nctx)
+    data = prepared(base, options.seq_length)
     runs: dict[str, list[Path]] = {"mlm": [], "electra": []}
     spent: dict[str, list[float]] = {"mlm": [], "electra": []}
     steps = {"mlm": options.steps}

@@ -158,7 +158,7 @@ def main() -> None:
     )
     parser.add_argument("--megabytes", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--nctx", type=int, default=128)
+    parser.add_argument("--seq_length", type=int, default=128)
     parser.add_argument("--text")
     parser.add_argument("--kinds", nargs="+", default=["wordpiece", "bpe"])
     options = parser.parse_args()
@@ -179,10 +179,10 @@ def main() -> None:
             measure([sys.executable, "-m", "tpu_tlm.vocab", "--input_files", str(once), *learned])
         text = _corpus(directory, options.text, options.megabytes)
         for kind in options.kinds:
-            _compare(kind, directory, text, options.rounds, options.nctx)
+            _compare(kind, directory, text, options.rounds, options.seq_length)
 
 
-def _compare(kind: str, directory: Path, text: Path, rounds: int, nctx: int) -> None:
+def _compare(kind: str, directory: Path, text: Path, rounds: int, seq_length: int) -> None:
     megabytes, vocabulary, output = text.stat().st_size / 1e6, directory / kind, directory / "out"
     files = ["vocab.txt"] if kind == "wordpiece" else ["codes", "vocab"]
     tokenizer = [
@@ -202,8 +202,8 @@ def _compare(kind: str, directory: Path, text: Path, rounds: int, nctx: int) -> 
         str(text),
         "--output",
         str(output),
-        "--nctx",
-        str(nctx),
+        "--seq_length",
+        str(seq_length),
         *tokenizer,
     ]
     script = "import sys; from benchmarks.preprocessing import _bare; _bare(*sys.argv[1:])"
@@ -236,7 +236,7 @@ def _compare(kind: str, directory: Path, text: Path, rounds: int, nctx: int) -> 
         if kind == "wordpiece"
         else "fastBPE on unique words with a dict"
     )
-    print(f"\n{kind}, {megabytes:.0f} MB, nctx {nctx}, {rounds} rounds, medians")
+    print(f"\n{kind}, {megabytes:.0f} MB, nctx {seq_length}, {rounds} rounds, medians")
     print(
         "| program | MB per CPU-second | speed against the bare library (CPU) | peak memory of all processes, MB: PSS (sum of RSS) |"
     )

@@ -1,6 +1,6 @@
 """Reading a dataset: tokens per second of the stream against plain tf.data pipelines over the same shards.
 
-    python -m benchmarks.reading [--nctx 128] [--batch 32] [--examples 400000] [--rounds 5]
+    python -m benchmarks.reading [--seq_length 128] [--batch 32] [--examples 400000] [--rounds 5]
 
 Records of random ids are written to a temporary directory. Every reader is a child process, they take turns, and each delivers
 whole batches of int32 ids to Python, as a training loop gets them.
@@ -23,16 +23,16 @@ _VOCAB = 30000
 _SHARD = 16 << 20
 
 
-def write(directory: str, examples: int, nctx: int) -> None:
+def write(directory: str, examples: int, seq_length: int) -> None:
     """A dataset of random ids in shards of 16 MiB."""
     from tpu_tlm.data.dataset.records import token_layout, token_payload
     from tpu_tlm.data.dataset.shards import shard_name, shard_sizes, write_metadata, write_shard
 
-    layout, rng = token_layout(nctx, _VOCAB), np.random.default_rng(0)
+    layout, rng = token_layout(seq_length, _VOCAB), np.random.default_rng(0)
     sizes = shard_sizes(examples, layout.record_bytes, _SHARD)
     shards = []
     for index, size in enumerate(sizes):
-        ids = rng.integers(5, _VOCAB, (size, nctx))
+        ids = rng.integers(5, _VOCAB, (size, seq_length))
         shards.append(
             write_shard(
                 directory,
@@ -43,34 +43,36 @@ def write(directory: str, examples: int, nctx: int) -> None:
         )
     write_metadata(
         directory,
-        {"nctx": nctx, "tokenizer": {"kind": "bpe", "vocab_size": _VOCAB}},
+        {"nctx": seq_length, "tokenizer": {"kind": "bpe", "vocab_size": _VOCAB}},
         layout,
         shards,
     )
 
 
-def _timed(iterator: Any, batch: int, nctx: int) -> Callable[[int], float]:
+def _timed(iterator: Any, batch: int, seq_length: int) -> Callable[[int], float]:
     def run(calls: int) -> float:
         begun = time.perf_counter()
         for _ in range(calls):
             next(iterator)
-        return (time.perf_counter() - begun) / (calls * batch * nctx)
+        return (time.perf_counter() - begun) / (calls * batch * seq_length)
 
     run(20)
     return run
 
 
-def stream(directory: str, batch: int, nctx: int) -> Callable[[int], float]:
+def stream(directory: str, batch: int, seq_length: int) -> Callable[[int], float]:
     """Ours: position-addressed, checked, whole windows permuted."""
     from tpu_tlm.data.dataset.dataset import open_dataset
     from tpu_tlm.data.dataset.stream import Stream
 
     return _timed(
-        iter(Stream(open_dataset(directory), seed=0, batch_size=batch).batches(0)), batch, nctx
+        iter(Stream(open_dataset(directory), seed=0, batch_size=batch).batches(0)),
+        batch,
+        seq_length,
     )
 
 
-def plain(directory: str, batch: int, nctx: int, buffer: int) -> Callable[[int], float]:
+def plain(directory: str, batch: int, seq_length: int, buffer: int) -> Callable[[int], float]:
     """TensorFlow's usual pipeline: shuffled file names, interleave, a shuffle buffer, batch, then parse."""
     import tensorflow as tf
 
@@ -78,7 +80,7 @@ def plain(directory: str, batch: int, nctx: int, buffer: int) -> Callable[[int],
 
     def parse(records: Any) -> dict[str, Any]:
         parsed = tf.io.parse_example(records, spec)
-        ids = tf.reshape(tf.io.decode_raw(parsed["x"], tf.uint16), [batch, nctx])
+        ids = tf.reshape(tf.io.decode_raw(parsed["x"], tf.uint16), [batch, seq_length])
         return {"x": tf.cast(ids, tf.int32), "w": tf.io.decode_raw(parsed["w"], tf.uint8)}
 
     files = tf.data.Dataset.list_files(os.path.join(directory, "*.tfrecord"), seed=0).repeat()
@@ -94,7 +96,7 @@ def plain(directory: str, batch: int, nctx: int, buffer: int) -> Callable[[int],
             .prefetch(tf.data.AUTOTUNE)
         ),
         batch,
-        nctx,
+        seq_length,
     )
 
 
@@ -118,14 +120,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--nctx", type=int, default=128)
+    parser.add_argument("--seq_length", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--examples", type=int, default=400_000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        write(directory, options.examples, options.nctx)
-        arguments = (directory, options.batch, options.nctx)
+        write(directory, options.examples, options.seq_length)
+        arguments = (directory, options.batch, options.seq_length)
         contenders = [
             Contender(
                 "plain tf.data, shuffle buffer of 10,000",
@@ -136,7 +138,7 @@ def main() -> None:
             Contender("our stream", "benchmarks.reading:stream", arguments),
         ]
         results = alternate(contenders, options.rounds, options.examples // options.batch // 4)
-        print(table(f"reading, nctx {options.nctx}, batch {options.batch}", results, "token"))
+        print(table(f"reading, nctx {options.seq_length}, batch {options.batch}", results, "token"))
         for result in results:
             print(
                 f"{result.name}: {1 / sorted(result.seconds)[len(result.seconds) // 2] / 1e6:.1f} M tokens/s"

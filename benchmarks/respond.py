@@ -73,7 +73,7 @@ STEPS = (
     100,
     "--save_steps",
     300,
-    "--tb",
+    "--tensorboard",
     "false",
 )
 
@@ -235,7 +235,7 @@ def command(name: str, *flags: Any) -> str:
     return done.stdout
 
 
-def prepared(base: Path, pairs: dict[str, list[Pair]], vocab_size: int, nctx: int) -> None:
+def prepared(base: Path, pairs: dict[str, list[Pair]], vocab_size: int, seq_length: int) -> None:
     """Rows, a vocabulary of the training texts, and a dataset for each split; those held out keep their order."""
     base.mkdir(parents=True, exist_ok=True)
     for name, part in pairs.items():
@@ -265,7 +265,17 @@ def prepared(base: Path, pairs: dict[str, list[Pair]], vocab_size: int, nctx: in
             "--vocab",
             base / "vocab" / "vocab.txt",
         )
-        command("preprocess", *where, "--pairs", "tsv", "--nctx", nctx, "--nctx_y", nctx, *order)
+        command(
+            "preprocess",
+            *where,
+            "--pairs",
+            "tsv",
+            "--seq_length",
+            seq_length,
+            "--seq_length_y",
+            seq_length,
+            *order,
+        )
 
 
 def evaluated(model: Path, data: Path) -> dict[str, float]:
@@ -288,7 +298,7 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--vocab_size", type=int, default=8192)
-    parser.add_argument("--nctx", type=int, default=64)
+    parser.add_argument("--seq_length", type=int, default=64)
     parser.add_argument(
         "--split",
         choices=("valid", "test"),
@@ -305,7 +315,7 @@ def main() -> None:
         f"pairs      {sum(map(len, pairs.values())):,}: "
         + ", ".join(f"{len(part):,} {name}" for name, part in pairs.items())
     )
-    prepared(base, pairs, given.vocab_size, given.nctx)
+    prepared(base, pairs, given.vocab_size, given.seq_length)
 
     rows: list[tuple[str, dict[str, float]]] = []
     n = CANDIDATES
@@ -339,7 +349,7 @@ def main() -> None:
     flags = [
         "--train_dir",
         data / "train",
-        "--basedir",
+        "--run_dir",
         run,
         "--objective",
         "dual-encoder",

@@ -56,7 +56,7 @@ def not_plain(everything: Options) -> str:
     ]
     if run.objective != "mlm":
         other.append(f"--objective {run.objective}")
-    known = {"optim": "adamw", "lr_schedule": "constant", "warmup_steps": 0, "grad_accum": 1}
+    known = {"optimizer": "adamw", "lr_schedule": "constant", "warmup_steps": 0, "grad_accum": 1}
     other += [f"--{k} {getattr(optim, k)}" for k, v in known.items() if getattr(optim, k) != v]
     return ", ".join(other)
 

@@ -33,7 +33,7 @@ BERT = {
     "output_bias": True,
     "precision": "bfloat16",
     "train_dir": "-",
-    "basedir": "-",
+    "run_dir": "-",
 }
 
 

@@ -29,7 +29,7 @@ BERT = (
     *(
         "--embed_type",
         "learned-positional",
-        "--token_type_vsz",
+        "--type_vocab_size",
         2,
         "--embeddings_reduction",
         "sum-layer-norm",
@@ -49,7 +49,7 @@ BERT = (
 # Learned positions know no neighbours at first, and until attention has found them the loss stays near that of word frequencies: with these
 # values for some 600 steps; at a rate of 4e-3 it was still there after 500. BERT's weight_std of 0.02 is for a width of 768.
 BERT_TRAINING = ("--weight_std", 0.08, "--lr", 1.5e-3, "--eps", 1e-8)
-FRAME = ("--prefix", "[CLS]", "--suffix", "[SEP]", "--tok_on_eol", "none")
+FRAME = ("--prefix", "[CLS]", "--suffix", "[SEP]", "--eol_token", "none")
 
 
 def speeches() -> str:
@@ -78,7 +78,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--vocab_size", default=8192, type=int, help="entries of the vocabulary (default 8192)"
     )
-    parser.add_argument("--nctx", default=32, type=int, help="tokens of an example (default 32)")
+    parser.add_argument(
+        "--seq_length", default=32, type=int, help="tokens of an example (default 32)"
+    )
     faster = "relative positions and norms first: learns faster than a BERT, but other programs do not read it"
     parser.add_argument("--relative", action="store_true", help=faster)
     options = parser.parse_args(argv)
@@ -88,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     words = ("--subword_type", "wordpiece", "--cased", "false")
     if not (vocab / "vocab.txt").exists():
         call("vocab", *text, *words, "--vocab_size", options.vocab_size, "--output", vocab)
-    split = ("--nctx", options.nctx, "--valid_fraction", 0.05)
+    split = ("--seq_length", options.seq_length, "--valid_fraction", 0.05)
     call(
         "preprocess",
         *text,
@@ -118,12 +120,12 @@ def main(argv: list[str] | None = None) -> None:
         data / "train",
         "--valid_dir",
         data / "valid",
-        "--basedir",
+        "--run_dir",
         run,
         *sizes,
         *kind,
         *steps,
-        "--npz",
+        "--export_npz",
     )
     call("convert", run, base / "model.npz")
     if not options.relative:

@@ -6,12 +6,12 @@ import gzip
 from pathlib import Path
 
 import pytest
-from tpu_tlm.data.tokenizers.factory import load_tokenizer, make_tokenizer
 
 from tests.paths import DATA_FILES
 from tpu_tlm import filesystem
 from tpu_tlm.config import CorpusConfig, TokenizerConfig
 from tpu_tlm.data.corpus.documents import expand_inputs, plan_parts, read_part
+from tpu_tlm.data.tokenizers.factory import load_tokenizer, make_tokenizer
 from tpu_tlm.errors import TlmError, UsageError
 
 TOKENIZERS = DATA_FILES / "tokenizers"

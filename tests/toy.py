@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tpu_tlm.data.tokenizers.factory import make_tokenizer
 
 from tpu_tlm.config import TokenizerConfig
 from tpu_tlm.data.dataset.records import token_layout, token_payload
 from tpu_tlm.data.dataset.shards import shard_name, write_metadata, write_shard
 from tpu_tlm.data.tokenizers.base import Tokenizer
+from tpu_tlm.data.tokenizers.factory import make_tokenizer
 
 WORDS = 40
 SIZES = ["--d_model", "32", "--d_ff", "64", "--num_heads", "2", "--num_layers", "1", "--rpr_k", "4"]
@@ -59,7 +59,7 @@ def toy_dataset(
     directory: Path,
     *,
     examples: int = 96,
-    nctx: int = 16,
+    seq_length: int = 16,
     shards: int = 3,
     seed: int = 0,
     words: int = WORDS,
@@ -67,7 +67,7 @@ def toy_dataset(
     """Write a dataset whose sentences count upwards, so that a masked word can be told from its neighbours."""
     tokenizer = _tokenizer(directory, words)
     rng = np.random.default_rng(seed)
-    ids = 5 + (rng.integers(0, words, (examples, 1)) + np.arange(nctx)) % words
+    ids = 5 + (rng.integers(0, words, (examples, 1)) + np.arange(seq_length)) % words
     return _write(directory, tokenizer, ids, None, shards)
 
 
@@ -75,8 +75,8 @@ def toy_pairs(
     directory: Path,
     *,
     examples: int = 96,
-    nctx: int = 16,
-    nctx_y: int = 12,
+    seq_length: int = 16,
+    seq_length_y: int = 12,
     shards: int = 3,
     seed: int = 0,
     words: int = WORDS,
@@ -86,11 +86,13 @@ def toy_pairs(
     rng = np.random.default_rng(seed)
     first, m, n = (
         rng.integers(0, words, examples),
-        rng.integers(3, nctx + 1, examples),
-        rng.integers(3, nctx_y - 1, examples),
+        rng.integers(3, seq_length + 1, examples),
+        rng.integers(3, seq_length_y - 1, examples),
     )
-    x = np.where(np.arange(nctx) < m[:, None], 5 + (first[:, None] + np.arange(nctx)) % words, 0)
-    place = np.arange(nctx_y)
+    x = np.where(
+        np.arange(seq_length) < m[:, None], 5 + (first[:, None] + np.arange(seq_length)) % words, 0
+    )
+    place = np.arange(seq_length_y)
     y = np.where(
         place <= n[:, None],
         5 + ((first + m)[:, None] + place - 1) % words,
@@ -104,7 +106,7 @@ def toy_pairs(
         y,
         shards,
         pairs="tsv",
-        nctx_y=nctx_y,
+        nctx_y=seq_length_y,
         y_prefix="[CLS]",
         y_suffix="[SEP]",
     )
@@ -114,7 +116,7 @@ def toy_labels(
     directory: Path,
     *,
     examples: int = 96,
-    nctx: int = 16,
+    seq_length: int = 16,
     shards: int = 3,
     seed: int = 0,
     words: int = WORDS,
@@ -123,10 +125,10 @@ def toy_labels(
     """Write sentences that count upwards but for replaced words, and in y 1 for those; some are padded at the end, where y is 1 too."""
     tokenizer = _tokenizer(directory, words)
     rng = np.random.default_rng(seed)
-    x = (rng.integers(0, words, (examples, 1)) + np.arange(nctx)) % words
+    x = (rng.integers(0, words, (examples, 1)) + np.arange(seq_length)) % words
     y = rng.random(x.shape) < rate
     x = 5 + np.where(y, (x + rng.integers(1, words, x.shape)) % words, x)
-    beyond = np.arange(nctx) >= rng.integers(nctx // 2, nctx + 1, (examples, 1))
+    beyond = np.arange(seq_length) >= rng.integers(seq_length // 2, seq_length + 1, (examples, 1))
     return _write(
         directory,
         tokenizer,
@@ -134,5 +136,5 @@ def toy_labels(
         (y | beyond).astype(np.int64),
         shards,
         pairs="tsv",
-        nctx_y=nctx,
+        nctx_y=seq_length,
     )

@@ -27,7 +27,7 @@ _SMALLEST_PART, _PARTS = 256 << 10, 64
 
 DESCRIPTION = """Turn text into a dataset directory that training reads.
 
-Lines are tokenized, packed into examples of --nctx tokens, shuffled over the whole corpus on disk, and written as shards
+Lines are tokenized, packed into examples of --seq_length tokens, shuffled over the whole corpus on disk, and written as shards
 with md.yml and the tokenizer beside them. The same input and options give the same bytes for any --workers. A killed run is
 continued by the same command; until it is complete the output is no dataset."""
 
@@ -148,12 +148,12 @@ def _packing(config: PreprocessConfig, tokenizer: Tokenizer) -> Packing:
     from tpu_tlm.data.preprocessing.packing import Packing
 
     return Packing(
-        nctx=config.nctx,
+        seq_length=config.seq_length,
         pad_id=tokenizer.pad_id,
         prefix=_id_of(tokenizer, "prefix", config.prefix),
         suffix=_id_of(tokenizer, "suffix", config.suffix),
-        eol=_id_of(tokenizer, "tok_on_eol", config.tok_on_eol),
-        documents=config.pack == "documents",
+        eol=_id_of(tokenizer, "tok_on_eol", config.eol_token),
+        documents=config.packing == "documents",
     )
 
 
@@ -167,9 +167,9 @@ def _check_pairs(config: PreprocessConfig, pairs: PairsConfig) -> None:
         ]:
             raise UsageError(f"--{given[0]}: is for pairs: give --pairs ntp, nsp or tsv")
         return
-    if config.pack != "across" or config.tok_on_eol not in ("<EOS>", None):
+    if config.packing != "across" or config.eol_token not in ("<EOS>", None):
         raise UsageError(
-            f"--{'pack' if config.pack != 'across' else 'tok_on_eol'}: has no meaning with --pairs {pairs.pairs}: leave it out"
+            f"--{'packing' if config.packing != 'across' else 'eol_token'}: has no meaning with --pairs {pairs.pairs}: leave it out"
         )
     wanted = {"tsv": (0, 2), "ntp": (0, 1), "nsp": (0,)}[pairs.pairs]
     if len(pairs.pair_columns) not in wanted or "0" in pairs.pair_columns:
@@ -191,11 +191,11 @@ def _pair_rule(
     from tpu_tlm.data.preprocessing.pairs import PairRule
 
     y = Packing(
-        nctx=config.nctx if pairs.nctx_y is None else pairs.nctx_y,
+        seq_length=config.seq_length if pairs.seq_length_y is None else pairs.seq_length_y,
         pad_id=tokenizer.pad_id,
         prefix=_id_of(tokenizer, "y_prefix", pairs.y_prefix),
         suffix=_id_of(tokenizer, "y_suffix", pairs.y_suffix),
-        flag="--nctx_y",
+        flag="--seq_length_y",
     )
     turn = None
     if pairs.pairs == "ntp" and not pairs.last_turn_only:
@@ -224,10 +224,14 @@ def _told_of_pairs(pairs: PairsConfig, rule: PairRule, tokenizer: Tokenizer) -> 
         "pack": None,
         "tok_on_eol": None,
         "pairs": pairs.pairs,
-        "nctx_y": rule.y.nctx,
+        "nctx_y": rule.y.seq_length,
         **frame,
         "last_turn_only": rule.last_turn_only,
     }
+
+
+# Options that `md.yml` (format 1) records under an older name.
+_KEYS = {"seq_length": "nctx", "eol_token": "tok_on_eol", "packing": "pack"}
 
 
 def _made_from(
@@ -241,9 +245,11 @@ def _made_from(
         (file.path, file.size, None if "://" in file.path else os.stat(file.path).st_mtime_ns)
         for file in inputs
     ]
-    options = dataclasses.asdict(config)
-    for name in ("output", "workers", "work_dir"):
-        del options[name]
+    options = {
+        _KEYS.get(name, name): value
+        for name, value in dataclasses.asdict(config).items()
+        if name not in ("output", "workers", "work_dir")
+    }
     return {
         "pipeline": _PIPELINE,
         "files": len(inputs),

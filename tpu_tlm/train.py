@@ -1,4 +1,4 @@
-"""The command that pre-trains a model: python -m tpu_tlm.train --train_dir DIR --basedir RUN. The same command again continues."""
+"""The command that pre-trains a model: python -m tpu_tlm.train --train_dir DIR --run_dir RUN. The same command again continues."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     places = {
         "--train_dir": data.train_dir,
         "--valid_dir": data.valid_dir,
-        "--basedir": run_options.basedir,
+        "--run_dir": run_options.run_dir,
     }
     select.check_paths(runtime_options, places)
     devices = select.connect(runtime_options)
@@ -77,8 +77,8 @@ def main(argv: list[str] | None = None) -> int:
                 filesystem.remove(f"{run.directory.npz}/{name}")
 
     everything = Options(*parsed)
-    with devices.team, locked(everything.run.basedir, devices.is_chief):
-        run = Trainer(everything, devices, export if everything.run.npz else None)
+    with devices.team, locked(everything.run.run_dir, devices.is_chief):
+        run = Trainer(everything, devices, export if everything.run.export_npz else None)
         outcome = run.train()
     waited = (
         ""

@@ -24,7 +24,7 @@ IDENTITY = {"tokenizer": "a" * 64, "training data": "b" * 64}
 
 def _parts(directory: Path | str, **values) -> tuple:
     return cli.build(
-        CLASSES, {"train_dir": "data/train", "basedir": str(directory), **values}, "test"
+        CLASSES, {"train_dir": "data/train", "run_dir": str(directory), **values}, "test"
     )
 
 
@@ -60,7 +60,7 @@ def test_the_same_options_continue(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "old", "new"),
-    [("d_model", 64, 128), ("rpr_k", [8], [4]), ("seed", 0, 1), ("batch_size", 32, 64), ("optim", "adamw", "lamb"),
+    [("d_model", 64, 128), ("rpr_k", [8], [4]), ("seed", 0, 1), ("batch_size", 32, 64), ("optimizer", "adamw", "lamb"),
      ("window_shards", 16, 8), ("mask_mode", "token", "span"), ("layer_norms_after", False, True), ("d_k", None, 32)],
 )  # fmt: skip
 def test_another_run_is_refused_naming_option_old_and_new_value(
@@ -166,7 +166,7 @@ def test_a_moved_run_continues(tmp_path: Path) -> None:
     RunDir(str(tmp_path / "a")).prepare(_parts(tmp_path / "a"), IDENTITY)
     (tmp_path / "a").rename(tmp_path / "b")
     [change] = RunDir(str(tmp_path / "b")).prepare(_parts(tmp_path / "b"), IDENTITY)
-    assert change.name == "basedir"
+    assert change.name == "run_dir"
 
 
 def test_every_training_option_is_decided(tmp_path: Path) -> None:

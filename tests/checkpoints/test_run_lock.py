@@ -37,24 +37,24 @@ time.sleep(float(sys.argv[3]))
 
 
 def test_another_process_is_kept_out_until_it_dies(tmp_path: Path) -> None:
-    basedir = str(tmp_path / "run")
+    run_dir = str(tmp_path / "run")
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDS, basedir], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDS, run_dir], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     with (
         pytest.raises(
             UsageError, match=f"process {holder.pid} on {socket.gethostname()} trains here now"
         ),
-        locked(basedir),
+        locked(run_dir),
     ):
         pass
     # The other workers of a job write nothing and need no lock; object storage has none.
-    with locked(basedir, wanted=False), locked("gs://bucket/run"):
+    with locked(run_dir, wanted=False), locked("gs://bucket/run"):
         pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    with locked(basedir):
+    with locked(run_dir):
         assert (tmp_path / "run" / "lock").read_text().startswith(f"process {os.getpid()} on ")
 
 

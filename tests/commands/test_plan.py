@@ -20,7 +20,7 @@ from tpu_tlm.planning.subject import Subject, subject_of
 from tpu_tlm.train import CLASSES
 from tpu_tlm.training.setup import Options
 
-SIZES = ["--nctx", "128", "--vocab_size", "1000"]
+SIZES = ["--seq_length", "128", "--vocab_size", "1000"]
 REFUSED = Refused(
     40 * GIB,
     int(15.75 * GIB),
@@ -88,16 +88,16 @@ def test_a_python_that_cannot_compile_is_named_with_the_mend(tmp_path):
 
 
 def test_without_data_their_sizes_are_needed_and_with_data_not_taken():
-    with pytest.raises(UsageError, match="--train_dir, or --nctx and --vocab_size"):
-        subject_of(given(), PlanConfig(nctx=128), print)
-    with pytest.raises(UsageError, match="--nctx 128: --train_dir says that"):
-        subject_of(given(train_dir="somewhere"), PlanConfig(nctx=128), print)
+    with pytest.raises(UsageError, match="--train_dir, or --seq_length and --vocab_size"):
+        subject_of(given(), PlanConfig(seq_length=128), print)
+    with pytest.raises(UsageError, match="--seq_length 128: --train_dir says that"):
+        subject_of(given(train_dir="somewhere"), PlanConfig(seq_length=128), print)
 
 
 def test_data_say_their_sizes(tmp_path):
     from tests.toy import toy_dataset
 
-    data = toy_dataset(tmp_path / "data", nctx=16, words=40)
+    data = toy_dataset(tmp_path / "data", seq_length=16, words=40)
     found = subject_of(given(train_dir=str(data)), PlanConfig(), print)
     assert found.length == 16 and len(found.corpora.tokenizer.tokens) == 45
 

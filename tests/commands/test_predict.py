@@ -28,7 +28,7 @@ def dual(tmp_path_factory):
     config = ModelConfig(
         d_model=16, d_ff=32, num_heads=2, num_layers=1, rpr_k=[2], reduction_type="mean", d_out=16
     )
-    spec = ModelSpec(config, len(tokenizer.tokens), 8, tokenizer.pad_id, "dual", nctx_y=8)
+    spec = ModelSpec(config, len(tokenizer.tokens), 8, tokenizer.pad_id, "dual", seq_length_y=8)
     values = {path: v.numpy() for path, v in named_variables(build_model(spec, seed=1)).items()}
     return PretrainedModel(
         values, spec, "untrained", fingerprint=tokenizer.fingerprint(), own_tokenizer=tokenizer
@@ -47,7 +47,7 @@ def test_a_text_without_tokens_gets_no_response(
     given, lines, answered, says, dual, tmp_path, monkeypatch, capsys
 ):
     (tmp_path / "candidates.txt").write_text("w1 w2\nw3\n")
-    monkeypatch.setattr(training_saved, "load_saved", lambda model, step: dual)
+    monkeypatch.setattr(training_saved, "load", lambda model, step: dual)
     monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
     with pytest.raises(UsageError, match=says):
         predict.main(

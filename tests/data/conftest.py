@@ -13,8 +13,8 @@ from tpu_tlm.data.dataset.records import token_layout, token_payload
 from tpu_tlm.data.dataset.shards import shard_name, write_metadata, write_shard
 
 
-def _example(number: int, nctx: int, vocab_size: int) -> np.ndarray:
-    return np.random.default_rng(number).integers(5, vocab_size, nctx)
+def _example(number: int, seq_length: int, vocab_size: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(5, vocab_size, seq_length)
 
 
 @pytest.fixture
@@ -28,14 +28,14 @@ def make_dataset(tmp_path: Path) -> Callable[..., Dataset]:
     """A function (sizes of the shards, nctx, vocab_size) -> dataset whose example i holds `example(i)`."""
 
     def make(
-        sizes: Sequence[int], nctx: int = 8, vocab_size: int = 60000, name: str = "data"
+        sizes: Sequence[int], seq_length: int = 8, vocab_size: int = 60000, name: str = "data"
     ) -> Dataset:
         directory = tmp_path / name
         directory.mkdir()
-        ids = np.stack([_example(i, nctx, vocab_size) for i in range(sum(sizes))])
+        ids = np.stack([_example(i, seq_length, vocab_size) for i in range(sum(sizes))])
         ids[:, 0] = np.arange(len(ids))
         payload = token_payload(ids, ids % 2 == 0, vocab_size)
-        layout, at, shards = token_layout(nctx, vocab_size), 0, []
+        layout, at, shards = token_layout(seq_length, vocab_size), 0, []
         for index, size in enumerate(sizes):
             blocks = [payload[at : at + size // 2], payload[at + size // 2 : at + size]]
             shards.append(
@@ -44,7 +44,7 @@ def make_dataset(tmp_path: Path) -> Callable[..., Dataset]:
             at += size
         write_metadata(
             str(directory),
-            {"nctx": nctx, "tokenizer": {"kind": "bpe", "vocab_size": vocab_size}},
+            {"nctx": seq_length, "tokenizer": {"kind": "bpe", "vocab_size": vocab_size}},
             layout,
             shards,
         )
@@ -59,10 +59,10 @@ def make_mead_dataset(tmp_path: Path) -> Callable[..., Dataset]:
 
     def make(
         sizes: Sequence[int],
-        nctx: int = 8,
+        seq_length: int = 8,
         with_y: bool = True,
         name: str = "mead",
-        nctx_y: int | None = None,
+        seq_length_y: int | None = None,
     ) -> Dataset:
         import tensorflow as tf
 
@@ -72,8 +72,11 @@ def make_mead_dataset(tmp_path: Path) -> Callable[..., Dataset]:
         for index, size in enumerate(sizes):
             with tf.io.TFRecordWriter(str(directory / f"rec-{index}.tfrecord")) as writer:
                 for _ in range(size):
-                    x = [number, *(int(i) for i in _example(number, nctx, 60000)[1:])]
-                    values = {"x": x, **({"y": [i * 2 for i in x[:nctx_y]]} if with_y else {})}
+                    x = [number, *(int(i) for i in _example(number, seq_length, 60000)[1:])]
+                    values = {
+                        "x": x,
+                        **({"y": [i * 2 for i in x[:seq_length_y]]} if with_y else {}),
+                    }
                     feature = {
                         k: tf.train.Feature(int64_list=tf.train.Int64List(value=v))
                         for k, v in values.items()

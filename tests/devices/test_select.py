@@ -165,7 +165,7 @@ WITH_MASTER = {
             {"distribute": "none"},
             Machine(),
             TWO,
-            "--distribute none: TF_CONFIG names 2 workers, which would train apart in one --basedir",
+            "--distribute none: TF_CONFIG names 2 workers, which would train apart in one --run_dir",
         ),
         (
             {"distribute": "mirror"},
@@ -234,15 +234,15 @@ def test_commands_that_write_nothing_may_run_apart(monkeypatch: pytest.MonkeyPat
             {"tpu": "a"},
             {},
             Machine(),
-            {"--train_dir": "data", "--basedir": "gs://b/run"},
+            {"--train_dir": "data", "--run_dir": "gs://b/run"},
             "--train_dir data: TPU a is another machine",
         ),
         (
             {"tpu": "grpc://10.0.0.2"},
             {},
             Machine(),
-            {"--train_dir": "gs://b/d", "--valid_dir": None, "--basedir": "/r"},
-            "--basedir /r: TPU",
+            {"--train_dir": "gs://b/d", "--valid_dir": None, "--run_dir": "/r"},
+            "--run_dir /r: TPU",
         ),
         (
             {"distribute": "tpu"},
@@ -255,7 +255,7 @@ def test_commands_that_write_nothing_may_run_apart(monkeypatch: pytest.MonkeyPat
             {"tpu": "a"},
             {},
             Machine(),
-            {"--train_dir": "gs://b/d", "--valid_dir": None, "--basedir": "gs://b/run"},
+            {"--train_dir": "gs://b/d", "--valid_dir": None, "--run_dir": "gs://b/run"},
             None,
         ),
         ({"tpu": "local"}, {"TPU_NAME": "a"}, V5E, {"--train_dir": "data"}, None),
@@ -281,7 +281,7 @@ def test_paths_of_a_remote_tpu(
 
 
 @pytest.mark.parametrize(
-    "command", ["train --train_dir d --basedir gs://b/r", "evaluate --model m --data d"]
+    "command", ["train --train_dir d --run_dir gs://b/r", "evaluate --model m --data d"]
 )
 def test_commands_ask_before_they_connect(command: str) -> None:
     """Nobody answers at this address, which would be exit code 1."""
@@ -497,7 +497,7 @@ def test_the_stock_build_s_own_words_are_known() -> None:
     if installation.tensorflow_build(installation.installed()) == "tensorflow-tpu":
         pytest.skip("this is the TPU build")
     code = (
-        "import tensorflow as tf, sys\nfrom tpu_tlm import tpu\n"
+        "import tensorflow as tf, sys\nfrom tpu_tlm.devices import tpu\n"
         "try: tf.tpu.experimental.initialize_tpu_system(tf.distribute.cluster_resolver.TPUClusterResolver('local'))\n"
         "except tf.errors.OpError as error: print(tpu.explained('local', error))"
     )

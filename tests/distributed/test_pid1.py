@@ -108,7 +108,7 @@ def test_the_guard_ends_it_in_a_container(container: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train --train_dir none --basedir", "evaluate --model none --data"]
+    "command", ["train --train_dir none --run_dir", "evaluate --model none --data"]
 )
 def test_sigterm_ends_a_command_in_a_container_from_its_start_on(
     container: list[str], command: str, tmp_path: Path

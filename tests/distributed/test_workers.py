@@ -46,7 +46,7 @@ FLAGS = [
     "--dropout",
     "0.2",
 ]
-FLAGS += ["--eval_steps", "12", "--tb", "false", "--steps_per_call", "1"]
+FLAGS += ["--eval_steps", "12", "--tensorboard", "false", "--steps_per_call", "1"]
 WHOLE = 400
 FOREVER = ["--steps", "1000000"]
 PLAIN = ["--xla", "false"]
@@ -56,12 +56,12 @@ TOLERANCE = 2e-4
 # Runs the command and tells which files of the run directory this process opened for writing.
 WATCHED = """
 import atexit, os, runpy, sys
-basedir, written = sys.argv[sys.argv.index("--basedir") + 1], set()
+run_dir, written = sys.argv[sys.argv.index("--run_dir") + 1], set()
 
 def watch(event, arguments):
-    if event == "open" and str(arguments[0]).startswith(basedir) and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+    if event == "open" and str(arguments[0]).startswith(run_dir) and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         written.add(str(arguments[0]))
-    elif event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir") and str(arguments[0]).startswith(basedir):
+    elif event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir") and str(arguments[0]).startswith(run_dir):
         written.add(str(arguments[0]))
 
 sys.addaudithook(watch)
@@ -101,20 +101,20 @@ class Job:
     def __init__(
         self,
         corpus: tuple[Path, Path],
-        basedir: Path,
+        run_dir: Path,
         *flags: str,
         workers: int = 0,
         environ: dict[str, str] | None = None,
         last: str = "",
     ) -> None:
-        self.basedir, self.ports = basedir, free_ports(max(1, workers))
+        self.run_dir, self.ports = run_dir, free_ports(max(1, workers))
         given = [
             "--train_dir",
             corpus[0],
             "--valid_dir",
             corpus[1],
-            "--basedir",
-            basedir,
+            "--run_dir",
+            run_dir,
             *FLAGS,
             *flags,
         ]
@@ -145,7 +145,7 @@ class Job:
         """Loss of each step on disk."""
         return {
             r["step"]: r["loss"]
-            for r in read_metrics(str(self.basedir / "metrics.jsonl"))
+            for r in read_metrics(str(self.run_dir / "metrics.jsonl"))
             if r["kind"] == "train"
         }
 
@@ -190,9 +190,9 @@ def last_line(said: tuple[str, str]) -> str:
     return said[1].strip().splitlines()[-1]
 
 
-def saved(basedir: Path) -> int:
+def saved(run_dir: Path) -> int:
     """Step of the newest good checkpoint."""
-    found = Checkpoints(str(basedir / "checkpoints")).newest()
+    found = Checkpoints(str(run_dir / "checkpoints")).newest()
     assert found is not None
     return found.step
 
@@ -208,12 +208,12 @@ def one(
     corpus: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, Any]]:
     """The records of a run on one device, never interrupted."""
-    basedir = tmp_path_factory.mktemp("one") / "run"
+    run_dir = tmp_path_factory.mktemp("one") / "run"
     ((out, _),) = Job(
-        corpus, basedir, "--steps", str(WHOLE), "--save_steps", str(WHOLE), *PLAIN
+        corpus, run_dir, "--steps", str(WHOLE), "--save_steps", str(WHOLE), *PLAIN
     ).end(0)
     assert f"after 5 of {WHOLE} steps of warm-up" in out and "input wait" in out
-    records = read_metrics(str(basedir / "metrics.jsonl"))
+    records = read_metrics(str(run_dir / "metrics.jsonl"))
     norms = [r["grad_norm"] for r in records if r["kind"] == "train"]
     assert len(norms) == WHOLE and min(norms) > 0.05, "the clip must bite at every step"
     return records
@@ -241,18 +241,18 @@ def assert_same(records: list[dict[str, Any]], one: list[dict[str, Any]], last: 
 def test_one_run_on_ever_other_machines(
     corpus: tuple[Path, Path], one: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    basedir = tmp_path / "run"
-    metrics = str(basedir / "metrics.jsonl")
+    run_dir = tmp_path / "run"
+    metrics = str(run_dir / "metrics.jsonl")
 
     # Two workers, compiled by XLA; only the chief writes.
-    said = Job(corpus, basedir, "--steps", "24", "--save_steps", "8", workers=2).end(0)
+    said = Job(corpus, run_dir, "--steps", "24", "--save_steps", "8", workers=2).end(0)
     assert "0 of 2, 2 replicas in all: TF_CONFIG names several workers" in said[0][0]
     assert all("24 steps made, 24 in all" in out and "input wait" in out for out, _ in said)
     assert "WROTE 0" in said[1][0] and "WROTE 0" not in said[0][0]
     assert_same(read_metrics(metrics), one, 24)
 
     # Four workers until one of them is told to stop: all save at the same step.
-    job = Job(corpus, basedir, *FOREVER, "--save_steps", "1000", *PLAIN, workers=4)
+    job = Job(corpus, run_dir, *FOREVER, "--save_steps", "1000", *PLAIN, workers=4)
     job.until(lambda: max(job.train()) >= 30)
     asked = time.monotonic()
     job.processes[2].send_signal(signal.SIGTERM)
@@ -260,23 +260,23 @@ def test_one_run_on_ever_other_machines(
     assert time.monotonic() - asked < 25 + 15, (
         "not within --grace_seconds and the end of the processes"
     )
-    step = saved(basedir)
+    step = saved(run_dir)
     assert 30 <= step < WHOLE - 60
     for host, each in enumerate(said):
         assert "continuing at step 24" in each[0]
         why = "SIGTERM" if host == 2 else f"worker 1 (localhost:{job.ports[2]}): SIGTERM"
         assert (
-            f"stopped by {why} at step {step}; saved in {basedir}/checkpoints/step-{step:08d}"
+            f"stopped by {why} at step {step}; saved in {run_dir}/checkpoints/step-{step:08d}"
             in last_line(each)
         )
     assert_same(read_metrics(metrics), one, step)
 
     # One process goes on from there.
-    Job(corpus, basedir, "--steps", str(step + 10), "--save_steps", "1000", *PLAIN).end(0)
+    Job(corpus, run_dir, "--steps", str(step + 10), "--save_steps", "1000", *PLAIN).end(0)
     assert_same(read_metrics(metrics), one, step + 10)
 
     # Two workers, of which one is killed.
-    job = Job(corpus, basedir, *FOREVER, "--save_steps", "5", *PLAIN, workers=2)
+    job = Job(corpus, run_dir, *FOREVER, "--save_steps", "5", *PLAIN, workers=2)
     job.until(lambda: max(job.train()) >= step + 18)
     killed = time.monotonic()
     job.processes[1].kill()
@@ -285,12 +285,12 @@ def test_one_run_on_ever_other_machines(
     assert last_line(said[0]).startswith(
         f"error: worker 0 (localhost:{job.ports[1]}) died"
     ) and "start the job again" in last_line(said[0])
-    kept = saved(basedir)
+    kept = saved(run_dir)
     assert step + 9 <= kept
 
     # Two workers, of which the chief is killed; as many steps per call as their clocks say, in which they differ, and agree.
     rare = ["--save_steps", "1000000", "--eval_steps", "1000000", "--steps_per_call", "1000000"]
-    job = Job(corpus, basedir, *FOREVER, *rare, *PLAIN, workers=2)
+    job = Job(corpus, run_dir, *FOREVER, *rare, *PLAIN, workers=2)
 
     def long_calls() -> int:
         ends = [kept, *(step for step in job.train() if step > kept)]
@@ -302,11 +302,11 @@ def test_one_run_on_ever_other_machines(
     said = job.end(-signal.SIGKILL, 138)
     assert time.monotonic() - killed < 45
     assert last_line(said[1]).startswith(f"error: chief (localhost:{job.ports[0]}) died")
-    assert saved(basedir) == kept
+    assert saved(run_dir) == kept
 
     # Four mirrored devices of one process.
     flags = ["--steps", str(kept + 10), "--distribute", "mirror", "--logical_cpus", "4"]
-    ((out, _),) = Job(corpus, basedir, *flags, *PLAIN).end(0)
+    ((out, _),) = Job(corpus, run_dir, *flags, *PLAIN).end(0)
     assert "CPU:0, CPU:1, CPU:2, CPU:3" in out and f"continuing at step {kept}" in out
     assert_same(read_metrics(metrics), one, kept + 10)
 
@@ -341,12 +341,12 @@ def test_a_save_that_is_too_slow_and_a_notice_of_google_cloud(
     tmp_path: Path,
     google_cloud: tuple[str, dict[str, str]],
 ) -> None:
-    basedir = tmp_path / "run"
-    job = Job(corpus, basedir, *FOREVER, "--save_steps", "10", "--grace_seconds", "3", *PLAIN)
-    job.until(lambda: (basedir / "checkpoints" / "checkpoint").exists())
+    run_dir = tmp_path / "run"
+    job = Job(corpus, run_dir, *FOREVER, "--save_steps", "10", "--grace_seconds", "3", *PLAIN)
+    job.until(lambda: (run_dir / "checkpoints" / "checkpoint").exists())
     # A disk that takes nothing any more: a pipe that nobody reads, in the place of the file that commits; laid while the process stands
     # still, and has not just made that file itself.
-    pipe, laid = basedir / "checkpoints" / "checkpoint.part", False
+    pipe, laid = run_dir / "checkpoints" / "checkpoint.part", False
     while not laid:
         with job.standing_still(0):
             if not pipe.exists():
@@ -354,7 +354,7 @@ def test_a_save_that_is_too_slow_and_a_notice_of_google_cloud(
                 laid = True
         time.sleep(0.01)
     # Something is unsaved when the notice comes.
-    job.until(lambda: max(job.train()) > saved(basedir))
+    job.until(lambda: max(job.train()) > saved(run_dir))
     told = time.monotonic()
     job.processes[0].send_signal(signal.SIGTERM)
     ((_, errors),) = job.end(1)
@@ -365,14 +365,14 @@ def test_a_save_that_is_too_slow_and_a_notice_of_google_cloud(
         and "could not be saved in that time" in last
     )
     pipe.unlink()
-    kept = saved(basedir)
+    kept = saved(run_dir)
     assert kept % 10 == 0 and f"step-{kept:08d}" in last
 
     # The same command goes on from the last good checkpoint, until Google Cloud announces its maintenance.
     address, says = google_cloud
     job = Job(
         corpus,
-        basedir,
+        run_dir,
         *FOREVER,
         "--save_steps",
         "1000",
@@ -382,15 +382,15 @@ def test_a_save_that_is_too_slow_and_a_notice_of_google_cloud(
     job.until(lambda: max(job.train()) >= kept + 5)
     says["maintenance-event"] = "TERMINATE_ON_HOST_MAINTENANCE"
     ((out, errors),) = job.end(143)
-    step = saved(basedir)
+    step = saved(run_dir)
     assert f"continuing at step {kept}" in out
     notice = "Google Cloud's notice maintenance-event = TERMINATE_ON_HOST_MAINTENANCE"
     assert f"stopped by {notice} at step {step}; saved in" in errors.strip().splitlines()[-1]
-    found = Checkpoints(str(basedir / "checkpoints")).at(step)
+    found = Checkpoints(str(run_dir / "checkpoints")).at(step)
     assert found.state["stopped_by"] == notice
     upto = min(step, WHOLE)
     assert_same(
-        [r for r in read_metrics(str(basedir / "metrics.jsonl")) if r["step"] <= upto], one, upto
+        [r for r in read_metrics(str(run_dir / "metrics.jsonl")) if r["step"] <= upto], one, upto
     )
 
 
@@ -423,9 +423,9 @@ def test_a_worker_that_dies_before_the_first_step_is_named(
 def test_two_processes_do_not_train_in_one_directory(
     corpus: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    basedir = tmp_path / "run"
-    basedir.mkdir()
-    with locked(str(basedir)):
-        ((_, errors),) = Job(corpus, basedir, "--steps", "5").end(2)
-    assert f"{basedir}: process {os.getpid()} on {socket.gethostname()} trains here now" in errors
-    assert [p.name for p in basedir.iterdir()] == ["lock"]
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    with locked(str(run_dir)):
+        ((_, errors),) = Job(corpus, run_dir, "--steps", "5").end(2)
+    assert f"{run_dir}: process {os.getpid()} on {socket.gethostname()} trains here now" in errors
+    assert [p.name for p in run_dir.iterdir()] == ["lock"]

@@ -60,7 +60,7 @@ def trained(tmp_path_factory):
             "250",
             "--vocab_size",
             "1000",
-            "--nctx",
+            "--seq_length",
             "32",
         ]
     )

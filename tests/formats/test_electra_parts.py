@@ -32,15 +32,15 @@ CONFIG = ModelConfig(
         "d_ff": 64,
         "num_heads": 4,
         "num_layers": 2,
-        "dsz": 16,
+        "embedding_size": 16,
         "rpr_k": [0],
         "embed_type": "learned-positional",
-        "mxlen": 20,
+        "max_positions": 20,
     },
     **{
         "embeddings_reduction": "sum-layer-norm",
         "transformer_type": "post-layer-norm",
-        "token_type_vsz": 2,
+        "type_vocab_size": 2,
         "activation": "gelu-exact",
     },
     **{"mlm_head": "bert", "output_bias": True, "dropout": 0.0},
@@ -77,15 +77,15 @@ def electra(config=CONFIG, fraction=0.75):
     "change",
     [
         {},
-        {"dsz": None},
-        {"dsz": None, "embeddings_reduction": "concat"},
+        {"embedding_size": None},
+        {"embedding_size": None, "embeddings_reduction": "concat"},
         {"tie_weights": False, "mlm_head": "none"},
     ],
 )
 def test_each_part_computes_what_it_did_inside(change):
     saved = electra(
         replace(CONFIG, **change),
-        fraction=1.0 if change == {"dsz": None} else 0.5 if not change else 0.75,
+        fraction=1.0 if change == {"embedding_size": None} else 0.5 if not change else 0.75,
     )
     whole = saved.model()
     discriminator, generator = (part_of(saved, part) for part in PARTS)

@@ -100,7 +100,7 @@ TEXTS = ["5 6 7", "8", "9 10 11 4 3 4"]
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"embed_type": "learned-positional", "mxlen": 20, "ra_type": "t5"}],
+    [{}, {"embed_type": "learned-positional", "max_positions": 20, "ra_type": "t5"}],
     ids=["shaw", "t5"],
 )
 def test_the_greedy_target_is_the_argmax_of_the_full_pass(options):

@@ -19,7 +19,7 @@ FLAGS = [
     *SIZES,
     "--distribute",
     "none",
-    "--tb",
+    "--tensorboard",
     "false",
     "--xla",
     "false",
@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         data[0],
         "--valid_dir",
         data[1],
-        "--basedir",
+        "--run_dir",
         str(base / "run"),
         *FLAGS,
         "--init_temp",
@@ -181,12 +181,12 @@ def test_pairs_and_plain_text_are_not_taken_for_each_other(
 ) -> None:
     plain = str(toy_dataset(tmp_path / "plain"))
     with pytest.raises(UsageError, match="no pairs"):
-        train.main(["--train_dir", plain, "--basedir", str(tmp_path / "a"), *FLAGS, "--steps", "1"])
+        train.main(["--train_dir", plain, "--run_dir", str(tmp_path / "a"), *FLAGS, "--steps", "1"])
     for objective in ("mlm", "clm"):
         flags = [
             "--train_dir",
             trained[1],
-            "--basedir",
+            "--run_dir",
             str(tmp_path / objective),
             *FLAGS,
             "--steps",
@@ -208,7 +208,7 @@ def test_it_begins_with_the_encoder_of_another_objective(
             [
                 "--train_dir",
                 plain,
-                "--basedir",
+                "--run_dir",
                 str(tmp_path / "mlm"),
                 *FLAGS,
                 "--objective",
@@ -222,7 +222,7 @@ def test_it_begins_with_the_encoder_of_another_objective(
     begin = [
         "--train_dir",
         data,
-        "--basedir",
+        "--run_dir",
         str(tmp_path / "dual"),
         "--init_from",
         str(tmp_path / "mlm"),
@@ -238,7 +238,7 @@ def test_it_begins_with_the_encoder_of_another_objective(
     for path, value in theirs.items():
         if path.startswith(("encoder/", "embeddings/")):
             np.testing.assert_allclose(ours[path], value, atol=1e-9)
-    begin[begin.index("--basedir") + 1], begin[begin.index("--init_from") + 1] = (
+    begin[begin.index("--run_dir") + 1], begin[begin.index("--init_from") + 1] = (
         str(tmp_path / "again"),
         str(run),
     )

@@ -15,9 +15,9 @@ BERT_BASE = ModelConfig(d_model=768, d_ff=3072, num_heads=12, num_layers=12, rpr
     [(32, 128, 20, 2.273e12), (128, 128, 20, 9.055e12), (32, 512, 76, 9.796e12)],
 )
 def test_bert_base_against_the_compilers_own_count(
-    batch: int, nctx: int, predictions: int, compiler: float
+    batch: int, seq_length: int, predictions: int, compiler: float
 ) -> None:
-    ours = batch * flops_per_example(BERT_BASE, nctx, predictions, 30522)
+    ours = batch * flops_per_example(BERT_BASE, seq_length, predictions, 30522)
     assert 0.93 < ours / compiler < 1.0, "what is not counted is a few percent"
 
 
@@ -64,7 +64,7 @@ def test_variants_by_hand() -> None:
 
     assert more(activation="swiglu") == 5 * 4 * 8
     assert more(ra_type="alibi", rpr_k=[3]) == more(ra_type="convert", rpr_k=[3]) == 0
-    assert more(dsz=3) == 5 * 3 * 4 + 2 * (3 * 10 + 4 * 3) - 2 * 4 * 10
+    assert more(embedding_size=3) == 5 * 3 * 4 + 2 * (3 * 10 + 4 * 3) - 2 * 4 * 10
     # One head, queries and keys 3 wide, values 4: 2 (3 - 4) columns less in the projections and no w_O; scores are 3 wide.
     assert more(num_heads=1, d_k=3, single_head=True) == 5 * (4 * -2 - 16) - 5 * 5
     assert more(mlp=True) == 5 * (4 * 8 + 5 * 4 + 4 * 4) - 5 * (4 * 16 + 2 * 5 * 4 + 2 * 4 * 8)

@@ -85,9 +85,13 @@ EMBEDDINGS = {
     "sines": {"embed_type": "positional"},
     "sines-t2t": {"embed_type": "positional-t2t"},
     "modular": {"embed_type": "modular"},
-    "types": {"token_type_vsz": 2},
-    "types-concat": {"token_type_vsz": 2, "embeddings_reduction": "concat"},
-    "factorised": {"dsz": 6, "embeddings_reduction": "sum-layer-norm", "token_type_vsz": 2},
+    "types": {"type_vocab_size": 2},
+    "types-concat": {"type_vocab_size": 2, "embeddings_reduction": "concat"},
+    "factorised": {
+        "embedding_size": 6,
+        "embeddings_reduction": "sum-layer-norm",
+        "type_vocab_size": 2,
+    },
     "rms": {"embeddings_reduction": "sum-layer-norm", "norm_type": "rms-norm"},
 }
 
@@ -97,8 +101,8 @@ def test_embeddings(name):
     config = small(embeddings_dropout=0.1, **EMBEDDINGS[name])
 
     def call(layer, x, tt, **others):
-        assert ("tt" in layer.features) == bool(config.token_type_vsz)
-        return layer({"x": x, "tt": tt} if config.token_type_vsz else {"x": x}, **others)
+        assert ("tt" in layer.features) == bool(config.type_vocab_size)
+        return layer({"x": x, "tt": tt} if config.type_vocab_size else {"x": x}, **others)
 
     x = tokens()
     (y,) = check(lambda policy: make_embeddings(config, 20, 8, dtype=policy), (x, x % 2), call=call)
@@ -140,12 +144,17 @@ def test_plain_reductions_are_their_formulas():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"mlm_head": "bert", "output_bias": True}, {"dsz": 6}, {"dsz": 6, "mlm_head": "bert"}],
+    [
+        {},
+        {"mlm_head": "bert", "output_bias": True},
+        {"embedding_size": 6},
+        {"embedding_size": 6, "mlm_head": "bert"},
+    ],
 )
 def test_tied_heads(options):
     config = small(**options)
     table = tf.constant(
-        np.random.default_rng(3).standard_normal((128, config.dsz or 16)), tf.float32
+        np.random.default_rng(3).standard_normal((128, config.embedding_size or 16)), tf.float32
     )
     if not options:  # nothing of its own: the table is the whole head
         logits = Head(config, 20)(hidden(), table)

@@ -43,7 +43,7 @@ POSITIONS = {
     "single-head": {"num_heads": 1, "single_head": True, "d_k": 4, "rpr_k": [2]},
     "segments": {"ra_type": "alibi", "segment_mask": True},
     "factorised": {
-        "dsz": 6,
+        "embedding_size": 6,
         "embed_type": "learned-positional",
         "embeddings_reduction": "sum-layer-norm",
     },
@@ -211,8 +211,8 @@ EVERYTHING = [
             "activation": "geglu",
             "mlm_head": "bert",
             "output_bias": True,
-            "dsz": 6,
-            "token_type_vsz": 2,
+            "embedding_size": 6,
+            "type_vocab_size": 2,
         },
     ),
     (
@@ -226,12 +226,12 @@ EVERYTHING = [
             "d_k": 4,
         },
     ),
-    ("mlm", {"embed_type": "learned-positional-w-bias", "dsz": 6}),
+    ("mlm", {"embed_type": "learned-positional-w-bias", "embedding_size": 6}),
     (
         "clm",
         {
             "embed_type": "learned-positional-w-bias",
-            "token_type_vsz": 2,
+            "type_vocab_size": 2,
             "tie_weights": False,
             "embeddings_reduction": "concat",
         },
@@ -239,7 +239,7 @@ EVERYTHING = [
     ("seq2seq", {"ra_type": "t5", "num_decoder_layers": 1}),
     ("dual", {"stacking_layers": [32, 32], "d_out": 8, "reduction_d_k": 4}),
     ("dual", {"reduction_type": "mean", "d_out": 16}),
-    ("discriminator", {"mlm_head": "bert", "dsz": 6}),
+    ("discriminator", {"mlm_head": "bert", "embedding_size": 6}),
     ("embed", {"ra_type": "rotary"}),
 ]
 

@@ -72,15 +72,15 @@ class Trained:
         """The run's losses, step by step."""
         return [r["loss"] for r in self.records if r["kind"] == kind]
 
-    def flags(self, basedir: Path, *more: str) -> list[str]:
+    def flags(self, run_dir: Path, *more: str) -> list[str]:
         """The command line of this run in another directory."""
         given = [
             "--train_dir",
             self.train,
             "--valid_dir",
             self.valid,
-            "--basedir",
-            basedir,
+            "--run_dir",
+            run_dir,
             "--objective",
             self.case.objective,
         ]
@@ -92,7 +92,7 @@ class Trained:
             1,
             "--lr",
             1e-2,
-            "--tb",
+            "--tensorboard",
             "false",
             "--distribute",
             "none",
@@ -109,9 +109,9 @@ class Trained:
         ]
         return [str(flag) for flag in (*given, *sizes, *steps, *self.case.flags, *more)]
 
-    def options(self, basedir: Path, *more: str) -> Options:
+    def options(self, run_dir: Path, *more: str) -> Options:
         """The same, as options."""
-        return Options(*cli.parse("contract", "", train.CLASSES, self.flags(basedir, *more)))
+        return Options(*cli.parse("contract", "", train.CLASSES, self.flags(run_dir, *more)))
 
 
 def device(xla: bool) -> Devices:
@@ -139,9 +139,9 @@ def check_static(trained: Trained, base: Path) -> None:
     assert faults(trace(step, batches.element_spec)[2]) == []
 
 
-def _step(trained: Trained, basedir: Path, *more: str) -> tuple[TrainStep, tf.data.Dataset]:
+def _step(trained: Trained, run_dir: Path, *more: str) -> tuple[TrainStep, tf.data.Dataset]:
     """The run's step, and its batches."""
-    run = Trainer(trained.options(basedir, *more), device(xla=False))
+    run = Trainer(trained.options(run_dir, *more), device(xla=False))
     return run.step, run.stream.batches(0)
 
 

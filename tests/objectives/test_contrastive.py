@@ -214,7 +214,7 @@ def small_spec(**given: Any) -> ModelSpec:
         "d_out": 8,
         **given,
     }
-    return ModelSpec(ModelConfig(**sizes), 40, 8, kind="dual", nctx_y=6)
+    return ModelSpec(ModelConfig(**sizes), 40, 8, kind="dual", seq_length_y=6)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_padding_does_not_change_a_text_under_any_reduction_but_meads(reduction:
 def test_records_without_pairs_are_refused() -> None:
     with pytest.raises(UsageError, match="--pairs"):
         DualEncoding.adapt(small_spec(), ObjectiveOptions(), {"x": 8})
-    assert DualEncoding.adapt(small_spec(), ObjectiveOptions(), {"x": 8, "y": 5}).nctx_y == 5
+    assert DualEncoding.adapt(small_spec(), ObjectiveOptions(), {"x": 8, "y": 5}).seq_length_y == 5
 
 
 def test_a_scale_that_rises_over_no_example_is_refused() -> None:
@@ -263,9 +263,11 @@ def test_a_scale_that_rises_over_no_example_is_refused() -> None:
 
 
 def test_gated_blocks_take_texts_of_one_length() -> None:
-    with pytest.raises(UsageError, match="--mlp: .* of 8 and 6 tokens; preprocess with --nctx_y 8"):
+    with pytest.raises(
+        UsageError, match="--mlp: .* of 8 and 6 tokens; preprocess with --seq_length_y 8"
+    ):
         build_model(small_spec(mlp=True))
-    build_model(replace(small_spec(mlp=True), nctx_y=8))
+    build_model(replace(small_spec(mlp=True), seq_length_y=8))
 
 
 def test_the_model_begins_with_the_temperature_that_is_asked_for() -> None:

@@ -18,23 +18,23 @@ from tpu_tlm.objectives.spans import infilling_counts, infilling_spans, t5_count
 VOCAB, PREFIX, SUFFIX, MASK, EOL = 60, 1, 2, 5, 3
 
 
-def make(mode, nctx=40, **options):
+def make(mode, seq_length=40, **options):
     frame = {name: options.pop(name) for name in ("prefix_id", "suffix_id") if name in options}
-    spec = ModelSpec(ModelConfig(), VOCAB, nctx, kind="seq2seq", **frame)
+    spec = ModelSpec(ModelConfig(), VOCAB, seq_length, kind="seq2seq", **frame)
     config = resolved(DenoisingConfig(denoise=mode, **options), spec)
     return Denoiser.of(replace(spec, vocab_size=VOCAB + config.sentinels, denoising=config), MASK)
 
 
-def texts(denoiser, nctx=40, rows=24, seed=0):
+def texts(denoiser, seq_length=40, rows=24, seed=0):
     """Texts of every length, the last ones full, line ends in them."""
-    x = np.random.default_rng(seed).integers(6, VOCAB, (rows, nctx)).astype(np.int32)
+    x = np.random.default_rng(seed).integers(6, VOCAB, (rows, seq_length)).astype(np.int32)
     x[:, 7::9] = EOL
     contents = []
     for row in range(rows):
-        size = nctx - denoiser.prefix - denoiser.suffix
+        size = seq_length - denoiser.prefix - denoiser.suffix
         content = x[row, : min(size, row * 2)].tolist()
         ids = [PREFIX] * denoiser.prefix + content + [SUFFIX] * denoiser.suffix
-        x[row] = ids + [0] * (nctx - len(ids))
+        x[row] = ids + [0] * (seq_length - len(ids))
         contents.append(content)
     return x, contents
 
@@ -109,7 +109,7 @@ def test_source_and_target_give_the_text_back(frame):
 
 
 def test_lengths_are_those_of_a_full_text():
-    denoiser = make("spans", nctx=568)
+    denoiser = make("spans", seq_length=568)
     # T5 counts an end token in its source too.
     assert (
         denoiser.lengths(568) == (512 - 1, 114)
@@ -121,16 +121,16 @@ def test_lengths_are_those_of_a_full_text():
     assert (example.source > 0).all() and (example.weights == 1).all()
     for row in example.source:
         assert row[row >= VOCAB].tolist() == list(range(VOCAB, VOCAB + 28))
-    infilling = make("infilling", nctx=512)
+    infilling = make("infilling", seq_length=512)
     assert infilling.lengths(512) == (512 - 154 + 51, 513) and infilling.vocab_size == VOCAB + 1
     assert infilling_counts(512, 0.3, 3.0) == (154, 51)
 
 
 @pytest.mark.parametrize("mode", ["spans", "infilling"])
 @pytest.mark.parametrize("nctx", [2, 3, 5])
-def test_tiny_examples(mode, nctx):
-    denoiser = make(mode, nctx=nctx)
-    x = np.tril(np.full((nctx + 1, nctx), 7, np.int32), -1)
+def test_tiny_examples(mode, seq_length):
+    denoiser = make(mode, seq_length=seq_length)
+    x = np.tril(np.full((seq_length + 1, seq_length), 7, np.int32), -1)
     example = run(denoiser, x)
     for row, (source, weights) in enumerate(zip(example.source, example.weights, strict=True)):
         spans = (t5_counts if mode == "spans" else infilling_counts)(
@@ -185,11 +185,11 @@ def test_options_that_do_not_go_together(options, message):
 @pytest.mark.parametrize("frame", FRAMES, ids=["bare", "prefix", "both"])
 @pytest.mark.parametrize("mode", ["spans", "infilling"])
 def test_the_longest_examples_are_damaged_and_longer_ones_refused(mode, frame):
-    denoiser = make(mode, nctx=8191 + (mode == "spans") + len(frame), **frame)
+    denoiser = make(mode, seq_length=8191 + (mode == "spans") + len(frame), **frame)
 
-    def traced(nctx):
+    def traced(seq_length):
         return tf.function(denoiser, autograph=False).get_concrete_function(
-            tf.TensorSpec((1, nctx), tf.int32), Key.of(0, tf.range(1, dtype=tf.int64))
+            tf.TensorSpec((1, seq_length), tf.int32), Key.of(0, tf.range(1, dtype=tf.int64))
         )
 
     traced(denoiser.longest)
@@ -198,6 +198,6 @@ def test_the_longest_examples_are_damaged_and_longer_ones_refused(mode, frame):
 
 
 def test_examples_of_more_spans_than_sentinels_are_refused():
-    denoiser = make("spans", nctx=40)
+    denoiser = make("spans", seq_length=40)
     with pytest.raises(UsageError, match="sentinels for 2"):
         denoiser(tf.ones((2, 400), tf.int32), Key.of(0, tf.range(2, dtype=tf.int64)))

@@ -245,7 +245,7 @@ def test_records_with_masks_are_taken_as_they_are():
 def test_the_size_of_the_generator():
     base = ModelConfig()
     small = generator_of(base, ElectraConfig())
-    assert (small.d_model, small.d_ff, small.num_heads, small.num_layers, small.dsz) == (
+    assert (small.d_model, small.d_ff, small.num_heads, small.num_layers, small.embedding_size) == (
         128,
         512,
         2,
@@ -256,7 +256,7 @@ def test_the_size_of_the_generator():
         base, ElectraConfig(gen_d_model=96, gen_d_ff=100, gen_num_heads=3, gen_num_layers=2)
     )
     assert (given.d_model, given.d_ff, given.num_heads, given.num_layers) == (96, 100, 3, 2)
-    assert generator_of(ModelConfig(dsz=64), ElectraConfig()).dsz == 64
+    assert generator_of(ModelConfig(embedding_size=64), ElectraConfig()).embedding_size == 64
     with pytest.raises(UsageError, match="--gen_fraction 0"):
         generator_of(base, ElectraConfig(gen_fraction=0.0))
     spec = make_spec()

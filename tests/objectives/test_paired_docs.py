@@ -56,7 +56,7 @@ def test_convert_has_the_sizes_of_the_paper() -> None:
     shapes = {
         path: tuple(v.shape)
         for path, v in named_variables(
-            build_model(ModelSpec(config, 31000, 64, kind="dual", nctx_y=64))
+            build_model(ModelSpec(config, 31000, 64, kind="dual", seq_length_y=64))
         ).items()
     }
     assert shapes["embeddings/x/table"][1] == 512 and {

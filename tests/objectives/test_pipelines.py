@@ -21,14 +21,18 @@ BATCH, BATCHES, START = 8, 15, 40
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return open_dataset(
-        str(toy_dataset(tmp_path_factory.mktemp("data") / "train", examples=100, nctx=24, shards=5))
+        str(
+            toy_dataset(
+                tmp_path_factory.mktemp("data") / "train", examples=100, seq_length=24, shards=5
+            )
+        )
     )
 
 
 def masked(dataset, hosts, mode):
     """Positions, corrupted inputs, masked places and labels of BATCHES global batches, put together from the hosts' rows."""
     tokenizer = dataset.load_tokenizer()
-    spec = ModelSpec(ModelConfig(), len(tokenizer.tokens), dataset.nctx, tokenizer.pad_id)
+    spec = ModelSpec(ModelConfig(), len(tokenizer.tokens), dataset.seq_length, tokenizer.pad_id)
     objective = make_objective(
         "mlm", ObjectiveContext(spec, tokenizer, ObjectiveOptions(mlm=MlmConfig(mask_mode=mode)))
     )

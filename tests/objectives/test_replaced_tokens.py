@@ -70,11 +70,11 @@ def test_labels_of_another_length_are_refused():
 
 def test_pairs_of_texts_are_no_labels(tmp_path):
     """Which is seen before a run is begun."""
-    data = str(toy_pairs(tmp_path / "pairs", examples=24, nctx_y=16))
+    data = str(toy_pairs(tmp_path / "pairs", examples=24, seq_length_y=16))
     flags = [
         "--train_dir",
         data,
-        "--basedir",
+        "--run_dir",
         str(tmp_path / "run"),
         "--objective",
         "discriminator",
@@ -113,7 +113,7 @@ def test_meads_records(tmp_path):
     flags = [
         "--train_dir",
         str(tmp_path / "data"),
-        "--basedir",
+        "--run_dir",
         str(tmp_path / "run"),
         "--subword_type",
         "wordpiece",
@@ -127,7 +127,7 @@ def test_meads_records(tmp_path):
         "original",
         *SIZES,
     ]
-    flags += "--steps 60 --save_steps 60 --batch_size 24 --warmup_steps 5 --lr 3e-2 --dropout 0 --xla false --tb false".split()
+    flags += "--steps 60 --save_steps 60 --batch_size 24 --warmup_steps 5 --lr 3e-2 --dropout 0 --xla false --tensorboard false".split()
     assert train.main([*flags, "--distribute", "none"]) == 0
     last = read_metrics(str(tmp_path / "run" / "metrics.jsonl"))[-1]
     assert last["replaced"] == pytest.approx((y == 0).mean(), abs=1e-6)

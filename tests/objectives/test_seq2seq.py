@@ -27,10 +27,10 @@ from tpu_tlm.objectives.seq2seq import SequenceToSequence
 VOCAB, NCTX, NCTX_Y, START, END = 30, 8, 6, 1, 2
 
 
-def adapted(mode="none", nctx=NCTX, lengths=None, config=None, **options):
-    spec = ModelSpec(config or small(rpr_k=[2]), VOCAB, nctx, kind="seq2seq")
+def adapted(mode="none", seq_length=NCTX, lengths=None, config=None, **options):
+    spec = ModelSpec(config or small(rpr_k=[2]), VOCAB, seq_length, kind="seq2seq")
     denoising = ObjectiveOptions(denoising=DenoisingConfig(denoise=mode, **options))
-    lengths = lengths or ({"x": nctx, "y": NCTX_Y} if mode == "none" else {"x": nctx})
+    lengths = lengths or ({"x": seq_length, "y": NCTX_Y} if mode == "none" else {"x": seq_length})
     return SequenceToSequence.adapt(spec, denoising, lengths)
 
 
@@ -131,7 +131,7 @@ def test_the_loss_is_that_of_full_passes_without_padding():
 
 
 def test_the_corruption_of_an_evaluation_is_fixed():
-    objective = made(adapted("spans", nctx=32, noise_density=0.4))
+    objective = made(adapted("spans", seq_length=32, noise_density=0.4))
     data = {
         "x": tf.tile(tf.range(6, 38)[None] % 24 + 6, (4, 1)),
         "position": tf.range(4, dtype=tf.int64),
@@ -188,7 +188,7 @@ def test_options_act_in_encoder_and_decoder(name):
 
 def test_every_variable_learns_from_both_kinds_of_targets():
     for mode in ("none", "spans", "infilling"):
-        spec = adapted(mode, nctx=NCTX)
+        spec = adapted(mode, seq_length=NCTX)
         model, objective = fill(build_model(spec)), made(spec)
         x = np.random.default_rng(0).integers(6, VOCAB, (4, NCTX))
         data = batch([[START, 7, 8, END, 0, 0]] * 4, x)
@@ -205,24 +205,24 @@ def test_every_variable_learns_from_both_kinds_of_targets():
 
 def test_the_spec_says_what_the_model_was_trained_on():
     pairs = adapted()
-    assert (pairs.vocab_size, pairs.nctx_y, pairs.sentinels, pairs.y_prefix_id) == (
+    assert (pairs.vocab_size, pairs.seq_length_y, pairs.sentinels, pairs.y_prefix_id) == (
         VOCAB,
         NCTX_Y,
         0,
         None,
     )
-    spans = adapted("spans", nctx=64, noise_density=0.3)
+    spans = adapted("spans", seq_length=64, noise_density=0.3)
     # 64 tokens: 19 taken in 6 spans; 6 sentinels and the one that ends a target.
-    assert (spans.sentinels, spans.vocab_size, spans.nctx_y) == (7, VOCAB + 7, 19 + 6 + 1)
+    assert (spans.sentinels, spans.vocab_size, spans.seq_length_y) == (7, VOCAB + 7, 19 + 6 + 1)
     assert spans.y_prefix_id == spans.y_suffix_id == VOCAB + 6
     assert ModelSpec.from_json(spans.to_json(), "test") == spans
     kept = adapted(sentinels=7)
-    assert kept.vocab_size == spans.vocab_size and kept.nctx_y == NCTX_Y
+    assert kept.vocab_size == spans.vocab_size and kept.seq_length_y == NCTX_Y
     assert made(spans).tokens(spans) == 64 and made(pairs).tokens(pairs) == NCTX + NCTX_Y
     assert made(spans).predictions(64) == 26
     # What is left of 64 tokens is read: 64 - 19 + 6.
-    longer = replace(spans, nctx=51, denoising=None)
-    assert made(spans).flops(spans) == made(replace(longer, nctx_y=26)).flops(longer)
+    longer = replace(spans, seq_length=51, denoising=None)
+    assert made(spans).flops(spans) == made(replace(longer, seq_length_y=26)).flops(longer)
     assert objective_of_kind("seq2seq") == "seq2seq"
 
 

@@ -47,7 +47,7 @@ def test_it_beats_a_trigram_model(tmp_path, capsys):
         "--vocab",
         str(tmp_path / "vocab" / "vocab"),
     ]
-    data = ["--nctx", "128", "--valid_fraction", "0.05", "--output", str(tmp_path / "data")]
+    data = ["--seq_length", "128", "--valid_fraction", "0.05", "--output", str(tmp_path / "data")]
     preprocess.main([*text, *bpe, *files, *data])
     run, held_out = str(tmp_path / "run"), str(tmp_path / "data" / "valid")
     sizes = [
@@ -77,7 +77,7 @@ def test_it_beats_a_trigram_model(tmp_path, capsys):
     where = [
         "--train_dir",
         str(tmp_path / "data" / "train"),
-        "--basedir",
+        "--run_dir",
         run,
         "--distribute",
         "none",

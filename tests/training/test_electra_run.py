@@ -20,9 +20,9 @@ from tpu_tlm.objectives.electra import generator_of
 from tpu_tlm.training.metrics import read_metrics
 from tpu_tlm.training.warm_start import check_start, start_values, without_foreign_head
 
-BERT = "--embed_type learned-positional --embeddings_reduction sum-layer-norm --transformer_type post-layer-norm --rpr_k 0 --token_type_vsz 2"
+BERT = "--embed_type learned-positional --embeddings_reduction sum-layer-norm --transformer_type post-layer-norm --rpr_k 0 --type_vocab_size 2"
 SIZES = "--d_model 32 --d_ff 64 --num_heads 2 --num_layers 1 --mlm_head bert --output_bias --activation gelu-exact --gen_fraction 0.5"
-STEPS = "--steps 6 --save_steps 6 --batch_size 8 --warmup_steps 2 --lr 1e-2 --xla false --tb false --distribute none"
+STEPS = "--steps 6 --save_steps 6 --batch_size 8 --warmup_steps 2 --lr 1e-2 --xla false --tensorboard false --distribute none"
 
 WEIGHT = 20.0
 
@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
         data[0],
         "--valid_dir",
         data[1],
-        "--basedir",
+        "--run_dir",
         str(base / "run"),
         *f"{BERT} {SIZES} {STEPS}".split(),
     ]
@@ -197,7 +197,7 @@ def test_labels_are_needed_and_learned_from(trained, tmp_path):
     with pytest.raises(
         UsageError, match="needs records whose y has 0 or 1 for every token of x; these have no y"
     ):
-        train.main([*flags, "--basedir", str(tmp_path / "none"), "--objective", "discriminator"])
+        train.main([*flags, "--run_dir", str(tmp_path / "none"), "--objective", "discriminator"])
     data = toy_labels(tmp_path / "train", examples=32, shards=1)
     given = [
         *flags,
@@ -205,7 +205,7 @@ def test_labels_are_needed_and_learned_from(trained, tmp_path):
         str(data),
         "--valid_dir",
         "none",
-        "--basedir",
+        "--run_dir",
         str(tmp_path / "run"),
         "--objective",
         "discriminator",

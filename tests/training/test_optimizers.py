@@ -205,7 +205,7 @@ def test_a_norm_that_is_not_finite_is_seen_by_the_caller(bad: float) -> None:
 
 def test_the_options_make_the_optimizer() -> None:
     made = optimizers.make_optimizer(
-        OptimConfig(optim="adamw", beta1=0.8, beta2=0.9, eps=1e-4, weight_decay=0.3)
+        OptimConfig(optimizer="adamw", beta1=0.8, beta2=0.9, eps=1e-4, weight_decay=0.3)
     )
     assert isinstance(made, optimizers.Adam) and (
         made.beta1,
@@ -213,10 +213,10 @@ def test_the_options_make_the_optimizer() -> None:
         made.eps,
         made.weight_decay,
     ) == (0.8, 0.9, 1e-4, 0.3)
-    assert optimizers.make_optimizer(OptimConfig(optim="adam")).weight_decay == 0.0
+    assert optimizers.make_optimizer(OptimConfig(optimizer="adam")).weight_decay == 0.0
     kinds = {"lamb": optimizers.Lamb, "adafactor": optimizers.Adafactor, "sgd": optimizers.Sgd}
     for name, kind in kinds.items():
-        made = optimizers.make_optimizer(OptimConfig(optim=name, weight_decay=0.3))
+        made = optimizers.make_optimizer(OptimConfig(optimizer=name, weight_decay=0.3))
         assert isinstance(made, kind) and made.weight_decay == 0.3
     for bad in (
         OptimConfig(beta1=1.0),

@@ -68,5 +68,5 @@ def test_the_page(tmp_path, monkeypatch, capsys):
     without = [a for a in arguments if a not in ("--sentinels", "3")]
     with pytest.raises(UsageError, match="give --sentinels 3"):
         importlib.import_module(name).main(
-            [*without, "--basedir", "refused", "--distribute", "none"]
+            [*without, "--run_dir", "refused", "--distribute", "none"]
         )

@@ -25,7 +25,7 @@ def spec(objective, corpora, *flags):
     given = [
         "--train_dir",
         "x",
-        "--basedir",
+        "--run_dir",
         "y",
         "--objective",
         objective,
@@ -39,17 +39,19 @@ def spec(objective, corpora, *flags):
 @pytest.mark.parametrize("objective", list(LENGTHS))
 def test_fewer_positions_than_tokens_are_refused(objective):
     corpora = stand_in(30, LENGTHS[objective])
-    with pytest.raises(UsageError, match="--mxlen 10: texts of 16 tokens need as many positions"):
-        spec(objective, corpora, "--mxlen", "10")
-    assert spec(objective, corpora, "--mxlen", "16").config.mxlen == 16
-    assert spec(objective, corpora).config.mxlen is None
+    with pytest.raises(
+        UsageError, match="--max_positions 10: texts of 16 tokens need as many positions"
+    ):
+        spec(objective, corpora, "--max_positions", "10")
+    assert spec(objective, corpora, "--max_positions", "16").config.max_positions == 16
+    assert spec(objective, corpora).config.max_positions is None
 
 
 def test_a_target_may_be_longer_than_its_text():
     corpora = stand_in(30, {"x": 8})
     bare = replace(corpora, train=replace(corpora.train, metadata={}))
-    with pytest.raises(UsageError, match="--mxlen 8: texts of 9 tokens"):
-        spec("seq2seq", bare, "--denoise", "infilling", "--mxlen", "8")
+    with pytest.raises(UsageError, match="--max_positions 8: texts of 9 tokens"):
+        spec("seq2seq", bare, "--denoise", "infilling", "--max_positions", "8")
 
 
 def test_a_batch_whose_examples_are_compared_leaves_some_to_compare_with():
@@ -57,7 +59,7 @@ def test_a_batch_whose_examples_are_compared_leaves_some_to_compare_with():
         given = [
             "--train_dir",
             "x",
-            "--basedir",
+            "--run_dir",
             "y",
             "--objective",
             objective,

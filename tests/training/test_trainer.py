@@ -19,7 +19,7 @@ from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.formats.mead.arrays import read_npz
 from tpu_tlm.training.metrics import read_metrics
 
-EXPORT = ["--keep", "2", "--keep_every", "10", "--steps_per_call", "7", "--npz", "true"]
+EXPORT = ["--keep", "2", "--keep_every", "10", "--steps_per_call", "7", "--export_npz", "true"]
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,9 @@ def corpus(tmp_path_factory):
     return toy_dataset(base / "train"), toy_dataset(base / "valid", examples=21, shards=1, seed=1)
 
 
-def command(corpus, basedir, *flags):
+def command(corpus, run_dir, *flags):
     train, valid = corpus
-    given = ["--train_dir", train, "--valid_dir", valid, "--basedir", basedir, *SIZES]
+    given = ["--train_dir", train, "--valid_dir", valid, "--run_dir", run_dir, *SIZES]
     given += [
         "--batch_size",
         "8",
@@ -51,8 +51,8 @@ def run(*args, check=0):
     return done
 
 
-def arrays(basedir):
-    found = Checkpoints(str(basedir / "checkpoints")).newest()
+def arrays(run_dir):
+    found = Checkpoints(str(run_dir / "checkpoints")).newest()
     return found.step, found.load()
 
 
@@ -66,43 +66,43 @@ def assert_same(a, b):
 @pytest.fixture(scope="module")
 def whole(corpus, tmp_path_factory):
     """A run of 30 steps, never interrupted."""
-    basedir = tmp_path_factory.mktemp("whole") / "run"
-    done = run(corpus, basedir, "--steps", "30", "--save_steps", "5", "--eval_steps", "10", *EXPORT)
-    return basedir, done
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    done = run(corpus, run_dir, "--steps", "30", "--save_steps", "5", "--eval_steps", "10", *EXPORT)
+    return run_dir, done
 
 
 def test_a_run_leaves_what_it_promises(whole):
-    basedir, done = whole
+    run_dir, done = whole
     assert "random values" in done.stdout and "30 steps made, 30 in all" in done.stdout
-    assert Checkpoints(str(basedir / "checkpoints")).steps() == [10, 20, 25, 30]
-    records = read_metrics(str(basedir / "metrics.jsonl"))
+    assert Checkpoints(str(run_dir / "checkpoints")).steps() == [10, 20, 25, 30]
+    records = read_metrics(str(run_dir / "metrics.jsonl"))
     valid = [r for r in records if r["kind"] == "valid"]
     assert [r["step"] for r in valid] == [10, 20, 30]
     assert valid[-1]["loss"] < valid[0]["loss"] < math.log(45) + 0.5
     assert valid[-1]["perplexity"] == pytest.approx(math.exp(valid[-1]["loss"]))
     assert [r for r in records if r["kind"] == "train"][-1]["lr"] == 0.0
-    assert {p.name for p in (basedir / "npz").iterdir()} == {
+    assert {p.name for p in (run_dir / "npz").iterdir()} == {
         f"checkpoint-step-{s}.npz" for s in (10, 20, 25, 30)
     }
     assert (
-        list((basedir / "tb" / "valid").iterdir())
-        and (basedir / "tokenizer" / "vocab.txt").exists()
+        list((run_dir / "tb" / "valid").iterdir())
+        and (run_dir / "tokenizer" / "vocab.txt").exists()
     )
 
 
 def test_the_same_command_again_has_nothing_to_do(corpus, whole):
-    basedir, _ = whole
-    before = arrays(basedir)
-    done = run(corpus, basedir, "--steps", "30", "--save_steps", "5", "--eval_steps", "10", *EXPORT)
+    run_dir, _ = whole
+    before = arrays(run_dir)
+    done = run(corpus, run_dir, "--steps", "30", "--save_steps", "5", "--eval_steps", "10", *EXPORT)
     assert "nothing to do: step 30 of 30" in done.stdout and "0 steps made" in done.stdout
-    assert_same(arrays(basedir), before)
+    assert_same(arrays(run_dir), before)
 
 
 def test_convert_equals_the_export_of_the_run(whole, tmp_path):
-    basedir, _ = whole
+    run_dir, _ = whole
     out = tmp_path / "model.npz"
     done = subprocess.run(
-        [sys.executable, "-m", "tpu_tlm.convert", str(basedir), str(out)],
+        [sys.executable, "-m", "tpu_tlm.convert", str(run_dir), str(out)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -110,7 +110,7 @@ def test_convert_equals_the_export_of_the_run(whole, tmp_path):
     assert done.returncode == 0, done.stderr
     ours, saved = (
         read_npz(out.read_bytes(), "out"),
-        read_npz((basedir / "npz" / "checkpoint-step-30.npz").read_bytes(), "npz"),
+        read_npz((run_dir / "npz" / "checkpoint-step-30.npz").read_bytes(), "npz"),
     )
     assert set(ours) - {"tpu_tlm/origin"} == set(saved)
     for key in saved:
@@ -118,11 +118,11 @@ def test_convert_equals_the_export_of_the_run(whole, tmp_path):
 
 
 def test_evaluate_agrees_with_the_run_whatever_the_batch(corpus, whole):
-    basedir, _ = whole
-    last = [r for r in read_metrics(str(basedir / "metrics.jsonl")) if r["kind"] == "valid"][-1]
+    run_dir, _ = whole
+    last = [r for r in read_metrics(str(run_dir / "metrics.jsonl")) if r["kind"] == "valid"][-1]
     flags = [
         "--model",
-        str(basedir),
+        str(run_dir),
         "--data",
         str(corpus[1]),
         "--batch_size",
@@ -140,8 +140,8 @@ def test_evaluate_agrees_with_the_run_whatever_the_batch(corpus, whole):
 
 
 def test_fill_mask_gives_probabilities(whole):
-    basedir, _ = whole
-    flags = ["--model", str(basedir), "--text", "w3 w4 [MASK] w6", "--top_k", "3", "--json"]
+    run_dir, _ = whole
+    flags = ["--model", str(run_dir), "--text", "w3 w4 [MASK] w6", "--top_k", "3", "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "tpu_tlm.predict", "fill-mask", *flags],
         cwd=ROOT,
@@ -179,12 +179,12 @@ def test_killed_at_any_moment_and_continued_is_the_same_run(corpus, tmp_path):
         "13",
         "--keep",
         "2",
-        "--optim",
+        "--optimizer",
         "lamb",
     ]
     run(corpus, tmp_path / "whole", *flags)
-    basedir = tmp_path / "killed"
-    saves = basedir / "checkpoints"
+    run_dir = tmp_path / "killed"
+    saves = run_dir / "checkpoints"
     chance, killed, inside = random.Random(0), 0, 0
 
     def directories():
@@ -195,7 +195,7 @@ def test_killed_at_any_moment_and_continued_is_the_same_run(corpus, tmp_path):
             break
         known = directories()
         process = subprocess.Popen(
-            command(corpus, basedir, *flags),
+            command(corpus, run_dir, *flags),
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -210,13 +210,22 @@ def test_killed_at_any_moment_and_continued_is_the_same_run(corpus, tmp_path):
         else:
             break
     assert killed >= 5 and inside >= 1
-    done = run(corpus, basedir, *flags)
+    done = run(corpus, run_dir, *flags)
     assert "continuing at step" in done.stdout
-    assert_same(arrays(basedir), arrays(tmp_path / "whole"))
+    assert_same(arrays(run_dir), arrays(tmp_path / "whole"))
 
 
 def test_a_signal_saves_and_the_command_continues(corpus, tmp_path):
-    flags = ["--steps", "4000", "--save_steps", "1000", "--eval_steps", "1000", "--tb", "false"]
+    flags = [
+        "--steps",
+        "4000",
+        "--save_steps",
+        "1000",
+        "--eval_steps",
+        "1000",
+        "--tensorboard",
+        "false",
+    ]
     process = subprocess.Popen(
         command(corpus, tmp_path / "run", *flags),
         cwd=ROOT,

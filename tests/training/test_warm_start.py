@@ -33,12 +33,12 @@ BERT = ModelConfig(
         "num_layers": 1,
         "rpr_k": [0],
         "embed_type": "learned-positional",
-        "mxlen": 16,
+        "max_positions": 16,
     },
     **{
         "embeddings_reduction": "sum-layer-norm",
         "transformer_type": "post-layer-norm",
-        "token_type_vsz": 2,
+        "type_vocab_size": 2,
     },
     **{"mlm_head": "bert", "output_bias": True, "dropout": 0.0},
 )
@@ -93,8 +93,8 @@ def test_a_new_head_is_random_and_said_to_be(tokenizer):
         ({"activation": "relu"}, "--activation gelu"),
         ({"transformer_type": "pre-layer-norm"}, "--transformer_type post-layer-norm"),
         ({"rpr_k": [8]}, "--rpr_k 0"),
-        ({"embed_type": "default"}, "--embed_type learned-positional --mxlen 16"),
-        ({"mxlen": 32}, "--mxlen 16"),
+        ({"embed_type": "default"}, "--embed_type learned-positional --max_positions 16"),
+        ({"max_positions": 32}, "--max_positions 16"),
     ],
 )
 def test_a_model_that_computes_something_else_is_refused(change, says, tokenizer):
@@ -156,12 +156,17 @@ def test_a_file_of_meads_is_read_as_what_it_holds(file, asked, kind):
     assert saved.spec.kind == kind and saved.spec.vocab_size == 60
     if asked in ("dual", "electra") and kind == "embed":
         generator = (
-            replace(config, d_model=16, d_ff=16, num_heads=2, dsz=32)
+            replace(config, d_model=16, d_ff=16, num_heads=2, embedding_size=32)
             if asked == "electra"
             else None
         )
         own = ModelSpec(
-            config, 60, 16, kind=asked, nctx_y=16 if asked == "dual" else None, generator=generator
+            config,
+            60,
+            16,
+            kind=asked,
+            seq_length_y=16 if asked == "dual" else None,
+            generator=generator,
         )
         initial = {path: v.numpy() for path, v in named_variables(build_model(own)).items()}
         values, _ = start_values(without_foreign_head(saved, asked), initial, "x")
@@ -176,7 +181,7 @@ def test_a_run_starts_from_a_huggingface_directory(corpus, tokenizer, tmp_path):
     given = [
         "--train_dir",
         corpus,
-        "--basedir",
+        "--run_dir",
         tmp_path / "run",
         "--init_from",
         tmp_path / "hf",

@@ -19,8 +19,8 @@ from tpu_tlm.errors import UsageError
 # or the place in the data mean something else, so a change of it is refused. The training data may move: `identity` compares it.
 CHANGEABLE = frozenset(
     """
-    basedir train_dir valid_dir eval_batch_size num_train_workers verify_data
-    steps epochs steps_per_call saves_per_epoch save_steps keep keep_every eval_steps init_from npz tb
+    run_dir train_dir valid_dir eval_batch_size num_train_workers verify_data
+    steps epochs steps_per_call saves_per_epoch save_steps keep keep_every eval_steps init_from export_npz tensorboard
     lr lr_schedule warmup_steps lr_end wsd_decay weight_decay clip grad_accum
     dropout ffn_pdrop embeddings_dropout layer_drop recompute mask_rate eval_mask_rate
     distribute tpu logical_cpus precision xla start_timeout grace_seconds
@@ -84,7 +84,7 @@ class RunDir:
         changes = self._compare(parts) if self.exists() else []
         if not self.exists() and self._storage.names(self.checkpoints):
             raise UsageError(
-                f"{self.path} holds checkpoints but no config.yaml, so what they are is not known: use a new --basedir"
+                f"{self.path} holds checkpoints but no config.yaml, so what they are is not known: use a new --run_dir"
             )
         known = self._compare_identity(identity)
         if write:
@@ -101,7 +101,11 @@ class RunDir:
     def load(self, classes: Sequence[type]) -> tuple[Any, ...]:
         """The run's options, one instance per dataclass; keys of other dataclasses are left out. UsageError when there is no run."""
         known = cli.field_table(classes)
-        values = {name: value for name, value in self._values().items() if name in known}
+        values = {
+            name: value
+            for name, value in cli.canonical(self._values(), classes, self.config).items()
+            if name in known
+        }
         return cli.build(classes, values, self.config, check_required=False)
 
     def _values(self) -> dict[str, Any]:
@@ -111,11 +115,11 @@ class RunDir:
             raise UsageError(f"{self.path} is not a run directory: it has no config.yaml") from None
         except (yaml.YAMLError, UnicodeDecodeError):
             raise UsageError(
-                f"{self.config} is damaged: not YAML; restore it, or use a new --basedir"
+                f"{self.config} is damaged: not YAML; restore it, or use a new --run_dir"
             ) from None
         if not isinstance(loaded, dict):
             raise UsageError(
-                f"{self.config} is damaged: not a mapping of options; restore it, or use a new --basedir"
+                f"{self.config} is damaged: not a mapping of options; restore it, or use a new --run_dir"
             )
         return loaded
 
@@ -129,7 +133,7 @@ class RunDir:
         if refused:
             raise UsageError(
                 f"{self.path} holds another run: {'; '.join(map(str, refused))}. Give the old values to continue it, or a new "
-                f"--basedir to begin another (--init_from {self.path} starts that from these weights where the sizes agree)"
+                f"--run_dir to begin another (--init_from {self.path} starts that from these weights where the sizes agree)"
             )
         return changes
 
@@ -141,13 +145,13 @@ class RunDir:
             return {}
         except (ValueError, TypeError):
             raise UsageError(
-                f"{self.identity} is damaged: not JSON; restore it, or use a new --basedir"
+                f"{self.identity} is damaged: not JSON; restore it, or use a new --run_dir"
             ) from None
         for name, fingerprint in identity.items():
             if name in old and old[name] != fingerprint:
                 raise UsageError(
                     f"{self.path} was begun with another {name} (fingerprint {old[name][:12]}, now {fingerprint[:12]}): "
-                    "give the old one to continue, or a new --basedir"
+                    "give the old one to continue, or a new --run_dir"
                 )
         return old
 

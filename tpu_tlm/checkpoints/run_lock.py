@@ -22,21 +22,21 @@ _TURN = 0.5
 
 
 @contextlib.contextmanager
-def locked(basedir: str, wanted: bool = True, patience: float = PATIENCE) -> Iterator[None]:
+def locked(run_dir: str, wanted: bool = True, patience: float = PATIENCE) -> Iterator[None]:
     """Hold the lock of a run directory on a local or network disk in this block.
 
     The lock is the kernel's (flock), so a process that died holds none, or on a network disk none for long: it is waited for (`patience`
     seconds), unless its holder is seen to live on this machine. wanted: False in the processes of a job that do not write.
     Object storage (`gs://`) has no locks: there nobody is kept out. Raises `UsageError` when another process holds it.
     """
-    if not wanted or "://" in basedir:
+    if not wanted or "://" in run_dir:
         yield
         return
-    os.makedirs(basedir, exist_ok=True)
-    path = os.path.join(basedir, _NAME)
+    os.makedirs(run_dir, exist_ok=True)
+    path = os.path.join(run_dir, _NAME)
     with open(path, "a+") as file:
         try:
-            _take(file, basedir, patience)
+            _take(file, run_dir, patience)
         except OSError as error:
             # Some mounted buckets have no locks.
             print(
@@ -51,7 +51,7 @@ def locked(basedir: str, wanted: bool = True, patience: float = PATIENCE) -> Ite
         yield
 
 
-def _take(file: TextIO, basedir: str, patience: float) -> None:
+def _take(file: TextIO, run_dir: str, patience: float) -> None:
     deadline, waits = time.monotonic() + patience, False
     while True:
         try:
@@ -65,12 +65,12 @@ def _take(file: TextIO, basedir: str, patience: float) -> None:
         holder = text.partition("\n")[0] or "another process"
         if _lives_here(text) or time.monotonic() >= deadline:
             raise UsageError(
-                f"{basedir}: {holder} trains here now: wait for its end, or take another --basedir"
+                f"{run_dir}: {holder} trains here now: wait for its end, or take another --run_dir"
             )
         if not waits:
             why = "as a network disk has it for a while after its machine's end"
             print(
-                f"{basedir}: {holder} holds the lock, {why}; waiting up to {patience:g} s",
+                f"{run_dir}: {holder} holds the lock, {why}; waiting up to {patience:g} s",
                 flush=True,
             )
             waits = True

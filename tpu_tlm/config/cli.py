@@ -8,7 +8,7 @@ import difflib
 import json
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -194,11 +194,34 @@ def unknown_key(key: str, known: Sequence[str], where: str) -> UsageError:
     )
 
 
+def aliases_of(classes: Sequence[type]) -> dict[str, str]:
+    """Other spelling of an option -> its name."""
+    table = field_table(classes)
+    return {
+        alias: name for name, (_, field, _) in table.items() for alias in field.metadata["aliases"]
+    }
+
+
+def canonical(values: Mapping[str, Any], classes: Sequence[type], where: str) -> dict[str, Any]:
+    """The mapping with every option under its own name.
+
+    Raises `UsageError` where an option is given twice, under two spellings.
+    """
+    other, renamed = aliases_of(classes), {}
+    for key, value in values.items():
+        name = other.get(key, key)
+        if name in renamed:
+            raise UsageError(f"{where}: {name!r} is given twice (also as {key!r})")
+        renamed[name] = value
+    return renamed
+
+
 def build(
     classes: Sequence[type], values: dict[str, Any], where: str, *, check_required: bool = True
 ) -> tuple[Any, ...]:
     """Instances of the dataclasses from a flat mapping; unknown keys, wrong types and missing values are `UsageError`s."""
     table = field_table(classes)
+    values = canonical(values, classes, where)
     for key in values:
         if key not in table:
             raise unknown_key(key, list(table), where)
@@ -243,10 +266,11 @@ def load_values(path: Path, classes: Sequence[type]) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise UsageError(f"{path}: must hold a mapping of options to values")
     table = field_table(classes)
-    for key in loaded:
+    values = canonical(loaded, classes, str(path))
+    for key in values:
         if key not in table:
             raise unknown_key(str(key), list(table), str(path))
-    return loaded
+    return values
 
 
 def as_values(*parts: Any) -> dict[str, Any]:

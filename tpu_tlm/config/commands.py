@@ -147,12 +147,12 @@ class DoctorConfig:
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """Planning. --tpu names a slice here, such as v5e-8; --train_dir and --basedir are not needed."""
+    """Planning. --tpu names a slice here, such as v5e-8; --train_dir and --run_dir are not needed."""
 
-    nctx: int | None = opt(
+    seq_length: int | None = opt(
         None, "tokens of an example, where there is no --train_dir to tell", unit="tokens"
     )
-    nctx_y: int | None = opt(
+    seq_length_y: int | None = opt(
         None,
         "the same of the second text, where the objective needs one; none = as long as the first",
         unit="tokens",

@@ -16,10 +16,11 @@ class ModelConfig:
     num_heads: int = opt(8, "attention heads", unit="heads")
     num_layers: int = opt(8, "encoder blocks", unit="layers", aliases=("layers",))
     d_k: int | None = opt(None, "width of one head; none = d_model / num_heads", unit="units")
-    dsz: int | None = opt(
+    embedding_size: int | None = opt(
         None,
         "width of the token table when it is factorised (ALBERT, ELECTRA); none = d_model",
         unit="units",
+        aliases=("dsz",),
     )
     embed_type: str = opt(
         "default",
@@ -35,13 +36,21 @@ class ModelConfig:
             "modular",
         ),
     )
-    mxlen: int | None = opt(
-        None, "rows of the learned position table; none = nctx", unit="positions"
+    max_positions: int | None = opt(
+        None,
+        "rows of the learned position table; none = seq_length",
+        unit="positions",
+        aliases=("mxlen",),
     )
     embeddings_reduction: str = opt(
         "sum", "how embedded features are joined", choices=("sum", "concat", "sum-layer-norm")
     )
-    token_type_vsz: int = opt(0, "token types (BERT has 2); 0 = no token-type table", unit="types")
+    type_vocab_size: int = opt(
+        0,
+        "token types (BERT has 2); 0 = no token-type table",
+        unit="types",
+        aliases=("token_type_vsz",),
+    )
     rpr_k: list[int] = opt(
         [8],
         "Shaw relative positions reach this far; one number or one per layer; 0 = off",

@@ -79,7 +79,12 @@ class PreprocessConfig:
         required=True,
         unit="dir",
     )
-    nctx: int = opt(256, "length of an example, prefix and suffix included", unit="tokens")
+    seq_length: int = opt(
+        256,
+        "length of an example, prefix and suffix included",
+        unit="tokens",
+        aliases=("nctx",),
+    )
     prefix: str | None = opt(
         None,
         "token put at the start of every example, never masked",
@@ -92,15 +97,17 @@ class PreprocessConfig:
         unit="token",
         aliases=("x_suffix",),
     )
-    tok_on_eol: str | None = opt(
+    eol_token: str | None = opt(
         "<EOS>",
         "token appended to every line (wordpiece: <EOS> means [SEP]); none appends nothing",
         unit="token",
+        aliases=("tok_on_eol",),
     )
-    pack: str = opt(
+    packing: str = opt(
         "across",
         "across: full examples run over lines and documents; documents: boundaries kept, rest padded",
         choices=("across", "documents"),
+        aliases=("pack",),
     )
     max_file_size: float = opt(100.0, "largest size of a shard", unit="MiB")
     shuffle: bool = opt(True, "shuffle examples over the whole corpus while writing")
@@ -124,8 +131,11 @@ class PairsConfig:
         "between; or JSON lines with a list of turns); nsp: documents cut in two between sentences; tsv: columns, or fields of JSON lines",
         choices=("none", "ntp", "nsp", "tsv"),
     )
-    nctx_y: int | None = opt(
-        None, "length of the second text, prefix and suffix included; none = nctx", unit="tokens"
+    seq_length_y: int | None = opt(
+        None,
+        "length of the second text, prefix and suffix included; none = seq_length",
+        unit="tokens",
+        aliases=("nctx_y",),
     )
     y_prefix: str | None = opt(None, "token put at the start of every second text", unit="token")
     y_suffix: str | None = opt(None, "token put at the end of every second text", unit="token")

@@ -30,7 +30,12 @@ class DataConfig:
 class OptimConfig:
     """Optimizer and schedule."""
 
-    optim: str = opt("adamw", "optimizer", choices=("adamw", "adam", "lamb", "adafactor", "sgd"))
+    optimizer: str = opt(
+        "adamw",
+        "update rule",
+        choices=("adamw", "adam", "lamb", "adafactor", "sgd"),
+        aliases=("optim",),
+    )
     lr: float = opt(4e-4, "peak learning rate", unit="number")
     lr_schedule: str = opt(
         "cosine",
@@ -64,8 +69,12 @@ class OptimConfig:
 class RunConfig:
     """Run."""
 
-    basedir: str = opt(
-        "", "run directory: the same command again continues it", required=True, unit="dir"
+    run_dir: str = opt(
+        "",
+        "run directory: the same command again continues it",
+        required=True,
+        unit="dir",
+        aliases=("basedir",),
     )
     objective: str = opt(
         "mlm",
@@ -98,8 +107,8 @@ class RunConfig:
         "weights to start from, of any kind that convert reads (run, NPZ, HuggingFace, BERT...), with a fresh optimizer",
         unit="path",
     )
-    npz: bool = opt(False, "write an NPZ in MEAD's layout at every save")
-    tb: bool = opt(True, "write TensorBoard scalars")
+    export_npz: bool = opt(False, "write an NPZ in MEAD's layout at every save", aliases=("npz",))
+    tensorboard: bool = opt(True, "write TensorBoard scalars", aliases=("tb",))
     seed: int = opt(0, "of initial weights, order of examples, masks and dropout", unit="integer")
 
     def __post_init__(self) -> None:

@@ -66,7 +66,7 @@ def _refuse_apart(config: RuntimeConfig, wants_tpu: bool, environ: Mapping[str, 
     alone = wants_tpu or config.distribute in ("mirror", "none")
     if cluster is None or len(cluster.addresses) < 2 or not alone:
         return
-    apart = f"TF_CONFIG names {len(cluster.addresses)} workers, which would train apart in one --basedir"
+    apart = f"TF_CONFIG names {len(cluster.addresses)} workers, which would train apart in one --run_dir"
     if not wants_tpu:
         raise UsageError(
             f"--distribute {config.distribute}: {apart}: say --distribute multiworker, or start one worker only"

@@ -45,16 +45,16 @@ def structure(spec: ModelSpec) -> dict[str, Any]:
         if f.name not in _FREE | _OTHERS
     }
     values["d_k"] = config.d_k or config.d_model // config.num_heads
-    values["dsz"] = config.dsz or config.d_model
+    values["embedding_size"] = config.embedding_size or config.d_model
     values["rpr_k"] = [config.rpr_k_of(i) for i in range(config.num_layers)]
-    values["mxlen"] = config.mxlen or max(spec.nctx, spec.nctx_y or 0)
+    values["max_positions"] = config.max_positions or max(spec.seq_length, spec.seq_length_y or 0)
     if spec.kind == "seq2seq":
         values["num_decoder_layers"] = config.num_decoder_layers or config.num_layers
     if spec.kind == "dual":
         values |= {name: getattr(config, name) for name in DUAL}
     idle: list[str] = []
     if not config.embed_type.startswith("learned-positional"):
-        idle.append("mxlen")
+        idle.append("max_positions")
     if not any(values["rpr_k"]):
         idle.append("rpr_value_on")
         if config.ra_type in ("shaw", "convert"):

@@ -47,9 +47,9 @@ class FillMask:
             raise UsageError(
                 f"text {text!r} has no {self.tokenizer.tokens[self.tokenizer.mask_id]}"
             )
-        if len(ids) > spec.nctx:
+        if len(ids) > spec.seq_length:
             raise UsageError(
-                f"text {text[:40]!r}... is {len(ids)} tokens long, the model was trained on {spec.nctx}"
+                f"text {text[:40]!r}... is {len(ids)} tokens long, the model was trained on {spec.seq_length}"
             )
         return ids
 

@@ -98,7 +98,7 @@ class Generate:
         """
         spec = self.spec
         if self.denoiser is None and spec.pairs is not None:
-            packing = Packing(spec.nctx, spec.pad_id, spec.prefix_id, spec.suffix_id)
+            packing = Packing(spec.seq_length, spec.pad_id, spec.prefix_id, spec.suffix_id)
             (row,) = framed_texts(
                 [text.encode()], self.tokenizer, packing, turn=spec.turn_id, first_of=spec.pairs
             )
@@ -107,9 +107,9 @@ class Generate:
         if self.denoiser is not None and self.denoiser.config.denoise == "spans":
             ids = self.denoiser.with_sentinels(ids, self.tokenizer.mask_id)
         ids = [i for i in (spec.prefix_id, *ids, spec.eol_id, spec.suffix_id) if i is not None]
-        if len(ids) > spec.nctx:
+        if len(ids) > spec.seq_length:
             raise UsageError(
-                f"text {text[:40]!r}... is {len(ids)} tokens long, the model was trained on {spec.nctx}"
+                f"text {text[:40]!r}... is {len(ids)} tokens long, the model was trained on {spec.seq_length}"
             )
         return ids
 
@@ -172,7 +172,7 @@ class Generate:
         number = np.arange(first, first + len(prompts), dtype=np.int64)
         x, source = (
             self._padded(prompts, size),
-            self._padded(sources, self.spec.nctx) if self.reads else None,
+            self._padded(sources, self.spec.seq_length) if self.reads else None,
         )
         filled, scores = self._run(
             x, tf.constant(lengths), tf.constant(lengths + max_tokens), tf.constant(number), source

@@ -53,8 +53,10 @@ class Respond:
                 f"respond needs a dual encoder (--objective dual-encoder), this model is of kind {spec.kind!r}"
             )
         self.spec, self.tokenizer, self.candidates = spec, tokenizer, list(candidates)
-        self._x = Packing(spec.nctx, spec.pad_id, spec.prefix_id, spec.suffix_id)
-        self._y = Packing(spec.nctx_y or spec.nctx, spec.pad_id, spec.y_prefix_id, spec.y_suffix_id)
+        self._x = Packing(spec.seq_length, spec.pad_id, spec.prefix_id, spec.suffix_id)
+        self._y = Packing(
+            spec.seq_length_y or spec.seq_length, spec.pad_id, spec.y_prefix_id, spec.y_suffix_id
+        )
         self._query = tf.function(lambda x: model.encode_query(x), autograph=False)
         self._response = tf.function(lambda y: model.encode_response(y), autograph=False)
         texts = [text.encode() for text in self.candidates]

@@ -43,24 +43,24 @@ class TransformerModel(keras.Model):
         config = spec.config
         if config.segment_mask and spec.eol_id is None:
             raise ValueError(
-                "--segment_mask: these examples have no end-of-line token to tell segments by (preprocess with --tok_on_eol)"
+                "--segment_mask: these examples have no end-of-line token to tell segments by (preprocess with --eol_token)"
             )
-        self.config, self.vocab_size, self.nctx, self.pad_id, self.eol_id = (
+        self.config, self.vocab_size, self.seq_length, self.pad_id, self.eol_id = (
             config,
             spec.vocab_size,
-            spec.nctx,
+            spec.seq_length,
             spec.pad_id,
             spec.eol_id,
         )
         self.embeddings = make_embeddings(
             config,
             spec.vocab_size,
-            max(spec.nctx, spec.nctx_y or 0),
+            max(spec.seq_length, spec.seq_length_y or 0),
             name="embeddings",
             dtype=policy,
         )
         self.encoder = TransformerEncoderStack(
-            config, spec.nctx, causal=self.causal, name="encoder", dtype=policy
+            config, spec.seq_length, causal=self.causal, name="encoder", dtype=policy
         )
 
     def visible(

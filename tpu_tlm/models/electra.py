@@ -29,7 +29,9 @@ class Generator(keras.layers.Layer):
             if width != config.d_model
             else None
         )
-        self.encoder = TransformerEncoderStack(config, spec.nctx, name="encoder", dtype=policy)
+        self.encoder = TransformerEncoderStack(
+            config, spec.seq_length, name="encoder", dtype=policy
+        )
         self.head = Head(config, spec.vocab_size, name="head", dtype=policy)
 
     def call(

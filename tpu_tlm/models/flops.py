@@ -7,8 +7,8 @@ from tpu_tlm.config import ModelConfig
 _GATED = ("geglu", "swiglu")
 
 
-def _gated_mlp(model: ModelConfig, nctx: int) -> float:
-    return model.d_model * model.d_ff + nctx * model.d_ff / 2 + model.d_ff / 2 * model.d_model
+def _gated_mlp(model: ModelConfig, seq_length: int) -> float:
+    return model.d_model * model.d_ff + seq_length * model.d_ff / 2 + model.d_ff / 2 * model.d_model
 
 
 def _widths(model: ModelConfig) -> tuple[int, int]:
@@ -25,12 +25,12 @@ def _mixing(model: ModelConfig, keys: int, layer: int) -> float:
     return keys * (width + values) + rows * (width + (values if model.rpr_value_on else 0))
 
 
-def _attention(model: ModelConfig, nctx: int, layer: int) -> float:
+def _attention(model: ModelConfig, seq_length: int, layer: int) -> float:
     d, (width, values) = model.d_model, _widths(model)
     return (
         d * (2 * width + values)
         + (0 if model.single_head else width * d)
-        + _mixing(model, nctx, layer)
+        + _mixing(model, seq_length, layer)
     )
 
 
@@ -38,29 +38,32 @@ def _feed_forward(model: ModelConfig) -> float:
     return (3 if model.activation in _GATED else 2) * model.d_model * model.d_ff
 
 
-def _encoder(model: ModelConfig, nctx: int) -> float:
-    """Multiply-adds of embedding projection and encoder layers for `nctx` tokens."""
+def _encoder(model: ModelConfig, seq_length: int) -> float:
+    """Multiply-adds of embedding projection and encoder layers for `seq_length` tokens."""
     blocks = 0.0
     for layer in range(model.num_layers):
         blocks += (
-            _gated_mlp(model, nctx)
+            _gated_mlp(model, seq_length)
             if model.mlp
-            else _attention(model, nctx, layer) + _feed_forward(model)
+            else _attention(model, seq_length, layer) + _feed_forward(model)
         )
-    return nctx * (blocks + _embedding(model))
+    return seq_length * (blocks + _embedding(model))
 
 
 def _embedding(model: ModelConfig) -> float:
-    e = model.dsz or model.d_model
+    e = model.embedding_size or model.d_model
     return e * model.d_model if e != model.d_model else 0
 
 
 def _head(model: ModelConfig, vocab: int) -> float:
-    d, out = model.d_model, (model.dsz or model.d_model) if model.tie_weights else model.d_model
+    d, out = (
+        model.d_model,
+        (model.embedding_size or model.d_model) if model.tie_weights else model.d_model,
+    )
     return out * vocab + (d * out if model.mlm_head == "bert" or out != d else 0)
 
 
-def flops_per_example(model: ModelConfig, nctx: int, predictions: int, vocab: int) -> float:
+def flops_per_example(model: ModelConfig, seq_length: int, predictions: int, vocab: int) -> float:
     """Floating-point operations of one example's forward and backward pass: three times those of the forward matrix products.
 
     Forward, a multiply-add being two, with T = nctx, d = d_model, f = d_ff, H = heads * d_k, r = 2 rpr_k + 1:
@@ -74,16 +77,19 @@ def flops_per_example(model: ModelConfig, nctx: int, predictions: int, vocab: in
     hardware utilisation. Masks and windows save no arithmetic here. predictions: positions per example with logits; vocab: width of the
     logits.
     """
-    return 3.0 * 2.0 * (_encoder(model, nctx) + predictions * _head(model, vocab))
+    return 3.0 * 2.0 * (_encoder(model, seq_length) + predictions * _head(model, vocab))
 
 
-def binary_flops_per_example(model: ModelConfig, nctx: int) -> float:
+def binary_flops_per_example(model: ModelConfig, seq_length: int) -> float:
     """The same for an encoder with one logit at every position (a discriminator)."""
     d = model.d_model
     return (
         3.0
         * 2.0
-        * (_encoder(model, nctx) + nctx * (d + (d * d if model.mlm_head == "bert" else 0)))
+        * (
+            _encoder(model, seq_length)
+            + seq_length * (d + (d * d if model.mlm_head == "bert" else 0))
+        )
     )
 
 
@@ -107,7 +113,7 @@ def seq2seq_flops_per_example(model: ModelConfig, source: int, target: int, voca
     return 3.0 * 2.0 * forward
 
 
-def dual_flops_per_example(model: ModelConfig, nctx: int, nctx_y: int) -> float:
+def dual_flops_per_example(model: ModelConfig, seq_length: int, seq_length_y: int) -> float:
     """The same for a dual encoder: both texts through the encoder, the heads of the reduction and the dense layers after it.
 
     The similarities of a batch are not counted: they are as nothing beside the rest, and depend on the size of the batch.
@@ -123,7 +129,7 @@ def dual_flops_per_example(model: ModelConfig, nctx: int, nctx_y: int) -> float:
     else:
         head = width * model.d_out if width != model.d_out else 0
     forward = 0.0
-    for length in (nctx, nctx_y):
+    for length in (seq_length, seq_length_y):
         forward += (
             _encoder(model, length)
             + length * count * (2 * d * model.reduction_d_k + length * (model.reduction_d_k + d))

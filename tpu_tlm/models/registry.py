@@ -39,10 +39,10 @@ def _check_sizes(spec: ModelSpec) -> None:
         for size in value if isinstance(value, list) else [value]:
             if size is not None and size < 1:
                 raise UsageError(f"--{name} {size}: must be at least 1")
-    if spec.kind == "dual" and config.mlp and spec.nctx_y not in (None, spec.nctx):
+    if spec.kind == "dual" and config.mlp and spec.seq_length_y not in (None, spec.seq_length):
         raise UsageError(
-            f"--mlp: gated MLP blocks take texts of one length, these are of {spec.nctx} and {spec.nctx_y} tokens; preprocess with "
-            f"--nctx_y {spec.nctx}, or leave out --mlp"
+            f"--mlp: gated MLP blocks take texts of one length, these are of {spec.seq_length} and {spec.seq_length_y} tokens; preprocess with "
+            f"--seq_length_y {spec.seq_length}, or leave out --mlp"
         )
 
 

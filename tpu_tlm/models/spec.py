@@ -15,9 +15,9 @@ def longest(spec: ModelSpec) -> int | None:
     """The longest text that a model takes, in tokens; None where its positions go on for ever."""
     config = spec.config
     if config.mlp:
-        return spec.nctx
+        return spec.seq_length
     return (
-        (config.mxlen or max(spec.nctx, spec.nctx_y or 0))
+        (config.max_positions or max(spec.seq_length, spec.seq_length_y or 0))
         if config.embed_type.startswith("learned-positional")
         else None
     )
@@ -27,7 +27,7 @@ def longest(spec: ModelSpec) -> int | None:
 class ModelSpec:
     """A model's kind and sizes, and how its text is framed.
 
-    `kind`: one of `build.KINDS`; `nctx`: tokens of a training example, `nctx_y`: of its
+    `kind`: one of `build.KINDS`; `seq_length`: tokens of a training example, `seq_length_y`: of its
     second text, where it has one; `pad_id`: the id that is not attended to; `prefix_id`, `suffix_id`:
     the tokens at the start and end of every training example, `y_prefix_id`, `y_suffix_id`: of its second text; `eol_id`: the token
     after every line of text; `turn_id`: the token between the turns of a conversation; `pairs`: how its pairs were made (ntp, nsp,
@@ -36,13 +36,13 @@ class ModelSpec:
 
     config: ModelConfig
     vocab_size: int
-    nctx: int
+    seq_length: int
     pad_id: int = 0
     kind: str = "mlm"
     prefix_id: int | None = None
     suffix_id: int | None = None
     eol_id: int | None = None
-    nctx_y: int | None = None
+    seq_length_y: int | None = None
     y_prefix_id: int | None = None
     y_suffix_id: int | None = None
     turn_id: int | None = None
@@ -69,6 +69,9 @@ class ModelSpec:
                 (values["denoising"],) = cli.build([DenoisingConfig], values["denoising"], where)
             if values.get("generator") is not None:
                 (values["generator"],) = cli.build([ModelConfig], values["generator"], where)
+            for name, older in (("seq_length", "nctx"), ("seq_length_y", "nctx_y")):
+                if older in values:  # written by the first edition
+                    values[name] = values.pop(older)
             return cls(config=config, **values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise TlmError(

@@ -114,15 +114,15 @@ class Objective(abc.ABC):
         """
 
     @abc.abstractmethod
-    def predictions(self, nctx: int) -> int:
+    def predictions(self, seq_length: int) -> int:
         """How many positions of an example reach the output layer (for the count of floating-point operations)."""
 
     def flops(self, spec: ModelSpec) -> float:
         """Floating-point operations of one example's forward and backward pass (`models.flops`)."""
         return flops_per_example(
-            spec.config, spec.nctx, self.predictions(spec.nctx), spec.vocab_size
+            spec.config, spec.seq_length, self.predictions(spec.seq_length), spec.vocab_size
         )
 
     def tokens(self, spec: ModelSpec) -> int:
         """Tokens of text in one example."""
-        return spec.nctx + (spec.nctx_y or 0)
+        return spec.seq_length + (spec.seq_length_y or 0)

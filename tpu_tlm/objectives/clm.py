@@ -31,8 +31,8 @@ class CausalLanguageModeling(Objective):
             setting.spec.pad_id, setting.spec.eol_id if setting.spec.config.segment_mask else None
         )
 
-    def predictions(self, nctx: int) -> int:
-        return nctx
+    def predictions(self, seq_length: int) -> int:
+        return seq_length
 
     def labels(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Labels int32 and weights float32, `[rows, T]` each. The last position has weight 0: T stays what the hardware likes."""

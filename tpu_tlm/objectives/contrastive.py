@@ -110,13 +110,15 @@ class DualEncoding(Objective):
             raise UsageError(
                 "--objective dual-encoder: these records are no pairs; preprocess with --pairs ntp, nsp or tsv"
             )
-        return replace(spec, nctx_y=lengths["y"])
+        return replace(spec, seq_length_y=lengths["y"])
 
-    def predictions(self, nctx: int) -> int:
+    def predictions(self, seq_length: int) -> int:
         return 0
 
     def flops(self, spec: ModelSpec) -> float:
-        return dual_flops_per_example(spec.config, spec.nctx, spec.nctx_y or spec.nctx)
+        return dual_flops_per_example(
+            spec.config, spec.seq_length, spec.seq_length_y or spec.seq_length
+        )
 
     def _scale(self, model: Any, position: tf.Tensor, width: int, training: bool) -> tf.Tensor:
         """What the cosines are multiplied by, float32 `[n, 1]` or scalar."""

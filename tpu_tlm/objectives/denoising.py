@@ -73,34 +73,36 @@ class Denoiser:
         """The first span's sentinel."""
         return self.vocab_size - (self.config.sentinels or 0)
 
-    def _size(self, nctx: int) -> int:
+    def _size(self, seq_length: int) -> int:
         """Tokens of text in an example."""
-        return nctx - self.prefix - self.suffix
+        return seq_length - self.prefix - self.suffix
 
     @property
     def longest(self) -> int:
         """The most tokens of an example: places in its text are drawn, for infilling gaps, of which there is one more."""
         return LONGEST - (self.config.denoise == "infilling") + self.prefix + self.suffix
 
-    def check_length(self, nctx: int) -> None:
+    def check_length(self, seq_length: int) -> None:
         """Raise `UsageError` for examples of more than `longest` tokens."""
-        if nctx > self.longest:
+        if seq_length > self.longest:
             raise UsageError(
-                f"--denoise {self.config.denoise}: examples of {nctx} tokens are too long, at most {self.longest}"
+                f"--denoise {self.config.denoise}: examples of {seq_length} tokens are too long, at most {self.longest}"
             )
 
     def _numbers(self) -> tuple[float, float]:
         assert self.config.noise_density is not None
         return self.config.noise_density, self.config.mean_span
 
-    def spans(self, nctx: int) -> int:
+    def spans(self, seq_length: int) -> int:
         """The most spans of an example."""
-        return most(_COUNTS[self.config.denoise], self._size(nctx), *self._numbers())[1]
+        return most(_COUNTS[self.config.denoise], self._size(seq_length), *self._numbers())[1]
 
-    def lengths(self, nctx: int) -> tuple[int, int]:
-        """Tokens of source and target of examples of `nctx` tokens: what a full one has, so that only short ones are padded."""
-        noise, spans, left = most(_COUNTS[self.config.denoise], self._size(nctx), *self._numbers())
-        target = noise + spans + 1 if self.config.denoise == "spans" else self._size(nctx) + 1
+    def lengths(self, seq_length: int) -> tuple[int, int]:
+        """Tokens of source and target of examples of `seq_length` tokens: what a full one has, so that only short ones are padded."""
+        noise, spans, left = most(
+            _COUNTS[self.config.denoise], self._size(seq_length), *self._numbers()
+        )
+        target = noise + spans + 1 if self.config.denoise == "spans" else self._size(seq_length) + 1
         return left + self.prefix + self.suffix, target
 
     def __call__(self, x: tf.Tensor, key: Key) -> Example:
@@ -110,12 +112,14 @@ class Denoiser:
         infilling (BART, arXiv 1910.13461): every span is one mask; the target is the whole text, then the end. A text with nothing to take
         away has weight 0. Raises `UsageError` for examples that are too long, or of more spans than there are sentinels.
         """
-        nctx = x.shape[1]
-        self.check_length(nctx)
-        size, (source_length, target_length) = self._size(nctx), self.lengths(nctx)
-        if self.config.denoise == "spans" and self.spans(nctx) >= (self.config.sentinels or 0):
+        seq_length = x.shape[1]
+        self.check_length(seq_length)
+        size, (source_length, target_length) = self._size(seq_length), self.lengths(seq_length)
+        if self.config.denoise == "spans" and self.spans(seq_length) >= (
+            self.config.sentinels or 0
+        ):
             raise UsageError(
-                f"examples of {nctx} tokens have {self.spans(nctx)} spans, this model has sentinels for {self._sentinels()}"
+                f"examples of {seq_length} tokens have {self.spans(seq_length)} spans, this model has sentinels for {self._sentinels()}"
             )
         there = tf.not_equal(x, self.pad_id)
         lengths = tf.clip_by_value(
@@ -194,15 +198,15 @@ def resolved(config: DenoisingConfig, spec: ModelSpec) -> DenoisingConfig:
         raise UsageError(f"--mean_span {config.mean_span}: must be at least 1")
     full = replace(config, noise_density=density, sentinels=0)
     denoiser = Denoiser.of(replace(spec, denoising=full))
-    denoiser.check_length(spec.nctx)
-    spans = denoiser.spans(spec.nctx)
+    denoiser.check_length(spec.seq_length)
+    spans = denoiser.spans(spec.seq_length)
     if spans < 1:
         raise UsageError(
-            f"--denoise {config.denoise}: examples of {spec.nctx} tokens are too short to take something away"
+            f"--denoise {config.denoise}: examples of {spec.seq_length} tokens are too short to take something away"
         )
     needed = spans + 1 if config.denoise == "spans" else 1
     if config.sentinels is not None and config.sentinels < needed:
         raise UsageError(
-            f"--sentinels {config.sentinels}: examples of {spec.nctx} tokens need at least {needed}"
+            f"--sentinels {config.sentinels}: examples of {spec.seq_length} tokens need at least {needed}"
         )
     return replace(full, sentinels=config.sentinels or needed)

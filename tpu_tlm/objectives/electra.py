@@ -47,7 +47,7 @@ def generator_of(config: ModelConfig, options: ElectraConfig) -> ModelConfig:
         d_ff=options.gen_d_ff or max(1, int(config.d_ff * options.gen_fraction)),
         num_heads=heads,
         num_layers=options.gen_num_layers or config.num_layers,
-        dsz=config.dsz or config.d_model,
+        embedding_size=config.embedding_size or config.d_model,
     )
 
 
@@ -104,16 +104,16 @@ class ReplacedTokenDetection(Objective):
             raise UsageError(f"--disc_weight {options.electra.disc_weight}: must not be negative")
         return replace(spec, generator=generator_of(spec.config, options.electra))
 
-    def predictions(self, nctx: int) -> int:
-        return self.mlm.predictions(nctx)
+    def predictions(self, seq_length: int) -> int:
+        return self.mlm.predictions(seq_length)
 
     def flops(self, spec: ModelSpec) -> float:
         """Of both models."""
         assert spec.generator is not None
         generator = flops_per_example(
-            spec.generator, spec.nctx, self.predictions(spec.nctx), spec.vocab_size
+            spec.generator, spec.seq_length, self.predictions(spec.seq_length), spec.vocab_size
         )
-        return generator + binary_flops_per_example(spec.config, spec.nctx)
+        return generator + binary_flops_per_example(spec.config, spec.seq_length)
 
     def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> LossSums:
         x, positions, labels, weights = self.mlm.masked(batch, key.fold("corruption"), training)

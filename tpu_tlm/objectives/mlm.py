@@ -85,8 +85,8 @@ class MaskedLanguageModeling(Objective):
     def make(cls, setting: ObjectiveContext) -> MaskedLanguageModeling:
         return cls(setting.options.mlm, specials_of(setting.tokenizer))
 
-    def predictions(self, nctx: int) -> int:
-        return static_count(self.config.mask_rate, nctx)
+    def predictions(self, seq_length: int) -> int:
+        return static_count(self.config.mask_rate, seq_length)
 
     def masked(
         self, batch: Batch, key: Key, training: bool

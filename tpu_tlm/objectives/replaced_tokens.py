@@ -84,14 +84,14 @@ class Discrimination(Objective):
                 "texts have other numbers there"
             )
 
-    def predictions(self, nctx: int) -> int:
-        return nctx
+    def predictions(self, seq_length: int) -> int:
+        return seq_length
 
     def flops(self, spec: ModelSpec) -> float:
-        return binary_flops_per_example(spec.config, spec.nctx)
+        return binary_flops_per_example(spec.config, spec.seq_length)
 
     def tokens(self, spec: ModelSpec) -> int:
-        return spec.nctx
+        return spec.seq_length
 
     def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> LossSums:
         if "y" not in batch:

@@ -51,13 +51,13 @@ class SequenceToSequence(Objective):
     metrics = ("accuracy",)
 
     def __init__(
-        self, pad_id: int, start: int, end: int, nctx_y: int, denoiser: Denoiser | None = None
+        self, pad_id: int, start: int, end: int, seq_length_y: int, denoiser: Denoiser | None = None
     ) -> None:
-        self.pad_id, self.start, self.end, self.nctx_y, self.denoiser = (
+        self.pad_id, self.start, self.end, self.seq_length_y, self.denoiser = (
             pad_id,
             start,
             end,
-            nctx_y,
+            seq_length_y,
             denoiser,
         )
 
@@ -69,7 +69,12 @@ class SequenceToSequence(Objective):
             denoiser = Denoiser.of(
                 spec, tokenizer.mask_id if spec.denoising.denoise == "infilling" else None
             )
-        return cls(spec.pad_id, *target_frame(spec, tokenizer), spec.nctx_y or spec.nctx, denoiser)
+        return cls(
+            spec.pad_id,
+            *target_frame(spec, tokenizer),
+            spec.seq_length_y or spec.seq_length,
+            denoiser,
+        )
 
     @classmethod
     def adapt(
@@ -88,31 +93,34 @@ class SequenceToSequence(Objective):
                 raise UsageError(
                     "--objective seq2seq: these records have no targets (y); preprocess with --pairs, or give --denoise spans or infilling"
                 )
-            return replace(spec, nctx_y=lengths["y"])
+            return replace(spec, seq_length_y=lengths["y"])
         if "y" in lengths:
             raise UsageError(
                 f"--denoise {denoising.denoise}: these records are pairs; give --denoise none, or records of plain text"
             )
         end = spec.vocab_size - 1
         return replace(
-            spec, nctx_y=Denoiser.of(spec).lengths(spec.nctx)[1], y_prefix_id=end, y_suffix_id=end
+            spec,
+            seq_length_y=Denoiser.of(spec).lengths(spec.seq_length)[1],
+            y_prefix_id=end,
+            y_suffix_id=end,
         )
 
-    def predictions(self, nctx: int) -> int:
-        return self.nctx_y
+    def predictions(self, seq_length: int) -> int:
+        return self.seq_length_y
 
     def _lengths(self, spec: ModelSpec) -> tuple[int, int]:
         return (
-            self.denoiser.lengths(spec.nctx)
+            self.denoiser.lengths(spec.seq_length)
             if self.denoiser is not None
-            else (spec.nctx, self.nctx_y)
+            else (spec.seq_length, self.seq_length_y)
         )
 
     def flops(self, spec: ModelSpec) -> float:
         return seq2seq_flops_per_example(spec.config, *self._lengths(spec), spec.vocab_size)
 
     def tokens(self, spec: ModelSpec) -> int:
-        return spec.nctx if self.denoiser is not None else spec.nctx + self.nctx_y
+        return spec.seq_length if self.denoiser is not None else spec.seq_length + self.seq_length_y
 
     def example(self, batch: Batch, key: Key, training: bool) -> Example:
         """Source, target and weights of a batch; `key` draws the corruption."""

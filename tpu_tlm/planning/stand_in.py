@@ -70,15 +70,17 @@ def stand_in(vocab_size: int, lengths: Mapping[str, int]) -> Corpora:
     return Corpora(train, None, tokenizer)
 
 
-def fitting(options: Options, vocab_size: int, nctx: int, nctx_y: int | None) -> Corpora:
-    """A `stand_in` that the objective takes: with a second text (as long as the first unless `nctx_y` says) where it needs one."""
-    if nctx_y is not None:
-        return stand_in(vocab_size, {"x": nctx, "y": nctx_y})
-    corpora = stand_in(vocab_size, {"x": nctx})
+def fitting(
+    options: Options, vocab_size: int, seq_length: int, seq_length_y: int | None
+) -> Corpora:
+    """A `stand_in` that the objective takes: with a second text (as long as the first unless `seq_length_y` says) where it needs one."""
+    if seq_length_y is not None:
+        return stand_in(vocab_size, {"x": seq_length, "y": seq_length_y})
+    corpora = stand_in(vocab_size, {"x": seq_length})
     try:
         spec_of(options, corpora)
     except UsageError:
-        corpora = stand_in(vocab_size, {"x": nctx, "y": nctx})
+        corpora = stand_in(vocab_size, {"x": seq_length, "y": seq_length})
         spec_of(options, corpora)  # what is wrong for another reason is wrong still
     return corpora
 
@@ -89,5 +91,5 @@ def batch_specs(dataset: Dataset, rows: int) -> dict[str, tf.TensorSpec]:
         name: tf.TensorSpec((rows, length), tf.int32) for name, length in dataset.lengths.items()
     }
     if dataset.format == FORMAT:
-        specs["w"] = tf.TensorSpec((rows, -(-dataset.nctx // 8)), tf.uint8)
+        specs["w"] = tf.TensorSpec((rows, -(-dataset.seq_length // 8)), tf.uint8)
     return {**specs, "position": tf.TensorSpec((rows,), tf.int64)}

@@ -37,7 +37,7 @@ class Subject:
     @property
     def length(self) -> int:
         """Tokens of an example."""
-        return self.corpora.train.nctx
+        return self.corpora.train.seq_length
 
     @property
     def unit(self) -> int:
@@ -48,9 +48,9 @@ class Subject:
         """The same with examples of so many tokens (of pairs: the second text in proportion)."""
         train = self.corpora.train
         lengths = {
-            name: max(1, round(n * length / train.nctx)) for name, n in train.lengths.items()
+            name: max(1, round(n * length / train.seq_length)) for name, n in train.lengths.items()
         }
-        data = dataclasses.replace(train, nctx=length, lengths={**lengths, "x": length})
+        data = dataclasses.replace(train, seq_length=length, lengths={**lengths, "x": length})
         return replace(self, corpora=replace(self.corpora, train=data))
 
     def _compile(self, options: Options) -> tuple[Answer, float]:
@@ -158,8 +158,8 @@ def subject_of(options: Options, plan: PlanConfig, say: Say) -> Subject:
     slice_ = parse_slice(options.runtime.tpu)
     if options.data.train_dir:
         for name, value in (
-            ("nctx", plan.nctx),
-            ("nctx_y", plan.nctx_y),
+            ("seq_length", plan.seq_length),
+            ("seq_length_y", plan.seq_length_y),
             ("vocab_size", plan.vocab_size),
         ):
             if value is not None:
@@ -167,6 +167,8 @@ def subject_of(options: Options, plan: PlanConfig, say: Say) -> Subject:
                     f"--{name} {value}: --train_dir says that; leave one of the two out"
                 )
         return Subject(options, setup.open_corpora(options), slice_, say)
-    if plan.nctx is None or plan.vocab_size is None:
-        raise UsageError("give --train_dir, or --nctx and --vocab_size in its place")
-    return Subject(options, fitting(options, plan.vocab_size, plan.nctx, plan.nctx_y), slice_, say)
+    if plan.seq_length is None or plan.vocab_size is None:
+        raise UsageError("give --train_dir, or --seq_length and --vocab_size in its place")
+    return Subject(
+        options, fitting(options, plan.vocab_size, plan.seq_length, plan.seq_length_y), slice_, say
+    )

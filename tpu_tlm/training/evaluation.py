@@ -119,7 +119,7 @@ def evaluate_saved(
     step = TrainStep(
         saved.model(),
         objective,
-        make_optimizer(OptimConfig(optim="sgd", beta1=0.0)),
+        make_optimizer(OptimConfig(optimizer="sgd", beta1=0.0)),
         lambda index: index,
         0.0,
         0,

@@ -227,17 +227,19 @@ def make_optimizer(config: OptimConfig) -> Optimizer:
     for name, value in (("weight_decay", config.weight_decay), ("eps", config.eps)):
         if not (math.isfinite(value) and value >= 0.0):
             raise UsageError(f"--{name} {value}: must be a finite number, 0 or more")
-    if config.optim == "adamw":
+    if config.optimizer == "adamw":
         return Adam(config.beta1, config.beta2, config.eps, config.weight_decay)
-    if config.optim == "adam":
+    if config.optimizer == "adam":
         return Adam(config.beta1, config.beta2, config.eps)
-    if config.optim == "lamb":
+    if config.optimizer == "lamb":
         return Lamb(config.beta1, config.beta2, config.eps, config.weight_decay)
-    if config.optim == "adafactor":
+    if config.optimizer == "adafactor":
         return Adafactor(config.weight_decay)
-    if config.optim == "sgd":
+    if config.optimizer == "sgd":
         return Sgd(config.beta1, config.weight_decay)
-    raise UsageError(f"--optim {config.optim}: not one of adamw, adam, lamb, adafactor, sgd")
+    raise UsageError(
+        f"--optimizer {config.optimizer}: not one of adamw, adam, lamb, adafactor, sgd"
+    )
 
 
 def global_norm(grads: Sequence[tf.Tensor]) -> tf.Tensor:

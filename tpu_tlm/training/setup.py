@@ -136,7 +136,7 @@ def spec_of(options: Options, corpora: Corpora) -> ModelSpec:
     spec = ModelSpec(
         options.model,
         len(tokenizer.tokens),
-        corpora.train.nctx,
+        corpora.train.seq_length,
         tokenizer.pad_id,
         objective.kind,
         frame("prefix"),
@@ -149,10 +149,13 @@ def spec_of(options: Options, corpora: Corpora) -> ModelSpec:
     )
     spec = objective.adapt(spec, options.objectives, corpora.train.lengths)
     # What gated MLP blocks take is no matter of positions: the model says it.
-    tokens, limit = max(spec.nctx, spec.nctx_y or 0), None if spec.config.mlp else longest(spec)
+    tokens, limit = (
+        max(spec.seq_length, spec.seq_length_y or 0),
+        None if spec.config.mlp else longest(spec),
+    )
     if limit is not None and limit < tokens:
         raise UsageError(
-            f"--mxlen {limit}: texts of {tokens} tokens need as many positions; give that or more, or leave it out"
+            f"--max_positions {limit}: texts of {tokens} tokens need as many positions; give that or more, or leave it out"
         )
     return spec
 

@@ -37,7 +37,7 @@ from tpu_tlm.training.steps_per_call import StepsPerCall
 from tpu_tlm.training.warm_start import check_start, start_values, without_foreign_head
 from tpu_tlm.training.worker_agreement import check_same
 
-# (step, values by path, spec, fingerprint of the tokenizer): called after every checkpoint with --npz.
+# (step, values by path, spec, fingerprint of the tokenizer): called after every checkpoint with --export_npz.
 Export = Callable[[int, dict[str, np.ndarray], ModelSpec, str], None]
 
 
@@ -58,7 +58,7 @@ class TrainResult:
 def data_fingerprint(dataset: Dataset) -> str:
     """SHA-256 over what decides the order and content of the examples: shards, their sizes and checksums."""
     shards = [(s.name, s.samples, s.bytes, s.sha256) for s in dataset.shards]
-    return filesystem.sha256(json.dumps([dataset.num_samples, dataset.nctx, shards]).encode())
+    return filesystem.sha256(json.dumps([dataset.num_samples, dataset.seq_length, shards]).encode())
 
 
 class Trainer:
@@ -72,7 +72,7 @@ class Trainer:
         self.total = setup.total_steps(options, self.corpora.train.num_samples)
         self.precision = setup.precision_of(options.runtime, devices.kind)
         self.fingerprint = self.corpora.tokenizer.fingerprint()
-        self.directory = RunDir(run.basedir)
+        self.directory = RunDir(run.run_dir)
         self.step = setup.make_step(options, self.corpora, self.total, self.precision)
         self.spec: ModelSpec = setup.spec_of(options, self.corpora)
         for dataset in (self.corpora.train, self.corpora.valid):
@@ -140,11 +140,11 @@ class Trainer:
         try:
             return self.checkpoints.at(step)
         except TlmError as error:
-            raise TlmError(f"{error}; all workers must see the same --basedir") from None
+            raise TlmError(f"{error}; all workers must see the same --run_dir") from None
 
     def _init_from(self, path: str) -> None:
         spec, where = self.spec, f"--init_from {path}"
-        saved = load(path, describe=described_by_options(spec.config, spec.kind, spec.nctx))
+        saved = load(path, describe=described_by_options(spec.config, spec.kind, spec.seq_length))
         check_start(saved, spec, self.corpora.tokenizer, where)
         values, table = start_values(
             without_foreign_head(saved, spec.kind), self.state.model_arrays(), where
@@ -268,7 +268,7 @@ class Trainer:
             f"learning rate {optim.lr:g}, {optim.lr_schedule}, after {warmup_of(optim, self.total)} of {self.total} steps of warm-up"
         )
         progress = self._progress()
-        tb = self.directory.tb if self.options.run.tb else None
+        tb = self.directory.tb if self.options.run.tensorboard else None
         metrics = (
             Metrics(self.directory.metrics, start=step, tb=tb) if self.devices.is_chief else None
         )

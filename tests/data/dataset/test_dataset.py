@@ -14,7 +14,7 @@ from tpu_tlm.errors import TlmError, UsageError
 
 def test_opens_what_was_written(make_dataset) -> None:
     dataset = make_dataset([5, 5, 3])
-    assert (dataset.num_samples, dataset.nctx, dataset.format) == (13, 8, 1)
+    assert (dataset.num_samples, dataset.seq_length, dataset.format) == (13, 8, 1)
     assert [shard.samples for shard in dataset.shards] == [5, 5, 3]
     assert dataset.shards[2].name == "tlm-00002-of-00003.tfrecord"
     dataset.verify()
@@ -88,7 +88,7 @@ def test_unfinished_and_parent_directories_say_what_to_do(tmp_path) -> None:
 
 def test_mead_directories(make_mead_dataset) -> None:
     dataset = make_mead_dataset([2, 0, 1, 1, 1, 1, 1, 1, 1, 1, 4])
-    assert (dataset.format, dataset.num_samples, dataset.nctx, dataset.tokenizer) == (
+    assert (dataset.format, dataset.num_samples, dataset.seq_length, dataset.tokenizer) == (
         0,
         14,
         8,

@@ -35,13 +35,15 @@ def test_rows_agree_with_one_by_one(length: int) -> None:
 
 
 @pytest.mark.parametrize(("nctx", "vocab_size"), [(7, 100), (128, 65536), (128, 65537), (70, 300)])
-def test_tensorflow_reads_what_the_template_wrote(tmp_path, nctx: int, vocab_size: int) -> None:
+def test_tensorflow_reads_what_the_template_wrote(
+    tmp_path, seq_length: int, vocab_size: int
+) -> None:
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
-    ids = rng.integers(0, vocab_size, (50, nctx))
-    starts = rng.random((50, nctx)) < 0.7
-    layout = records.token_layout(nctx, vocab_size)
+    ids = rng.integers(0, vocab_size, (50, seq_length))
+    starts = rng.random((50, seq_length)) < 0.7
+    layout = records.token_layout(seq_length, vocab_size)
     blocks = layout.frame(records.token_payload(ids, starts, vocab_size))
     assert blocks.shape == (50, layout.record_bytes)
     path = tmp_path / "a.tfrecord"
@@ -55,8 +57,8 @@ def test_tensorflow_reads_what_the_template_wrote(tmp_path, nctx: int, vocab_siz
     kind = tf.uint16 if vocab_size <= 65536 else tf.int32
     np.testing.assert_array_equal(tf.io.decode_raw(parsed["x"], kind), ids)
     bits = np.unpackbits(tf.io.decode_raw(parsed["w"], tf.uint8).numpy(), axis=1, bitorder="little")
-    np.testing.assert_array_equal(bits[:, :nctx].astype(bool), starts)
-    assert not bits[:, nctx:].any()
+    np.testing.assert_array_equal(bits[:, :seq_length].astype(bool), starts)
+    assert not bits[:, seq_length:].any()
 
     example = tf.train.Example.FromString(batch[3].numpy())
     assert sorted(example.features.feature) == ["w", "x"]

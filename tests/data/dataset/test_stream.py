@@ -80,19 +80,19 @@ def test_order_is_the_described_one_and_every_epoch_a_permutation(
 
 
 @pytest.mark.parametrize(("nctx", "vocab_size"), [(8, 60000), (13, 65537)])
-def test_contents(make_dataset, example, nctx: int, vocab_size: int) -> None:
-    dataset = make_dataset(SIZES, nctx, vocab_size)
+def test_contents(make_dataset, example, seq_length: int, vocab_size: int) -> None:
+    dataset = make_dataset(SIZES, seq_length, vocab_size)
     spec = Stream(dataset, seed=0, batch_size=6).batches(0, hosts=2, host=1).element_spec
     assert {name: (tuple(s.shape), s.dtype.name) for name, s in spec.items()} == {
-        "x": ((3, nctx), "int32"),
-        "w": ((3, -(-nctx // 8)), "uint8"),
+        "x": ((3, seq_length), "int32"),
+        "w": ((3, -(-seq_length // 8)), "uint8"),
         "position": ((3,), "int64"),
     }
     for batch in _take(Stream(dataset, seed=0, batch_size=6).batches(0), 5):
         for row, bits in zip(batch["x"], batch["w"], strict=True):
-            np.testing.assert_array_equal(row[1:], example(int(row[0]), nctx, vocab_size)[1:])
+            np.testing.assert_array_equal(row[1:], example(int(row[0]), seq_length, vocab_size)[1:])
             np.testing.assert_array_equal(
-                np.unpackbits(bits, bitorder="little")[:nctx], row % 2 == 0
+                np.unpackbits(bits, bitorder="little")[:seq_length], row % 2 == 0
             )
 
 
@@ -208,7 +208,7 @@ def test_wrong_use(make_dataset) -> None:
 
 
 def test_any_position_is_reached_at_once(make_dataset) -> None:
-    dataset = make_dataset([3000] * 3, nctx=16)
+    dataset = make_dataset([3000] * 3, seq_length=16)
     made = Stream(dataset, seed=0, batch_size=32, window_shards=1)
 
     def cost(position: int) -> float:

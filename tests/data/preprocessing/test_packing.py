@@ -57,7 +57,7 @@ def _expected(documents: list[list[list[int]]], packing: Packing) -> list[list[i
                 + run[at : at + packing.body]
                 + [SEP] * (packing.suffix is not None)
             )
-            rows.append(row + [PAD] * (packing.nctx - len(row)))
+            rows.append(row + [PAD] * (packing.seq_length - len(row)))
     return rows
 
 
@@ -104,5 +104,5 @@ def test_leftover_is_given_once_and_goes_on_elsewhere() -> None:
 
 
 def test_no_room_is_refused() -> None:
-    with pytest.raises(UsageError, match="--nctx 2"):
+    with pytest.raises(UsageError, match="--seq_length 2"):
         Packing(2, PAD, prefix=CLS, suffix=SEP)

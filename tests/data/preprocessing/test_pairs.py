@@ -36,11 +36,21 @@ def run(
     output: Path,
     *options: Any,
     tokenizer: Sequence[str] = (*BPE, *EOU),
-    nctx: int = 40,
-    nctx_y: int = 20,
+    seq_length: int = 40,
+    seq_length_y: int = 20,
 ) -> Dataset:
     """Call the command in this process, in corpus order unless told otherwise."""
-    given = ["--nctx", nctx, "--nctx_y", nctx_y, "--workers", 1, "--shuffle", "false", *options]
+    given = [
+        "--seq_length",
+        seq_length,
+        "--seq_length_y",
+        seq_length_y,
+        "--workers",
+        1,
+        "--shuffle",
+        "false",
+        *options,
+    ]
     preprocess.main(
         ["--input_files", str(source), "--output", str(output), *tokenizer, *map(str, given)]
     )
@@ -150,7 +160,12 @@ def test_the_last_turn_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("nctx", [7, 40])
 @pytest.mark.parametrize("tokenizer", [[*BPE, *EOU], WORDPIECE], ids=["bpe", "wordpiece"])
 def test_a_text_alone_is_framed_as_the_first_of_a_pair(
-    tmp_path: Path, kind: str, more: list[str], texts: list[str], nctx: int, tokenizer: list[str]
+    tmp_path: Path,
+    kind: str,
+    more: list[str],
+    texts: list[str],
+    seq_length: int,
+    tokenizer: list[str],
 ) -> None:
     """What `predict respond` and `generate` read is what the model was trained on, cut at the same place."""
     path = tmp_path / "rows.txt"
@@ -158,14 +173,21 @@ def test_a_text_alone_is_framed_as_the_first_of_a_pair(
     wordpiece = tokenizer is WORDPIECE
     frame = ["--prefix", "[CLS]", *([] if wordpiece else ["--x_suffix", "<EOS>"])]
     dataset = run(
-        path, tmp_path / "out", "--pairs", kind, *more, *frame, tokenizer=tokenizer, nctx=nctx
+        path,
+        tmp_path / "out",
+        "--pairs",
+        kind,
+        *more,
+        *frame,
+        tokenizer=tokenizer,
+        seq_length=seq_length,
     )
     loaded, told = dataset.load_tokenizer(), dataset.metadata
     prefix, suffix, turn = (
         loaded.id_of(told[name]) if told[name] else None
         for name in ("prefix", "suffix", "turn_sep")
     )
-    packing = Packing(nctx, loaded.pad_id, prefix, suffix)
+    packing = Packing(seq_length, loaded.pad_id, prefix, suffix)
     framed = framed_texts(
         [text.encode() for text in texts], loaded, packing, turn=turn, first_of=told["pairs"]
     )
@@ -201,7 +223,14 @@ def test_long_histories_lose_their_oldest_words_and_long_responses_their_end(
     )
     whole = pairs_of(run(source, tmp_path / "whole", "--pairs", "ntp"))
     dataset = run(
-        source, tmp_path / "cut", "--pairs", "ntp", "--y_suffix", "<EOS>", nctx=8, nctx_y=4
+        source,
+        tmp_path / "cut",
+        "--pairs",
+        "ntp",
+        "--y_suffix",
+        "<EOS>",
+        seq_length=8,
+        seq_length_y=4,
     )
     tokenizer, eos = dataset.load_tokenizer(), 2
     cut_x = cut_y = 0
@@ -302,7 +331,7 @@ def test_bad_rows_are_named_by_file_and_line(
 def test_documents_are_halved_between_sentences_and_nothing_is_lost(tmp_path: Path) -> None:
     docs = documents(30, seed=3)
     source = write_text(tmp_path / "text.txt", docs)
-    dataset = run(source, tmp_path / "out", "--pairs", "nsp", nctx=24, nctx_y=24)
+    dataset = run(source, tmp_path / "out", "--pairs", "nsp", seq_length=24, seq_length_y=24)
     found, tokenizer = pairs_of(dataset), dataset.load_tokenizer()
     assert dataset.metadata["cut_x"] == dataset.metadata["cut_y"] == 0
     assert [i for x, y in found for i in (*x, *y)] == [
@@ -324,7 +353,9 @@ def test_a_short_document_is_halved_near_its_middle(tmp_path: Path) -> None:
         tmp_path / "text.txt",
         [["the Senate of peace. nation of war! union"], ["the nation of peace"]],
     )
-    found = texts_of(run(source, tmp_path / "out", "--pairs", "nsp", nctx=30, nctx_y=30))
+    found = texts_of(
+        run(source, tmp_path / "out", "--pairs", "nsp", seq_length=30, seq_length_y=30)
+    )
     assert found == [("the Senate of peace.", "nation of war! union"), ("the nation", "of peace")]
 
 
@@ -366,8 +397,8 @@ def test_any_number_of_workers_gives_the_same_bytes_and_a_second_call_does_nothi
 def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     source = rows_file(tmp_path)
     for options, message in [
-        (["--pairs", "none", "--nctx_y", "8"], "--nctx_y: is for pairs"),
-        (["--pairs", "ntp", "--pack", "documents"], "--pack: has no meaning"),
+        (["--pairs", "none", "--seq_length_y", "8"], "--seq_length_y: is for pairs"),
+        (["--pairs", "ntp", "--packing", "documents"], "--packing: has no meaning"),
         (["--pairs", "nsp", "--last_turn_only"], "--last_turn_only: has no meaning"),
         (["--pairs", "nsp", "--turn_sep", "[SEP]"], "--turn_sep: has no meaning with --pairs nsp"),
         (["--pairs", "tsv", "--turn_sep", "[SEP]"], "--turn_sep: has no meaning with --pairs tsv"),
@@ -384,8 +415,8 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         match="--turn_sep <EOU>: the vocabulary has no such token .add it to --extra_tokens",
     ):
         run(source, tmp_path / "out", "--pairs", "ntp", tokenizer=BPE)
-    with pytest.raises(UsageError, match="--nctx_y 1: no room"):
-        run(source, tmp_path / "out", "--pairs", "ntp", "--y_prefix", "<GO>", nctx_y=1)
+    with pytest.raises(UsageError, match="--seq_length_y 1: no room"):
+        run(source, tmp_path / "out", "--pairs", "ntp", "--y_prefix", "<GO>", seq_length_y=1)
 
 
 def test_datasets_without_pairs_have_the_bytes_they_had_before_there_were_pairs(
@@ -397,7 +428,7 @@ def test_datasets_without_pairs_have_the_bytes_they_had_before_there_were_pairs(
         "--output",
         str(tmp_path),
         *BPE,
-        "--nctx",
+        "--seq_length",
         "32",
         "--workers",
         "1",

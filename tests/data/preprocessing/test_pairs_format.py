@@ -13,9 +13,11 @@ from tpu_tlm.data.dataset.stream import Stream, in_order
 
 
 def test_pairs_are_read_with_their_two_lengths(tmp_path: Path) -> None:
-    dataset = open_dataset(str(toy_pairs(tmp_path / "data", examples=20, nctx=16, nctx_y=12)))
+    dataset = open_dataset(
+        str(toy_pairs(tmp_path / "data", examples=20, seq_length=16, seq_length_y=12))
+    )
     dataset.verify()
-    assert dict(dataset.lengths) == {"x": 16, "y": 12} and dataset.nctx == 16
+    assert dict(dataset.lengths) == {"x": 16, "y": 12} and dataset.seq_length == 16
     batches = list(in_order(dataset, 8).as_numpy_iterator())
     assert (
         batches[0]["x"].shape == (8, 16)
@@ -57,7 +59,7 @@ def test_datasets_without_pairs_have_no_second_length(tmp_path: Path) -> None:
 
 
 def test_pairs_of_mead_have_a_second_length_of_their_own(make_mead_dataset) -> None:  # type: ignore[no-untyped-def]
-    dataset = make_mead_dataset([5], nctx=8, nctx_y=3)
+    dataset = make_mead_dataset([5], seq_length=8, seq_length_y=3)
     assert dict(dataset.lengths) == {"x": 8, "y": 3}
     batch = next(in_order(dataset, 5).as_numpy_iterator())
     np.testing.assert_array_equal(batch["y"], batch["x"][:, :3] * 2)

@@ -55,7 +55,7 @@ def write_text(path: Path, docs: list[list[str]]) -> Path:
 def run(source: Path | list[Path], output: Path, *options: Any, tokenizer: list[str] = BPE) -> int:
     """Call the command in this process with one worker."""
     sources = source if isinstance(source, list) else [source]
-    given = [*tokenizer, "--nctx", "16", "--workers", "1", *map(str, options)]
+    given = [*tokenizer, "--seq_length", "16", "--workers", "1", *map(str, options)]
     return preprocess.main(["--input_files", *map(str, sources), "--output", str(output), *given])
 
 
@@ -66,11 +66,11 @@ def examples(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
         records = np.fromfile(dataset.path(shard), np.uint8).reshape(-1, layout.record_bytes)
         payload, sound = layout.unframe(records)
         assert sound.all() and len(records) == shard.samples
-        bits = -(-dataset.nctx // 8)
+        bits = -(-dataset.seq_length // 8)
         starts.append(
-            np.unpackbits(payload[:, :bits], axis=1, bitorder="little")[:, : dataset.nctx].astype(
-                bool
-            )
+            np.unpackbits(payload[:, :bits], axis=1, bitorder="little")[
+                :, : dataset.seq_length
+            ].astype(bool)
         )
         ids.append(np.ascontiguousarray(payload[:, bits:]).view("<u2"))
     return np.concatenate(ids), np.concatenate(starts)
@@ -158,11 +158,11 @@ def test_shards_are_even_and_cut_the_same_order(
 @pytest.mark.parametrize("tokenizer", [BPE, WORDPIECE], ids=["bpe", "wordpiece"])
 def test_prefix_suffix_and_document_boundaries(tmp_path: Path, tokenizer: list[str]) -> None:
     docs = documents(60)
-    ends = ["--prefix", "[CLS]", "--suffix", "<EOS>", "--tok_on_eol", "none"]
+    ends = ["--prefix", "[CLS]", "--suffix", "<EOS>", "--eol_token", "none"]
     run(
         write_text(tmp_path / "a.txt", docs),
         tmp_path / "out",
-        "--pack",
+        "--packing",
         "documents",
         "--shuffle",
         "false",
@@ -188,9 +188,9 @@ def test_held_out_documents_are_whole_and_apart(tmp_path: Path) -> None:
         tmp_path / "out",
         "--valid_fraction",
         0.2,
-        "--pack",
+        "--packing",
         "documents",
-        "--nctx",
+        "--seq_length",
         1024,
     )
     train, valid = (open_dataset(str(tmp_path / "out" / name)) for name in ("train", "valid"))
@@ -215,9 +215,9 @@ def test_held_out_documents_are_whole_and_apart(tmp_path: Path) -> None:
         other,
         "--valid_fraction",
         0.2,
-        "--pack",
+        "--packing",
         "documents",
-        "--nctx",
+        "--seq_length",
         1024,
         "--seed",
         5,
@@ -268,7 +268,16 @@ def test_no_token_is_lost_between_parts(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_line_of_megabytes_is_one_line(tmp_path: Path, pack: str) -> None:
     line = " ".join(random.Random(0).choices(WORDS, k=400_000))  # several blocks and parts
     (tmp_path / "a.txt").write_text(line)
-    run(tmp_path / "a.txt", tmp_path / "out", "--shuffle", "false", "--nctx", 512, "--pack", pack)
+    run(
+        tmp_path / "a.txt",
+        tmp_path / "out",
+        "--shuffle",
+        "false",
+        "--seq_length",
+        512,
+        "--packing",
+        pack,
+    )
     dataset = open_dataset(str(tmp_path / "out"))
     made = dataset.load_tokenizer()
     ids = examples(dataset)[0]
@@ -319,13 +328,13 @@ def test_a_finished_output_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture
     ("options", "message"),
     [
         (["--prefix", "[NOPE]"], r"--prefix \[NOPE\]: the vocabulary has no such token"),
-        (["--tok_on_eol", "[NOPE]"], "--tok_on_eol"),
-        (["--nctx", 1, "--prefix", "[CLS]"], "--nctx 1"),
+        (["--eol_token", "[NOPE]"], "--eol_token"),
+        (["--seq_length", 1, "--prefix", "[CLS]"], "--seq_length 1"),
         (["--valid_fraction", 1], "--valid_fraction 1.0"),
         (["--valid_fraction", 1e-9], "--valid_fraction: no document"),
         (["--max_file_size", 0], "--max_file_size"),
         (["--workers", -1], "--workers"),
-        (["--pack", "tight"], "--pack"),
+        (["--packing", "tight"], "--packing"),
     ],
 )
 def test_wrong_use(tmp_path: Path, options: list[Any], message: str) -> None:
@@ -357,7 +366,7 @@ def test_object_store_output(tmp_path: Path) -> None:
         "--output",
         remote,
         *BPE,
-        "--nctx",
+        "--seq_length",
         "16",
         "--workers",
         "1",

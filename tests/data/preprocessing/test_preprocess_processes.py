@@ -39,7 +39,7 @@ def _corpus(directory: Path, size: int) -> Path:
 
 def _command(source: Path, output: Path, *options: str) -> list[str]:
     files = ["--codes", str(TOKENIZERS / "codes"), "--vocab", str(TOKENIZERS / "vocab")]
-    given = ["--nctx", "32", "--valid_fraction", "0.1", "--max_file_size", "0.3", *options]
+    given = ["--seq_length", "32", "--valid_fraction", "0.1", "--max_file_size", "0.3", *options]
     return [
         sys.executable,
         "-m",

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tpu_tlm.data.tokenizers.factory import make_tokenizer
 
 from tests.paths import DATA_FILES
 from tpu_tlm.config import TokenizerConfig
@@ -23,6 +22,7 @@ from tpu_tlm.data.tokenizers.bpe_backends import (
     parse_codes,
     tokenizers_engine,
 )
+from tpu_tlm.data.tokenizers.factory import make_tokenizer
 from tpu_tlm.errors import UsageError
 
 FILES = DATA_FILES / "tokenizers"

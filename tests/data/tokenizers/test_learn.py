@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tpu_tlm.data.tokenizers.factory import load_tokenizer
 
 from tests.paths import DATA_FILES, ROOT
 from tpu_tlm.config import CorpusConfig
@@ -18,6 +17,7 @@ from tpu_tlm.data.corpus.documents import expand_inputs, plan_parts
 from tpu_tlm.data.tokenizers import learn as learning
 from tpu_tlm.data.tokenizers.bpe import BpeTokenizer
 from tpu_tlm.data.tokenizers.bpe_backends import parse_codes
+from tpu_tlm.data.tokenizers.factory import load_tokenizer
 from tpu_tlm.data.tokenizers.learn import learn
 from tpu_tlm.data.tokenizers.word_counts import CountTask, WordCounts, count_words
 from tpu_tlm.errors import UsageError

@@ -216,7 +216,7 @@ def test_what_bert_always_has_is_added_and_taken_back(tmp_path):
     spec = ModelSpec(
         **{
             **vars(saved.spec),
-            "config": replace(saved.spec.config, token_type_vsz=0, output_bias=False),
+            "config": replace(saved.spec.config, type_vocab_size=0, output_bias=False),
         }
     )
     values = {path: v.numpy() for path, v in named_variables(build_model(spec, seed=1)).items()}

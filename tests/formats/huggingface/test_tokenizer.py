@@ -7,10 +7,10 @@ import json
 
 import pytest
 from tokenizers import Tokenizer as Pipeline
-from tpu_tlm.data.tokenizers.factory import make_tokenizer
 
 from tests.paths import DATA_FILES
 from tpu_tlm.config import ModelConfig, TokenizerConfig
+from tpu_tlm.data.tokenizers.factory import make_tokenizer
 from tpu_tlm.formats.huggingface.tokenizer import (
     bpe_pipeline,
     framed,

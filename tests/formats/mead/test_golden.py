@@ -45,7 +45,7 @@ def load(name):
     spec = spec_from_mead(
         config,
         kind=variant["kind"],
-        mxlen=(tables or [io["x"].shape[1]])[0],
+        max_positions=(tables or [io["x"].shape[1]])[0],
         token_types=(types or [2])[0],
     )
     return spec, arrays, io

@@ -28,7 +28,7 @@ class Dataset:
 
     directory: str
     num_samples: int
-    nctx: int
+    seq_length: int
     format: int
     shards: tuple[Shard, ...]
     tokenizer: dict[str, Any] | None
@@ -39,7 +39,9 @@ class Dataset:
     def layout(self) -> Layout:
         """The bytes of a record (format 1 only)."""
         assert self.format == FORMAT and self.tokenizer is not None
-        return token_layout(self.nctx, int(self.tokenizer["vocab_size"]), self.lengths.get("y"))
+        return token_layout(
+            self.seq_length, int(self.tokenizer["vocab_size"]), self.lengths.get("y")
+        )
 
     @property
     def piece_samples(self) -> int:
@@ -108,13 +110,15 @@ def open_dataset(directory: str) -> Dataset:
             )
             for s in metadata["shards"]
         )
-        nctx, tokenizer, piece = (
+        seq_length, tokenizer, piece = (
             int(metadata["nctx"]),
             dict(metadata["tokenizer"]),
             int(metadata["piece_samples"]),
         )
-        lengths = {"x": nctx} | ({"y": int(metadata["nctx_y"])} if "nctx_y" in metadata else {})
-        layout = token_layout(nctx, int(tokenizer["vocab_size"]), lengths.get("y"))
+        lengths = {"x": seq_length} | (
+            {"y": int(metadata["nctx_y"])} if "nctx_y" in metadata else {}
+        )
+        layout = token_layout(seq_length, int(tokenizer["vocab_size"]), lengths.get("y"))
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"{where}: is damaged ({type(error).__name__}: {error}): {_AGAIN}"
@@ -129,7 +133,7 @@ def open_dataset(directory: str) -> Dataset:
         for s in shards
     ):
         raise UsageError(f"{where}: its table of shards does not add up: {_AGAIN}")
-    dataset = Dataset(directory, samples, nctx, FORMAT, shards, tokenizer, metadata, lengths)
+    dataset = Dataset(directory, samples, seq_length, FORMAT, shards, tokenizer, metadata, lengths)
     _check_sizes(dataset)
     return dataset
 

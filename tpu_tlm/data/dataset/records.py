@@ -92,11 +92,11 @@ def token_dtype(vocab_size: int) -> str:
     return "<u2" if vocab_size <= 65536 else "<u4"
 
 
-def token_layout(nctx: int, vocab_size: int, nctx_y: int | None = None) -> Layout:
+def token_layout(seq_length: int, vocab_size: int, seq_length_y: int | None = None) -> Layout:
     """Format 1: `x` = nctx token ids, `w` = a bit per token of `x`, set where a word begins; pairs add `y` = nctx_y token ids."""
     wide = np.dtype(token_dtype(vocab_size)).itemsize
-    pair = () if nctx_y is None else (Feature("y", nctx_y * wide),)
-    return Layout((Feature("w", -(-nctx // 8)), Feature("x", nctx * wide), *pair))
+    pair = () if seq_length_y is None else (Feature("y", seq_length_y * wide),)
+    return Layout((Feature("w", -(-seq_length // 8)), Feature("x", seq_length * wide), *pair))
 
 
 def token_payload(

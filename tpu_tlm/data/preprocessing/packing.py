@@ -34,27 +34,27 @@ class Packing:
 
     An example is `prefix`, tokens, `suffix`, then `pad_id` up to nctx. `eol` is appended to every line. Word starts are true
     where a word or an `eol` begins, false on the later pieces of a word, on prefix, suffix and padding. `documents`: every
-    document begins a new example. `flag`: the option that sets `nctx`.
+    document begins a new example. `flag`: the option that sets `seq_length`.
     """
 
-    nctx: int
+    seq_length: int
     pad_id: int
     prefix: int | None = None
     suffix: int | None = None
     eol: int | None = None
     documents: bool = False
-    flag: str = "--nctx"
+    flag: str = "--seq_length"
 
     def __post_init__(self) -> None:
         if self.body < 1:
             raise UsageError(
-                f"{self.flag} {self.nctx}: no room for a token beside prefix and suffix; take a larger {self.flag}"
+                f"{self.flag} {self.seq_length}: no room for a token beside prefix and suffix; take a larger {self.flag}"
             )
 
     @property
     def body(self) -> int:
         """Tokens of text in a full example."""
-        return self.nctx - (self.prefix is not None) - (self.suffix is not None)
+        return self.seq_length - (self.prefix is not None) - (self.suffix is not None)
 
 
 class Packer:
@@ -127,8 +127,8 @@ class Packer:
         rows_of = -(-lengths // p.body)
         rows = int(rows_of.sum())
         first = 0 if p.prefix is None else 1
-        ids = np.full((rows, p.nctx), p.pad_id, np.uint32)
-        word_start = np.zeros((rows, p.nctx), bool)
+        ids = np.full((rows, p.seq_length), p.pad_id, np.uint32)
+        word_start = np.zeros((rows, p.seq_length), bool)
         count = int(lengths.sum())
         filled = np.full(rows, p.body)
         if count == rows * p.body:  # no padding: one copy

@@ -133,8 +133,8 @@ def framed(
         ends = np.where(long, starts + packing.body, ends)
     rows, lengths = len(starts), ends - starts
     first = 0 if packing.prefix is None else 1
-    ids = np.full((rows, packing.nctx), packing.pad_id, np.uint32)
-    word_start = np.zeros((rows, packing.nctx), bool)
+    ids = np.full((rows, packing.seq_length), packing.pad_id, np.uint32)
+    word_start = np.zeros((rows, packing.seq_length), bool)
     inside = np.arange(packing.body) < lengths[:, None]
     source = (starts[:, None] + np.arange(packing.body))[inside]
     ids[:, first : first + packing.body][inside] = tokens.ids[source]

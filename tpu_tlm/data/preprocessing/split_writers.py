@@ -39,7 +39,9 @@ class PreprocessJob:
     def layout(self) -> Layout:
         """The bytes of a record."""
         return token_layout(
-            self.packing.nctx, self.vocab_size, self.pairs.y.nctx if self.pairs else None
+            self.packing.seq_length,
+            self.vocab_size,
+            self.pairs.y.seq_length if self.pairs else None,
         )
 
     def payload(self, examples: Examples, y: NDArray[np.uint32] | None = None) -> NDArray[np.uint8]:

@@ -57,7 +57,7 @@ def pairs(spec: ModelSpec, family: str) -> Iterator[Pair]:
     yield same("embeddings/x/positions", POSITIONS)
     yield same("embeddings/tt/table", "embeddings.token_type_embeddings.weight")
     yield from norm("embeddings/reduction", "embeddings.LayerNorm")
-    if config.dsz not in (None, config.d_model):
+    if config.embedding_size not in (None, config.d_model):
         yield from linear("embeddings/projection", "embeddings_project")
     for layer in range(config.num_layers):
         path, key = f"encoder/{layer}", f"encoder.layer.{layer}"
@@ -104,10 +104,10 @@ def completed(
     its own, without BERT's head.
     """
     config, grown, added = spec.config, dict(values), []
-    width = config.dsz or config.d_model
-    if not config.token_type_vsz:
+    width = config.embedding_size or config.d_model
+    if not config.type_vocab_size:
         grown["embeddings/tt/table"] = np.zeros((2, width), np.float32)
-        config = replace(config, token_type_vsz=2)
+        config = replace(config, type_vocab_size=2)
         added.append("a token-type table of zeros")
     if spec.kind == "mlm" and config.mlm_head == "bert" and not config.output_bias:
         from tpu_tlm.models.layers.embeddings_stack import padded
@@ -133,18 +133,18 @@ def reduced(spec: ModelSpec, values: Arrays, wanted: ModelSpec) -> tuple[ModelSp
     left = dict(values)
     config = spec.config
     if (
-        not wanted.config.token_type_vsz
-        and config.token_type_vsz
+        not wanted.config.type_vocab_size
+        and config.type_vocab_size
         and not left.pop("embeddings/tt/table").any()
     ):
-        config = replace(config, token_type_vsz=0)
+        config = replace(config, type_vocab_size=0)
     if not wanted.config.output_bias and config.output_bias and not left.pop("head/bias").any():
         config = replace(config, output_bias=False)
     found = ModelSpec(**{**vars(spec), "config": config})
     same_sizes = (
         found.vocab_size == wanted.vocab_size
         and found.pad_id == wanted.pad_id
-        and found.nctx >= wanted.nctx
+        and found.seq_length >= wanted.seq_length
     )
     if not same_sizes or [d for d in differences(found, wanted) if d.name != "mask_pad"]:
         return None

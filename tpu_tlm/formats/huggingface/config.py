@@ -105,11 +105,11 @@ def spec_of(config: Mapping[str, Any], kind: str, where: str) -> ModelSpec:
             d_ff=_size(config, "d_ff", family, where),
             num_heads=num_heads,
             num_layers=_size(config, "num_layers", family, where),
-            dsz=width if width != d_model else None,
+            embedding_size=width if width != d_model else None,
             embed_type="learned-positional",
-            mxlen=positions,
+            max_positions=positions,
             embeddings_reduction="sum" if causal else "sum-layer-norm",
-            token_type_vsz=0 if causal else int(config.get("type_vocab_size", 2)),
+            type_vocab_size=0 if causal else int(config.get("type_vocab_size", 2)),
             rpr_k=[0],
             transformer_type="pre-layer-norm" if causal else "post-layer-norm",
             layer_norm_eps=float(
@@ -129,7 +129,7 @@ def spec_of(config: Mapping[str, Any], kind: str, where: str) -> ModelSpec:
             weight_std=float(config.get("initializer_range", 0.02)),
         ),
         vocab_size=int(config["vocab_size"]) if "vocab_size" in config else 0,
-        nctx=positions,
+        seq_length=positions,
         pad_id=int(config.get("pad_token_id") or 0)
         if family != "roberta"
         else int(config.get("pad_token_id", 1)),
@@ -149,7 +149,9 @@ def config_of(spec: ModelSpec, family: str, architecture: str, where: str) -> di
         raise UsageError(
             f"{where}: --activation {ours.activation} has no place in a {family} model"
         )
-    positions = (ours.mxlen or spec.nctx) + (spec.pad_id + 1 if family == "roberta" else 0)
+    positions = (ours.max_positions or spec.seq_length) + (
+        spec.pad_id + 1 if family == "roberta" else 0
+    )
     config: dict[str, Any] = {
         "architectures": [architecture],
         "model_type": family,
@@ -178,11 +180,11 @@ def config_of(spec: ModelSpec, family: str, architecture: str, where: str) -> di
             config["n_inner"] = None
     else:
         config.update(hidden_dropout_prob=ours.dropout, attention_probs_dropout_prob=ours.dropout)
-        config.update(type_vocab_size=ours.token_type_vsz, pad_token_id=spec.pad_id)
+        config.update(type_vocab_size=ours.type_vocab_size, pad_token_id=spec.pad_id)
     if family == "roberta":
         config.update(bos_token_id=spec.prefix_id, eos_token_id=spec.suffix_id)
     if family == "electra":
-        config.update(embedding_size=ours.dsz or ours.d_model)
+        config.update(embedding_size=ours.embedding_size or ours.d_model)
     read_back = spec_of(config, spec.kind, where)
     if wrong := [d for d in differences(read_back, spec) if d.name != "mask_pad"]:
         wanted = ", ".join(

@@ -177,7 +177,7 @@ def tokenizer_files(tokenizer: Tokenizer, spec: ModelSpec) -> tuple[dict[str, by
     bert = isinstance(tokenizer, WordPieceTokenizer) and template == "[CLS] $A [SEP]"
     settings: dict[str, Any] = {
         "tokenizer_class": "BertTokenizer" if bert else "PreTrainedTokenizerFast",
-        "model_max_length": spec.nctx,
+        "model_max_length": spec.seq_length,
         "clean_up_tokenization_spaces": False,
         **{name: tokenizer.tokens[i] for name, i in names.items() if i is not None},
     }

@@ -30,7 +30,10 @@ def choose_family(saved: PretrainedModel, asked: str | None) -> str:
     config = saved.spec.config
     if saved.spec.kind == "clm":
         return "gpt2"
-    if saved.spec.kind == "discriminator" or (config.dsz or config.d_model) != config.d_model:
+    if (
+        saved.spec.kind == "discriminator"
+        or (config.embedding_size or config.d_model) != config.d_model
+    ):
         return "electra"
     return "roberta" if FIRST_POSITIONS in saved.extras else "bert"
 

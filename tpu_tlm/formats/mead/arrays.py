@@ -35,7 +35,7 @@ def from_mead(
     if (
         spec.config.embed_type == "learned-positional-w-bias"
         and _BIAS in arrays
-        and not spec.config.token_type_vsz
+        and not spec.config.type_vocab_size
     ):
         bias = np.asarray(arrays[_BIAS])
         arrays = {

@@ -62,11 +62,11 @@ def _choice(config: Mapping[str, Any], name: str, known: Mapping[Any, str]) -> s
 
 
 def spec_from_mead(
-    config: Mapping[str, Any], *, mxlen: int, token_types: int = 2, kind: str = "mlm"
+    config: Mapping[str, Any], *, max_positions: int, token_types: int = 2, kind: str = "mlm"
 ) -> ModelSpec:
     """The spec of a model that MEAD trained with these hyper-parameters.
 
-    `kind`: mlm, clm, gmlp, embed (its fine-tuning embeddings), dual, discriminator or seq2seq; `mxlen`: rows of its position table, or
+    `kind`: mlm, clm, gmlp, embed (its fine-tuning embeddings), dual, discriminator or seq2seq; `max_positions`: rows of its position table, or
     tokens of an example; `token_types`: rows of its token-type table, where it has the feature `tt`. MEAD's defaults hold for what is
     absent: its own block order; padding attended to in language models; layer-norm epsilon 1e-12 in those and 1e-6 in the others. Raises
     `UsageError` naming an option that is not known here.
@@ -97,9 +97,9 @@ def spec_from_mead(
             embed_type=_choice(
                 config, "embed_type", {None: "default", **{k: k for k in _EMBEDDINGS}}
             ),
-            mxlen=mxlen,
+            max_positions=max_positions,
             embeddings_reduction=config.get("embeddings_reduction") or "sum",
-            token_type_vsz=token_types if "tt" in config.get("features", ()) else 0,
+            type_vocab_size=token_types if "tt" in config.get("features", ()) else 0,
             rpr_k=list(rpr_k) if isinstance(rpr_k, list | tuple) else [rpr_k],
             rpr_value_on=config.get("rpr_value_on", True),
             ra_type=ra_type,
@@ -118,6 +118,6 @@ def spec_from_mead(
             **reduction,
         ),
         vocab_size=config["vocab"],
-        nctx=config.get("nctx") or mxlen,
+        seq_length=config.get("nctx") or max_positions,
         kind=ours,
     )

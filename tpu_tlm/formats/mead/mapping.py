@@ -144,7 +144,7 @@ def _embeddings(root: str, spec: ModelSpec) -> Iterator[Pair]:
     if config.embed_type.startswith("learned-positional"):
         yield same("embeddings/x/positions", f"{key}/x/pos_weights")
     if config.embed_type == "learned-positional-w-bias":
-        if config.token_type_vsz:
+        if config.type_vocab_size:
             yield same("embeddings/x/bias", f"{key}/x/bias")
         else:
             # The form that MEAD's readers accept: token types of which only the first is ever used.
@@ -153,7 +153,7 @@ def _embeddings(root: str, spec: ModelSpec) -> Iterator[Pair]:
     if config.embed_type == "modular":
         for name in ("positions_long", "positions_short"):
             yield same(f"embeddings/x/{name}", f"{OWN}embeddings/x/{name}")
-    if config.token_type_vsz:
+    if config.type_vocab_size:
         yield same("embeddings/tt/table", f"{key}/tt/weights")
     if config.embeddings_reduction == "sum-layer-norm":
         yield from _norm("embeddings/reduction", f"{key}/reduction/ln", config)
@@ -163,8 +163,10 @@ def _embeddings(root: str, spec: ModelSpec) -> Iterator[Pair]:
 
 def _joined(config: ModelConfig) -> int:
     """Columns of the embeddings before a projection."""
-    width = config.dsz or config.d_model
-    return width * 2 if config.embeddings_reduction == "concat" and config.token_type_vsz else width
+    width = config.embedding_size or config.d_model
+    return (
+        width * 2 if config.embeddings_reduction == "concat" and config.type_vocab_size else width
+    )
 
 
 def _generator(spec: ModelSpec, config: ModelConfig) -> Iterator[Pair]:
@@ -191,7 +193,7 @@ def _head(spec: ModelSpec) -> Iterator[Pair]:
     if config.mlm_head == "bert":
         yield from _dense("head/dense", f"{key}/dense")
         yield from _norm("head/ln", f"{key}/ln", config)
-    elif config.tie_weights and config.dsz not in (None, config.d_model):
+    elif config.tie_weights and config.embedding_size not in (None, config.d_model):
         yield from _dense("head/to_dsz", f"{key}/to_dsz")
     if not config.tie_weights:
         yield rows("head/kernel", f"{key}/weights", spec.vocab_size, transpose=True)

@@ -170,21 +170,21 @@ def described_by_json(text: bytes, where: str) -> Describe:
     def describe(arrays: Mapping[str, np.ndarray], path: str) -> ModelSpec:
         seen = _seen(arrays, path)
         return spec_from_mead(
-            {"vocab": seen["vocab"], **config}, mxlen=seen["positions"] or config.get("mxlen") or config.get("nctx") or 256,
+            {"vocab": seen["vocab"], **config}, max_positions=seen["positions"] or config.get("mxlen") or config.get("nctx") or 256,
             token_types=seen["types"] or 2, kind=kind,
         )  # fmt: skip
 
     return describe
 
 
-def described_by_options(config: ModelConfig, kind: str = "mlm", nctx: int = 256) -> Describe:
+def described_by_options(config: ModelConfig, kind: str = "mlm", seq_length: int = 256) -> Describe:
     """The model flags as the description; vocabulary, positions and what is more than an encoder come from the arrays."""
 
     def describe(arrays: Mapping[str, np.ndarray], path: str) -> ModelSpec:
         seen = _seen(arrays, path)
-        length = seen["positions"] or config.mxlen or nctx
+        length = seen["positions"] or config.max_positions or seq_length
         return ModelSpec(
-            replace(config, mxlen=length), seen["vocab"], length, kind=_kind(arrays, kind)
+            replace(config, max_positions=length), seen["vocab"], length, kind=_kind(arrays, kind)
         )
 
     return describe

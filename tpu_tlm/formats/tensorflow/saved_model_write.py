@@ -121,7 +121,7 @@ def write_saved_model(
         raise UsageError(
             f"{saved.source}: a model of kind {saved.spec.kind!r} takes no single text and cannot be served"
         )
-    longest = saved.spec.nctx
+    longest = saved.spec.seq_length
     if length is not None and not 4 <= length <= longest:
         raise UsageError(
             f"--length {length}: must be between 4 and the {longest} tokens of the model"

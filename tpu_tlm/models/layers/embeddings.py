@@ -20,11 +20,11 @@ class LookupTableEmbeddings(keras.layers.Layer):
     `start`: place of the first token, which only embeddings with positions ask for.
     """
 
-    def __init__(self, rows: int, dsz: int, **kwargs: Any) -> None:
+    def __init__(self, rows: int, embedding_size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.dsz = dsz
+        self.embedding_size = embedding_size
         self.table = self.add_weight(
-            name="table", shape=(rows, dsz), initializer="zeros", autocast=False
+            name="table", shape=(rows, embedding_size), initializer="zeros", autocast=False
         )
 
     def vectors(self, x: tf.Tensor, start: Start) -> tf.Tensor:
@@ -36,26 +36,31 @@ class LookupTableEmbeddings(keras.layers.Layer):
 
 
 class LearnedPositionalLookupTableEmbeddings(LookupTableEmbeddings):
-    """A table plus a learned vector per position (BERT, arXiv 1810.04805); raises ValueError for inputs longer than `mxlen`."""
+    """A table plus a learned vector per position (BERT, arXiv 1810.04805); raises ValueError for inputs longer than `max_positions`."""
 
-    def __init__(self, rows: int, dsz: int, *, mxlen: int, **kwargs: Any) -> None:
-        super().__init__(rows, dsz, **kwargs)
-        self.mxlen = mxlen
+    def __init__(
+        self, rows: int, embedding_size: int, *, max_positions: int, **kwargs: Any
+    ) -> None:
+        super().__init__(rows, embedding_size, **kwargs)
+        self.max_positions = max_positions
         self.positions = self.add_weight(
-            name="positions", shape=(mxlen, dsz), initializer="zeros", autocast=False
+            name="positions",
+            shape=(max_positions, embedding_size),
+            initializer="zeros",
+            autocast=False,
         )
 
     def vectors(self, x: tf.Tensor, start: Start) -> tf.Tensor:
         length = x.shape[1]
-        if length > self.mxlen:
+        if length > self.max_positions:
             raise ValueError(
-                f"an input of {length} tokens is longer than the {self.mxlen} learned positions (--mxlen)"
+                f"an input of {length} tokens is longer than the {self.max_positions} learned positions (--max_positions)"
             )
         table = tf.convert_to_tensor(self.positions)
         rows = (
             table[:length]
             if isinstance(start, int) and start == 0
-            else tf.slice(table, (start, 0), (length, self.dsz))
+            else tf.slice(table, (start, 0), (length, self.embedding_size))
         )
         return tf.gather(self.table, x) + rows[None]
 
@@ -63,9 +68,11 @@ class LearnedPositionalLookupTableEmbeddings(LookupTableEmbeddings):
 class LearnedPositionalLookupTableEmbeddingsWithBias(LearnedPositionalLookupTableEmbeddings):
     """Learned positions and one more vector for every place: what is left of BERT's token types where all are 0."""
 
-    def __init__(self, rows: int, dsz: int, **kwargs: Any) -> None:
-        super().__init__(rows, dsz, **kwargs)
-        self.bias = self.add_weight(name="bias", shape=(dsz,), initializer="zeros", autocast=False)
+    def __init__(self, rows: int, embedding_size: int, **kwargs: Any) -> None:
+        super().__init__(rows, embedding_size, **kwargs)
+        self.bias = self.add_weight(
+            name="bias", shape=(embedding_size,), initializer="zeros", autocast=False
+        )
 
     def vectors(self, x: tf.Tensor, start: Start) -> tf.Tensor:
         return super().vectors(x, start) + self.bias
@@ -94,29 +101,35 @@ def sines(places: tf.Tensor, width: int, *, halves: bool) -> tf.Tensor:
 class PositionalLookupTableEmbeddings(LookupTableEmbeddings):
     """table[x] * sqrt(d) + sines (arXiv 1706.03762, 3.5), in either of the two layouts of `sines`; raises ValueError for an odd width."""
 
-    def __init__(self, rows: int, dsz: int, *, halves: bool, **kwargs: Any) -> None:
-        super().__init__(rows, dsz, **kwargs)
-        if dsz % 2:
-            raise ValueError(f"sinusoidal positions need an even width, not {dsz}")
+    def __init__(self, rows: int, embedding_size: int, *, halves: bool, **kwargs: Any) -> None:
+        super().__init__(rows, embedding_size, **kwargs)
+        if embedding_size % 2:
+            raise ValueError(f"sinusoidal positions need an even width, not {embedding_size}")
         self.halves = halves
 
     def vectors(self, x: tf.Tensor, start: Start) -> tf.Tensor:
         return (
-            tf.gather(self.table, x) * self.dsz**0.5
-            + sines(_places(x, start), self.dsz, halves=self.halves)[None]
+            tf.gather(self.table, x) * self.embedding_size**0.5
+            + sines(_places(x, start), self.embedding_size, halves=self.halves)[None]
         )
 
 
 class ModularPositionalLookupTableEmbeddings(LookupTableEmbeddings):
     """table[x] + long[i mod 47] + short[i mod 11] (ConveRT, arXiv 1911.03688, 3.1): learned positions for any length."""
 
-    def __init__(self, rows: int, dsz: int, **kwargs: Any) -> None:
-        super().__init__(rows, dsz, **kwargs)
+    def __init__(self, rows: int, embedding_size: int, **kwargs: Any) -> None:
+        super().__init__(rows, embedding_size, **kwargs)
         self.long = self.add_weight(
-            name="positions_long", shape=(MODULAR[0], dsz), initializer="zeros", autocast=False
+            name="positions_long",
+            shape=(MODULAR[0], embedding_size),
+            initializer="zeros",
+            autocast=False,
         )
         self.short = self.add_weight(
-            name="positions_short", shape=(MODULAR[1], dsz), initializer="zeros", autocast=False
+            name="positions_short",
+            shape=(MODULAR[1], embedding_size),
+            initializer="zeros",
+            autocast=False,
         )
 
     def vectors(self, x: tf.Tensor, start: Start) -> tf.Tensor:
@@ -132,11 +145,11 @@ class ModularPositionalLookupTableEmbeddings(LookupTableEmbeddings):
 class TokenTypeEmbeddings(keras.layers.Layer):
     """A tiny table looked up by a one-hot product, which needs no scatter in the backward pass: int `[B, T] -> [B, T, d]`."""
 
-    def __init__(self, types: int, dsz: int, **kwargs: Any) -> None:
+    def __init__(self, types: int, embedding_size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.types, self.dsz = types, dsz
+        self.types, self.embedding_size = types, embedding_size
         self.table = self.add_weight(
-            name="table", shape=(types, dsz), initializer="zeros", autocast=False
+            name="table", shape=(types, embedding_size), initializer="zeros", autocast=False
         )
 
     def call(self, x: tf.Tensor, start: Start = 0) -> tf.Tensor:

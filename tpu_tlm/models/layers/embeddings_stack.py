@@ -34,7 +34,7 @@ class EmbeddingsStack(keras.layers.Layer):
     """Embeds features by name and joins them: `{feature: int [B, T]} -> [B, T, d]`.
 
     Joined by sum, concatenation, or sum and layer norm (`embeddings_reduction`; BERT has the last); then dropout; then, where the joined
-    width is not d_model (`dsz`, concatenation), a projection (ALBERT, arXiv 1909.11942). A feature that is not given counts as zeros
+    width is not d_model (`embedding_size`, concatenation), a projection (ALBERT, arXiv 1909.11942). A feature that is not given counts as zeros
     (token type 0), except `x`. `start`: place of the first token.
     """
 
@@ -44,7 +44,7 @@ class EmbeddingsStack(keras.layers.Layer):
         super().__init__(**kwargs)
         self.features = dict(features)
         self.pdrop, self.concat = config.embeddings_dropout, config.embeddings_reduction == "concat"
-        widths = [f.dsz for f in self.features.values()]
+        widths = [f.embedding_size for f in self.features.values()]
         self.width = width = sum(widths) if self.concat else widths[0]
         normed = config.embeddings_reduction == "sum-layer-norm"
         self.reduction = (
@@ -83,16 +83,16 @@ class EmbeddingsStack(keras.layers.Layer):
 
 
 def _token_embeddings(
-    config: ModelConfig, rows: int, nctx: int, **kwargs: Any
+    config: ModelConfig, rows: int, seq_length: int, **kwargs: Any
 ) -> LookupTableEmbeddings:
-    width, kind = config.dsz or config.d_model, config.embed_type
+    width, kind = config.embedding_size or config.d_model, config.embed_type
     if kind == "learned-positional":
         return LearnedPositionalLookupTableEmbeddings(
-            rows, width, mxlen=config.mxlen or nctx, **kwargs
+            rows, width, max_positions=config.max_positions or seq_length, **kwargs
         )
     if kind == "learned-positional-w-bias":
         return LearnedPositionalLookupTableEmbeddingsWithBias(
-            rows, width, mxlen=config.mxlen or nctx, **kwargs
+            rows, width, max_positions=config.max_positions or seq_length, **kwargs
         )
     if kind in ("positional", "positional-t2t"):
         return PositionalLookupTableEmbeddings(
@@ -104,15 +104,15 @@ def _token_embeddings(
 
 
 def make_embeddings(
-    config: ModelConfig, vocab_size: int, nctx: int, **kwargs: Any
+    config: ModelConfig, vocab_size: int, seq_length: int, **kwargs: Any
 ) -> EmbeddingsStack:
-    """The embeddings that the configuration asks for; `nctx` is the length of the position table where `mxlen` is not given."""
+    """The embeddings that the configuration asks for; `seq_length` is the length of the position table where `max_positions` is not given."""
     policy = kwargs["dtype"]
     features: dict[str, keras.layers.Layer] = {
-        "x": _token_embeddings(config, padded(vocab_size), nctx, name="x", dtype=policy)
+        "x": _token_embeddings(config, padded(vocab_size), seq_length, name="x", dtype=policy)
     }
-    if config.token_type_vsz:
+    if config.type_vocab_size:
         features["tt"] = TokenTypeEmbeddings(
-            config.token_type_vsz, config.dsz or config.d_model, name="tt", dtype=policy
+            config.type_vocab_size, config.embedding_size or config.d_model, name="tt", dtype=policy
         )
     return EmbeddingsStack(features, config, **kwargs)

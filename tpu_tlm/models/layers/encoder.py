@@ -74,11 +74,11 @@ class TransformerEncoderStack(keras.layers.Layer):
     """`num_layers` blocks and, unless the norms stand after, a last norm: `[B, T, d] -> [B, T, d]`.
 
     `visible`: bool, broadcast to `[B, h, T, T]`. `causal` does not mask by itself (the mask is `visible`'s matter) but tells the layers
-    that nobody looks ahead. `nctx`: the one length that gated MLP blocks (`mlp`) are made for.
+    that nobody looks ahead. `seq_length`: the one length that gated MLP blocks (`mlp`) are made for.
     """
 
     def __init__(
-        self, config: ModelConfig, nctx: int, *, causal: bool = False, **kwargs: Any
+        self, config: ModelConfig, seq_length: int, *, causal: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         check_layers(config, config.num_layers)
@@ -89,7 +89,7 @@ class TransformerEncoderStack(keras.layers.Layer):
         self.blocks: list[keras.layers.Layer] = []
         for i in range(config.num_layers):
             if config.mlp:
-                self.blocks.append(GatedMLPEncoder(config, nctx, name=str(i), dtype=policy))
+                self.blocks.append(GatedMLPEncoder(config, seq_length, name=str(i), dtype=policy))
             else:
                 self.blocks.append(
                     TransformerEncoder(config, i, causal=causal, name=str(i), dtype=policy)

@@ -18,10 +18,12 @@ class SpatialProjection(keras.layers.Layer):
     The bias starts at one, so that at first the gate lets everything through.
     """
 
-    def __init__(self, nctx: int, **kwargs: Any) -> None:
+    def __init__(self, seq_length: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.kernel = self.add_weight(name="kernel", shape=(nctx, nctx), initializer="zeros")
-        self.bias = self.add_weight(name="bias", shape=(nctx,), initializer="ones")
+        self.kernel = self.add_weight(
+            name="kernel", shape=(seq_length, seq_length), initializer="zeros"
+        )
+        self.bias = self.add_weight(name="bias", shape=(seq_length,), initializer="ones")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         if x.shape[1] != self.kernel.shape[0]:
@@ -34,10 +36,10 @@ class SpatialProjection(keras.layers.Layer):
 class SpatialGatingUnit(keras.layers.Layer):
     """`[B, T, f] -> [B, T, f/2]`: u * proj(norm(v)), u and v the halves of the channels. Masked positions give nothing to others."""
 
-    def __init__(self, config: ModelConfig, nctx: int, **kwargs: Any) -> None:
+    def __init__(self, config: ModelConfig, seq_length: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.norm = make_norm(config, config.d_ff // 2, name="norm", dtype=self.dtype_policy)
-        self.proj = SpatialProjection(nctx, name="proj", dtype=self.dtype_policy)
+        self.proj = SpatialProjection(seq_length, name="proj", dtype=self.dtype_policy)
 
     def call(self, x: tf.Tensor, visible: tf.Tensor | None = None) -> tf.Tensor:
         u, v = tf.split(x, 2, axis=-1)
@@ -48,12 +50,12 @@ class SpatialGatingUnit(keras.layers.Layer):
 
 
 class GatedMLPEncoder(keras.layers.Layer):
-    """x + from_sgu(sgu(activation(to_ffn(norm(x))))): `[B, T, d] -> [B, T, d]`, for one length T = `nctx`.
+    """x + from_sgu(sgu(activation(to_ffn(norm(x))))): `[B, T, d] -> [B, T, d]`, for one length T = `seq_length`.
 
     `visible`: bool `[B, 1, 1, T]`, false at padding. Raises ValueError for an odd d_ff, or for masks between pairs of positions.
     """
 
-    def __init__(self, config: ModelConfig, nctx: int, **kwargs: Any) -> None:
+    def __init__(self, config: ModelConfig, seq_length: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if config.d_ff % 2:
             raise ValueError(f"a gated MLP splits --d_ff in two: {config.d_ff} is odd")
@@ -62,7 +64,7 @@ class GatedMLPEncoder(keras.layers.Layer):
         self.activation = ACTIVATIONS[config.activation]
         self.norm = make_norm(config, name="norm", dtype=policy)
         self.to_ffn = Dense(config.d_model, config.d_ff, name="to_ffn", dtype=policy)
-        self.sgu = SpatialGatingUnit(config, nctx, name="sgu", dtype=policy)
+        self.sgu = SpatialGatingUnit(config, seq_length, name="sgu", dtype=policy)
         self.from_sgu = Dense(config.d_ff // 2, config.d_model, name="from_sgu", dtype=policy)
 
     def call(

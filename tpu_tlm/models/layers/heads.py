@@ -23,7 +23,7 @@ class Head(keras.layers.Layer):
     def __init__(self, config: ModelConfig, vocab_size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.vocab_size, self.rows = vocab_size, padded(vocab_size)
-        width = (config.dsz or config.d_model) if config.tie_weights else config.d_model
+        width = (config.embedding_size or config.d_model) if config.tie_weights else config.d_model
         policy = self.dtype_policy
         self.dense: Dense | None = None
         self.to_dsz: Dense | None = None
