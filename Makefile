@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 env: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt scripts/setup.sh scripts/setup_hf.sh
+$(STAMP): pyproject.toml constraints.txt scripts/setup.sh scripts/setup_hf.sh scripts/setup_manifests.sh
 	bash scripts/setup.sh
 
 # The TPU compiler for `python -m tpu_tlm.plan`: 3 GB in an environment of its own.

@@ -1,4 +1,4 @@
-"""Kubernetes' controllers on this machine: a manifest's pods as processes, started again by its policy.
+"""Kubernetes' controllers, here: a manifest's pods as processes, started again by its policy.
 
 A pod gets the command, arguments and environment of its first container, as the kubelet and the
 controller would give them. Volumes are directories here: a path that begins with a mount path is
@@ -19,13 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from tests.manifests.pods import PodTemplate, templates
+from tests.manifests.pods import templates
 from tests.manifests.render import ROOT, environment, named, workload
 from tests.ports import free_ports
 
 PATIENCE = 300.0
-# Old spellings of options, where the package does not know the new ones yet.
-OLD_NAMES = {"--run_dir": "--basedir"}
 
 
 def exit_code(returned: int) -> int:
@@ -149,8 +147,6 @@ class Workload:
         words = [*self.template.main["command"], *self.template.main["args"], *self.extra]
         words = [re.sub(r"\$\((\w+)\)", lambda m: given.get(m[1], m[0]), word) for word in words]
         words = [self.place.here(word) for word in words if word not in self.place.dropped]
-        for new, old in OLD_NAMES.items():
-            words = [re.sub(rf"^{new}(?==)", old, word) for word in words]
         assert words[0] == "python"
         # What the image has; nothing else of this machine's environment.
         image = {"PATH": os.environ["PATH"], "HOME": str(self.place.volumes["/tmp"])}

@@ -166,6 +166,37 @@ def test_a_pod_is_not_started_again_and_continues_when_made_anew(
     assert (weights(again), losses(again)) == undisturbed[1]
 
 
+def test_preprocessing_is_continued_after_a_kill(tmp_path: Path) -> None:
+    """Text -> the dataset of an undisturbed pod, byte for byte."""
+    shards = []
+    for kill in (False, True):
+        storage = tmp_path / str(kill) / "storage"
+        (storage / "text").mkdir(parents=True)
+        (storage / "vocab").mkdir()
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(50))]
+        (storage / "vocab" / "vocab.txt").write_text("\n".join(words) + "\n")
+        for part in range(4):
+            lines = (" ".join(f"w{(i * j + part) % 50}" for j in range(9)) for i in range(4000))
+            (storage / "text" / f"{part}.txt").write_text("\n\n".join(lines) + "\n")
+        directory = tmp_path / str(kill)
+        volumes = {"/storage": storage, "/etc/tpu-tlm": directory / "recipe"}
+        place = Place(volumes | {"/tmp": directory / "tmp"})
+        extra = ("--seq_length=32", "--workers=1")
+        job = Workload(overlay("preprocess-pvc"), place, directory / "pod", extra)
+        try:
+            if kill:
+                job.run_until(lambda s=storage: any((s / "data").glob("**/*")))
+                job.processes[0].kill()
+            assert job.finish() == "Succeeded", job.said()
+        finally:
+            job.close()
+        assert job.codes == ([137, 0] if kill else [0])
+        files = sorted((storage / "data").glob("*/*.tfrecord"))
+        assert {file.parent.name for file in files} == {"train", "valid"}
+        shards.append([(file.name, file.read_bytes()) for file in files])
+    assert shards[0] == shards[1]
+
+
 @pytest.mark.parametrize("name", one_of_each())
 def test_a_mistake_in_the_flags_is_not_retried(name: str, data: Path, tmp_path: Path) -> None:
     job = made(name, data, tmp_path, "--lr=fast")
@@ -180,7 +211,7 @@ def test_a_mistake_in_the_flags_is_not_retried(name: str, data: Path, tmp_path: 
 def test_a_pod_without_its_tpu_fails_and_is_not_retried(
     name: str, data: Path, tmp_path: Path
 ) -> None:
-    """The command whole, `--tpu=local` included: no fall-back to the processor, no endless restart."""
+    """With `--tpu=local`: no fall-back to the processor, no endless restart."""
     job = made(name, data, tmp_path)
     job.place = Place(job.place.volumes)
     assert job.finish() == "Failed"

@@ -6,6 +6,7 @@ import functools
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,6 @@ from tests.manifests.render import (
 
 pytest.importorskip("kubernetes_validate", reason="bash scripts/setup_manifests.sh installs it")
 DIGEST = "sha256:" + "0123456789abcdef" * 4
-# Old spellings of options, where the package does not know the new ones yet.
-OLD_NAMES = {"--run_dir": "--basedir"}
 
 
 def pod(name: str) -> tuple[list[dict[str, Any]], PodTemplate]:
@@ -104,7 +103,9 @@ def test_the_image_is_the_one_of_the_hardware(name: str) -> None:
 def test_the_pod_waits_longer_than_the_save_takes(name: str) -> None:
     documents, template = pod(name)
     grace = int(environment(documents, template.main)["GRACE_SECONDS"])
-    assert template.spec["terminationGracePeriodSeconds"] >= grace + 5
+    saves = "--grace_seconds=$(GRACE_SECONDS)" in template.main["args"]
+    assert saves == (template.main["command"][-1] == "tpu_tlm.train")
+    assert not saves or template.spec["terminationGracePeriodSeconds"] >= grace + 5
     spot = "cloud.google.com/gke-spot" in template.spec["nodeSelector"]
     assert spot == ("spot" in name.split("-"))
     # What GKE gives the pods of a Spot node.
@@ -130,7 +131,6 @@ def test_the_command_knows_its_options(name: str) -> None:
     text = options_of(module)
     for argument in template.main["args"]:
         option = argument.partition("=")[0]
-        option = option if re.search(rf"{option}\b", text) else OLD_NAMES.get(option, option)
         assert re.search(rf"{option}\b", text), f"{module} has no {option}"
 
 
@@ -205,6 +205,23 @@ patches:
     documents = user_overlay(tmp_path / "mine", text, "overlays/tfjob-cpu-pvc")
     found = rules.faults(workload(documents))
     assert any("image: missing" in fault for fault in found), found
+
+
+def test_the_kustomization_of_the_readme(tmp_path: Path) -> None:
+    """The example that a user copies, with a recipe of the user's own."""
+    text = (MANIFESTS / "README.md").read_text()
+    example = re.search(r"( {7}apiVersion: kustomize.*?)\n\n", text, re.DOTALL)
+    assert example is not None
+    lines = textwrap.dedent(example[1]).replace("sha256:...", DIGEST)
+    base = re.search(r"- \.\./tpu_tlm/manifests/(\S+)\n", lines)
+    assert base is not None
+    (tmp_path / "train.yaml").write_text("steps: 7\n")
+    documents = user_overlay(tmp_path, lines[base.end() :], base[1])
+    (template,) = templates(workload(documents))
+    assert template.main["image"] == f"REGISTRY/tpu-tlm@{DIGEST}"
+    assert environment(documents, template.main)["RUN"] == "bert-base"
+    (recipe,) = [v["configMap"]["name"] for v in template.spec["volumes"] if "configMap" in v]
+    assert named(documents, "ConfigMap", recipe)["data"]["train.yaml"] == "steps: 7\n"
 
 
 def test_the_table_names_every_overlay() -> None:
