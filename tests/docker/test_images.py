@@ -96,7 +96,7 @@ def test_sigterm_as_process_1(storage: Path) -> None:
 
 
 def test_a_mistake_is_one_line(storage: Path) -> None:
-    code, said = image("cpu").run(["train", "--steps=ten"], storage)
+    code, said = image("cpu").run([*TRAIN, "--steps=ten"], storage)
     assert code == 2 and said.startswith("error:") and "--steps" in said and said.count("\n") == 1
 
 
