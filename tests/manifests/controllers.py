@@ -23,7 +23,7 @@ from tests.manifests.pods import templates
 from tests.manifests.render import ROOT, environment, named, workload
 from tests.ports import free_ports
 
-PATIENCE = 300.0
+PATIENCE = 600.0
 
 
 def exit_code(returned: int) -> int:

@@ -69,15 +69,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def made(name: str, data: Path, tmp_path: Path, *extra: str) -> Workload:
-    """An overlay's workload, its storage a directory with the toy dataset in it."""
+def made(
+    name: str, data: Path, tmp_path: Path, *extra: str, recipe_text: str | None = RECIPE
+) -> Workload:
+    """An overlay's workload, its storage a directory with the toy dataset in it.
+
+    recipe_text: what stands in the place of the manifest's recipe; None leaves that.
+    """
     documents = overlay(name)
     storage = tmp_path / "storage"
     storage.mkdir(parents=True)
     (storage / "data").symlink_to(data)
     recipe = tmp_path / "recipe"
     recipe.mkdir()
-    (recipe / "train.yaml").write_text(RECIPE)
+    if recipe_text is not None:
+        (recipe / "train.yaml").write_text(recipe_text)
     volumes = {"/storage": storage, "gs://BUCKET/tpu-tlm": storage, "/etc/tpu-tlm": recipe}
     volumes |= {"/tmp": tmp_path / "tmp", "/dev/shm": tmp_path / "shm"}
     pods = None if workload(documents)["kind"] == "TFJob" else 1
@@ -105,14 +111,15 @@ def weights(job: Workload) -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
-    """Number of pods -> weights and losses of a run that nothing interrupts."""
-    found: dict[int, Any] = {}
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
+    """Number of pods -> weights and losses of a run that nothing interrupts; "job" -> one."""
+    found: dict[Any, Any] = {}
     for name in ("job-cpu-pvc", "tfjob-cpu-pvc"):
         job = made(name, data, tmp_path_factory.mktemp(name))
         assert job.finish() == "Succeeded", job.said()
         assert set(job.codes) == {0} and set(job.starts) == {1}
         found[len(job.starts)] = weights(job), losses(job)
+        found.setdefault("job", job)
     return found
 
 
@@ -125,7 +132,7 @@ def test_every_training_manifest_is_covered() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in one_of_each() if not name.startswith("pod")])
 def test_preempted_killed_and_finished(
-    name: str, data: Path, tmp_path: Path, undisturbed: dict[int, Any]
+    name: str, data: Path, tmp_path: Path, undisturbed: dict[Any, Any]
 ) -> None:
     job = made(name, data, tmp_path)
     pods = len(job.starts)
@@ -152,7 +159,7 @@ def test_preempted_killed_and_finished(
 
 @pytest.mark.slow
 def test_a_pod_is_not_started_again_and_continues_when_made_anew(
-    data: Path, tmp_path: Path, undisturbed: dict[int, Any]
+    data: Path, tmp_path: Path, undisturbed: dict[Any, Any]
 ) -> None:
     first = made("pod-cpu-pvc", data, tmp_path)
     try:
@@ -164,6 +171,15 @@ def test_a_pod_is_not_started_again_and_continues_when_made_anew(
     finally:
         first.close()
     assert (weights(again), losses(again)) == undisturbed[1]
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_evaluated(undisturbed: dict[Any, Any], tmp_path: Path) -> None:
+    """The evaluation Job reads what the training Job wrote."""
+    job = Workload(overlay("evaluate-cpu-pvc"), undisturbed["job"].place, tmp_path / "pod")
+    assert (job.finish(), job.codes) == ("Succeeded", [0]), job.said()
+    (line,) = [line for line in job.said().splitlines() if line.startswith("{")]
+    assert json.loads(line)["loss"] > 0
 
 
 def test_preprocessing_is_continued_after_a_kill(tmp_path: Path) -> None:
@@ -211,12 +227,12 @@ def test_a_mistake_in_the_flags_is_not_retried(name: str, data: Path, tmp_path: 
 def test_a_pod_without_its_tpu_fails_and_is_not_retried(
     name: str, data: Path, tmp_path: Path
 ) -> None:
-    """With `--tpu=local`: no fall-back to the processor, no endless restart."""
-    job = made(name, data, tmp_path)
+    """With `--tpu=local` and the manifest's recipe: no fall-back to the processor, no restarts."""
+    job = made(name, data, tmp_path, recipe_text=None)
     job.place = Place(job.place.volumes)
     assert job.finish() == "Failed"
-    assert job.codes in ([1], [2]) and job.starts == [1], job.said()
-    assert "--tpu local" in job.said() or "TPU" in job.said()
+    assert (job.codes, job.starts) == ([1], [1]), job.said()
+    assert "--tpu local: there is no TPU chip" in job.said()
     assert "Traceback" not in job.said()
 
 
