@@ -182,35 +182,41 @@ def test_a_finished_run_is_evaluated(undisturbed: dict[Any, Any], tmp_path: Path
     assert json.loads(line)["loss"] > 0
 
 
+def corpus(storage: Path) -> None:
+    """A vocabulary and four files of text, where the preprocessing manifests look for them."""
+    (storage / "text").mkdir(parents=True)
+    (storage / "vocab").mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(50))]
+    (storage / "vocab" / "vocab.txt").write_text("\n".join(words) + "\n")
+    for part in range(4):
+        lines = (" ".join(f"w{(i * j + part) % 50}" for j in range(9)) for i in range(4000))
+        (storage / "text" / f"{part}.txt").write_text("\n\n".join(lines) + "\n")
+
+
+def preprocessed(name: str, directory: Path, kill: bool) -> tuple[Workload, list[Any]]:
+    """A preprocessing manifest run to its end, its last pod killed once; the shards it wrote."""
+    storage = directory / "storage"
+    corpus(storage)
+    volumes = {"/storage": storage, "/etc/tpu-tlm": directory / "recipe"}
+    place = Place(volumes | {"/tmp": directory / "tmp"})
+    job = Workload(overlay(name), place, directory / "pod", ("--seq_length=32", "--workers=1"))
+    try:
+        if kill:
+            job.run_until(lambda: any((storage / "data").glob("**/*")))
+            job.processes[-1].kill()
+        assert job.finish() == "Succeeded", job.said()
+    finally:
+        job.close()
+    files = sorted((storage / "data").glob("*/*.tfrecord"))
+    assert {file.parent.name for file in files} == {"train", "valid"}
+    return job, [(file.name, file.read_bytes()) for file in files]
+
+
 def test_preprocessing_is_continued_after_a_kill(tmp_path: Path) -> None:
     """Text -> the dataset of an undisturbed pod, byte for byte."""
-    shards = []
-    for kill in (False, True):
-        storage = tmp_path / str(kill) / "storage"
-        (storage / "text").mkdir(parents=True)
-        (storage / "vocab").mkdir()
-        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(50))]
-        (storage / "vocab" / "vocab.txt").write_text("\n".join(words) + "\n")
-        for part in range(4):
-            lines = (" ".join(f"w{(i * j + part) % 50}" for j in range(9)) for i in range(4000))
-            (storage / "text" / f"{part}.txt").write_text("\n\n".join(lines) + "\n")
-        directory = tmp_path / str(kill)
-        volumes = {"/storage": storage, "/etc/tpu-tlm": directory / "recipe"}
-        place = Place(volumes | {"/tmp": directory / "tmp"})
-        extra = ("--seq_length=32", "--workers=1")
-        job = Workload(overlay("preprocess-pvc"), place, directory / "pod", extra)
-        try:
-            if kill:
-                job.run_until(lambda s=storage: any((s / "data").glob("**/*")))
-                job.processes[0].kill()
-            assert job.finish() == "Succeeded", job.said()
-        finally:
-            job.close()
-        assert job.codes == ([137, 0] if kill else [0])
-        files = sorted((storage / "data").glob("*/*.tfrecord"))
-        assert {file.parent.name for file in files} == {"train", "valid"}
-        shards.append([(file.name, file.read_bytes()) for file in files])
-    assert shards[0] == shards[1]
+    whole, shards = preprocessed("preprocess-pvc", tmp_path / "whole", kill=False)
+    killed, same = preprocessed("preprocess-pvc", tmp_path / "killed", kill=True)
+    assert (whole.codes, killed.codes) == ([0], [137, 0]) and shards == same
 
 
 @pytest.mark.parametrize("name", one_of_each())
