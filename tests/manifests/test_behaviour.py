@@ -70,11 +70,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(
-    name: str, data: Path, tmp_path: Path, *extra: str, recipe_text: str | None = RECIPE
+    name: str,
+    data: Path,
+    tmp_path: Path,
+    *extra: str,
+    recipe_text: str | None = RECIPE,
+    pods: int = 1,
 ) -> Workload:
     """An overlay's workload, its storage a directory with the toy dataset in it.
 
     recipe_text: what stands in the place of the manifest's recipe; None leaves that.
+    pods: of a JobSet; a TFJob has as many as it says.
     """
     documents = overlay(name)
     storage = tmp_path / "storage"
@@ -86,9 +92,9 @@ def made(
         (recipe / "train.yaml").write_text(recipe_text)
     volumes = {"/storage": storage, "gs://BUCKET/tpu-tlm": storage, "/etc/tpu-tlm": recipe}
     volumes |= {"/tmp": tmp_path / "tmp", "/dev/shm": tmp_path / "shm"}
-    pods = None if workload(documents)["kind"] == "TFJob" else 1
     place = Place(volumes, dropped=("--tpu=local",))
-    return Workload(documents, place, tmp_path / "pod", extra, pods)
+    tfjob = workload(documents)["kind"] == "TFJob"
+    return Workload(documents, place, tmp_path / "pod", extra, None if tfjob else pods)
 
 
 def run_directory(job: Workload) -> Path:
@@ -158,6 +164,15 @@ def test_preempted_killed_and_finished(
 
 
 @pytest.mark.slow
+def test_hosts_of_a_slice_do_not_write_one_run_apart(data: Path, tmp_path: Path) -> None:
+    """Hosts that do not find one another are refused by the run's lock, and the set ends."""
+    job = made("jobset-tpu-v5e-gcs", data, tmp_path, "--steps=1000000", pods=2)
+    assert job.finish() == "Failed", job.said()
+    assert sorted(job.codes) == [2, 143] and job.starts == [1, 1], job.said()
+    assert "trains here now" in job.said()
+
+
+@pytest.mark.slow
 def test_a_pod_is_not_started_again_and_continues_when_made_anew(
     data: Path, tmp_path: Path, undisturbed: dict[Any, Any]
 ) -> None:
@@ -223,7 +238,9 @@ def test_preprocessing_is_continued_after_a_kill(tmp_path: Path) -> None:
 def test_a_mistake_in_the_flags_is_not_retried(name: str, data: Path, tmp_path: Path) -> None:
     job = made(name, data, tmp_path, "--lr=fast")
     assert job.finish() == "Failed"
-    assert set(job.codes) == {2} and set(job.starts) == {1} and "--lr" in job.said()
+    # The first that says so ends the job; its peers are ended with it.
+    assert job.codes[0] == 2 and set(job.codes) <= {2, 143}, job.said()
+    assert set(job.starts) == {1} and "--lr" in job.said()
     assert not run_directory(job).exists()
 
 
