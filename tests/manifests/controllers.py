@@ -214,7 +214,7 @@ class Workload:
             time.sleep(0.02)
 
     def finish(self) -> str:
-        """Act as the controller to the end: "Succeeded", or "Failed", and what runs then is ended."""
+        """Act as the controller to the end: "Succeeded", or "Failed" (what still runs is ended)."""
         try:
             self.run_until(lambda: False)
             for process in self.processes:
