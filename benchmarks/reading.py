@@ -25,8 +25,9 @@ _SHARD = 16 << 20
 
 def write(directory: str, examples: int, seq_length: int) -> None:
     """A dataset of random ids in shards of 16 MiB."""
+    from tpu_tlm.data.dataset.metadata import write_metadata
     from tpu_tlm.data.dataset.records import token_layout, token_payload
-    from tpu_tlm.data.dataset.shards import shard_name, shard_sizes, write_metadata, write_shard
+    from tpu_tlm.data.dataset.shards import shard_name, shard_sizes, write_shard
 
     layout, rng = token_layout(seq_length, _VOCAB), np.random.default_rng(0)
     sizes = shard_sizes(examples, layout.record_bytes, _SHARD)

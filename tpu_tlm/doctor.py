@@ -78,7 +78,11 @@ def findings(
 
 def _line(title: str, text: str) -> str:
     return textwrap.fill(
-        text, 110, initial_indent=f"{title:11}", subsequent_indent=" " * 11, break_on_hyphens=False
+        text,
+        110,
+        initial_indent=f"{title:11}" if len(title) < 11 else f"{title} ",
+        subsequent_indent=" " * 11,
+        break_on_hyphens=False,
     )
 
 
@@ -124,9 +128,33 @@ def report(versions: Versions, here: Machine, seen: Seen, found: list[Finding]) 
     return "\n".join(lines)
 
 
+def check_places(paths: list[str], as_json: bool) -> int:
+    """Try out directories, local or gs://, and print what works; 1 when one cannot be used."""
+    from tpu_tlm.filesystem.check import check_place
+
+    checks = {path: check_place(path) for path in paths}
+    if as_json:
+        told = {path: [dataclasses.asdict(one) for one in found] for path, found in checks.items()}
+        print(json.dumps({"places": told}, indent=2))
+    for path, found in checks.items() if not as_json else ():
+        print(path)
+        for one in found:
+            state = "ok" if one.good else "PROBLEM" if one.stops else "note"
+            print(_line(f"  {one.name}", f"{state}: {one.found}"))
+    return int(any(one.stops and not one.good for found in checks.values() for one in found))
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Print what there is, what is wrong and what mends it; exit code 1 when something stops training."""
-    (config,) = cli.parse("tpu_tlm.doctor", __doc__ or "", [DoctorConfig], argv)
+    """Print what there is, what is wrong and how to fix it; exit code 1 if something stops training.
+
+    With paths (gs://BUCKET/DIRECTORY, /directory, ./directory) these are tried out instead.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    paths = [word for word in argv if "://" in word or word.startswith(("/", "./", "../"))]
+    rest = [word for word in argv if word not in paths]
+    (config,) = cli.parse("tpu_tlm.doctor", __doc__ or "", [DoctorConfig], rest)
+    if paths:
+        return check_places(paths, config.json)
     versions, here, python = (
         installation.installed(),
         installation.machine(),

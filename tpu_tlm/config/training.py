@@ -290,6 +290,11 @@ class RunConfig(OptionGroup):
         minimum=0,
         maximum=LARGEST_SEED,
     )
+    restart: bool = opt(
+        False,
+        "begin at step 0 where the checkpoints of this run are missing",
+        may_change=True,
+    )
 
 
 @dataclass(frozen=True)

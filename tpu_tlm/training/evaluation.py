@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from tpu_tlm.config import OptimConfig
 from tpu_tlm.data.dataset.dataset import Dataset, check_same_tokenizer
-from tpu_tlm.data.dataset.stream import failure, in_order
+from tpu_tlm.data.dataset.stream import failure, in_order, is_reading_error
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.load import PretrainedModel
@@ -64,20 +64,12 @@ def check_data(objective: Objective, dataset: Dataset) -> None:
 def naming_input(dataset: Dataset, objective: Objective) -> Iterator[None]:
     """A call of the compiled loop: what the reader of the dataset raises in it, or XLA of an own objective, becomes one line; anything else
     stays as it is."""
-    import tensorflow as tf
-
     try:
         yield
     except Exception as error:
         if (found := compiler_error(objective, error)) is not None:
             raise found from error
-        damaged = (
-            tf.errors.DataLossError,
-            tf.errors.NotFoundError,
-            tf.errors.OutOfRangeError,
-            tf.errors.InvalidArgumentError,
-        )
-        if not isinstance(error, damaged) or dataset.directory not in str(error):
+        if not is_reading_error(dataset, error):
             raise
         raise failure(dataset, error) from error
 
@@ -98,6 +90,7 @@ def evaluate_saved(
     check_same_tokenizer(
         dataset.tokenizer, tokenizer.description(), f"{dataset.directory} and {saved.source}"
     )
+    dataset = dataset.for_tokenizer(tokenizer)
     tokens = max(dataset.lengths.values())
     if tokens > (longest(saved.spec) or tokens):
         raise UsageError(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tpu_tlm.checkpoints.storage import storage_of
+from tpu_tlm import filesystem
 
 
 def read_metrics(path: str) -> list[dict[str, Any]]:
@@ -21,7 +21,7 @@ def read_metrics(path: str) -> list[dict[str, Any]]:
     A torn last line (the run was killed while writing it) is left out; any other line that cannot be read is left out with a warning.
     """
     try:
-        raw = storage_of(path).read(path)
+        raw = filesystem.of(path).read(path)
     except FileNotFoundError:
         return []
     lines = raw.decode("utf-8", "replace").split("\n")
@@ -47,10 +47,9 @@ class _Lines:
 
     def __init__(self, path: str, lines: list[str]) -> None:
         self.path = path
-        self.storage = storage_of(path)
-        self.storage.make(posixpath.dirname(path) or ".")
+        filesystem.make_directory(posixpath.dirname(path) or ".")
         text = "".join(lines)
-        self.storage.write(path, text.encode())
+        filesystem.write_bytes(path, text.encode())
         self.text: str | None = text if "://" in path else None
         self.file = None if self.text is not None else open(path, "a", encoding="utf-8")
 
@@ -63,7 +62,7 @@ class _Lines:
 
     def flush(self) -> None:
         if self.text is not None:
-            self.storage.write(self.path, self.text.encode())
+            filesystem.write_bytes(self.path, self.text.encode())
 
     def close(self) -> None:
         self.flush()
@@ -78,7 +77,7 @@ class _Events:
         import tensorflow as tf
         from tensorflow.core.util import event_pb2
 
-        storage_of(directory).make(directory)
+        filesystem.make_directory(directory)
         seconds, rest = divmod(time.time_ns(), 10**9)
         # TensorBoard reads the files of a directory in the order of their names.
         name = f"events.out.tfevents.{seconds:010d}.{rest:09d}.{socket.gethostname()}.{os.getpid()}"

@@ -65,6 +65,8 @@ def open_corpora(options: Options) -> Corpora:
             raise UsageError(
                 f"--valid_dir {data.valid_dir}: has examples of {ours} tokens, --train_dir {theirs}"
             )
+    train = train.for_tokenizer(tokenizer)
+    valid = None if valid is None else valid.for_tokenizer(tokenizer)
     if data.verify_data:
         for dataset in (train, valid):
             if dataset is not None:

@@ -83,7 +83,10 @@ class Trainer:
             "training data": data_fingerprint(self.corpora.train),
         }
         check_same(self.team, options.parts(), identity)
-        for change in self.directory.prepare(options.parts(), identity, write=devices.is_chief):
+        changes = self.directory.prepare(
+            options.parts(), identity, write=devices.is_chief, restart=run.restart
+        )
+        for change in changes:
             print(f"continuing with another option: {change}")
         if devices.is_chief:
             self.corpora.tokenizer.save(self.directory.tokenizer)
@@ -133,7 +136,7 @@ class Trainer:
         """The checkpoint to continue from: the chief chooses, so that all take the same."""
         found = self.checkpoints.newest() if self.devices.is_chief else None
         for skipped in self.checkpoints.skipped:
-            print(f"passed over {skipped.path}: {skipped.reason}")
+            print(skipped)
         step = self.team.gather(found and found.step)[0]
         if step is None or self.devices.is_chief:
             return found
@@ -180,6 +183,7 @@ class Trainer:
             "stopped_by": self.notice.reason,
         }
         self.committed, self.saved_at = self.checkpoints.save(step, arrays, state), step
+        self.directory.note_commit()
         if self.export is not None:
             self.export(step, self.state.model_arrays(), self.spec, self.fingerprint)
 
