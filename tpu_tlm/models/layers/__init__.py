@@ -1,9 +1,12 @@
-"""The layers that the models are made of.
+"""The layers that the models are made of."""
 
-Importing them needs Keras with its TensorFlow backend; any other backend is refused here in one
-line, before Keras or TensorFlow fails further inside.
-"""
+import keras
 
-from tpu_tlm.models.layers.backend import require_tensorflow_backend
+from tpu_tlm.errors import UsageError
 
-require_tensorflow_backend()
+# A backend that is named in keras.json shows only once Keras is imported.
+if keras.config.backend() != "tensorflow":
+    raise UsageError(
+        f"Keras runs on {keras.config.backend()} (~/.keras/keras.json): the models of tpu_tlm need"
+        " its TensorFlow backend; set KERAS_BACKEND=tensorflow before Python starts"
+    )

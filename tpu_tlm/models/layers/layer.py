@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig, cli
 from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.models.layers.variables import mark_built
 from tpu_tlm.models.spec import ModelSpec
 
 
@@ -62,6 +63,13 @@ class KerasObject:
         vars(instance)["_arguments"] = given
         vars(instance)["_seed_holder"] = _SeedHolder()
         return instance
+
+    def build(self, input_shape: Any = None) -> None:
+        """Nothing to build: variables exist from construction, also those of inner layers.
+
+        Without this method Keras traces `call` to find out, with float inputs where ids are meant.
+        """
+        mark_built(self)  # type: ignore[arg-type]
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments as JSON values, and the paths of frozen inner layers."""
