@@ -23,7 +23,7 @@ CHANGEABLE = frozenset(
     steps epochs steps_per_call saves_per_epoch save_steps keep keep_every eval_steps init_from export_npz tensorboard
     lr lr_schedule warmup_steps lr_end wsd_decay weight_decay clip grad_accum
     dropout ffn_pdrop embeddings_dropout layer_drop recompute mask_rate eval_mask_rate
-    distribute tpu logical_cpus precision xla start_timeout grace_seconds
+    distribute tpu logical_cpus precision xla start_timeout grace_seconds trust_network
     """.split()
 )
 

@@ -145,6 +145,11 @@ class RuntimeConfig:
     start_timeout: float = opt(
         600.0, "several workers, or a TPU: how long to wait for them at the start", unit="seconds"
     )
+    trust_network: bool = opt(
+        False,
+        "several workers on several machines without TPU_TLM_JOB_TOKEN: accept anyone who can "
+        "reach the workers' ports",
+    )
     grace_seconds: float = opt(
         25.0,
         "longest time from SIGTERM or Google Cloud's notice to the end, the save included; 0 = no limit",

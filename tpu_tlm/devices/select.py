@@ -266,7 +266,9 @@ def _split_cpu(count: int) -> None:
 
 def _multiworker(config: RuntimeConfig, why: str) -> Devices:
     cluster = cluster_of(os.environ)
-    strategy, team = multi_worker.start(cluster, config.start_timeout)
+    strategy, team = multi_worker.start(
+        cluster, config.start_timeout, trust_network=config.trust_network
+    )
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
