@@ -106,7 +106,7 @@ def test_mirror_over_a_split_processor() -> None:
 
 @no_gpu
 def test_mirror_without_gpus_is_refused() -> None:
-    assert "--logical_cpus 2 splits the processor" in refused(2, distribute="mirror")
+    assert "--logical_cpus 2 splits the CPU" in refused(2, distribute="mirror")
 
 
 def test_one_worker_of_one() -> None:
