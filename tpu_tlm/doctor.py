@@ -32,16 +32,16 @@ def seen_findings(
         ]
     found = []
     if "gs" not in seen.schemes:
-        mend = (
+        fix = (
             "pip install tensorflow-io-gcs-filesystem"
             if python[:2] < (3, 13)
             else installation.INSTALL[build]
         )
-        found.append(Finding("TensorFlow cannot open gs:// files", mend, stops=False))
+        found.append(Finding("TensorFlow cannot open gs:// files", fix, stops=False))
     if "tensorflow_text" in seen.broken:
-        mend = f"{again} tensorflow-text=={versions.get('tensorflow-text', '2.20.*')}"
+        fix = f"{again} tensorflow-text=={versions.get('tensorflow-text', '2.20.*')}"
         found.append(
-            Finding(f"tensorflow-text cannot be imported ({seen.broken['tensorflow_text']})", mend)
+            Finding(f"tensorflow-text cannot be imported ({seen.broken['tensorflow_text']})", fix)
         )
     if "fastBPE" in seen.broken:
         what = f"fastBPE cannot be imported ({seen.broken['fastBPE']}): BPE runs on 'tokenizers', which gives the same tokens"
@@ -116,12 +116,12 @@ def report(versions: Versions, here: Machine, seen: Seen, found: list[Finding]) 
         lines += [
             "",
             _line("PROBLEM" if finding.stops else "note", finding.what),
-            f"{'  mend it':11}{finding.mend}",
+            f"{'  fix:':11}{finding.fix}",
         ]
     problems = sum(finding.stops for finding in found)
     lines += [
         "",
-        f"{problems} problem{'s' * (problems > 1)} to mend before training"
+        f"{problems} problem{'s' * (problems > 1)} to fix before training"
         if problems
         else "ready to train",
     ]

@@ -102,7 +102,7 @@ def test_a_start_that_fails(
             drop(second)
         raise error
 
-    monkeypatch.setattr(multi_worker, "meet", lambda cluster, timeout: first)
+    monkeypatch.setattr(multi_worker, "meet", lambda cluster, timeout, **_: first)
     monkeypatch.setattr(multi_worker.atexit, "register", registered.append)
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", connect)
 
