@@ -13,7 +13,7 @@ from tpu_tlm import __version__
 from tpu_tlm.config.experiment import as_values, with_presets
 from tpu_tlm.config.files import dump, load_values, values_in
 from tpu_tlm.config.options import Option, opt, options_of
-from tpu_tlm.config.resolve import Source, canonical, resolve, suggestion
+from tpu_tlm.config.resolve import Source, canonical, resolve, suggestion, translated
 from tpu_tlm.config.suggest import did_you_mean
 from tpu_tlm.errors import OptionError, UsageError
 
@@ -87,7 +87,7 @@ def canonical_values(values: dict[str, Any], classes: Sequence[type], where: str
     table = options_of(classes)
     known = {
         key: value
-        for key, value in values.items()
+        for key, value in translated(classes, Source(values, where), {}).values.items()
         if key in table
         or any(
             key in option.declared.aliases or key in option.declared.shorthands
@@ -151,7 +151,7 @@ def _elsewhere(name: str, command: str) -> str:
     return ""
 
 
-def build_parser(prog: str, description: str, classes: Sequence[type]) -> argparse.ArgumentParser:
+def build_parser(prog: str, description: str, classes: Sequence[Any]) -> argparse.ArgumentParser:
     """A parser of the flags of these groups and `--config`: texts, for the flags that are given."""
     table = options_of(classes)
     parser = _Parser(prog.rpartition(".")[2], table, prog=f"python -m {prog}")
@@ -172,6 +172,8 @@ def build_parser(prog: str, description: str, classes: Sequence[type]) -> argpar
             parser.add_argument(
                 f"--{short}", dest=short, default=argparse.SUPPRESS, nargs="?", const=True
             )
+    for name in dict.fromkeys(old for group in classes for old in group.old_options):
+        parser.add_argument(f"--{name}", dest=name, default=argparse.SUPPRESS)
     return parser
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tpu_tlm.config.options import options_of
-from tpu_tlm.config.resolve import Source, canonical
+from tpu_tlm.config.resolve import Source, canonical, translated
 from tpu_tlm.config.strict import mapping, read_yaml
 from tpu_tlm.errors import UsageError
 
@@ -29,7 +29,8 @@ def load_values(path: str | os.PathLike[str], classes: Sequence[type]) -> dict[s
 def values_in(data: bytes | str, where: str, classes: Sequence[type]) -> dict[str, Any]:
     """The same from the content of a file."""
     loaded = read_yaml(data, where, max_bytes=_MAX_BYTES)
-    given = canonical(Source(mapping(loaded, where), where), options_of(classes))
+    source = translated(classes, Source(mapping(loaded, where), where), {})
+    given = canonical(source, options_of(classes))
     return {name: value for name, (value, _) in given.items()}
 
 

@@ -15,7 +15,7 @@ import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from tpu_tlm.config.strict import kind_of
 from tpu_tlm.config.suggest import did_you_mean
@@ -47,7 +47,7 @@ class Declaration:
     positional: bool
     basic: bool
     may_be_empty: bool
-    choices: tuple[str, ...]
+    choices: Sequence[str]
     open_choice: str | None
     only_with: Mapping[str, tuple[Any, ...]]
     conflicts: tuple[str, ...]
@@ -114,7 +114,7 @@ def opt(
         positional=positional,
         basic=basic or required or positional,
         may_be_empty=may_be_empty,
-        choices=tuple(choices),
+        choices=choices,
         open_choice=open_choice,
         only_with={name: tuple(values) for name, values in (only_with or {}).items()},
         conflicts=tuple(conflicts),
@@ -155,7 +155,7 @@ class Option:
     base: type
     many: bool
     optional: bool
-    choices: tuple[str, ...]
+    choices: Sequence[str]
     declared: Declaration
     field: dataclasses.Field[Any] = dataclasses.field(repr=False, compare=False)
 
@@ -295,6 +295,20 @@ def _float(value: Any, named: str) -> float:
 
 class OptionGroup:
     """Base of the dataclasses whose fields are options: their values are checked when made."""
+
+    # Flags and keys of earlier versions that `translate_old_options` turns into present ones, where
+    # an alias is not enough.
+    old_options: ClassVar[tuple[str, ...]] = ()
+
+    @staticmethod
+    def translate_old_options(
+        values: Mapping[str, Any], where: str, base: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """The values of one source with `old_options` replaced.
+
+        where: the source, as errors name it; base: the values of the weaker sources.
+        """
+        return values
 
     def __post_init__(self) -> None:
         for name, option in options_in(type(self)).items():

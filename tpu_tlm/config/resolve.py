@@ -52,7 +52,7 @@ class _Given:
 
 
 def resolve(
-    groups: Sequence[type],
+    groups: Sequence[Any],
     sources: Sequence[Source],
     *,
     rules: bool = True,
@@ -67,6 +67,7 @@ def resolve(
     table = options_of(groups)
     given: dict[str, _Given] = {}
     for rank, source in enumerate(sources, 1):
+        source = translated(groups, source, {name: one.value for name, one in given.items()})
         dump = source.is_dump(table)
         for name, (value, _) in canonical(source, table).items():
             option = table[name]
@@ -98,6 +99,15 @@ def resolve(
         return made
     except OptionError as error:
         raise _placed(error, given) from None
+
+
+def translated(groups: Sequence[Any], source: Source, base: Mapping[str, Any]) -> Source:
+    """The source with names of earlier versions replaced that became values of other options."""
+    values = source.values
+    for group in groups:
+        if any(name in values for name in group.old_options):
+            values = group.translate_old_options(values, source.where or "options", base)
+    return source if values is source.values else dataclasses.replace(source, values=values)
 
 
 def canonical(source: Source, table: Mapping[str, Option]) -> dict[str, tuple[Any, str]]:
@@ -228,6 +238,8 @@ def _holds(
     if SET in wanted:
         return bool(value)
     opened = table[other].declared.open_choice
+    if isinstance(value, list):
+        return any(one in wanted for one in value)
     return value in wanted or (opened is not None and opened in str(value))
 
 
