@@ -21,10 +21,10 @@ import numpy as np
 from benchmarks.tpu_step import BERT, SIZES
 from tpu_tlm.config import ModelConfig, cli
 from tpu_tlm.errors import TlmError, UsageError, run_command
-from tpu_tlm.train import CLASSES
+from tpu_tlm.training.options import CLASSES
 
 if TYPE_CHECKING:
-    from tpu_tlm.training.setup import Options
+    from tpu_tlm.training.options import Options
     from tpu_tlm.training.step import TrainStep
 
 # A rate that moves the loss within a few steps, the same at all of them, which the plain programs need not compute.
@@ -138,7 +138,7 @@ def export(
     from tpu_tlm.models.layers.variables import named_variables
     from tpu_tlm.planning.lower import faults, state_specs, trace
     from tpu_tlm.planning.stand_in import batch_specs, stand_in
-    from tpu_tlm.training.setup import check_batch, make_step, precision_of, spec_of
+    from tpu_tlm.training.setup import check_batch, experiment_of, precision_of, spec_of
 
     if everything.run.objective not in OBJECTIVES:
         raise UsageError(
@@ -147,7 +147,7 @@ def export(
     check_batch(everything, 1)
     corpora, rows = stand_in(vocab, {"x": length}), everything.data.batch_size
     precision = precision_of(everything.runtime, "cpu")
-    step = make_step(everything, corpora, 100_000, precision)
+    step = experiment_of(everything, corpora, 100_000, precision).step
     specs = batch_specs(corpora.train, rows)
     function, flat, traced = trace(step, specs)
     if found := faults(traced):
@@ -265,9 +265,9 @@ def main(argv: list[str] | None = None) -> int:
     values: dict[str, Any] = {**BERT, **SIZES[known.size], **OPTIMIZER, "batch_size": known.batch}
     values |= vars(cli.build_parser("benchmarks.step_export", "", CLASSES).parse_args(flags))
     values.pop("config", None)
-    from tpu_tlm.training.setup import Options
+    from tpu_tlm.training.options import Options
 
-    everything = Options(*cli.build(CLASSES, values, "benchmarks.step_export"))
+    everything = Options.of(cli.build(CLASSES, values, "benchmarks.step_export"))
     extras = {
         "check_steps": known.check_steps,
         "batches": known.batches,

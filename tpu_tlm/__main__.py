@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from tpu_tlm.errors import EXIT_USAGE, run_command
+from tpu_tlm.errors import EXIT_USAGE, end_process, run_command
 
 COMMANDS = {
     "vocab": "learn a subword vocabulary",
@@ -23,7 +23,8 @@ def main() -> int:
     """Run the command that the first argument names; without one, list them. Returns the exit code."""
     name, *argv = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
-        return run_command(importlib.import_module(f"tpu_tlm.{name}").main, argv)
+        code = run_command(importlib.import_module(f"tpu_tlm.{name}").main, argv)
+        end_process(code)
     listing = "\n".join(f"  {command:12}{meaning}" for command, meaning in COMMANDS.items())
     text = f"usage: tpu-tlm COMMAND [options]   (the same as python -m tpu_tlm.COMMAND; --help shows the options)\n\n{listing}"
     if name in ("-h", "--help"):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tpu_tlm.config import PlanConfig, cli
 from tpu_tlm.errors import TlmError, UsageError, run_command
-from tpu_tlm.train import CLASSES
+from tpu_tlm.training.options import CLASSES
 
 if typing.TYPE_CHECKING:
     from tpu_tlm.planning.subject import Subject
@@ -41,14 +41,14 @@ def main(argv: list[str] | None = None) -> int:
         return environment.in_child(python, "tpu_tlm.plan", sys.argv[1:] if argv is None else argv)
     environment.prepare()
     from tpu_tlm.planning.subject import subject_of
-    from tpu_tlm.training.setup import Options
+    from tpu_tlm.training.options import Options
 
     began = time.monotonic()
 
     def say(what: str) -> None:
         print(f"[{time.monotonic() - began:4.0f} s] {what}", file=sys.stderr, flush=True)
 
-    subject = subject_of(Options(*parsed), plan, say)
+    subject = subject_of(Options.of(parsed), plan, say)
     return _sweep(subject, plan) if plan.sweep else _plan(subject, plan)
 
 

@@ -17,8 +17,7 @@ from tpu_tlm.planning.chips import GIB, parse_slice
 from tpu_tlm.planning.compiler import Allocation, Refused
 from tpu_tlm.planning.stand_in import stand_in
 from tpu_tlm.planning.subject import Subject, subject_of
-from tpu_tlm.train import CLASSES
-from tpu_tlm.training.setup import Options
+from tpu_tlm.training.options import CLASSES, Options
 
 SIZES = ["--seq_length", "128", "--vocab_size", "1000"]
 REFUSED = Refused(
@@ -33,7 +32,7 @@ REFUSED = Refused(
 def given(**values) -> Options:
     from tpu_tlm.config import cli
 
-    return Options(*cli.build(CLASSES, {"tpu": "v5e-8", **values}, "test", check_required=False))
+    return Options.of(cli.build(CLASSES, {"tpu": "v5e-8", **values}, "test", check_required=False))
 
 
 def subject(**values) -> Subject:

@@ -17,7 +17,6 @@ import tensorflow as tf
 
 from tests.paths import ROOT
 from tests.toy import SIZES, toy_dataset
-from tpu_tlm import train
 from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.config import cli
 from tpu_tlm.data.dataset.dataset import open_dataset
@@ -31,7 +30,8 @@ from tpu_tlm.planning.lower import faults, trace
 from tpu_tlm.training.evaluation import evaluate_saved
 from tpu_tlm.training.loop import Totals
 from tpu_tlm.training.metrics import read_metrics
-from tpu_tlm.training.setup import Options
+from tpu_tlm.training.options import CLASSES, Options
+from tpu_tlm.training.run import make_trainer
 from tpu_tlm.training.step import TrainStep
 from tpu_tlm.training.trainer import Trainer
 
@@ -111,12 +111,17 @@ class Trained:
 
     def options(self, run_dir: Path, *more: str) -> Options:
         """The same, as options."""
-        return Options(*cli.parse("contract", "", train.CLASSES, self.flags(run_dir, *more)))
+        return Options.of(cli.parse("contract", "", CLASSES, self.flags(run_dir, *more)))
 
 
 def device(xla: bool) -> Devices:
     """This process's one device."""
     return Devices(None, "cpu", 1, "CPU", "the contract's", xla=xla)
+
+
+def trainer(options: Options) -> Trainer:
+    """A trainer of this process, not compiled: XLA compiles slowly and has a check of its own."""
+    return make_trainer(options, device(xla=False), display=False)
 
 
 def prepare(case: Case, base: Path) -> Trained:
@@ -126,8 +131,7 @@ def prepare(case: Case, base: Path) -> Trained:
         case.dataset(base / "valid", examples=HELD_OUT, shards=1, seed=1),
     )
     trained = Trained(case, *data, base / "run", objective_class(case.objective).metrics, [])
-    # Not compiled: XLA is slow to compile and has a check of its own.
-    Trainer(trained.options(trained.run), device(xla=False)).train()
+    trainer(trained.options(trained.run)).fit()
     trained.records.extend(read_metrics(str(trained.run / "metrics.jsonl")))
     assert len(trained.losses()) == STEPS and all(math.isfinite(loss) for loss in trained.losses())
     return trained
@@ -141,7 +145,7 @@ def check_static(trained: Trained, base: Path) -> None:
 
 def _step(trained: Trained, run_dir: Path, *more: str) -> tuple[TrainStep, tf.data.Dataset]:
     """The run's step, and its batches."""
-    run = Trainer(trained.options(run_dir, *more), device(xla=False))
+    run = trainer(trained.options(run_dir, *more))
     return run.step, run.stream.batches(0)
 
 
@@ -230,7 +234,7 @@ def check_continued(trained: Trained, base: Path) -> None:
     if process.returncode == 0:
         # The few steps that were left were over before the signal came: then its last save is what did not come to be.
         (saves / f"step-{STEPS:08d}" / "manifest.json").unlink()
-    assert Trainer(trained.options(base / "killed"), device(xla=False)).train().made in (
+    assert trainer(trained.options(base / "killed")).fit().made in (
         STEPS - SAVE,
         0,
     )

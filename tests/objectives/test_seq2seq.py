@@ -31,7 +31,7 @@ def adapted(mode="none", seq_length=NCTX, lengths=None, config=None, **options):
     spec = ModelSpec(config or small(rpr_k=[2]), VOCAB, seq_length, kind="seq2seq")
     denoising = ObjectiveOptions(denoising=DenoisingConfig(denoise=mode, **options))
     lengths = lengths or ({"x": seq_length, "y": NCTX_Y} if mode == "none" else {"x": seq_length})
-    return SequenceToSequence.adapt(spec, denoising, lengths)
+    return SequenceToSequence.configure_model(spec, denoising, lengths)
 
 
 def made(spec):

@@ -14,12 +14,13 @@ class EvaluateConfig:
 
     model: str = opt("", "run directory or NPZ", required=True, unit="path")
     data: str = opt("", "dataset directory", required=True, unit="dir")
-    batch_size: int = opt(
-        64, "examples per step (not of a dual encoder: there --candidates)", unit="examples"
+    batch_size: int | None = opt(
+        None, "examples per step, not for a dual encoder; none = 64", unit="examples"
     )
-    candidates: int = opt(
-        100,
-        "dual encoder: a pair's second text is ranked among those of so many pairs, taken in the order of the dataset",
+    candidates: int | None = opt(
+        None,
+        "dual encoder: pairs among which a pair's second text is ranked, in the order of the"
+        " dataset; none = 100",
         unit="pairs",
     )
     eval_mask_rate: float | None = opt(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
-_FORWARDED = (signal.SIGTERM, signal.SIGINT)
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run_below(argv: list[str] | None) -> int | None:
@@ -22,7 +22,7 @@ def run_below(argv: list[str] | None) -> int | None:
 
 
 def supervise(command: list[str]) -> int:
-    """Run a command to its end, hand SIGTERM and SIGINT on to it, and return its exit code, of one that signal n ended 128 + n."""
+    """Run a command to its end, hand SIGTERM, SIGINT and SIGHUP on to it, and return its exit code, of one that signal n ended 128 + n."""
     process: subprocess.Popen[bytes] | None = None
     early: list[int] = []
 

@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 
 from tpu_tlm.config import ModelConfig, PlanConfig
 from tpu_tlm.errors import UsageError
-from tpu_tlm.objectives.base import ObjectiveContext
-from tpu_tlm.objectives.registry import make_objective
 from tpu_tlm.planning.chips import Slice, parse_slice
 from tpu_tlm.planning.compiler import Refused, compile_for
 from tpu_tlm.planning.figures import Figures, program_of
 from tpu_tlm.planning.lower import lower
 from tpu_tlm.planning.stand_in import batch_specs, fitting
 from tpu_tlm.training import setup
-from tpu_tlm.training.setup import Corpora, Options
+from tpu_tlm.training.options import Options
+from tpu_tlm.training.setup import Datasets
 
 Say = Callable[[str], None]
 Answer = Figures | Refused
@@ -30,7 +29,7 @@ class Subject:
     """What is planned: the options of a run, its data or their stand-in, the chips."""
 
     options: Options
-    corpora: Corpora
+    corpora: Datasets
     slice_: Slice
     say: Say
 
@@ -62,15 +61,15 @@ class Subject:
         self.say(
             f"compiling {options.model.num_layers} layers, batch {batch} of {self.length} tokens for {self.slice_.name}"
         )
-        step = setup.make_step(
+        experiment = setup.experiment_of(
             options, self.corpora, self._steps(options), setup.precision_of(options.runtime, "tpu")
         )
+        step, spec = experiment.step, experiment.spec
         lowered = lower(step, batch_specs(data, batch // self.slice_.chips), self.slice_.chips)
         compiled = compile_for(lowered, self.slice_)
         seconds = time.perf_counter() - began
         if isinstance(compiled, Refused):
             return compiled, seconds
-        spec = setup.spec_of(options, self.corpora)
         figures = Figures(
             self.slice_,
             batch,
@@ -126,11 +125,7 @@ class Subject:
         one, two = found
         layers = (few[0].num_layers, few[1].num_layers)
         times = (self.options.model.num_layers - layers[1]) / (layers[1] - layers[0])
-        spec = setup.spec_of(options, self.corpora)
-        objective = make_objective(
-            options.run.objective,
-            ObjectiveContext(spec, self.corpora.tokenizer, options.objectives),
-        )
+        spec, objective = setup.objective_of(options, self.corpora)
         return replace(
             two,
             flops=objective.flops(spec) * batch,
@@ -166,7 +161,7 @@ def subject_of(options: Options, plan: PlanConfig, say: Say) -> Subject:
                 raise UsageError(
                     f"--{name} {value}: --train_dir says that; leave one of the two out"
                 )
-        return Subject(options, setup.open_corpora(options), slice_, say)
+        return Subject(options, setup.open_datasets(options.data, options.tokenizer), slice_, say)
     if plan.seq_length is None or plan.vocab_size is None:
         raise UsageError("give --train_dir, or --seq_length and --vocab_size in its place")
     return Subject(
