@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.toy import SIZES, toy_dataset
-from tpu_tlm.config import cli
+from tpu_tlm.config import Config, cli
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.training import Callback, make_trainer
-from tpu_tlm.training.options import CLASSES, Options
 from tpu_tlm.training.trainer import TrainResult
 
 # Exports and checkpoints of the shared run.
@@ -45,9 +44,9 @@ def flags_of(corpus: Corpus, run_dir: Path, *flags: object) -> list[str]:
     return [str(flag) for flag in given]
 
 
-def options_of(corpus: Corpus, run_dir: Path, *flags: object) -> Options:
+def options_of(corpus: Corpus, run_dir: Path, *flags: object) -> Config:
     """The options of a toy run."""
-    return Options.of(cli.parse("toy", "", CLASSES, flags_of(corpus, run_dir, *flags)))
+    return Config(*cli.parse("toy", "", Config.groups(), flags_of(corpus, run_dir, *flags)))
 
 
 def one_device() -> Devices:
@@ -55,7 +54,7 @@ def one_device() -> Devices:
     return Devices(None, "cpu", 1, "CPU", "for tests", xla=False)
 
 
-def fit(options: Options, callbacks: Iterable[Callback] = ()) -> TrainResult:
+def fit(options: Config, callbacks: Iterable[Callback] = ()) -> TrainResult:
     """Train in this process."""
     return make_trainer(options, one_device(), callbacks=callbacks, display=False).fit()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -25,6 +26,18 @@ class UsageError(TlmError):
     """Wrong use: a flag, a configuration key or an input that the command cannot take; exit code 2."""
 
     exit_code = EXIT_USAGE
+
+
+class OptionError(UsageError):
+    """An option whose value cannot be meant.
+
+    The message names options as flags (`--mask_rate 1.5: must be ...`), which is what a command
+    prints (`as_flags`); as a string the error names parameters (`mask_rate 1.5: must be ...`).
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(re.sub(r"(?<![\w-])--(?=[a-z])", "", message))
+        self.as_flags = message
 
 
 class Preempted(TlmError):
@@ -63,10 +76,11 @@ def run_command(
     try:
         return int(main(argv) or 0)
     except TlmError as error:
+        message = error.as_flags if isinstance(error, OptionError) else str(error)
         # Output may be closed, after SIGHUP for one: the exit code must not change.
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {' '.join(message.split())}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -13,9 +13,8 @@ import time
 import typing
 from pathlib import Path
 
-from tpu_tlm.config import PlanConfig, cli
+from tpu_tlm.config import Config, PlanConfig, cli
 from tpu_tlm.errors import TlmError, UsageError, run_command
-from tpu_tlm.training.options import CLASSES
 
 if typing.TYPE_CHECKING:
     from tpu_tlm.planning.subject import Subject
@@ -27,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     Works in this process where the packages that compile are installed, else in one of the environment that has them.
     """
     plan, *parsed = cli.parse(
-        "tpu_tlm.plan", __doc__ or "", (PlanConfig, *CLASSES), argv, check_required=False
+        "tpu_tlm.plan", __doc__ or "", (PlanConfig, *Config.groups()), argv, check_required=False
     )
     from tpu_tlm.planning import environment
     from tpu_tlm.planning.chips import parse_slice
@@ -41,14 +40,13 @@ def main(argv: list[str] | None = None) -> int:
         return environment.in_child(python, "tpu_tlm.plan", sys.argv[1:] if argv is None else argv)
     environment.prepare()
     from tpu_tlm.planning.subject import subject_of
-    from tpu_tlm.training.options import Options
 
     began = time.monotonic()
 
     def say(what: str) -> None:
         print(f"[{time.monotonic() - began:4.0f} s] {what}", file=sys.stderr, flush=True)
 
-    subject = subject_of(Options.of(parsed), plan, say)
+    subject = subject_of(Config(*parsed), plan, say)
     return _sweep(subject, plan) if plan.sweep else _plan(subject, plan)
 
 
@@ -124,8 +122,6 @@ def _sweep(subject: Subject, plan: PlanConfig) -> int:
         plan.sweep_lengths or [subject.length],
         plan.sweep_accum or [subject.options.optim.grad_accum],
     )
-    if any(n < 1 for n in (*plan.sweep_batches, *lengths, *accums)):
-        raise UsageError("--sweep_batches, --sweep_lengths and --sweep_accum: must be above 0")
     given, unit = subject.options.data.batch_size, subject.slice_.chips * math.lcm(*accums)
     batches = plan.sweep_batches or sorted(
         {max(unit, int(given * share) // unit * unit) for share in (0.25, 0.5, 1.0, 2.0)}

@@ -5,11 +5,10 @@ The same command again continues the run.
 
 from __future__ import annotations
 
-from tpu_tlm.config import cli
+from tpu_tlm.config import Config, cli
 from tpu_tlm.distributed import pid1
 from tpu_tlm.errors import end_process, run_command
-from tpu_tlm.training import Options, train
-from tpu_tlm.training.options import CLASSES
+from tpu_tlm.training import train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,8 +18,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     if (code := pid1.run_below(argv)) is not None:
         return code
-    options = Options.of(cli.parse("tpu_tlm.train", __doc__ or "", CLASSES, argv))
-    print(train(options).summary)
+    config = Config(*cli.parse("tpu_tlm.train", __doc__ or "", Config.groups(), argv))
+    print(train(config).summary)
     return 0
 
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from tests.paths import ROOT
 from tests.toy import SIZES, toy_dataset, toy_labels, toy_pairs
 from tpu_tlm.checkpoints.manager import Checkpoints
-from tpu_tlm.config import cli
+from tpu_tlm.config import Config, cli
 from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.formats.load import load
@@ -31,7 +31,6 @@ from tpu_tlm.planning.lower import faults, trace
 from tpu_tlm.training.evaluation import evaluate_saved
 from tpu_tlm.training.loop import Totals
 from tpu_tlm.training.metrics import read_metrics
-from tpu_tlm.training.options import CLASSES, Options
 from tpu_tlm.training.run import make_trainer
 from tpu_tlm.training.step import TrainStep
 from tpu_tlm.training.trainer import Trainer
@@ -130,9 +129,9 @@ class Trained:
         ]
         return [str(flag) for flag in (*given, *sizes, *steps, *self.case.flags, *more)]
 
-    def options(self, run_dir: Path, *more: str) -> Options:
+    def options(self, run_dir: Path, *more: str) -> Config:
         """The same, as options."""
-        return Options.of(cli.parse("contract", "", CLASSES, self.flags(run_dir, *more)))
+        return Config(*cli.parse("contract", "", Config.groups(), self.flags(run_dir, *more)))
 
 
 def device(xla: bool) -> Devices:
@@ -140,7 +139,7 @@ def device(xla: bool) -> Devices:
     return Devices(None, "cpu", 1, "CPU", "the contract's", xla=xla)
 
 
-def trainer(options: Options) -> Trainer:
+def trainer(options: Config) -> Trainer:
     """A trainer of this process, not compiled: XLA compiles slowly and has a check of its own."""
     return make_trainer(options, device(xla=False), display=False)
 

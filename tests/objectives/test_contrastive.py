@@ -259,7 +259,7 @@ def test_records_without_pairs_are_refused() -> None:
 
 
 def test_a_scale_that_rises_over_no_example_is_refused() -> None:
-    with pytest.raises(UsageError, match="--scale_examples 0: must be at least 1"):
+    with pytest.raises(UsageError, match="scale_examples 0: must be at least 1"):
         DualEncoding.configure_model(
             small_spec(),
             ObjectiveOptions(contrastive=ContrastiveConfig(scale_examples=0)),

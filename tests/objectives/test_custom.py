@@ -13,7 +13,7 @@ from tests.objectives import contract
 from tests.objectives.contract import Case, prepare
 from tests.paths import ROOT
 from tests.toy import toy_dataset
-from tpu_tlm.config import MlmConfig, ModelConfig, cli
+from tpu_tlm.config import Config, MlmConfig, ModelConfig, cli
 from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.models.layers.counter_rng import Key
@@ -24,7 +24,6 @@ from tpu_tlm.objectives.mlm import Specials
 from tpu_tlm.objectives.registry import OBJECTIVES, objective_class
 from tpu_tlm.planning.stand_in import stand_in
 from tpu_tlm.training.evaluation import naming_input
-from tpu_tlm.training.options import CLASSES
 
 PAGE = ROOT / "docs" / "own_objective.md"
 
@@ -89,7 +88,7 @@ def test_the_page_trains_continues_and_is_measured(shuffled, tmp_path):
         directory = tmp_path / check.__name__
         directory.mkdir()
         check(trained, directory)
-    again = cli.parse("train", "", CLASSES, ["--config", str(trained.run / "config.yaml")])
+    again = cli.parse("train", "", Config.groups(), ["--config", str(trained.run / "config.yaml")])
     assert again == trained.options(trained.run).parts()
 
 

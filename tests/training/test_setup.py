@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from tpu_tlm.config import cli
+from tpu_tlm.config import Config, cli
 from tpu_tlm.errors import UsageError
 from tpu_tlm.planning.stand_in import stand_in
-from tpu_tlm.training.options import CLASSES, Options
 from tpu_tlm.training.setup import check_batch, spec_of
 
 LENGTHS = {
@@ -33,7 +32,7 @@ def spec(objective, corpora, *flags):
         "learned-positional",
         *flags,
     ]
-    return spec_of(Options.of(cli.parse("train", "", CLASSES, given)), corpora)
+    return spec_of(Config(*cli.parse("train", "", Config.groups(), given)), corpora)
 
 
 @pytest.mark.parametrize("objective", list(LENGTHS))
@@ -68,7 +67,7 @@ def test_a_batch_whose_examples_are_compared_leaves_some_to_compare_with():
             "--grad_accum",
             str(accum),
         ]
-        check_batch(Options.of(cli.parse("train", "", CLASSES, given)), 1)
+        check_batch(Config(*cli.parse("train", "", Config.groups(), given)), 1)
 
     checked("dual-encoder", 8, 4)
     checked("mlm", 2, 1)

@@ -43,7 +43,7 @@ TRACED = """
     from tests.planning.steps import SIZES
     from tpu_tlm.config import cli
     from tpu_tlm.data.dataset.stream import Stream, in_order
-    from tpu_tlm.training.options import CLASSES, Options
+    from tpu_tlm.config import Config
     from tpu_tlm.training.setup import experiment_of, open_datasets
     from tpu_tlm.training.device_feed import feed
     from tpu_tlm.training.loop import Loop
@@ -51,7 +51,7 @@ TRACED = """
 
     objective, accum, directory = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     given = {**SIZES, "objective": objective, "grad_accum": accum, "train_dir": directory, "basedir": "-"}
-    everything = Options.of(cli.build(CLASSES, given, "test"))
+    everything = Config(*cli.build(Config.groups(), given, "test"))
     corpora = open_datasets(everything.data, everything.tokenizer)
     step = experiment_of(everything, corpora, 100, "bfloat16").step
     state = TrainState(step, strategy)

@@ -8,24 +8,12 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from tpu_tlm.checkpoints.storage import storage_of
 from tpu_tlm.config import cli
+from tpu_tlm.config.options import options_of
+from tpu_tlm.config.resolve import idle_options
+from tpu_tlm.config.strict import mapping, read_yaml
 from tpu_tlm.errors import UsageError
-
-# What may change when a run continues: how long, how fast, where and how often, and the numbers that only steer the updates
-# to come. Everything not named here (sizes, objective, seed, batch size, order of the data, optimizer) makes what is on disk
-# or the place in the data mean something else, so a change of it is refused. The training data may move: `identity` compares it.
-CHANGEABLE = frozenset(
-    """
-    run_dir train_dir valid_dir eval_batch_size num_train_workers verify_data
-    steps epochs steps_per_call saves_per_epoch save_steps keep keep_every eval_steps init_from export_npz tensorboard
-    lr lr_schedule warmup_steps lr_end wsd_decay weight_decay clip grad_accum
-    dropout ffn_pdrop embeddings_dropout layer_drop recompute mask_rate eval_mask_rate
-    distribute tpu logical_cpus precision xla start_timeout grace_seconds
-    """.split()
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,28 +88,20 @@ class RunDir:
 
     def load(self, classes: Sequence[type]) -> tuple[Any, ...]:
         """The run's options, one instance per dataclass; keys of other dataclasses are left out. UsageError when there is no run."""
-        known = cli.field_table(classes)
-        values = {
-            name: value
-            for name, value in cli.canonical(self._values(), classes, self.config).items()
-            if name in known
-        }
+        values = cli.canonical_values(self._values(), classes, self.config)
         return cli.build(classes, values, self.config, check_required=False)
 
     def _values(self) -> dict[str, Any]:
         try:
-            loaded = yaml.safe_load(self._storage.read(self.config).decode("utf-8"))
+            content = self._storage.read(self.config)
         except FileNotFoundError:
             raise UsageError(f"{self.path} is not a run directory: it has no config.yaml") from None
-        except (yaml.YAMLError, UnicodeDecodeError):
+        try:
+            return mapping(read_yaml(content, self.config), self.config)
+        except UsageError as error:
             raise UsageError(
-                f"{self.config} is damaged: not YAML; restore it, or use a new --run_dir"
+                f"{self.config} is damaged ({error}); restore it, or use a new --run_dir"
             ) from None
-        if not isinstance(loaded, dict):
-            raise UsageError(
-                f"{self.config} is damaged: not a mapping of options; restore it, or use a new --run_dir"
-            )
-        return loaded
 
     def _compare(self, parts: Sequence[Any]) -> list[Change]:
         old_parts = cli.build(
@@ -129,7 +109,15 @@ class RunDir:
         )
         old, new = cli.as_values(*old_parts), cli.as_values(*parts)
         changes = [Change(name, old[name], new[name]) for name in new if old[name] != new[name]]
-        refused = [change for change in changes if change.name not in CHANGEABLE]
+        # Other options make what is on disk, or the place in the data, mean something else. The
+        # training data may move: `identity` compares it.
+        table = options_of([type(part) for part in parts])
+        idle = idle_options(parts)
+        refused = [
+            change
+            for change in changes
+            if not table[change.name].declared.may_change and change.name not in idle
+        ]
         if refused:
             raise UsageError(
                 f"{self.path} holds another run: {'; '.join(map(str, refused))}. Give the old values to continue it, or a new "

@@ -7,10 +7,10 @@ from typing import NoReturn
 
 import tensorflow as tf
 
+from tpu_tlm.config import Config
 from tpu_tlm.data.dataset.dataset import Dataset
 from tpu_tlm.data.tokenizers.base import Encoded, Tokenizer
 from tpu_tlm.errors import UsageError
-from tpu_tlm.training.options import Options
 from tpu_tlm.training.setup import Datasets, spec_of
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -72,7 +72,7 @@ def stand_in(vocab_size: int, lengths: Mapping[str, int]) -> Datasets:
 
 
 def fitting(
-    options: Options, vocab_size: int, seq_length: int, seq_length_y: int | None
+    options: Config, vocab_size: int, seq_length: int, seq_length_y: int | None
 ) -> Datasets:
     """A `stand_in` that the objective takes: with a second text (as long as the first unless `seq_length_y` says) where it needs one."""
     if seq_length_y is not None:

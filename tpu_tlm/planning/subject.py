@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tpu_tlm.config import ModelConfig, PlanConfig
+from tpu_tlm.config import Config, ModelConfig, PlanConfig
 from tpu_tlm.errors import UsageError
 from tpu_tlm.planning.chips import Slice, parse_slice
 from tpu_tlm.planning.compiler import Refused, compile_for
@@ -15,7 +15,6 @@ from tpu_tlm.planning.figures import Figures, program_of
 from tpu_tlm.planning.lower import lower
 from tpu_tlm.planning.stand_in import batch_specs, fitting
 from tpu_tlm.training import setup
-from tpu_tlm.training.options import Options
 from tpu_tlm.training.setup import Datasets
 
 Say = Callable[[str], None]
@@ -28,7 +27,7 @@ STEPS = 100_000
 class Subject:
     """What is planned: the options of a run, its data or their stand-in, the chips."""
 
-    options: Options
+    options: Config
     corpora: Datasets
     slice_: Slice
     say: Say
@@ -52,7 +51,7 @@ class Subject:
         data = dataclasses.replace(train, seq_length=length, lengths={**lengths, "x": length})
         return replace(self, corpora=replace(self.corpora, train=data))
 
-    def _compile(self, options: Options) -> tuple[Answer, float]:
+    def _compile(self, options: Config) -> tuple[Answer, float]:
         began = time.perf_counter()
         batch, data = options.data.batch_size, self.corpora.train
         setup.check_batch(
@@ -82,11 +81,11 @@ class Subject:
         )
         return figures, seconds
 
-    def _steps(self, options: Options) -> int:
+    def _steps(self, options: Config) -> int:
         samples = self.corpora.train.num_samples
         return setup.total_steps(options, samples) if samples else options.run.steps or STEPS
 
-    def with_batch(self, batch: int) -> Options:
+    def with_batch(self, batch: int) -> Config:
         """The options with another batch."""
         return replace(self.options, data=replace(self.options.data, batch_size=batch))
 
@@ -146,7 +145,7 @@ def shallow(model: ModelConfig) -> tuple[ModelConfig, ModelConfig] | None:
     )
 
 
-def subject_of(options: Options, plan: PlanConfig, say: Say) -> Subject:
+def subject_of(options: Config, plan: PlanConfig, say: Say) -> Subject:
     """The subject of a command line. Raises `UsageError` where the sizes of the data are not given, or given twice."""
     if not options.runtime.tpu:
         raise UsageError("--tpu is required: the slice to plan for, such as v5e-1, v5e-8 or v6e-1")

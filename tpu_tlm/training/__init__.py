@@ -10,13 +10,11 @@ from tpu_tlm.training.callbacks import (
     SaveReport,
     StepReport,
 )
-from tpu_tlm.training.options import Options
 from tpu_tlm.training.run import make_trainer, train
 
 __all__ = [
     "Callback",
     "EvaluationReport",
-    "Options",
     "RunStart",
     "SaveReport",
     "StepReport",

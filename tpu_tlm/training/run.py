@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from tpu_tlm.config import Config
 from tpu_tlm.training.callbacks import Callback
-from tpu_tlm.training.options import Options, as_options
 
 if TYPE_CHECKING:
     from tpu_tlm.data.dataset.dataset import Dataset
@@ -16,40 +16,38 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Any,
+    config: Config,
     *,
     callbacks: Iterable[Callback] = (),
     display: bool = True,
 ) -> TrainResult:
     """Train as options describe, or continue the run in their run directory.
 
-    config: `Options`, or any configuration whose `parts()` has an instance of each option class.
-    callbacks are called after the built-in ones (metrics, TensorBoard, NPZ export, progress).
+    callbacks: are called after the built-in ones (metrics, TensorBoard, NPZ export, progress).
     display: whether to show progress on standard error. Imports TensorFlow.
 
     Raises `UsageError` for options and data that do not fit, `Preempted` with everything saved
     after a signal or a preemption notice (Ctrl-C in a notebook cell is one), `TlmError` otherwise.
     """
-    options = as_options(config)
     from tpu_tlm.devices import select
 
-    select.prepare(options.runtime)
+    select.prepare(config.runtime)
     paths = {
-        "--train_dir": options.data.train_dir,
-        "--valid_dir": options.data.valid_dir,
-        "--run_dir": options.run.run_dir,
+        "--train_dir": config.data.train_dir,
+        "--valid_dir": config.data.valid_dir,
+        "--run_dir": config.run.run_dir,
     }
-    select.check_paths(options.runtime, paths)
-    devices = select.connect(options.runtime)
+    select.check_paths(config.runtime, paths)
+    devices = select.connect(config.runtime)
     print(devices.reason, flush=True)
     from tpu_tlm.checkpoints.run_lock import locked
 
-    with devices.team, locked(options.run.run_dir, devices.is_chief):
-        return make_trainer(options, devices, callbacks=callbacks, display=display).fit()
+    with devices.team, locked(config.run.run_dir, devices.is_chief):
+        return make_trainer(config, devices, callbacks=callbacks, display=display).fit()
 
 
 def make_trainer(
-    config: Any,
+    config: Config,
     devices: Devices,
     *,
     callbacks: Iterable[Callback] = (),
@@ -67,15 +65,14 @@ def make_trainer(
     from tpu_tlm.training.evaluation import check_data
     from tpu_tlm.training.trainer import Intervals, Trainer
 
-    options = as_options(config)
-    data, run = options.data, options.run
-    experiment = setup.build(options, devices)
+    data, run = config.data, config.run
+    experiment = setup.build(config, devices)
     datasets = experiment.datasets
     for dataset in (datasets.train, datasets.valid):
         if dataset is not None:
             check_data(experiment.objective, dataset)
     directory = RunDir(run.run_dir)
-    _prepare(directory, options, experiment, devices)
+    _prepare(directory, config, experiment, devices)
     stream = Stream(
         datasets.train,
         seed=run.seed,
@@ -95,12 +92,12 @@ def make_trainer(
             save_steps,
             run.eval_steps or save_steps,
             run.steps_per_call,
-            options.runtime.grace_seconds,
+            config.runtime.grace_seconds,
         ),
         eval_batch_size=data.eval_batch_size,
         init_from=run.init_from,
-        xla=options.runtime.xla,
-        callbacks=[*_built_in(options, directory, devices, display), *callbacks],
+        xla=config.runtime.xla,
+        callbacks=[*_built_in(config, directory, devices, display), *callbacks],
     )
 
 
@@ -112,7 +109,7 @@ def data_fingerprint(dataset: Dataset) -> str:
     return filesystem.sha256(json.dumps([dataset.num_samples, dataset.seq_length, shards]).encode())
 
 
-def _prepare(directory: Any, options: Options, experiment: Any, devices: Devices) -> None:
+def _prepare(directory: Any, config: Config, experiment: Any, devices: Devices) -> None:
     """Begin or continue the run directory, once all workers have the same options and data."""
     from tpu_tlm.training.worker_agreement import check_same
 
@@ -121,26 +118,26 @@ def _prepare(directory: Any, options: Options, experiment: Any, devices: Devices
         "tokenizer": datasets.tokenizer.fingerprint(),
         "training data": data_fingerprint(datasets.train),
     }
-    check_same(team, options.parts(), identity)
-    for change in directory.prepare(options.parts(), identity, write=devices.is_chief):
+    check_same(team, config.parts(), identity)
+    for change in directory.prepare(config.parts(), identity, write=devices.is_chief):
         print(f"continuing with another option: {change}")
     if devices.is_chief:
         datasets.tokenizer.save(directory.tokenizer)
-    for line in _plan(options, experiment.objective, experiment.total_steps):
+    for line in _plan(config, experiment.objective, experiment.total_steps):
         print(line)
 
 
-def _plan(options: Options, objective: Any, total: int) -> list[str]:
+def _plan(config: Config, objective: Any, total: int) -> list[str]:
     """Lines about the schedule and the micro-batches of a run."""
     from tpu_tlm.training.schedules import warmup_of
 
-    optim = options.optim
+    optim = config.optim
     lines = [
         f"learning rate {optim.lr:g}, {optim.lr_schedule}, after {warmup_of(optim, total)} of"
         f" {total} steps of warm-up"
     ]
     if objective.cross_replica and optim.grad_accum > 1:
-        others = options.data.batch_size // optim.grad_accum - 1
+        others = config.data.batch_size // optim.grad_accum - 1
         lines.append(
             f"--grad_accum {optim.grad_accum}: each example is compared with the {others} others of"
             " its micro-batch"
@@ -149,7 +146,7 @@ def _plan(options: Options, objective: Any, total: int) -> list[str]:
 
 
 def _built_in(
-    options: Options, directory: Any, devices: Devices, display: bool
+    config: Config, directory: Any, devices: Devices, display: bool
 ) -> Iterable[Callback]:
     """The callbacks that options ask for; only the chief writes files."""
     from tpu_tlm.training.metrics import Metrics
@@ -162,7 +159,7 @@ def _built_in(
     if not devices.is_chief:
         return
     yield RecordMetrics(directory.metrics, lambda step: Metrics(directory.metrics, start=step))
-    if options.run.tensorboard:
+    if config.run.tensorboard:
         yield RecordMetrics(directory.tb, lambda step: TensorBoard(directory.tb, step))
-    if options.run.export_npz:
+    if config.run.export_npz:
         yield ExportNpz(directory.npz)

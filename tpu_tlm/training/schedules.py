@@ -16,16 +16,8 @@ Schedule = Callable[[tf.Tensor], tf.Tensor]
 def _check(config: OptimConfig, total_steps: int) -> None:
     if total_steps < 1:
         raise UsageError(f"--steps {total_steps}: a run has at least one step")
-    if not (math.isfinite(config.lr) and config.lr > 0.0):
-        raise UsageError(f"--lr {config.lr}: must be a finite number above 0")
-    if not 0.0 <= config.lr_end <= 1.0:
-        raise UsageError(f"--lr_end {config.lr_end}: a share of --lr, from 0 to 1")
-    if config.lr_schedule == "wsd" and not 0.0 <= config.wsd_decay <= 1.0:
-        raise UsageError(f"--wsd_decay {config.wsd_decay}: a share of the steps, from 0 to 1")
     if config.warmup_steps is None:
         return
-    if config.warmup_steps < 0:
-        raise UsageError(f"--warmup_steps {config.warmup_steps}: must be 0 or more")
     if config.warmup_steps >= total_steps:
         raise UsageError(
             f"--warmup_steps {config.warmup_steps} is not below the {total_steps} steps of the run:"

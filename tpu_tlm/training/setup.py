@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from tpu_tlm.config import DataConfig, RuntimeConfig, TokenizerConfig
+from tpu_tlm.config import Config, DataConfig, RuntimeConfig, TokenizerConfig
 from tpu_tlm.data.dataset.dataset import Dataset, check_same_tokenizer, open_dataset
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import make_tokenizer
@@ -17,7 +17,6 @@ from tpu_tlm.models.spec import ModelSpec, longest
 from tpu_tlm.objectives.base import Objective, ObjectiveContext
 from tpu_tlm.objectives.registry import objective_class
 from tpu_tlm.training.optimizers import make_optimizer
-from tpu_tlm.training.options import Options
 from tpu_tlm.training.schedules import make_schedule
 from tpu_tlm.training.step import TrainStep
 
@@ -46,7 +45,7 @@ class Experiment:
     precision: str
 
 
-def build(options: Options, devices: Devices) -> Experiment:
+def build(options: Config, devices: Devices) -> Experiment:
     """Build the experiment that options describe, for these devices.
 
     The objective is resolved and the model is built once. Raises `UsageError` for options and
@@ -65,7 +64,7 @@ def build(options: Options, devices: Devices) -> Experiment:
 
 
 def experiment_of(
-    options: Options,
+    options: Config,
     datasets: Datasets,
     steps: int,
     precision: str,
@@ -91,7 +90,7 @@ def experiment_of(
 
 
 def objective_of(
-    options: Options, datasets: Datasets, objective: type[Objective] | None = None
+    options: Config, datasets: Datasets, objective: type[Objective] | None = None
 ) -> tuple[ModelSpec, Objective]:
     """The spec of the model to train, as `spec_of`, and the objective that trains it."""
     chosen = objective or objective_class(options.run.objective)
@@ -146,7 +145,7 @@ def _check_same_lengths(train: Dataset, valid: Dataset, data: DataConfig) -> Non
     )
 
 
-def total_steps(options: Options, samples: int) -> int:
+def total_steps(options: Config, samples: int) -> int:
     """Optimizer steps of the whole run. Raises `UsageError` for a run without any."""
     run, batch = options.run, options.data.batch_size
     steps = run.steps if run.steps is not None else int(run.epochs * samples / batch)
@@ -159,7 +158,7 @@ def total_steps(options: Options, samples: int) -> int:
 
 
 def spec_of(
-    options: Options, datasets: Datasets, objective: type[Objective] | None = None
+    options: Config, datasets: Datasets, objective: type[Objective] | None = None
 ) -> ModelSpec:
     """The spec of the model to train, framed as its training examples are.
 
@@ -200,7 +199,7 @@ def spec_of(
     return spec
 
 
-def check_batch(options: Options, replicas: int, objective: type[Objective] | None = None) -> None:
+def check_batch(options: Config, replicas: int, objective: type[Objective] | None = None) -> None:
     """Check that batches can be divided among replicas and micro-batches.
 
     objective: the resolved class; None resolves `options.run.objective`. Raises `UsageError`, also
