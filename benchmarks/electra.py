@@ -198,7 +198,7 @@ def arithmetic(run: Path, data: Path, options: argparse.Namespace) -> dict[str, 
     found = {}
     for name in ("mlm", "electra"):
         kind = replace(load(str(run)).spec, kind=objective_class(name).kind)
-        spec = objective_class(name).adapt(kind, chosen, {"x": kind.seq_length})
+        spec = objective_class(name).configure_model(kind, chosen, {"x": kind.seq_length})
         found[name] = make_objective(name, ObjectiveContext(spec, tokenizer, chosen)).flops(spec)
     return found
 

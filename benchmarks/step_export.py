@@ -19,12 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.tpu_step import BERT, SIZES
-from tpu_tlm.config import ModelConfig, cli
+from tpu_tlm.config import Config, ModelConfig, cli
 from tpu_tlm.errors import TlmError, UsageError, run_command
-from tpu_tlm.train import CLASSES
 
 if TYPE_CHECKING:
-    from tpu_tlm.training.setup import Options
     from tpu_tlm.training.step import TrainStep
 
 # A rate that moves the loss within a few steps, the same at all of them, which the plain programs need not compute.
@@ -45,7 +43,7 @@ SIZED = (
 )
 
 
-def not_plain(everything: Options) -> str:
+def not_plain(everything: Config) -> str:
     """Why the plain programs do not know this step; empty when they do."""
     config, optim, run = everything.model, everything.optim, everything.run
     bert = {**dataclasses.asdict(ModelConfig()), **BERT}
@@ -121,7 +119,7 @@ def _take(
 
 
 def export(
-    everything: Options,
+    everything: Config,
     out: Path,
     vocab: int,
     length: int,
@@ -138,7 +136,7 @@ def export(
     from tpu_tlm.models.layers.variables import named_variables
     from tpu_tlm.planning.lower import faults, state_specs, trace
     from tpu_tlm.planning.stand_in import batch_specs, stand_in
-    from tpu_tlm.training.setup import check_batch, make_step, precision_of, spec_of
+    from tpu_tlm.training.setup import check_batch, experiment_of, precision_of, spec_of
 
     if everything.run.objective not in OBJECTIVES:
         raise UsageError(
@@ -147,7 +145,7 @@ def export(
     check_batch(everything, 1)
     corpora, rows = stand_in(vocab, {"x": length}), everything.data.batch_size
     precision = precision_of(everything.runtime, "cpu")
-    step = make_step(everything, corpora, 100_000, precision)
+    step = experiment_of(everything, corpora, 100_000, precision).step
     specs = batch_specs(corpora.train, rows)
     function, flat, traced = trace(step, specs)
     if found := faults(traced):
@@ -263,11 +261,12 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the losses to compare with are a processor's
     values: dict[str, Any] = {**BERT, **SIZES[known.size], **OPTIMIZER, "batch_size": known.batch}
-    values |= vars(cli.build_parser("benchmarks.step_export", "", CLASSES).parse_args(flags))
+    values |= vars(
+        cli.build_parser("benchmarks.step_export", "", Config.groups()).parse_args(flags)
+    )
     values.pop("config", None)
-    from tpu_tlm.training.setup import Options
 
-    everything = Options(*cli.build(CLASSES, values, "benchmarks.step_export"))
+    everything = Config(*cli.build(Config.groups(), values, "benchmarks.step_export"))
     extras = {
         "check_steps": known.check_steps,
         "batches": known.batches,

@@ -12,11 +12,10 @@ import re
 import time
 from pathlib import Path
 
-from tpu_tlm.config import cli
+from tpu_tlm.config import Config, cli
 from tpu_tlm.planning import environment
 from tpu_tlm.planning.chips import GIB, parse_slice
 from tpu_tlm.planning.cycles import simplified
-from tpu_tlm.train import CLASSES
 
 SIZES = {
     "tiny": {"d_model": 128, "d_ff": 512, "num_heads": 2, "num_layers": 2},
@@ -79,18 +78,18 @@ def main() -> None:
     from tpu_tlm.planning.figures import Figures, program_of
     from tpu_tlm.planning.lower import lower
     from tpu_tlm.planning.stand_in import batch_specs, fitting
-    from tpu_tlm.training.setup import Options, make_step, spec_of
+    from tpu_tlm.training.setup import experiment_of, spec_of
 
     values = {**BERT, **SIZES[known.size], "batch_size": known.batch}
-    values |= vars(cli.build_parser("benchmarks.tpu_step", "", CLASSES).parse_args(flags))
+    values |= vars(cli.build_parser("benchmarks.tpu_step", "", Config.groups()).parse_args(flags))
     values.pop("config")
     if known.layers:
         values["num_layers"] = known.layers
-    everything = Options(*cli.build(CLASSES, values, "benchmarks.tpu_step"))
+    everything = Config(*cli.build(Config.groups(), values, "benchmarks.tpu_step"))
     slice_ = parse_slice(known.chip)
     corpora = fitting(everything, known.vocab, known.length, None)
     began = time.perf_counter()
-    step = make_step(everything, corpora, 100_000, everything.runtime.precision)
+    step = experiment_of(everything, corpora, 100_000, everything.runtime.precision).step
     lowered = lower(step, batch_specs(corpora.train, known.batch), slice_.chips)
     lowering = time.perf_counter() - began
     compiled = compile_for(lowered, slice_)

@@ -11,14 +11,12 @@ import pytest
 from tests.paths import ROOT
 from tests.planning.test_figures import figures
 from tpu_tlm import plan
-from tpu_tlm.config import PlanConfig
+from tpu_tlm.config import Config, PlanConfig
 from tpu_tlm.errors import TlmError, UsageError, run_command
 from tpu_tlm.planning.chips import GIB, parse_slice
 from tpu_tlm.planning.compiler import Allocation, Refused
 from tpu_tlm.planning.stand_in import stand_in
 from tpu_tlm.planning.subject import Subject, subject_of
-from tpu_tlm.train import CLASSES
-from tpu_tlm.training.setup import Options
 
 SIZES = ["--seq_length", "128", "--vocab_size", "1000"]
 REFUSED = Refused(
@@ -30,10 +28,12 @@ REFUSED = Refused(
 )
 
 
-def given(**values) -> Options:
+def given(**values) -> Config:
     from tpu_tlm.config import cli
 
-    return Options(*cli.build(CLASSES, {"tpu": "v5e-8", **values}, "test", check_required=False))
+    return Config(
+        *cli.build(Config.groups(), {"tpu": "v5e-8", **values}, "test", check_required=False)
+    )
 
 
 def subject(**values) -> Subject:

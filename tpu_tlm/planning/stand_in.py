@@ -7,10 +7,11 @@ from typing import NoReturn
 
 import tensorflow as tf
 
+from tpu_tlm.config import Config
 from tpu_tlm.data.dataset.dataset import Dataset
 from tpu_tlm.data.tokenizers.base import Encoded, Tokenizer
 from tpu_tlm.errors import UsageError
-from tpu_tlm.training.setup import Corpora, Options, spec_of
+from tpu_tlm.training.setup import Datasets, spec_of
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FORMAT = 1
@@ -60,19 +61,19 @@ class Placeholder(Tokenizer):
         self._none()
 
 
-def stand_in(vocab_size: int, lengths: Mapping[str, int]) -> Corpora:
+def stand_in(vocab_size: int, lengths: Mapping[str, int]) -> Datasets:
     """A dataset of format 1 with these tokens per feature ("x", for pairs "y") and a tokenizer, both without content."""
     tokenizer = Placeholder(vocab_size)
     metadata = {"prefix": "[CLS]", "suffix": "[SEP]", "tok_on_eol": "[SEP]"}
     train = Dataset(
         "", 0, lengths["x"], FORMAT, (), tokenizer.description(), metadata, dict(lengths)
     )
-    return Corpora(train, None, tokenizer)
+    return Datasets(train, None, tokenizer)
 
 
 def fitting(
-    options: Options, vocab_size: int, seq_length: int, seq_length_y: int | None
-) -> Corpora:
+    options: Config, vocab_size: int, seq_length: int, seq_length_y: int | None
+) -> Datasets:
     """A `stand_in` that the objective takes: with a second text (as long as the first unless `seq_length_y` says) where it needs one."""
     if seq_length_y is not None:
         return stand_in(vocab_size, {"x": seq_length, "y": seq_length_y})

@@ -7,17 +7,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tpu_tlm.config import ModelConfig, PlanConfig
+from tpu_tlm.config import Config, ModelConfig, PlanConfig
 from tpu_tlm.errors import UsageError
-from tpu_tlm.objectives.base import ObjectiveContext
-from tpu_tlm.objectives.registry import make_objective
 from tpu_tlm.planning.chips import Slice, parse_slice
 from tpu_tlm.planning.compiler import Refused, compile_for
 from tpu_tlm.planning.figures import Figures, program_of
 from tpu_tlm.planning.lower import lower
 from tpu_tlm.planning.stand_in import batch_specs, fitting
 from tpu_tlm.training import setup
-from tpu_tlm.training.setup import Corpora, Options
+from tpu_tlm.training.setup import Datasets
 
 Say = Callable[[str], None]
 Answer = Figures | Refused
@@ -29,8 +27,8 @@ STEPS = 100_000
 class Subject:
     """What is planned: the options of a run, its data or their stand-in, the chips."""
 
-    options: Options
-    corpora: Corpora
+    options: Config
+    corpora: Datasets
     slice_: Slice
     say: Say
 
@@ -53,7 +51,7 @@ class Subject:
         data = dataclasses.replace(train, seq_length=length, lengths={**lengths, "x": length})
         return replace(self, corpora=replace(self.corpora, train=data))
 
-    def _compile(self, options: Options) -> tuple[Answer, float]:
+    def _compile(self, options: Config) -> tuple[Answer, float]:
         began = time.perf_counter()
         batch, data = options.data.batch_size, self.corpora.train
         setup.check_batch(
@@ -62,15 +60,15 @@ class Subject:
         self.say(
             f"compiling {options.model.num_layers} layers, batch {batch} of {self.length} tokens for {self.slice_.name}"
         )
-        step = setup.make_step(
+        experiment = setup.experiment_of(
             options, self.corpora, self._steps(options), setup.precision_of(options.runtime, "tpu")
         )
+        step, spec = experiment.step, experiment.spec
         lowered = lower(step, batch_specs(data, batch // self.slice_.chips), self.slice_.chips)
         compiled = compile_for(lowered, self.slice_)
         seconds = time.perf_counter() - began
         if isinstance(compiled, Refused):
             return compiled, seconds
-        spec = setup.spec_of(options, self.corpora)
         figures = Figures(
             self.slice_,
             batch,
@@ -83,11 +81,11 @@ class Subject:
         )
         return figures, seconds
 
-    def _steps(self, options: Options) -> int:
+    def _steps(self, options: Config) -> int:
         samples = self.corpora.train.num_samples
         return setup.total_steps(options, samples) if samples else options.run.steps or STEPS
 
-    def with_batch(self, batch: int) -> Options:
+    def with_batch(self, batch: int) -> Config:
         """The options with another batch."""
         return replace(self.options, data=replace(self.options.data, batch_size=batch))
 
@@ -126,11 +124,7 @@ class Subject:
         one, two = found
         layers = (few[0].num_layers, few[1].num_layers)
         times = (self.options.model.num_layers - layers[1]) / (layers[1] - layers[0])
-        spec = setup.spec_of(options, self.corpora)
-        objective = make_objective(
-            options.run.objective,
-            ObjectiveContext(spec, self.corpora.tokenizer, options.objectives),
-        )
+        spec, objective = setup.objective_of(options, self.corpora)
         return replace(
             two,
             flops=objective.flops(spec) * batch,
@@ -151,7 +145,7 @@ def shallow(model: ModelConfig) -> tuple[ModelConfig, ModelConfig] | None:
     )
 
 
-def subject_of(options: Options, plan: PlanConfig, say: Say) -> Subject:
+def subject_of(options: Config, plan: PlanConfig, say: Say) -> Subject:
     """The subject of a command line. Raises `UsageError` where the sizes of the data are not given, or given twice."""
     if not options.runtime.tpu:
         raise UsageError("--tpu is required: the slice to plan for, such as v5e-1, v5e-8 or v6e-1")
@@ -166,7 +160,7 @@ def subject_of(options: Options, plan: PlanConfig, say: Say) -> Subject:
                 raise UsageError(
                     f"--{name} {value}: --train_dir says that; leave one of the two out"
                 )
-        return Subject(options, setup.open_corpora(options), slice_, say)
+        return Subject(options, setup.open_datasets(options.data, options.tokenizer), slice_, say)
     if plan.seq_length is None or plan.vocab_size is None:
         raise UsageError("give --train_dir, or --seq_length and --vocab_size in its place")
     return Subject(
