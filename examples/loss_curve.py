@@ -29,9 +29,11 @@ def curve(
     lines: Mapping[str, float] | None = None,
     title: str | None = None,
 ) -> None:
-    """Draw training and validation `metric` over the steps of a run's metrics.jsonl into the SVG file `path`.
+    """Draw training and validation `metric` over the steps of a run's metrics.jsonl into the SVG
+    file `path`.
 
-    lines: name -> height of horizontal lines to compare with ("unigram model": 6.5). TlmError when the run has no figures.
+    lines: name -> height of horizontal lines to compare with ("unigram model": 6.5). TlmError when
+    the run has no figures.
     """
     source = posixpath.join(run_dir, "metrics.jsonl")
     records = read_metrics(source)
@@ -135,7 +137,9 @@ def _axes(scale: _Scale, metric: str) -> list[str]:
 
 
 def draw(train: Points, valid: Points, lines: Mapping[str, float], title: str, metric: str) -> str:
-    """The SVG text: training as a line, validation as a line with dots, `lines` dashed, and a legend with the last values."""
+    """The SVG text: training as a line, validation as a line with dots, `lines` dashed, and a
+    legend with the last values.
+    """
     train = _thinned(train)
     scale = _Scale(
         [x for x, _ in train + valid], [y for _, y in train + valid] + list(lines.values())
