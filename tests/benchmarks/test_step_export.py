@@ -1,4 +1,6 @@
-"""An exported step says what it is, starts from the model's own values, and its losses are those of training."""
+"""An exported step says what it is, starts from the model's own values, and its losses are those
+of training.
+"""
 
 from __future__ import annotations
 
@@ -180,7 +182,9 @@ def test_a_directory_that_is_none(exported: Exported, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_host_s_lowering_is_the_tpu_s() -> None:
-    """So what runs through JAX is the program that `plan` compiles; in the environment of `make plan-env`, which has the TPU's lowering."""
+    """So what runs through JAX is the program that `plan` compiles; in the environment of `make
+    plan-env`, which has the TPU's lowering.
+    """
     python = ROOT / ".venv-plan" / "bin" / "python"
     if not python.exists():
         pytest.skip("no environment with tensorflow-tpu: make plan-env")

@@ -1,4 +1,6 @@
-"""The doctor names what is wrong with the one command that fixes it, and survives a TensorFlow that aborts."""
+"""The doctor names what is wrong with the one command that fixes it, and survives a TensorFlow
+that aborts.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,9 @@ def test_what_stops_training_comes_first_and_is_counted() -> None:
     assert [finding.stops for finding in found] == [True, True, False]
     text = doctor.report(TPU, PLAIN, GOOD, found)
     assert text.endswith("2 problems to fix before training")
-    assert "  fix:".ljust(11) + PAIR in text.splitlines(), "a command stands on a line of its own, whole"
+    assert "  fix:".ljust(11) + PAIR in text.splitlines(), (
+        "a command stands on a line of its own, whole"
+    )
 
 
 def fake_tensorflow(directory: Path, body: str) -> dict[str, str]:
@@ -108,9 +112,9 @@ def test_an_abort_is_reported(tmp_path: Path) -> None:
         "os.abort()\n"
     )
     seen = probe.in_child(fake_tensorflow(tmp_path, body))
-    assert (
-        seen.failure
-        == "was ended by signal 6 (SIGABRT): 2026-01-01: F lib.inc:12] Op not available in this library."
+    assert seen.failure == (
+        "was ended by signal 6 (SIGABRT): 2026-01-01: F lib.inc:12] Op not available in this "
+        "library."
     )
 
 

@@ -1,4 +1,6 @@
-"""Every known fault of an installation is found from versions alone, with the command that fixes it."""
+"""Every known fault of an installation is found from versions alone, with the command that fixes
+it.
+"""
 
 from __future__ import annotations
 
@@ -95,9 +97,9 @@ def test_libtpu_that_is_not_loaded_does_no_harm() -> None:
 def test_stock_build_over_the_tpu_build() -> None:
     finding = one(tensorflow_findings(TPU | {"tensorflow": "2.20.0"}, PLAIN))
     assert "both installed" in finding.what
-    assert (
-        finding.fix
-        == "pip uninstall -y tensorflow && pip install --force-reinstall --no-deps tensorflow-tpu==2.20.0"
+    assert finding.fix == (
+        "pip uninstall -y tensorflow && pip install --force-reinstall --no-deps "
+        "tensorflow-tpu==2.20.0"
     )
     assert finding.stops
 

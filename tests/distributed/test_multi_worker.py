@@ -1,4 +1,6 @@
-"""What TensorFlow raises on several workers, as sentences: a death that it cannot name, and what has other causes."""
+"""What TensorFlow raises on several workers, as sentences: a death that it cannot name, and what
+has other causes.
+"""
 
 from __future__ import annotations
 

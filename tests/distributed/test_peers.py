@@ -34,7 +34,9 @@ def clusters(size: int) -> list[Cluster]:
 
 
 def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
-    """The results of calls made at the same time, each in its own thread; an exception is a result."""
+    """The results of calls made at the same time, each in its own thread; an exception is a
+    result.
+    """
 
     def caught(call: Callable[[], Any]) -> Any:
         try:
@@ -105,7 +107,10 @@ def test_without_a_chief(capsys: pytest.CaptureFixture[str]) -> None:
     _, worker = clusters(2)
     with pytest.raises(
         TlmError,
-        match=r"1 of 2 workers did not come within 0.5 s: chief \(127.0.0.1:\d+\) \(Connection refused\)",
+        match=(
+            r"1 of 2 workers did not come within 0.5 s: chief \(127.0.0.1:\d+\) \(Connection "
+            r"refused\)"
+        ),
     ):
         meet(worker, 0.5)
 

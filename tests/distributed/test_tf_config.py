@@ -11,7 +11,9 @@ from tpu_tlm.errors import UsageError
 
 
 def environment(kind: str, index: int, **counts: int) -> dict[str, str]:
-    """An environment with a cluster of so many hosts of each kind, named as a TFJob's services are."""
+    """An environment with a cluster of so many hosts of each kind, named as a TFJob's services
+    are.
+    """
     hosts = {
         name: [f"job-{name}-{i}.team.svc:2222" for i in range(count)]
         for name, count in counts.items()

@@ -125,8 +125,8 @@ def open_datasets(data: DataConfig, tokenizer: TokenizerConfig) -> Datasets:
             f"--valid_dir {data.valid_dir} and --train_dir {data.train_dir}",
         )
         _check_same_lengths(train, valid, data)
-    train = train.for_tokenizer(tokenizer)
-    valid = None if valid is None else valid.for_tokenizer(tokenizer)
+    train = train.for_tokenizer(used)
+    valid = None if valid is None else valid.for_tokenizer(used)
     if data.verify_data:
         for dataset in (train, valid):
             if dataset is not None:
