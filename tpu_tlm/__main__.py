@@ -8,7 +8,7 @@ import sys
 from tpu_tlm import __version__
 from tpu_tlm.config.cli import command_error
 from tpu_tlm.config.command_table import COMMANDS
-from tpu_tlm.errors import EXIT_USAGE, run_command
+from tpu_tlm.errors import EXIT_USAGE, end_process, run_command
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     if name == "help" and rest:
         name, rest = rest[0], ["--help"]
     if name in COMMANDS:
-        return run_command(importlib.import_module(f"tpu_tlm.{name}").main, rest)
+        end_process(run_command(importlib.import_module(f"tpu_tlm.{name}").main, rest))
     if name in ("-h", "--help", "help", "--help-all"):
         print(_listing())
         return 0

@@ -275,7 +275,7 @@ def test_the_size_of_the_generator():
 )
 def test_options_that_cannot_be(options, says):
     with pytest.raises(UsageError, match=says):
-        ReplacedTokenDetection.adapt(
+        ReplacedTokenDetection.configure_model(
             make_spec(), ObjectiveOptions(electra=ElectraConfig(**options)), {"x": LENGTH}
         )
 

@@ -40,17 +40,18 @@ class EvaluateConfig(OptionGroup):
         unit="dir",
         also_called=("valid_dir", "validation_file"),
     )
-    batch_size: int = opt(
-        64,
-        "examples per step (for a dual encoder: --candidates)",
+    batch_size: int | None = opt(
+        None,
+        "examples per step, not for a dual encoder (--candidates); none = 64",
         unit="examples",
         minimum=1,
         basic=True,
         also_called={"per_device_eval_batch_size": "the examples of all devices together"},
     )
-    candidates: int = opt(
-        100,
-        "dual encoder: pairs, in the order of the dataset, among which a second text is ranked",
+    candidates: int | None = opt(
+        None,
+        "dual encoder: pairs, in the order of the dataset, among which a second text is ranked; "
+        "none = 100",
         unit="pairs",
         minimum=2,
     )

@@ -10,11 +10,13 @@ from typing import Any, get_type_hints
 
 from tpu_tlm.config.model import ModelConfig
 from tpu_tlm.config.objectives import (
+    OBJECTIVE_OPTIONS,
     ContrastiveConfig,
     DenoisingConfig,
     ElectraConfig,
     MlmConfig,
     ObjectiveOptions,
+    group_name,
 )
 from tpu_tlm.config.options import Option, OptionGroup, options_of
 from tpu_tlm.config.presets import preset_values
@@ -24,7 +26,7 @@ from tpu_tlm.config.training import DataConfig, OptimConfig, RunConfig, RuntimeC
 from tpu_tlm.errors import OptionError
 
 
-@dataclasses.dataclass(frozen=True, init=False)
+@dataclasses.dataclass(frozen=True, init=False, eq=False)
 class Config:
     """All options of a training run.
 
@@ -114,14 +116,23 @@ class Config:
     @property
     def objectives(self) -> ObjectiveOptions:
         """The options of the objectives."""
-        return ObjectiveOptions(self.mlm, self.contrastive, self.denoising, self.electra)
+        return ObjectiveOptions(*(getattr(self, group_name(cls)) for cls in OBJECTIVE_OPTIONS))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Config) and self.parts() == other.parts()
+
+    def __hash__(self) -> int:
+        return hash(self.parts())
 
 
 @functools.cache
 def _classes() -> dict[str, type[OptionGroup]]:
-    """Name -> class of every group."""
+    """Name -> class of every group; those of all objectives follow the model's."""
     hints = get_type_hints(Config)
-    return {field.name: hints[field.name] for field in dataclasses.fields(Config)}
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(Config)}
+    objectives = {group_name(cls): cls for cls in OBJECTIVE_OPTIONS}
+    before = {name: fields[name] for name in ("data", "tokenizer", "model")}
+    return {**before, **objectives, **fields}
 
 
 def as_values(*parts: Any) -> dict[str, Any]:

@@ -338,6 +338,12 @@ class RuntimeConfig(OptionGroup):
         above=0,
         may_change=True,
     )
+    trust_network: bool = opt(
+        False,
+        "several workers on several machines without TPU_TLM_JOB_TOKEN: accept anyone who can "
+        "reach the workers' ports",
+        may_change=True,
+    )
     grace_seconds: float = opt(
         25.0,
         "seconds from a SIGTERM or preemption notice until the run has saved and ended; 0 = no "

@@ -180,4 +180,4 @@ def alias_old_names(cls: type[Objective]) -> None:
             setattr(cls, new, own[old])
 
 
-alias_old_names(Objective)
+alias_old_names(Objective)  # type: ignore[type-abstract]

@@ -187,7 +187,8 @@ def _problem(objective: Objective, sums: Any) -> str:
             return f"{field} of its LossSums lacks {missing[0]!r}, declared in {declared} = ..."
         if more := sorted(map(str, found - expected)):
             return f"{field} of its LossSums has {more[0]!r}, not declared in {declared} = ..."
-    for name, pair in sums.metrics.items():
+    pairs: dict[str, Any] = sums.metrics
+    for name, pair in pairs.items():
         if not isinstance(pair, tuple) or len(pair) != 2:
             return f"metrics of its LossSums: {name!r} must be a pair, sum and count"
     for field, values in zip(LossSums._fields, sums, strict=True):

@@ -98,9 +98,10 @@ def check_evaluation(name: str, given: Mapping[str, Any]) -> None:
 
     given: option name -> value, those that were set. A user's own objective may read all of them.
     """
-    entry = OBJECTIVES.get(name)
-    for option, value in given.items() if entry is not None else ():
-        if option not in entry.evaluation:
+    if name not in OBJECTIVES:
+        return
+    for option, value in given.items():
+        if option not in OBJECTIVES[name].evaluation:
             users = [other for other, one in OBJECTIVES.items() if option in one.evaluation]
             raise UsageError(
                 f"--{option} {value}: --objective {name} does not use it, only"

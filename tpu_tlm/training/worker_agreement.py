@@ -1,4 +1,4 @@
-"""What the workers of a job must have in common before they train."""
+"""Check that all workers of a job were started with the same options and data."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from tpu_tlm.errors import UsageError
 
 
 def check_same(team: PeerGroup, parts: Sequence[Any], fingerprints: Mapping[str, str]) -> None:
-    """Raise `UsageError`, on every worker, when one was started with other options, data or another version than the chief."""
-    # Paths and the speed of reading may differ between machines; the data's fingerprints may not.
+    """Raise `UsageError` on every worker when one has other options or data than the chief, or
+    another version of this package."""
+    # Paths and reading options may differ between machines; the fingerprints of the data may not.
     table = options_of([type(part) for part in parts])
     values = {
         f"--{name}": value
@@ -28,6 +29,7 @@ def check_same(team: PeerGroup, parts: Sequence[Any], fingerprints: Mapping[str,
             name = next(n for n in {**everybody[0], **other} if everybody[0].get(n) != other.get(n))
             chief = everybody[0].get(name)
             raise UsageError(
-                f"{team.title(host)} was started with another {name} than {team.title(0)}: {other.get(name)}, not {chief}; "
-                "all workers need the same command and the same data"
+                f"{team.title(host)} was started with another {name} than {team.title(0)}:"
+                f" {other.get(name)}, not {chief}; all workers need the same command and the same"
+                " data"
             )
