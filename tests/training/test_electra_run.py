@@ -1,4 +1,4 @@
-"""An ELECTRA through the commands: trained, measured, filling masks, written for other programs, begun from other weights."""
+"""An ELECTRA through the commands: training, evaluation, masks, exports, warm start."""
 
 from __future__ import annotations
 
@@ -20,9 +20,18 @@ from tpu_tlm.objectives.electra import generator_of
 from tpu_tlm.training.metrics import read_metrics
 from tpu_tlm.training.warm_start import check_start, start_values, without_foreign_head
 
-BERT = "--embed_type learned-positional --embeddings_reduction sum-layer-norm --transformer_type post-layer-norm --rpr_k 0 --type_vocab_size 2"
-SIZES = "--d_model 32 --d_ff 64 --num_heads 2 --num_layers 1 --mlm_head bert --output_bias --activation gelu-exact --gen_fraction 0.5"
-STEPS = "--steps 6 --save_steps 6 --batch_size 8 --warmup_steps 2 --lr 1e-2 --xla false --tensorboard false --distribute none"
+BERT = (
+    "--embed_type learned-positional --embeddings_reduction sum-layer-norm"
+    " --transformer_type post-layer-norm --rpr_k 0 --type_vocab_size 2"
+)
+SIZES = (
+    "--d_model 32 --d_ff 64 --num_heads 2 --num_layers 1 --mlm_head bert --output_bias"
+    " --activation gelu-exact --gen_fraction 0.5"
+)
+STEPS = (
+    "--steps 6 --save_steps 6 --batch_size 8 --warmup_steps 2 --lr 1e-2 --xla false"
+    " --tensorboard false --distribute none"
+)
 
 WEIGHT = 20.0
 
@@ -151,7 +160,7 @@ def test_both_go_into_one_npz_and_a_part_into_another(trained, tmp_path, capsys)
 
 
 def test_beginning_from_other_weights(trained):
-    """From another ELECTRA all of it; from its discriminator all but the generator; from its generator's kind of model no head."""
+    """All of another ELECTRA, all but the generator of a discriminator, no head of an mlm."""
     base, _ = trained
     whole = load(str(base / "run"))
     tokenizer = open_dataset(str(base / "train")).load_tokenizer()

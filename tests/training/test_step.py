@@ -73,7 +73,7 @@ def test_a_micro_batch_holds_the_same_examples_for_any_number_of_replicas(replic
 
 
 def test_halves_of_a_batch_add_up():
-    """What two replicas compute, dropout included: masks belong to the example, not to the row or the replica."""
+    """As on two replicas, dropout included: masks depend on the example, not on row or replica."""
     step, batch = make_step(), make_batch()
     values = [tf.convert_to_tensor(v) for v in named_variables(step.model).values()]
     gradients = tf.function(step.gradients, autograph=False)
@@ -88,7 +88,7 @@ def test_halves_of_a_batch_add_up():
 
 
 def test_replicas_with_the_same_texts_drop_and_hide_differently_and_repeat():
-    """The second half of a batch holds the texts of the first: what differs between the two replicas' shares is the noise alone."""
+    """The second half of the batch has the texts of the first: only random numbers differ."""
     step, half = make_step(dropout=0.3), ROWS // 2
     x = tf.tile(make_batch()["x"][:half], (2, 1))
     batch = {**make_batch(start=1000), "x": x}
@@ -161,7 +161,7 @@ def test_no_dynamic_dimension_no_string_no_host_callback():
     ]
     host = {"PyFunc", "EagerPyFunc", "PyFuncStateless", "PrintV2", "Where", "Unique", "AsString"}
     for graph in graphs:
-        # TensorFlow puts placeholders of unknown shape for values that the condition of a loop does not use.
+        # TensorFlow inserts placeholders of unknown shape for values that a loop condition ignores.
         for op in (op for op in graph.get_operations() if "redundant_placeholder" not in op.name):
             assert op.type not in host, op
             for tensor in op.outputs:
