@@ -70,7 +70,7 @@ def run(step, batch):
 
 
 def test_draws_have_the_probabilities_of_the_softmax():
-    """Of logits 0, 1, 2 the last is drawn in 66.5 % (98.9 % with MEAD's softmax of exponentials)."""
+    """Of logits 0, 1, 2 the last has 66.5 % (98.9 % with MEAD's softmax of exponentials)."""
     logits = tf.tile(tf.constant([[[9.0, 0.0, 1.0, 2.0, -1e9]]]), (64, 512, 1))
     drawn = sample(logits, Specials(5, 0, 0, (0,)), Key.of(3, tf.range(64, dtype=tf.int64))).numpy()
     shares = np.bincount(drawn.ravel(), minlength=5) / drawn.size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -185,3 +187,27 @@ def test_the_gradient_is_the_slope_of_the_loss():
     slope = (loss(1) - loss(-1)) / (2 * width)
     expected = sum(float(tf.reduce_sum(g * d)) for g, d in zip(grads, direction, strict=True))
     assert slope == pytest.approx(expected, rel=0.02)
+
+
+def test_weight_decay_changes_matrices_only():
+    """With zero gradients an update is the decay alone: norms, biases and scalars stay."""
+    step = make_step()
+    step = dataclasses.replace(
+        step,
+        optimizer=make_optimizer(OptimConfig(optimizer="sgd", beta1=0.0, weight_decay=0.5)),
+        schedule=lambda i: tf.constant(0.1),
+    )
+    named = {path: np.asarray(v) + 1.0 for path, v in named_variables(step.model).items()}
+    values = [tf.constant(v, tf.float32) for v in named.values()]
+    batch = {**make_batch(), "x": tf.zeros((ROWS, LENGTH), tf.int32)}
+    update = tf.function(step, autograph=False)
+    result = update(values, step.optimizer.init_slots(values), batch, tf.constant(0, tf.int64))
+    decayed = set()
+    for (path, before), after in zip(named.items(), result.values, strict=True):
+        if np.array_equal(before.astype(np.float32), after):
+            assert before.ndim < 2 or path.rsplit("/", 1)[-1].endswith(("bias", "gamma", "beta"))
+        else:
+            np.testing.assert_allclose(after, before * 0.95, rtol=1e-6)
+            decayed.add(path)
+    assert {path for path, v in named.items() if v.ndim >= 2} == decayed
+    assert any(v.ndim == 1 for v in named.values())
