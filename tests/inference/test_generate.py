@@ -97,7 +97,7 @@ def test_draws_follow_the_probabilities():
         (lambda: make(kind="mlm"), "causal model"),
         (lambda: list(make(position_encoding=["learned"])[1](["5 6 7"], 14)), "16 tokens in all"),
         (lambda: list(make()[1]([""], 4)), "no prefix token"),
-        (lambda: list(make()[1](["5"], 0)), "at least one"),
+        (lambda: list(make()[1](["5"], 0)), "--max_tokens 0"),
         (lambda: Sampling(temperature=-1), "--temperature"),
         (lambda: Sampling(top_k=0), "--top_k"),
         (lambda: Sampling(top_p=0.0), "--top_p"),

@@ -103,9 +103,9 @@ def evaluate_model(
 
     Returns "model", "data", "objective", "loss" per target, "perplexity" where it is one, the
     metrics, "targets", "examples"; for an objective that ranks also "candidates" and "left_out",
-    the examples of the last, incomplete batch. Raises `UsageError` for an objective of another kind of
-    model, for options that it does not use, and for a dataset of another tokenizer or of examples
-    that are too long.
+    the examples of the last, incomplete batch. Raises `UsageError` for an objective of another
+    kind of model, for options that it does not use, and for a dataset of another tokenizer or of
+    examples that are too long.
     """
     dataset = open_dataset(data) if isinstance(data, str) else data
     name = objective or objective_of_kind(model.spec.kind)
