@@ -1,5 +1,7 @@
-"""The command that writes vectors of texts: python -m tpu_tlm.embed --model MODEL --input FILE
---output vectors.npz. The same command again continues an interrupted one."""
+"""Write vectors of texts: python -m tpu_tlm.embed --model MODEL --input FILE --output NAME.npz.
+
+The same command again continues an interrupted one.
+"""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""The command that fine-tunes a model on labelled text: python -m tpu_tlm.finetune --task classify
---model MODEL --train FILE --run_dir RUN. The same command again continues."""
+"""Fine-tune a model on labelled text: python -m tpu_tlm.finetune --model MODEL --train FILE
+--run_dir RUN.
+
+The same command again continues the run.
+"""
 
 from __future__ import annotations
 
 import sys
 
 from tpu_tlm.config import cli
-from tpu_tlm.config.finetune import FinetuneConfig, FitConfig, HeadConfig, TaskDataConfig
-from tpu_tlm.config.training import RuntimeConfig
+from tpu_tlm.config.command_table import COMMANDS
 from tpu_tlm.distributed import pid1
-from tpu_tlm.errors import run_command
-
-CLASSES = (FinetuneConfig, TaskDataConfig, HeadConfig, FitConfig, RuntimeConfig)
+from tpu_tlm.errors import end_process, run_command
 
 
 def _option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
@@ -41,11 +41,14 @@ def _without_mead_config(argv: list[str]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Fine-tune to the last epoch, or until a signal asks to stop (exit code 143)."""
+    """Fine-tune to the last epoch, or until a signal stops the run with everything saved.
+
+    Exit code 0; 143, 130 or 129 after SIGTERM, SIGINT or SIGHUP.
+    """
     if (code := pid1.run_below(argv)) is not None:
         return code
     argv = _without_mead_config(sys.argv[1:] if argv is None else argv)
-    parsed = cli.parse("tpu_tlm.finetune", __doc__ or "", CLASSES, argv)
+    parsed = cli.parse("tpu_tlm.finetune", __doc__ or "", COMMANDS["finetune"].groups, argv)
     from tpu_tlm.devices import select
 
     runtime = parsed[-1]
@@ -61,4 +64,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    end_process(run_command(main))

@@ -23,7 +23,7 @@ SPEC = ModelSpec(
         num_layers=2,
         rpr_k=[0],
         type_vocab_size=2,
-        embed_type="learned-positional",
+        position_encoding=["learned"],
         dropout=0.2,
     ),
     50,

@@ -39,7 +39,7 @@ def toy_model(directory: Path, *, kind: str = "mlm", length: int = 32, **config:
     tokenizer = make_tokenizer(TokenizerConfig(subword_type="wordpiece", vocab=str(vocab)))
     tokenizer.save(str(directory / "tokenizer"))
     sizes = {"d_model": 32, "d_ff": 64, "num_heads": 2, "num_layers": 2, "rpr_k": [0]}
-    sizes |= {"embed_type": "learned-positional", "type_vocab_size": 2, "weight_std": 0.1}
+    sizes |= {"position_encoding": ["learned"], "type_vocab_size": 2, "weight_std": 0.1}
     spec = ModelSpec(
         ModelConfig(**{**sizes, **config}), len(WORDS), length, kind=kind, prefix_id=2, suffix_id=3
     )

@@ -9,7 +9,8 @@ import numpy as np
 
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
-from tpu_tlm.models.spec import ModelSpec, longest
+from tpu_tlm.models.positions.registry import max_length as longest
+from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.read import Row
 
 # Where the model has no longest text of its own.
