@@ -82,11 +82,11 @@ def test_no_word_of_a_long_sentence_is_left_out(made: tuple[ModelSpec, Tokenizer
 
 
 def test_what_the_model_cannot_take_is_refused(made: tuple[ModelSpec, Tokenizer]) -> None:
-    with pytest.raises(UsageError, match="--max_length 33.*32"):
+    with pytest.raises(UsageError, match="max_length 33.*32"):
         Framer(*made, max_length=33)
-    with pytest.raises(UsageError, match="--stride 30"):
+    with pytest.raises(UsageError, match="stride 30"):
         Framer(*made, stride=30)
-    with pytest.raises(UsageError, match="--max_length 2"):
+    with pytest.raises(UsageError, match="max_length 2"):
         Framer(*made, max_length=2)
 
 

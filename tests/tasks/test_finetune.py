@@ -162,14 +162,14 @@ def test_patience_stops_early(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"epochs": float("nan")}, "--epochs"),
-        ({"layer_decay": 1.5}, "--layer_decay"),
-        ({"max_length": 4000}, "--max_length 4000"),
-        ({"stride": 99}, "--stride 99"),
-        ({"freeze": 3}, "--freeze 3"),
-        ({"pair_encoder": "shared"}, "--pair_encoder"),
-        ({"finetune": False, "freeze": 1}, "--freeze"),
-        ({"metric": "bleu"}, "--metric bleu"),
+        ({"epochs": float("nan")}, "epochs"),
+        ({"layer_decay": 1.5}, "layer_decay"),
+        ({"max_length": 4000}, "max_length 4000"),
+        ({"stride": 99}, "stride 99"),
+        ({"freeze": 3}, "freeze 3"),
+        ({"pair_encoder": "shared"}, "pair_encoder"),
+        ({"finetune": False, "freeze": 1}, "freeze"),
+        ({"metric": "bleu"}, "metric bleu"),
         ({"label": "stars"}, "'stars'"),
     ],
 )

@@ -87,7 +87,7 @@ def test_a_frozen_layer_keeps_its_values(place: Path) -> None:
 def test_refusals(place: Path) -> None:
     with pytest.raises(UsageError, match="pooling 'sum'"):
         encoder(place, pooling="sum")
-    with pytest.raises(UsageError, match="--max_length 99"):
+    with pytest.raises(UsageError, match="max_length 99"):
         load_encoder(str(place / "model.npz"), tokenizer=str(place / "tokenizer"), max_length=99)
     bare = PretrainedEncoder(load(str(place / "model.npz")).spec.to_json())
     with pytest.raises(UsageError, match="no tokenizer"):

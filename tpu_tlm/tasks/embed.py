@@ -14,7 +14,7 @@ import numpy as np
 
 from tpu_tlm import filesystem
 from tpu_tlm.config.finetune import EmbedConfig, TaskDataConfig
-from tpu_tlm.errors import UsageError
+from tpu_tlm.errors import OptionError, UsageError
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks.batches import bucket_lengths
 from tpu_tlm.tasks.examples import Framer
@@ -141,14 +141,14 @@ def embed(config: EmbedConfig) -> tuple[int, int]:
     """
     ending = next((e for e in _ENDINGS if config.output.lower().endswith(e)), None)
     if ending is None:
-        raise UsageError(f"--output {config.output}: must end with {', '.join(_ENDINGS)}")
+        raise OptionError(f"--output {config.output}: must end with {', '.join(_ENDINGS)}")
     if config.batch_size < 1:
-        raise UsageError(f"--batch_size {config.batch_size}: must be at least 1")
+        raise OptionError(f"--batch_size {config.batch_size}: must be at least 1")
     if ending == ".parquet":
         try:
             import pyarrow  # noqa: F401
         except ImportError:
-            raise UsageError(
+            raise OptionError(
                 f"--output {config.output}: Parquet needs pyarrow: pip install 'tpu-tlm[parquet]'"
             ) from None
     texts = _texts(config)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tpu_tlm.data.tokenizers.base import Tokenizer
-from tpu_tlm.errors import UsageError
+from tpu_tlm.errors import OptionError
 from tpu_tlm.models.positions.registry import max_length as longest
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.read import Row
@@ -89,7 +89,7 @@ class Framer:
         self.spec, self.tokenizer, self.pairs, self.stride = spec, tokenizer, pairs, stride
         limit = longest(spec)
         if max_length is not None and limit is not None and max_length > limit:
-            raise UsageError(f"--max_length {max_length}: the model takes {limit} tokens at most")
+            raise OptionError(f"--max_length {max_length}: the model takes {limit} tokens at most")
         self.max_length = max_length or min(limit or DEFAULT_LENGTH, DEFAULT_LENGTH)
         self.prefix = [] if spec.prefix_id is None else [spec.prefix_id]
         ending = spec.suffix_id if spec.suffix_id is not None else spec.eol_id
@@ -100,9 +100,9 @@ class Framer:
         self.room = self.max_length - len(self.prefix) - len(self.suffix)
         least = 2 + len(self.between) - len(self.suffix) if pairs == "joint" else 1
         if self.room - least < 0:
-            raise UsageError(f"--max_length {self.max_length}: leaves no room for a token of text")
+            raise OptionError(f"--max_length {self.max_length}: leaves no room for a token of text")
         if not 0 <= stride < self.room:
-            raise UsageError(
+            raise OptionError(
                 f"--stride {stride}: must be from 0 to {self.room - 1}, less than the tokens of "
                 "a window"
             )

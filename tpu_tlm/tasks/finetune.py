@@ -13,7 +13,7 @@ from tpu_tlm.checkpoints.run_lock import locked
 from tpu_tlm.config import cli
 from tpu_tlm.devices import select
 from tpu_tlm.devices.select import Devices
-from tpu_tlm.errors import UsageError
+from tpu_tlm.errors import OptionError
 from tpu_tlm.tasks.metrics import improves, require_sklearn
 from tpu_tlm.tasks.options import CLASSES, FinetuneOptions, check
 from tpu_tlm.tasks.prepare import Prepared, prepare
@@ -200,7 +200,7 @@ def _seeds(
         _write_json(f"{base}/seeds.json", summary)
     means = {name: {m: v["mean"] for m, v in own.items()} for name, own in summary.items()}
     if not means:
-        raise UsageError("--seeds: no run was finished")
+        raise OptionError("--seeds: no run was finished")
     metric = next(iter(results.values())).metric
     return FinetuneResult(
         base,

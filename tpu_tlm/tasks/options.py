@@ -8,7 +8,7 @@ from typing import Any
 
 from tpu_tlm.config import RuntimeConfig
 from tpu_tlm.config.finetune import FinetuneConfig, FitConfig, HeadConfig, TaskDataConfig
-from tpu_tlm.errors import UsageError
+from tpu_tlm.errors import OptionError, UsageError
 
 CLASSES = (FinetuneConfig, TaskDataConfig, HeadConfig, FitConfig, RuntimeConfig)
 
@@ -44,18 +44,18 @@ def check(options: FinetuneOptions) -> None:
     run, data, head = options.run, options.data, options.head
     if run.task == "tag":
         if data.text2 is not None:
-            raise UsageError("--text2: --task tag takes the words of one text")
+            raise OptionError("--text2: --task tag takes the words of one text")
         if head.pooling != "auto":
-            raise UsageError(f"--pooling {head.pooling}: --task tag has an output for every word")
+            raise OptionError(f"--pooling {head.pooling}: --task tag has an output for every word")
     two = data.text2 is not None or run.task == "pair"
     if two and data.stride:
-        raise UsageError("--stride: pairs of texts are not cut into windows; leave it out")
+        raise OptionError("--stride: pairs of texts are not cut into windows; leave it out")
     if head.pair_encoder == "shared" and not two:
-        raise UsageError("--pair_encoder shared: needs two texts: --task pair, or --text2 COLUMN")
+        raise OptionError("--pair_encoder shared: needs two texts: --task pair, or --text2 COLUMN")
     if head.class_weights == "balanced" and run.task == "regress":
-        raise UsageError("--class_weights balanced: --task regress has no classes")
+        raise OptionError("--class_weights balanced: --task regress has no classes")
     if not head.finetune and head.freeze:
-        raise UsageError("--freeze: --finetune false freezes the whole encoder; leave one out")
+        raise OptionError("--freeze: --finetune false freezes the whole encoder; leave one out")
 
 
 def default_epochs(examples: int) -> float:

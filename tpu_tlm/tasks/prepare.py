@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tpu_tlm import filesystem
-from tpu_tlm.errors import UsageError
+from tpu_tlm.errors import OptionError, UsageError
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks import labels as labelling
 from tpu_tlm.tasks.base import Task
@@ -160,7 +160,7 @@ def prepare(options: FinetuneOptions, source: Source) -> Prepared:
         _check_tags(train, task.labels, run.train)
     spec = task_spec(source.spec, head.dropout)
     if head.freeze > spec.config.num_layers:
-        raise UsageError(f"--freeze {head.freeze}: the model has {spec.config.num_layers} blocks")
+        raise OptionError(f"--freeze {head.freeze}: the model has {spec.config.num_layers} blocks")
     framer = Framer(
         spec,
         source.tokenizer,

@@ -17,7 +17,7 @@ from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.checkpoints.run_dir import RunDir
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.distributed.preemption import PreemptionWatcher, metadata_host
-from tpu_tlm.errors import Preempted, TlmError, UsageError
+from tpu_tlm.errors import OptionError, Preempted, TlmError
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks import metrics as scoring
 from tpu_tlm.tasks.batches import batch_stream, make_plan
@@ -205,7 +205,8 @@ class FinetuneRun:
                 self._save_progress()
                 raise Preempted(
                     f"stopped by {self.notice.reason} at step {self.at}; saved in "
-                    f"{self.directory.path}: the same command continues"
+                    f"{self.directory.path}: the same command continues",
+                    self.notice.exit_code,
                 )
             bucket = int(self.plan.order[self.at])
             steps = 1
@@ -250,7 +251,7 @@ class FinetuneRun:
         history, split = self.history, self.prepared.valid
         found = self.scores(split, self.split_outputs(split))
         if self.metric not in found:
-            raise UsageError(f"--metric {self.metric}: not one of {', '.join(found)}")
+            raise OptionError(f"--metric {self.metric}: not one of {', '.join(found)}")
         value = found[self.metric]
         number = len(history.epochs) + 1
         better = scoring.improves(self.metric, value, history.best)
@@ -321,13 +322,13 @@ class FinetuneRun:
 
     def _save_best(self) -> None:
         if self.devices.is_chief:
-            with self.devices.team.undisturbed():
+            with self.devices.team.undisturbed(), self.notice.saving():
                 arrays = self._checked(self._model_values())
                 self.best.save(self.at, arrays, self._checkpoint_state())
 
     def _save_progress(self) -> None:
         if self.devices.is_chief:
-            with self.devices.team.undisturbed():
+            with self.devices.team.undisturbed(), self.notice.saving():
                 arrays = self._checked(self.state.arrays())
                 self.progress.save(self.at, arrays, self._checkpoint_state())
 

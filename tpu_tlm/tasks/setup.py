@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tpu_tlm.config import OptimConfig
-from tpu_tlm.errors import UsageError
+from tpu_tlm.errors import OptionError
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks.batches import Bucket, bucket_lengths, make_buckets, rows_per_batch
 from tpu_tlm.tasks.model import HEAD, build_task_model, initial_values
@@ -23,7 +23,7 @@ def _batch_sizes(options: FinetuneOptions, lengths: list[int], replicas: int) ->
     fit = options.fit
     multiple = replicas * fit.grad_accum
     if fit.batch_tokens is None and fit.batch_size % multiple:
-        raise UsageError(
+        raise OptionError(
             f"--batch_size {fit.batch_size} cannot be divided among {replicas} replicas with "
             f"{fit.grad_accum} micro-batches; use a multiple of {multiple}"
         )
