@@ -11,7 +11,7 @@ import pytest
 from tests.tasks.toy_tasks import BAD, GOOD, cpu, options, sentence, toy_model
 from tpu_tlm.errors import UsageError
 from tpu_tlm.tasks.finetune import FinetuneResult, finetune
-from tpu_tlm.tasks.predict import TaskPredictor, predicted_lines
+from tpu_tlm.tasks.predict import TaskPredictor, load_predictor, predicted_lines
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def trained(
     result = finetune(
         options(place, train=train, lr=1e-2, epochs=8, run_dir=str(place / name), **more), cpu()
     )
-    return result, TaskPredictor(result.run_dir)
+    return result, load_predictor(result.run_dir)
 
 
 def test_classify_predicts_the_same_alone_and_in_company(place: Path) -> None:
@@ -165,9 +165,9 @@ def test_every_pooling_trains(place: Path, pooling: str) -> None:
         cpu(),
     )
     assert np.isfinite(result.valid["loss"])
-    assert TaskPredictor(result.run_dir)(["a good day"])[0].guess in "01"
+    assert load_predictor(result.run_dir)(["a good day"])[0].guess in "01"
 
 
 def test_unfinished_and_other_directories_are_refused(place: Path) -> None:
     with pytest.raises(UsageError, match="no run of tpu_tlm.finetune"):
-        TaskPredictor(str(place))
+        load_predictor(str(place))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tpu_tlm.models.base import TransformerModel
-from tpu_tlm.models.layers.core import Dense
+from tpu_tlm.models.layers.core import ACTIVATIONS, Dense
 from tpu_tlm.models.layers.counter_rng import Key, dropout
 from tpu_tlm.models.layers.masks import MASKED
 from tpu_tlm.models.layers.pooling import ReductionHead
@@ -33,14 +33,15 @@ class HeadSpec:
     """A head in numbers.
 
     outputs: numbers per text, or per token with `tokens`. pooling: cls, mean, max, sqrt, last,
-    2ha, attention. pooler: a dense layer with tanh after cls (BERT). hidden: sizes of hidden
-    layers. dropout: on the inputs of the layers. shared: two texts encoded each by itself.
+    2ha, attention. pooler: a dense layer after pooling (BERT), then `activation`. hidden: sizes of
+    hidden layers. dropout: on the inputs of the layers. shared: two texts encoded each by itself.
     """
 
     outputs: int
     tokens: bool = False
     pooling: str = "mean"
     pooler: bool = False
+    activation: str = "tanh"
     hidden: tuple[int, ...] = ()
     dropout: float = 0.1
     shared: bool = False
@@ -74,6 +75,10 @@ def pool(hidden: tf.Tensor, present: tf.Tensor, kind: str) -> tf.Tensor:
         return tf.reduce_sum(hidden * tf.cast(tf.equal(at, last), tf.float32), axis=1)
     total = tf.reduce_sum(hidden * there, axis=1)
     return total / (tf.sqrt(count) if kind == "sqrt" else count)
+
+
+def _activation(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    return tf.tanh if name == "tanh" else ACTIVATIONS[name]
 
 
 class AttentionPooling(keras.layers.Layer):
@@ -129,7 +134,8 @@ class TaskHead(keras.layers.Layer):
             return pool(tf.concat(joined, axis=-1), present, "sqrt")
         vector = pool(hidden, present, self.head.pooling)
         if self.pooler is not None:
-            vector = tf.cast(tf.tanh(self.pooler(tf.cast(vector, self.compute_dtype))), tf.float32)
+            pooled = self.pooler(tf.cast(vector, self.compute_dtype))
+            vector = tf.cast(_activation(self.head.activation)(pooled), tf.float32)
         return vector
 
     def logits(self, vector: tf.Tensor, key: Key | None) -> tf.Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.base import Task
 from tpu_tlm.tasks.batches import bucket_lengths
 from tpu_tlm.tasks.examples import Framer
-from tpu_tlm.tasks.model import HEAD, HeadSpec, TaskModel, build_task_model
+from tpu_tlm.tasks.model import HeadSpec, build_task_model
 from tpu_tlm.tasks.outputs import Outputs
 from tpu_tlm.tasks.prepare import FORMAT
 from tpu_tlm.tasks.read import Row
@@ -55,43 +56,28 @@ class Prediction:
 
 
 class TaskPredictor:
-    """A fine-tuned model of a run directory, called with texts.
+    """A model with a task's head, called with texts; made by `load_predictor`.
 
-    Raises `UsageError` where the directory has no fine-tuned model.
+    values: of the encoder by path, and of the head as `task/...`. framer: makes ids of texts.
+    source: what errors name.
     """
 
-    def __init__(self, run_dir: str, *, batch: int = 64) -> None:
-        found = Checkpoints(posixpath.join(run_dir, "checkpoints")).newest()
-        state = found.state.get("task") if found is not None else None
-        if found is None or state is None:
-            seeds = [n for n in filesystem.list_names(run_dir) if n.startswith("seed-")]
-            hint = f"; give one of its seeds, such as {run_dir}/{seeds[0]}" if seeds else ""
-            raise UsageError(f"{run_dir}: is no run of tpu_tlm.finetune{hint}")
-        if state["format"] != FORMAT:
-            raise TlmError(f"{run_dir}: was written by a newer version")
-        import json
-
-        self.run_dir, self.batch = run_dir, batch
-        self.spec = ModelSpec.from_json(json.dumps(found.state["spec"]), found.path)
-        self.task: Task = TASKS[state["task"]](
-            state["labels"], None, (float(state["scale"][0]), float(state["scale"][1]))
-        )
-        self.head = HeadSpec.from_dict(state["head"])
-        self.pairs: str | None = state["pairs"]
-        self.tokenizer = load_tokenizer(posixpath.join(run_dir, "tokenizer"))
-        self.framer = Framer(
-            self.spec,
-            self.tokenizer,
-            max_length=state["max_length"],
-            stride=state["stride"],
-            pairs=self.pairs,
-        )
-        self.arrays = found.load()
-        model = build_task_model(self.spec, self.head)
-        assert isinstance(model, TaskModel)
-        for path, variable in named_variables(model).items():
-            variable.assign(self.arrays[path if path.startswith(HEAD) else f"model/{path}"])
-        self.model = model
+    def __init__(
+        self,
+        task: Task,
+        head: HeadSpec,
+        framer: Framer,
+        values: Mapping[str, np.ndarray],
+        source: str,
+        *,
+        batch: int = 64,
+    ) -> None:
+        self.task, self.head, self.framer, self.source = task, head, framer, source
+        self.spec, self.tokenizer, self.pairs = framer.spec, framer.tokenizer, framer.pairs
+        self.batch = batch
+        self.model = build_task_model(self.spec, head)
+        for path, variable in named_variables(self.model).items():
+            variable.assign(values[path])
 
     def rows(self, texts: Iterable[Any]) -> list[Row]:
         """Rows of texts; of pairs `(text, text2)`; of tagging words, or a text split at spaces.
@@ -166,6 +152,33 @@ class TaskPredictor:
         return Prediction(row.text, guess, chosen, scores, row.text2)
 
 
+def load_predictor(path: str, *, batch: int = 64) -> TaskPredictor:
+    """The predictor of a run of `tpu_tlm.finetune`.
+
+    Raises `UsageError` where the path has no fine-tuned model.
+    """
+    found = Checkpoints(posixpath.join(path, "checkpoints")).newest()
+    state = found.state.get("task") if found is not None else None
+    if found is None or state is None:
+        seeds = [n for n in filesystem.list_names(path) if n.startswith("seed-")]
+        hint = f"; give one of its seeds, such as {path}/{seeds[0]}" if seeds else ""
+        raise UsageError(f"{path}: is no run of tpu_tlm.finetune{hint}")
+    if state["format"] != FORMAT:
+        raise TlmError(f"{path}: was written by a newer version")
+    scale = float(state["scale"][0]), float(state["scale"][1])
+    framer = Framer(
+        ModelSpec.from_json(json.dumps(found.state["spec"]), found.path),
+        load_tokenizer(posixpath.join(path, "tokenizer")),
+        max_length=state["max_length"],
+        stride=state["stride"],
+        pairs=state["pairs"],
+    )
+    values = {name.removeprefix("model/"): value for name, value in found.load().items()}
+    task = TASKS[state["task"]](state["labels"], None, scale)
+    head = HeadSpec.from_dict(state["head"])
+    return TaskPredictor(task, head, framer, values, path, batch=batch)
+
+
 # What `predict` calls a task, and the tasks that it serves.
 VERBS = {"classify": ("classify", "multilabel", "pair"), "tag": ("tag",), "score": ("regress",)}
 
@@ -175,17 +188,15 @@ def check_verb(verb: str, predictor: TaskPredictor) -> None:
     if predictor.task.name not in VERBS[verb]:
         right = next(v for v, tasks in VERBS.items() if predictor.task.name in tasks)
         raise UsageError(
-            f"{predictor.run_dir}: was trained with --task {predictor.task.name}; "
+            f"{predictor.source}: was trained with --task {predictor.task.name}; "
             f"use predict {right}"
         )
 
 
-def predicted_lines(
-    verb: str, run_dir: str, texts: Iterable[str], *, as_json: bool
-) -> Iterator[str]:
+def predicted_lines(verb: str, path: str, texts: Iterable[str], *, as_json: bool) -> Iterator[str]:
     """The lines that `predict classify|tag|score` prints; the texts of a pair are separated by a
     tab."""
-    predictor = TaskPredictor(run_dir)
+    predictor = load_predictor(path)
     check_verb(verb, predictor)
 
     def parted() -> Iterator[Any]:
@@ -197,8 +208,6 @@ def predicted_lines(
             if len(parts) != 2:
                 raise UsageError(f"text {number}: needs two texts with a tab between them")
             yield parts
-
-    import json
 
     for found in predictor.stream(parted()):
         if as_json:
