@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.paths import ROOT
 from tests.tasks.toy_tasks import cpu, options, reviews, toy_model
 from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.errors import Preempted, UsageError
@@ -178,3 +181,48 @@ def test_what_cannot_be_meant_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         finetune(options(place, **files, run_dir=str(tmp_path / "run"), **changes), cpu())
+
+
+def test_options_of_training_work_together(place: Path, files: dict[str, str]) -> None:
+    result = finetune(
+        options(
+            place,
+            **files,
+            precision="bfloat16",
+            grad_accum=2,
+            batch_tokens=256,
+            layer_decay=0.8,
+            head_lr=2e-2,
+            hidden=[16],
+            class_weights="balanced",
+            metric="loss",
+            lr_schedule="cosine",
+            epochs=1.5,
+            run_dir=str(place / "together"),
+        ),
+        cpu(),
+    )
+    report = json.loads((place / "together" / "report.json").read_text())
+    assert len(report["epochs"]) == 2 and result.metric == "loss"
+    assert np.isfinite(result.valid["loss"])
+
+
+@pytest.mark.slow
+def test_two_replicas_give_the_model_of_one(place: Path, files: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "tpu_tlm.finetune", "--model", str(place / "model.npz")]
+    command += ["--tokenizer", str(place / "tokenizer"), "--epochs", "1", "--xla", "false"]
+    command += ["--batch_size", "16", "--lr", "1e-3", "--buckets", "2"]
+    for name, path in files.items():
+        command += [f"--{name}", path]
+    for name, more in {
+        "one": ["--distribute", "none"],
+        "two": ["--distribute", "mirror", "--logical_cpus", "2"],
+    }.items():
+        subprocess.run([*command, "--run_dir", str(place / name), *more], check=True, cwd=ROOT)
+    first, second = (load(str(place / name)).values for name in ("one", "two"))
+    for path, value in first.items():
+        np.testing.assert_allclose(value, second[path], atol=1e-5, err_msg=path)
+    reports = [json.loads((place / n / "report.json").read_text()) for n in ("one", "two")]
+    assert reports[0]["test"]["metrics"]["loss"] == pytest.approx(
+        reports[1]["test"]["metrics"]["loss"], abs=1e-4
+    )

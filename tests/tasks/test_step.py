@@ -42,7 +42,7 @@ def step_of(name: str, accum: int = 1, rates: list[float] | None = None) -> Task
     rng = np.random.default_rng(0)
     variables = named_variables(model)
     encoder = {p: rng.normal(0, 0.1, v.shape).astype(np.float32) for p, v in variables.items()}
-    for path, value in initial_values(model, encoder, {}, None, 0).items():
+    for path, value in initial_values(model, encoder, {}, 0).items():
         variables[path].assign(value)
     rates = rates or [1.0] * len(variables)
     return TaskStep(

@@ -89,6 +89,11 @@ class FinetuneConfig(OptionGroup):
         above=0,
         below=1,
     )
+    serving: bool = opt(
+        False,
+        "also write RUN_DIR/serving, a SavedModel that takes strings (not of tags and pairs)",
+        may_change=True,
+    )
     seeds: int = opt(
         1,
         "runs with seeds --seed, --seed + 1, ...; mean and spread",

@@ -63,10 +63,6 @@ class Task(Objective):
     def gold(self, row: Row) -> Any:
         """The label of a row, comparable with the guesses of `decode`."""
 
-    def bias(self, counts: np.ndarray | None) -> np.ndarray | None:
-        """Initial bias of the output; None = zeros."""
-        return None
-
     def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> LossSums:
         features = {name: batch[name] for name in ("x", "tt", "x2", "u", "v") if name in batch}
         return self.loss(model(features, key=key if training else None), batch)

@@ -43,16 +43,15 @@ def cached_vectors(
     parts = [np.concatenate([x, [-1]]).tobytes() for x in examples.ids]
     for other in (examples.second, examples.types):
         parts += [np.concatenate([x, [-1]]).tobytes() for x in other or ()]
-    key = filesystem.sha256(
-        b"".join([repr((head.pooling, head.pooler, spec.to_json())).encode(), *parts])
-        + b"".join(value.tobytes()[:4096] for value in source.encoder.values())
-    )
+    values = [filesystem.sha256(v.tobytes()) for _, v in sorted(source.encoder.items())]
+    made_by = repr((head.pooling, head.pooler, spec.to_json(), values))
+    key = filesystem.sha256(b"".join([made_by.encode(), *parts]))
     path = f"{directory}/{name}-{key[:16]}.npy"
     if filesystem.exists(path):
         joined = np.load(io.BytesIO(filesystem.read_bytes(path)))
     else:
         model = build_task_model(spec, head, frozen=True)
-        values = initial_values(model, source.encoder, source.pooler, None, 0)
+        values = initial_values(model, source.encoder, source.pooler, 0)
         for variable_path, variable in named_variables(model).items():
             variable.assign(values[variable_path])
         joined = np.stack(encoder_outputs(model, spec, examples))

@@ -16,10 +16,12 @@ from tpu_tlm.devices.select import Devices
 from tpu_tlm.errors import OptionError
 from tpu_tlm.tasks.metrics import improves, require_sklearn
 from tpu_tlm.tasks.options import CLASSES, FinetuneOptions, check
+from tpu_tlm.tasks.predict import load_predictor
 from tpu_tlm.tasks.prepare import Prepared, prepare
 from tpu_tlm.tasks.report import page
 from tpu_tlm.tasks.results import PAGE, REPORT, finite, report, write_predictions
 from tpu_tlm.tasks.run import FinetuneRun, Finished
+from tpu_tlm.tasks.serve import save_serving
 from tpu_tlm.tasks.source import Source, load_source
 
 
@@ -72,6 +74,8 @@ def _one(
             outputs = finished.test_outputs if tested else finished.valid_outputs
             assert split is not None and outputs is not None
             write_predictions(directory, prepared.task, split, outputs)
+            if options.run.serving:
+                save_serving(load_predictor(directory), f"{directory}/serving")
     return run, finished
 
 

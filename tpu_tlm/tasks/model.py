@@ -274,13 +274,10 @@ def initial_values(
     model: keras.Model,
     encoder: Mapping[str, np.ndarray],
     pooler: Mapping[str, np.ndarray],
-    bias: np.ndarray | None,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """The values to begin with: the encoder's, a pre-trained pooler's, the rest drawn.
-
-    bias: of the output, for labels that are far from equally frequent or numbers with a mean.
-    """
+    """The values to begin with: the encoder's, a pre-trained pooler's; kernels of the head are
+    drawn from a truncated normal of deviation 0.02 (BERT), the rest is zero."""
     rng = np.random.default_rng([seed, 0x4EAD])
     values: dict[str, np.ndarray] = {}
     for path, variable in named_variables(model).items():
@@ -294,8 +291,6 @@ def initial_values(
             while (far := np.abs(draw) > 2.0).any():
                 draw[far] = rng.standard_normal(int(far.sum()))
             values[path] = (draw * _STD).astype(np.float32)
-        elif path == f"{HEAD}out/bias" and bias is not None:
-            values[path] = bias.astype(np.float32)
         else:
             values[path] = np.zeros(shape, np.float32)
     return values

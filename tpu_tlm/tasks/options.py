@@ -47,6 +47,8 @@ def check(options: FinetuneOptions) -> None:
             raise OptionError("--text2: --task tag takes the words of one text")
         if head.pooling != "auto":
             raise OptionError(f"--pooling {head.pooling}: --task tag has an output for every word")
+    if run.serving and (run.task in ("tag", "pair") or data.text2 is not None):
+        raise OptionError("--serving: a SavedModel takes single texts, not tags or pairs")
     two = data.text2 is not None or run.task == "pair"
     if two and data.stride:
         raise OptionError("--stride: pairs of texts are not cut into windows; leave it out")

@@ -158,6 +158,9 @@ def prepare(options: FinetuneOptions, source: Source) -> Prepared:
         labelling.check_known(task.name, test, task.labels, run.test or "")
     if task.name == "tag":
         _check_tags(train, task.labels, run.train)
+        for rows, path in ((valid, run.valid), (test, run.test)):
+            if path is not None:
+                _check_tags(rows or [], task.labels, path)
     spec = task_spec(source.spec, head.dropout)
     if head.freeze > spec.config.num_layers:
         raise OptionError(f"--freeze {head.freeze}: the model has {spec.config.num_layers} blocks")
@@ -191,7 +194,7 @@ def prepare(options: FinetuneOptions, source: Source) -> Prepared:
     )
 
 
-def describe(prepared: Prepared, options: FinetuneOptions) -> dict[str, Any]:
+def describe(prepared: Prepared) -> dict[str, Any]:
     """JSON values from which `predict` rebuilds task, head and framing."""
     task, framer = prepared.task, prepared.framer
     return {
@@ -203,5 +206,4 @@ def describe(prepared: Prepared, options: FinetuneOptions) -> dict[str, Any]:
         "max_length": framer.max_length,
         "stride": framer.stride,
         "pairs": framer.pairs,
-        "text2": options.data.text2,
     }

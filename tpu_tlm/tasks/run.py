@@ -310,7 +310,7 @@ class FinetuneRun:
             "seed": self.options.fit.seed,
             "tokenizer": self.source.tokenizer.fingerprint(),
             "spec": json.loads(self.prepared.spec.to_json()),
-            "task": describe(self.prepared, self.options),
+            "task": describe(self.prepared),
             "history": vars(self.history),
         }
 

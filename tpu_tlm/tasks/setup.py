@@ -83,7 +83,7 @@ def make_step(
         head_only=head_only,
     )
     variables = named_variables(model)
-    values = initial_values(model, source.encoder, source.pooler, None, fit.seed)
+    values = initial_values(model, source.encoder, source.pooler, fit.seed)
     for path, variable in variables.items():
         variable.assign(values[path])
     rates = learning_rates(
