@@ -43,8 +43,8 @@ def cached_vectors(
     parts = [np.concatenate([x, [-1]]).tobytes() for x in examples.ids]
     for other in (examples.second, examples.types):
         parts += [np.concatenate([x, [-1]]).tobytes() for x in other or ()]
-    values = [filesystem.sha256(v.tobytes()) for _, v in sorted(source.encoder.items())]
-    made_by = repr((head.pooling, head.pooler, spec.to_json(), values))
+    hashes = [filesystem.sha256(v.tobytes()) for _, v in sorted(source.encoder.items())]
+    made_by = repr((head.pooling, head.pooler, spec.to_json(), hashes))
     key = filesystem.sha256(b"".join([made_by.encode(), *parts]))
     path = f"{directory}/{name}-{key[:16]}.npy"
     if filesystem.exists(path):
