@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from tpu_tlm.config import cli
-from tpu_tlm.config.finetune import EmbedConfig
+from tpu_tlm.config.embed import EmbedConfig
 from tpu_tlm.errors import run_command
 
 

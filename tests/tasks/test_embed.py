@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.tasks.toy_tasks import toy_model
-from tpu_tlm.config.finetune import EmbedConfig
+from tpu_tlm.config.embed import EmbedConfig
 from tpu_tlm.embed import main
 from tpu_tlm.errors import UsageError
 from tpu_tlm.tasks import embed as embedding

@@ -11,9 +11,9 @@ from tpu_tlm.config.commands import (
     PlanConfig,
     PredictConfig,
 )
+from tpu_tlm.config.embed import EmbedConfig
 from tpu_tlm.config.experiment import Config
 from tpu_tlm.config.finetune import (
-    EmbedConfig,
     FinetuneConfig,
     FitConfig,
     HeadConfig,

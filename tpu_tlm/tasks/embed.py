@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from tpu_tlm import filesystem
-from tpu_tlm.config.finetune import EmbedConfig, TaskDataConfig
+from tpu_tlm.config.embed import EmbedConfig
+from tpu_tlm.config.finetune import TaskDataConfig
 from tpu_tlm.errors import OptionError, UsageError
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks.batches import bucket_lengths
