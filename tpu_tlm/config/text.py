@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from tpu_tlm.config.cli import opt
 
-SUBWORDS = ("bpe", "wordpiece")
+SUBWORDS = ("bpe", "wordpiece", "hf")
+LEARNED_SUBWORDS = ("bpe", "wordpiece", "byte-bpe", "unigram")
 
 
 @dataclass(frozen=True)
@@ -26,22 +27,40 @@ class CorpusConfig:
         False,
         "stop at the first bad input (undecodable bytes, empty file, JSON line without the field)",
     )
+    document: str = opt(
+        "blank-line",
+        "where a document of plain text ends: at a blank line, at every line, at the end of a file",
+        choices=("blank-line", "line", "file"),
+    )
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
     """Subword tokenizer."""
 
-    subword_type: str = opt("bpe", "kind of subwords", choices=SUBWORDS)
+    subword_type: str | None = opt(
+        None,
+        "kind of subwords; hf: any tokenizer.json, spiece.model or HuggingFace model directory; "
+        "none = what --vocab is, else bpe",
+        choices=SUBWORDS,
+    )
     codes: str | None = opt(
-        None, "fastBPE codes file (bpe)", unit="file", aliases=("subword_model_file",)
+        None,
+        "codes file of fastBPE or subword-nmt (bpe)",
+        unit="file",
+        aliases=("subword_model_file",),
     )
     vocab: str | None = opt(
-        None, "fastBPE vocab file, or BERT vocab.txt", unit="file", aliases=("subword_vocab_file",)
+        None,
+        "fastBPE vocab file, BERT vocab.txt, tokenizer.json, spiece.model, or a directory with "
+        "tokenizer files",
+        unit="path",
+        aliases=("subword_vocab_file",),
     )
-    cased: bool = opt(
-        True,
-        "keep capital letters; false lower-cases (wordpiece: also strips accents, as BERT uncased)",
+    cased: bool | None = opt(
+        None,
+        "keep capital letters; false lower-cases (wordpiece: also strips accents, as BERT uncased); "
+        "none = what the files beside --vocab say, else true",
     )
     extra_tokens: list[str] = opt(
         ["[CLS]", "[MASK]"], "tokens that get the ids after the four specials (bpe)", unit="token"
@@ -55,7 +74,11 @@ class VocabConfig:
     output: str = opt(
         "", "directory for codes + vocab (bpe) or vocab.txt (wordpiece)", required=True, unit="dir"
     )
-    subword_type: str = opt("bpe", "kind of subwords", choices=SUBWORDS)
+    subword_type: str = opt(
+        "bpe",
+        "bpe: fastBPE; wordpiece: BERT; byte-bpe: GPT-2, RoBERTa; unigram: SentencePiece",
+        choices=LEARNED_SUBWORDS,
+    )
     vocab_size: int = opt(
         30000,
         "bpe: merges to learn (lines of codes); wordpiece: lines of vocab.txt",
@@ -149,5 +172,11 @@ class PairsConfig:
         "<EOU>",
         "ntp: token between the turns of a history (wordpiece without it: [SEP])",
         unit="token",
+    )
+    pairs_format: str = opt(
+        "auto",
+        "ntp: plain text has rows of query, tab, response (table) or a turn a line (turns); "
+        "auto: by the first MiB of each file",
+        choices=("auto", "table", "turns"),
     )
     last_turn_only: bool = opt(False, "ntp: the history is the last turn alone")
