@@ -100,7 +100,9 @@ class Tokenizer(abc.ABC):
 
     def description(self) -> dict[str, Any]:
         """What defines this tokenizer: kind, case, sizes, special ids, SHA-256 of its files."""
-        special = {"pad": self.pad_id, "unk": self.unk_id}
+        special = {"pad": self.pad_id}
+        if self.unk_id < len(self.tokens):  # byte-level vocabularies have none
+            special["unk"] = self.unk_id
         for name in ("cls", "sep", "mask"):
             try:
                 special[name] = getattr(self, f"{name}_id")

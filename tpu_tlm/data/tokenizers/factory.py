@@ -98,7 +98,7 @@ def _from_directory(config: TokenizerConfig, directory: str) -> Tokenizer:
 
 
 def _hf_tokenizer(path: str) -> Tokenizer:
-    from tpu_tlm.data.tokenizers.hf import read_hf_tokenizer
+    from tpu_tlm.data.tokenizers.hf_files import read_hf_tokenizer
 
     return read_hf_tokenizer(path)
 
