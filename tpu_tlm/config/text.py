@@ -8,10 +8,13 @@ from typing import Literal, get_args
 from tpu_tlm.config.options import LARGEST_SEED, OptionGroup, opt
 from tpu_tlm.config.presets import preset_option
 
-SubwordType = Literal["bpe", "wordpiece"]
+SubwordType = Literal["bpe", "wordpiece", "hf"]
+LearnedSubwordType = Literal["bpe", "wordpiece", "byte-bpe", "unigram"]
 SUBWORDS: tuple[str, ...] = get_args(SubwordType)
+LEARNED_SUBWORDS: tuple[str, ...] = get_args(LearnedSubwordType)
 
-_BPE = {"subword_type": ("bpe",)}
+# None: found out from the files.
+_BPE = {"subword_type": ("bpe", None)}
 _PAIRS = {"pairs": ("ntp", "nsp", "tsv")}
 _NO_PAIRS = {"pairs": ("none",)}
 _CASED = (
@@ -41,28 +44,42 @@ class CorpusConfig(OptionGroup):
         False,
         "stop at the first bad input (undecodable bytes, empty file, JSON line without the field)",
     )
+    document: Literal["blank-line", "line", "file"] = opt(
+        "blank-line",
+        "where a document of plain text ends: at a blank line, at every line, at the end of a file",
+        only_with=_NO_PAIRS,
+    )
 
 
 @dataclass(frozen=True)
 class TokenizerConfig(OptionGroup):
     """Tokenizer."""
 
-    subword_type: SubwordType = opt("bpe", "kind of subwords")
+    subword_type: SubwordType | None = opt(
+        None,
+        "kind of subwords; hf: any tokenizer.json, spiece.model or HuggingFace model directory; "
+        "none = what --vocab is, else bpe",
+    )
     codes: str | None = opt(
         None,
-        "fastBPE codes file",
+        "codes file of fastBPE or subword-nmt",
         unit="file",
         aliases=("subword_model_file",),
         only_with=_BPE,
     )
     vocab: str | None = opt(
         None,
-        "fastBPE vocab file, or BERT's vocab.txt",
-        unit="file",
+        "fastBPE vocab file, BERT's vocab.txt, tokenizer.json, spiece.model, or a directory with "
+        "tokenizer files",
+        unit="path",
         aliases=("subword_vocab_file",),
         also_called=("vocab_file", "tokenizer_name"),
     )
-    cased: bool = opt(True, _CASED, also_called={"do_lower_case": "with the opposite meaning"})
+    cased: bool | None = opt(
+        None,
+        f"{_CASED}; none = what the files beside --vocab say, else true",
+        also_called={"do_lower_case": "with the opposite meaning"},
+    )
     extra_tokens: list[str] = opt(
         ["[CLS]", "[MASK]"],
         "tokens that get the ids after the four special ones",
@@ -83,7 +100,11 @@ class VocabConfig(OptionGroup):
         also_called=("output_dir",),
     )
     preset: str | None = preset_option()
-    subword_type: SubwordType = opt("bpe", "kind of subwords", basic=True)
+    subword_type: LearnedSubwordType = opt(
+        "bpe",
+        "bpe: fastBPE; wordpiece: BERT; byte-bpe: GPT-2, RoBERTa; unigram: SentencePiece",
+        basic=True,
+    )
     vocab_size: int = opt(
         30000,
         "bpe: number of merges (lines of codes); wordpiece: lines of vocab.txt",
@@ -229,6 +250,12 @@ class PairsConfig(OptionGroup):
         "<EOU>",
         "ntp: token between the turns of a history (wordpiece without it: [SEP])",
         unit="token",
+        only_with={"pairs": ("ntp",)},
+    )
+    pairs_format: Literal["auto", "table", "turns"] = opt(
+        "auto",
+        "ntp: plain text has rows of query, tab, response (table) or a turn a line (turns); "
+        "auto: by the first MiB of each file",
         only_with={"pairs": ("ntp",)},
     )
     last_turn_only: bool = opt(

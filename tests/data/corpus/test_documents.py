@@ -238,9 +238,8 @@ def test_bad_input_is_counted_and_named(tmp_path: Path) -> None:
     summary = "\n".join(bad.summary())
     assert f"not UTF-8 (replaced): 2 ({corpus}/a.txt:2, {corpus}/a.txt:5)" in summary
     assert f"empty file: 2 ({corpus}/b.txt, {corpus}/d.txt)" in summary
-    assert (
-        f"without the field 'text' (skipped): 2 ({corpus}/c.jsonl:2, {corpus}/c.jsonl:5)" in summary
-    )
+    assert f"without the field 'text' (skipped): 1 ({corpus}/c.jsonl:2)" in summary
+    assert f"is an array, not an object (skipped): 1 ({corpus}/c.jsonl:5)" in summary
     assert f"not JSON (skipped): 1 ({corpus}/c.jsonl:3)" in summary
     assert f"not text (skipped): 1 ({corpus}/c.jsonl:4)" in summary
 
@@ -263,14 +262,14 @@ def test_line_numbers_hold_in_later_parts(tmp_path: Path) -> None:
     assert bad.summary() == [f"bytes that are not UTF-8 (replaced): 1 ({tmp_path}/a.txt:3501)"]
 
 
-def test_tallies_merge_and_keep_few_examples() -> None:
+def test_counts_merge_and_keep_few_examples() -> None:
     total = BadInput()
     for part in range(4):
         tally = BadInput()
         for line in range(3):
-            tally.add("odd", lambda part=part, line=line: f"f{part}:{line}", "mend it", False)  # type: ignore[misc]
+            tally.add("odd", lambda part=part, line=line: f"f{part}:{line}", "fix it", False)  # type: ignore[misc]
         total.merge(tally)
-    assert total.summary() == ["odd: 12 (f0:0, f0:1, f0:2, f1:0, f1:1, …)"]
+    assert total.summary() == ["odd: 12 (f0:0, f0:1, f0:2, f1:0, f1:1, ...)"]
 
 
 def test_inputs_that_are_not_there(tmp_path: Path) -> None:

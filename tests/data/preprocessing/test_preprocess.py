@@ -20,6 +20,7 @@ from tests.paths import DATA_FILES
 from tpu_tlm import preprocess
 from tpu_tlm.data.dataset.dataset import Dataset, open_dataset
 from tpu_tlm.data.preprocessing import external_sort
+from tpu_tlm.data.preprocessing import preprocess as preprocessing
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import TlmError, UsageError
 
@@ -250,7 +251,7 @@ def test_every_kind_of_file_gives_the_same(tmp_path: Path) -> None:
 
 
 def test_no_token_is_lost_between_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocess, "_SMALLEST_PART", 500)
+    monkeypatch.setattr(preprocessing, "SMALLEST_PART", 500)
     docs = documents(150)
     write_text(tmp_path / "a.txt", docs[:100])
     write_text(tmp_path / "b.txt", docs[100:])
@@ -331,7 +332,7 @@ def test_a_finished_output_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--eol_token", "[NOPE]"], "--eol_token"),
         (["--seq_length", 1, "--prefix", "[CLS]"], "--seq_length 1"),
         (["--valid_fraction", 1], "--valid_fraction 1:"),
-        (["--valid_fraction", 1e-9], "--valid_fraction: no document"),
+        (["--valid_fraction", 1e-9], "--valid_fraction: of 5 documents none"),
         (["--max_file_size", 0], "--max_file_size"),
         (["--workers", -1], "--workers"),
         (["--packing", "tight"], "--packing"),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tpu_tlm.data.dataset.splitmix import draws, key_of
+from tpu_tlm.data.preprocessing.writing import writing
 
 CHUNK_BYTES = 8 << 20
 BUCKET_BYTES = 24 << 20
@@ -51,8 +52,9 @@ class RunWriter:
         self._base = base
         self._part = part
         self._key = None if key is None else key_of(key, part)
-        self._rows = open(f"{base}.rows", "wb")
-        self._keys = open(f"{base}.keys", "wb")
+        with writing(f"{base}.rows"):
+            self._rows = open(f"{base}.rows", "wb")
+            self._keys = open(f"{base}.keys", "wb")
         self._waiting: list[NDArray[np.uint8]] = []
         self._waiting_rows = 0
         self._written = 0
@@ -70,8 +72,9 @@ class RunWriter:
         """Write what waits and give the finished run."""
         if self._waiting_rows:
             self._flush()
-        self._rows.close()
-        self._keys.close()
+        with writing(f"{self._base}.rows"):  # closing writes what is buffered
+            self._rows.close()
+            self._keys.close()
         return SortedRun(self._base, tuple(self._chunks))
 
     def _flush(self) -> None:
@@ -85,8 +88,9 @@ class RunWriter:
             keys = draws(self._key, self._written, len(rows))
             order = np.argsort(keys, kind="stable")
             rows, keys = rows[order], keys[order]
-        self._rows.write(rows.data)
-        self._keys.write(keys.astype("<u8").data)
+        with writing(f"{self._base}.rows"):
+            self._rows.write(rows.data)
+            self._keys.write(keys.astype("<u8").data)
         self._written += len(rows)
         self._chunks.append(len(rows))
 
