@@ -71,9 +71,7 @@ class TokenizerConfig:
 class VocabConfig:
     """Vocabulary learning."""
 
-    output: str = opt(
-        "", "directory for codes + vocab (bpe) or vocab.txt (wordpiece)", required=True, unit="dir"
-    )
+    output: str = opt("", "directory for the tokenizer files", required=True, unit="dir")
     subword_type: str = opt(
         "bpe",
         "bpe: fastBPE; wordpiece: BERT; byte-bpe: GPT-2, RoBERTa; unigram: SentencePiece",
@@ -81,7 +79,7 @@ class VocabConfig:
     )
     vocab_size: int = opt(
         30000,
-        "bpe: merges to learn (lines of codes); wordpiece: lines of vocab.txt",
+        "bpe: merges to learn (lines of codes); others: ids, special tokens included",
         unit="entries",
     )
     cased: bool = opt(
@@ -90,6 +88,22 @@ class VocabConfig:
     )
     min_frequency: int = opt(2, "pairs seen less often are not merged", unit="count")
     workers: int = opt(0, "processes that count words; 0 = one per core", unit="processes")
+    normalization: str = opt(
+        "none",
+        "Unicode normalization before anything else (not of bpe)",
+        choices=("none", "nfc", "nfkc"),
+    )
+    lower_case: bool | None = opt(None, "lower-case the text; none = the opposite of --cased")
+    strip_accents: bool | None = opt(
+        None, "remove accents (not of bpe); none = for lower-case wordpiece, as BERT uncased does"
+    )
+    special_tokens: list[str] = opt(
+        [], "special tokens beside those that the kind always has", unit="token"
+    )
+    reserve: int = opt(
+        0, "ids kept free for later as [unused0], [unused1] ... (not of bpe)", unit="ids"
+    )
+    overwrite: bool = opt(False, "replace the tokenizer that --output holds")
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,10 @@ class Tokenizer(abc.ABC):
             },
         }
 
+    def files(self) -> dict[str, bytes]:
+        """The tokenizer's files by name, as `save` writes them beside its description."""
+        return dict(self._contents)
+
     def fingerprint(self) -> str:
         """SHA-256 over the description: equal means the same tokenizer."""
         return filesystem.sha256(json.dumps(self.description(), sort_keys=True).encode())
