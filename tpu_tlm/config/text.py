@@ -20,7 +20,7 @@ class CorpusConfig:
     input_pattern: str = opt("*.txt", "which files to take inside a directory", unit="glob")
     json_field: str = opt(
         "text",
-        "field that holds the text in JSON lines (.json, .jsonl, also .gz and .zst)",
+        "field that holds the text in JSON lines (.json, .jsonl, also compressed); a.b: b inside a",
         unit="name",
     )
     strict: bool = opt(
@@ -31,6 +31,12 @@ class CorpusConfig:
         "blank-line",
         "where a document of plain text ends: at a blank line, at every line, at the end of a file",
         choices=("blank-line", "line", "file"),
+    )
+    text_column: str | None = opt(
+        None,
+        "column that holds the text in .csv and .tsv files (a name in the first line, or a number "
+        "from 1 where it has none), and in Parquet and Arrow files (none = --json_field)",
+        unit="name",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from tpu_tlm.errors import TlmError, UsageError
 PART_BYTES = 16 << 20
 _SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 _JSON = (".json", ".jsonl", ".ndjson")
+_CSV = (".csv", ".tsv")
 _REQUESTS = 16  # files of an object store that are opened at the same time
 _NOT_TEXT, _UNREADABLE = "file that is not text (left out)", "cannot be read (left out)"
 
@@ -27,7 +29,7 @@ _NOT_TEXT, _UNREADABLE = "file that is not text (left out)", "cannot be read (le
 class InputFile:
     """A file of the corpus.
 
-    `kind`: "text" or "json"; `compression`: "", ".gz", ".bz2", ".xz" or ".zst"; `line_end`: "\\n",
+    `kind`: "text", "json", "csv", "parquet", "arrow" or "arrow-stream"; `compression`: "", ".gz", ".bz2", ".xz" or ".zst"; `line_end`: "\\n",
     or "\\r" where that is the file's only line end.
     """
 
@@ -40,7 +42,7 @@ class InputFile:
     @property
     def can_be_cut(self) -> bool:
         """Whether reading can begin inside the file."""
-        return not self.compression
+        return not self.compression and self.kind in ("text", "json")
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,20 @@ class InputReport:
     notes: list[str] = field(default_factory=list)
 
 
-def describe(path: str, size: int, found: FileType | None = None) -> InputFile:
-    """A file by its first bytes, and by its name: .json, .jsonl and .ndjson are JSON lines."""
+def describe(
+    path: str, size: int, found: FileType | None = None, text_column: str | None = None
+) -> InputFile:
+    """A file by its first bytes, and by its name.
+
+    .json, .jsonl and .ndjson are JSON lines; .csv and .tsv are tables where a column is named.
+    """
     name = os.path.basename(path).lower()
     suffix = next((end for end in _SUFFIXES if name.endswith(end)), "")
     found = found or FileType(suffix)
-    kind = "json" if name.removesuffix(suffix).endswith(_JSON) else "text"
+    name = name.removesuffix(suffix)
+    kind = found.container or ("json" if name.endswith(_JSON) else "text")
+    if text_column is not None and kind == "text" and name.endswith(_CSV):
+        kind = "csv"
     return InputFile(path, size, kind, found.compression, found.line_end)
 
 
@@ -106,7 +116,10 @@ def expand_inputs(config: CorpusConfig, report: InputReport | None = None) -> li
     unique = list(_each_once(paths, report))
     remote = any(filesystem.is_remote(path) for path in unique)
     with ThreadPoolExecutor(_REQUESTS if remote else 1) as threads:
-        described = list(threads.map(_described, unique))
+        tables = importlib.util.find_spec("pyarrow") is not None
+        described = list(
+            threads.map(lambda path: _described(path, config.text_column, tables), unique)
+        )
     files = [found for found in described if isinstance(found, InputFile)]
     refused = [found for found in described if isinstance(found, TlmError)]
     if refused and (config.strict or not files):
@@ -121,13 +134,13 @@ class _Refused(UsageError):
     """A file that is not text."""
 
 
-def _described(path: str) -> InputFile | TlmError:
-    """The file, or why it is not read."""
+def _described(path: str, text_column: str | None, tables: bool) -> InputFile | TlmError:
+    """The file, or why it is not read. tables: Parquet and Arrow files can be read."""
     try:
         with filesystem.naming(path):
             size = filesystem.file_size(path)
             with contextlib.closing(filesystem.open_read(path)) as stream:
-                found = describe(path, size, file_type(stream.read(HEAD)))
+                found = describe(path, size, file_type(stream.read(HEAD), tables), text_column)
         if size and not found.compression and path.lower().endswith(_SUFFIXES):
             raise NotText("is not compressed as its name says: make it again or rename it")
         return found

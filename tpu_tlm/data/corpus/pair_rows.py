@@ -77,6 +77,8 @@ def read_groups(
 def _reader(
     piece: Slice, rule: RowRule
 ) -> Callable[[Slice, RowRule, BadInput, Callable[[int], None]], Iterator[Group]]:
+    if piece.file.kind not in ("text", "json"):
+        raise UsageError(f"{piece.file.path}: pairs are read from plain text and JSON lines only")
     if piece.file.kind == "json":
         return {"ntp": _json_turns, "nsp": _json_documents, "tsv": _json_rows}[rule.kind]
     if rule.kind == "tsv":
@@ -322,7 +324,7 @@ def _json_documents(
             continue
         text = json_value(value, rule.json_field)
         if not isinstance(text, str):
-            kind = f"JSON field {rule.json_field!r} that is not text (skipped)"
+            kind = f"field {rule.json_field!r} that is not text (skipped)"
             bad.add(kind, place.at(0), "name a text field with --json_field", rule.strict)
             continue
         texts = [s for line in text.split("\n") if line.strip() for s in _sentences(_flat(line))]

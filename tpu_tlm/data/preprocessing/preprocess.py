@@ -82,6 +82,7 @@ def preprocess(
                 json_field=corpus.json_field,
                 strict=corpus.strict,
                 document=corpus.document,
+                text_column=corpus.text_column,
                 shuffle=config.shuffle,
                 seed=config.seed,
                 valid_fraction=config.valid_fraction,

@@ -40,6 +40,7 @@ class PreprocessJob:
     pairs: PairRule | None = None
     unk_id: int = -1
     document: str = "blank-line"
+    text_column: str | None = None
 
     @property
     def layout(self) -> Layout:

@@ -122,7 +122,10 @@ class Worker:
         job = self.job
         writers = {name: SplitWriter(job, name, part.index, tokenizer) for name in job.splits}
         choose = _Chooser(job, part.index, list(writers.values()))
-        for document in read_part(part, job.json_field, job.strict, bad, consumed, job.document):
+        documents = read_part(
+            part, job.json_field, job.strict, bad, consumed, job.document, job.text_column
+        )
+        for document in documents:
             writer = choose(document.first)
             if document.lines:
                 writer.add(document.lines, document.first, document.cut)

@@ -69,7 +69,9 @@ def learn_vocabulary(
     started = time.monotonic()
     progress = ProgressBar()
     progress.start("counting words", total)
-    task = CountTask(config.subword_type, not options.lower, corpus.json_field, corpus.strict)
+    task = CountTask(
+        config.subword_type, not options.lower, corpus.json_field, corpus.strict, corpus.text_column
+    )
     try:
         counts = count_words(
             parts,

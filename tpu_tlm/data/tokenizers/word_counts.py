@@ -113,6 +113,7 @@ class CountTask:
     cased: bool
     json_field: str
     strict: bool
+    text_column: str | None = None
 
 
 def count_part(task: CountTask, part: Part) -> WordCounts:
@@ -137,7 +138,10 @@ def count_part(task: CountTask, part: Part) -> WordCounts:
         result.prune(_LARGEST_PART_TABLE)
         lines.clear()
 
-    for document in read_part(part, task.json_field, task.strict, result.bad):
+    documents = read_part(
+        part, task.json_field, task.strict, result.bad, text_column=task.text_column
+    )
+    for document in documents:
         lines += document.lines
         result.documents += document.first
         size += sum(map(len, document.lines))
