@@ -65,7 +65,7 @@ class TokenizerConfig:
     )
     cased: bool | None = opt(
         None,
-        "keep capital letters; false lower-cases (wordpiece: also strips accents, as BERT uncased); "
+        "keep capital letters; false lower-cases (wordpiece: also strips accents, as BERT does); "
         "none = what the files beside --vocab say, else true",
     )
     extra_tokens: list[str] = opt(
@@ -148,7 +148,8 @@ class PreprocessConfig:
     )
     packing: str = opt(
         "across",
-        "across: full examples run over lines and documents; documents: boundaries kept, rest padded",
+        "across: full examples run over lines and documents; documents: boundaries kept, the rest "
+        "padded",
         choices=("across", "documents"),
         aliases=("pack",),
     )
@@ -170,8 +171,9 @@ class PairsConfig:
 
     pairs: str = opt(
         "none",
-        "ntp: next turn (lines of query, tab, response, whose history is joined by <EOU>; or conversations, a turn a line, a blank line "
-        "between; or JSON lines with a list of turns); nsp: documents cut in two between sentences; tsv: columns, or fields of JSON lines",
+        "ntp: next turn (lines of query, tab, response, whose history is joined by <EOU>; or "
+        "conversations, a turn a line, a blank line between; or JSON lines with a list of turns); "
+        "nsp: documents cut in two between sentences; tsv: columns, or fields of JSON lines",
         choices=("none", "ntp", "nsp", "tsv"),
     )
     seq_length_y: int | None = opt(
@@ -184,8 +186,8 @@ class PairsConfig:
     y_suffix: str | None = opt(None, "token put at the end of every second text", unit="token")
     pair_columns: list[str] = opt(
         [],
-        "tsv: the two columns, by number from 1 or by the names in the first line, or the two JSON fields (none = 1 2, x y); ntp: the JSON "
-        "field with the turns (none = turns)",
+        "tsv: the two columns, by number from 1 or by the names in the first line, or the two JSON "
+        "fields (none = 1 2, x y); ntp: the JSON field with the turns (none = turns)",
         unit="name",
     )
     turn_sep: str = opt(

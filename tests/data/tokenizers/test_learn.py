@@ -259,7 +259,7 @@ def test_words_that_occur_once_stay_in_proportion_whatever_their_script() -> Non
 def test_text_without_spaces_is_learned_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Different lines of three characters, as many as would empty a table that kept the frequent."""
+    """Every line is different: a table that kept the frequent ones would be empty."""
     lines = [
         chr(0x4E00 + a) + chr(0x5000 + b) + chr(0x6000 + c)
         for a in range(16)

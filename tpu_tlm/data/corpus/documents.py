@@ -58,11 +58,11 @@ def read_part(
 ) -> Iterator[Document]:
     """The documents of one part, in order, in constant memory.
 
-    Plain text: a document ends as `document` says (one of `DOCUMENTS`); JSON lines: a document is the
-    text of one line; tables: of one row's `text_column`. Bytes that are not UTF-8 become U+FFFD and their line is counted in `bad`; empty
-    files and JSON lines without the field are counted. `consumed` is called with the number of bytes
-    read since the call before. Raises `UsageError` naming file and line for bad input under `strict`,
-    `TlmError` for a damaged compressed file.
+    Plain text: a document ends as `document` says (one of `DOCUMENTS`); JSON lines: a document is
+    the text of one line; tables: of one row's `text_column`. Bytes that are not UTF-8 become U+FFFD
+    and their line is counted in `bad`; empty files and JSON lines without the field are counted.
+    `consumed` is called with the number of bytes read since the call before. Raises `UsageError`
+    naming file and line for bad input under `strict`, `TlmError` for a damaged compressed file.
     """
     counts = bad if bad is not None else BadInput()
     report = consumed or (lambda count: None)
@@ -353,7 +353,7 @@ def text_document(
 
 
 def _blocks_of(lines: list[bytes]) -> Iterator[Document]:
-    """A document's lines in blocks of bounded size; a line longer than a block is cut at white space."""
+    """A document's lines in blocks of bounded size; a longer line is cut at white space."""
     block = Document([], first=True, last=False)
     size = 0
     for line in lines:

@@ -29,8 +29,8 @@ _NOT_TEXT, _UNREADABLE = "file that is not text (left out)", "cannot be read (le
 class InputFile:
     """A file of the corpus.
 
-    `kind`: "text", "json", "csv", "parquet", "arrow" or "arrow-stream"; `compression`: "", ".gz", ".bz2", ".xz" or ".zst"; `line_end`: "\\n",
-    or "\\r" where that is the file's only line end.
+    `kind`: "text", "json", "csv", "parquet", "arrow" or "arrow-stream"; `compression`: "", ".gz",
+    ".bz2", ".xz" or ".zst"; `line_end`: "\\n", or "\\r" where that is the file's only line end.
     """
 
     path: str
@@ -101,10 +101,10 @@ def describe(
 def expand_inputs(config: CorpusConfig, report: InputReport | None = None) -> list[InputFile]:
     """The files that `--input_files` names, each once, also where several paths lead to it.
 
-    They are in the order of the option, sorted within a directory or glob. What cannot be read or is
-    no text is noted in `report`. Raises `UsageError` naming a path that is not there, a directory or
-    glob without a matching file, the first file that is not text when no other is there or under
-    --strict.
+    They are in the order of the option, sorted within a directory or glob. What cannot be read or
+    is no text is noted in `report`. Raises `UsageError` naming a path that is not there, a
+    directory or glob without a matching file, the first file that is not text when no other is
+    there or under --strict.
     """
     report = report if report is not None else InputReport()
     paths: dict[str, None] = {}
@@ -255,7 +255,8 @@ _NOT_A_FILE = "cannot be read in parts by several processes: write it to a file 
 
 
 def plan_parts(inputs: Sequence[InputFile], part_bytes: int = PART_BYTES) -> list[Part]:
-    """Cut the corpus into parts of about `part_bytes`: large files are sliced, small ones share one.
+    """Cut the corpus into parts of about `part_bytes`: large files are sliced, small ones share
+    one.
 
     Nothing is opened: the cuts are nominal, and the reader finds where documents begin near them. A
     compressed file is one slice, which is read as a stream.

@@ -44,8 +44,8 @@ class RowRule(NamedTuple):
     """How files are read.
 
     `kind`: ntp, nsp or tsv; `columns`: of a row, numbers from 1 or names, for ntp the field of the
-    turns; empty: 1 and 2 of columns, x and y of fields, turns. `format` (of ntp's plain text): table,
-    turns, or auto, which decides by the first block of each file.
+    turns; empty: 1 and 2 of columns, x and y of fields, turns. `format` (of ntp's plain text):
+    table, turns, or auto, which decides by the first block of each file.
     """
 
     kind: str
@@ -60,9 +60,9 @@ def read_groups(
 ) -> Iterator[Group]:
     """The groups of one part, in order, in constant memory.
 
-    What cannot be used is counted in `bad` by file and line. Raises `UsageError` naming file and line
-    for bad input under `strict`, or for a file without a column asked for by name; `TlmError` for a
-    damaged compressed file.
+    What cannot be used is counted in `bad` by file and line. Raises `UsageError` naming file and
+    line for bad input under `strict`, or for a file without a column asked for by name; `TlmError`
+    for a damaged compressed file.
     """
     for piece in part.slices:
         known, groups = sum(bad.counts.values()), 0

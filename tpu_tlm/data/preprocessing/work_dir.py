@@ -114,7 +114,7 @@ class WorkDirectory:
 
 
 def remove_finished(path: str) -> bool:
-    """Remove the work directory that a run left when it was killed after its dataset was complete."""
+    """Remove the work directory of a run that was killed after its dataset was complete."""
     if not os.path.isdir(path):
         return False
     with contextlib.suppress(UsageError):

@@ -106,8 +106,8 @@ class Worker:
     def tokenize(self, part: Part, consumed: Callable[[int], None]) -> None:
         """Read a part and leave its examples and its `PartResult` in the work directory.
 
-        Whole documents go to the valid split by a hash of seed, part and document; of a document too
-        long for one part, each part's share counts as a document.
+        Whole documents go to the valid split by a hash of seed, part and document; of a document
+        too long for one part, each part's share counts as a document.
         """
         job = self.job
         if self._tokenizer is None:

@@ -36,7 +36,7 @@ _ROBERTA_ROLES = {
 
 
 def learn_hf(options: LearnOptions, words: Counter[str], letters: Counter[str]) -> Learned:
-    """Learn a byte-level BPE, unigram or WordPiece vocabulary. Raises `UsageError` for too little."""
+    """Learn a byte-level BPE, unigram or WordPiece vocabulary. Raises `UsageError`."""
     made = {"byte-bpe": _byte_bpe, "unigram": _unigram, "wordpiece": _wordpiece}[options.kind]
     model, notes = made(options, words, letters)
     return measured(_tokenizer(options, model), words, notes)

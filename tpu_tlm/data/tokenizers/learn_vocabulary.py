@@ -49,8 +49,9 @@ def learn_vocabulary(
 ) -> VocabularyResult:
     """Count the words of a corpus, learn from them, and write the tokenizer's directory.
 
-    more_files: files by name to write beside those of the tokenizer. Raises `UsageError` for options
-    or input that cannot be used, and for a directory that holds a tokenizer, unless overwriting.
+    more_files: files by name to write beside those of the tokenizer. Raises `UsageError` for
+    options or input that cannot be used, and for a directory that holds a tokenizer, unless
+    overwriting.
     """
     for name, least in (("vocab_size", 1), ("min_frequency", 1), ("workers", 0), ("reserve", 0)):
         if getattr(config, name) < least:

@@ -13,7 +13,8 @@ from tpu_tlm.data.tokenizers.word_counts import heaviest
 # The library counts words one by one: larger corpora are scaled down to about this many words,
 # which changes no frequent merge.
 LARGEST_FEED = 20_000_000
-# Merges are learned from at most so many words and characters (about 1 GB); counts are of all words.
+# Merges are learned from at most so many words and characters (about 1 GB); counts are of all
+# words.
 MOST_LEARNED, MOST_LEARNED_TEXT = 500_000, 6_000_000
 _FEED_WORDS = 5000
 _STEP, _DIGITS = 1e-4, 5  # of the unigram trainer's scores
@@ -25,8 +26,8 @@ def train_bpe(
     """The trainer's merges, in order, until it has `size` tokens.
 
     `units` are the tokens it starts from, in the order of their ids. Naming them settles their ids,
-    and with them which of two equally frequent pairs comes first: the library by itself numbers them
-    in the order of a hash table.
+    and with them which of two equally frequent pairs comes first: the library by itself numbers
+    them in the order of a hash table.
     """
     from tokenizers import Tokenizer as Pipeline
     from tokenizers import models, pre_tokenizers, trainers

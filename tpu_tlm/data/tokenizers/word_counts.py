@@ -1,4 +1,4 @@
-"""How often each word of a corpus occurs, in bounded memory, the same for any number of processes."""
+"""How often each word occurs, in bounded memory, the same for any number of processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from tpu_tlm.data.tokenizers.wordpiece import ascii_words, without_controls
 LARGEST_TABLE, LARGEST_TEXT = 2_000_000, 64_000_000
 _LARGEST_PART_TABLE = 1_000_000
 _BATCH = 1 << 20  # bytes of text counted at a time
-# Scripts without spaces between words: Thai, Lao, Tibetan, Myanmar, Khmer, kana, Chinese characters.
+# Scripts without spaces between words: Thai, Lao, Tibetan, Myanmar, Khmer, kana, Chinese
+# characters.
 _UNSEGMENTED = re.compile(
     "[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff]"
@@ -38,8 +39,8 @@ _CHINESE = re.compile(
 class WordCounts:
     """Words and their counts.
 
-    `letters`: the characters of words that were dropped for room, `dropped` their weight (count times
-    characters) of `weight` in all.
+    `letters`: the characters of words that were dropped for room, `dropped` their weight (count
+    times characters) of `weight` in all.
     """
 
     words: Counter[str] = field(default_factory=Counter)
@@ -84,9 +85,10 @@ class WordCounts:
 def heaviest(words: Counter[str], most: int, most_text: int) -> Counter[str]:
     """At most `most` words of at most `most_text` characters, those of the largest weight.
 
-    A word's weight (count times characters) is divided by a hash of it in (0, 1]: so heavy words stay,
-    light ones stay in proportion to their weight, whatever their script or place in the alphabet, and
-    a word that is dropped once is dropped again. The result does not depend on the order of `words`.
+    A word's weight (count times characters) is divided by a hash of it in (0, 1]: so heavy words
+    stay, light ones stay in proportion to their weight, whatever their script or place in the
+    alphabet, and a word that is dropped once is dropped again. The result does not depend on the
+    order of `words`.
     """
     listed = sorted(words)
     lengths = np.fromiter(map(len, listed), np.int64, len(listed))
@@ -119,8 +121,8 @@ class CountTask:
 def count_part(task: CountTask, part: Part) -> WordCounts:
     """The words of one part.
 
-    bpe and unigram: runs without white space; wordpiece: BERT's words, not yet normalized where they
-    are not ASCII; byte-bpe: GPT-2's chunks, with the space before them.
+    bpe and unigram: runs without white space; wordpiece: BERT's words, not yet normalized where
+    they are not ASCII; byte-bpe: GPT-2's chunks, with the space before them.
     """
     result = WordCounts()
     words_of = {"wordpiece": _bert_words, "byte-bpe": _gpt2_chunks}.get(
