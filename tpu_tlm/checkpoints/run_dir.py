@@ -12,6 +12,7 @@ import yaml
 
 from tpu_tlm.checkpoints.storage import storage_of
 from tpu_tlm.config import cli
+from tpu_tlm.config.text import DECIDED_BY_FILES
 from tpu_tlm.errors import UsageError
 
 # What may change when a run continues: how long, how fast, where and how often, and the numbers that only steer the updates
@@ -128,7 +129,13 @@ class RunDir:
             [type(part) for part in parts], self._values(), self.config, check_required=False
         )
         old, new = cli.as_values(*old_parts), cli.as_values(*parts)
-        changes = [Change(name, old[name], new[name]) for name in new if old[name] != new[name]]
+        changes = [
+            Change(name, old[name], new[name])
+            for name in new
+            if old[name] != new[name]
+            # Where one is left to the tokenizer's files, the identity of the tokenizer is compared.
+            and not (name in DECIDED_BY_FILES and None in (old[name], new[name]))
+        ]
         refused = [change for change in changes if change.name not in CHANGEABLE]
         if refused:
             raise UsageError(

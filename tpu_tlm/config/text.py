@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from tpu_tlm.config.cli import opt
 
 SUBWORDS = ("bpe", "wordpiece", "hf")
+# Options that, not given, the files of the tokenizer decide.
+DECIDED_BY_FILES = ("subword_type", "cased")
 LEARNED_SUBWORDS = ("bpe", "wordpiece", "byte-bpe", "unigram")
 
 
