@@ -12,9 +12,12 @@ SubwordType = Literal["bpe", "wordpiece", "hf"]
 LearnedSubwordType = Literal["bpe", "wordpiece", "byte-bpe", "unigram"]
 SUBWORDS: tuple[str, ...] = get_args(SubwordType)
 LEARNED_SUBWORDS: tuple[str, ...] = get_args(LearnedSubwordType)
+# Options that, where not given, are determined by the tokenizer's files.
+DECIDED_BY_FILES = ("subword_type", "cased")
 
 # None: found out from the files.
 _BPE = {"subword_type": ("bpe", None)}
+_NOT_BPE = {"subword_type": ("wordpiece", "byte-bpe", "unigram")}
 _PAIRS = {"pairs": ("ntp", "nsp", "tsv")}
 _NO_PAIRS = {"pairs": ("none",)}
 _CASED = (
@@ -36,7 +39,7 @@ class CorpusConfig(OptionGroup):
     input_pattern: str = opt("*.txt", "files that are taken from a directory", unit="glob")
     json_field: str = opt(
         "text",
-        "field with the text in JSON lines (.json, .jsonl, also .gz and .zst)",
+        "field with the text in JSON lines (.json, .jsonl, also compressed); a.b: b inside a",
         unit="name",
         also_called=("text_column_name", "text_column"),
     )
@@ -48,6 +51,12 @@ class CorpusConfig(OptionGroup):
         "blank-line",
         "where a document of plain text ends: at a blank line, at every line, at the end of a file",
         only_with=_NO_PAIRS,
+    )
+    text_column: str | None = opt(
+        None,
+        "column that holds the text in .csv and .tsv files (a name in the first line, or a number "
+        "from 1 where it has none), and in Parquet and Arrow files (none = --json_field)",
+        unit="name",
     )
 
 
@@ -124,6 +133,30 @@ class VocabConfig(OptionGroup):
         unit="processes",
         minimum=0,
         maximum=1024,
+    )
+    normalization: Literal["none", "nfc", "nfkc"] = opt(
+        "none", "Unicode normalization of the text", only_with=_NOT_BPE
+    )
+    lower_case: bool | None = opt(None, "lower-case the text; none = the opposite of --cased")
+    strip_accents: bool | None = opt(
+        None,
+        "remove accents; none = for lower-case wordpiece, as BERT uncased does",
+        only_with=_NOT_BPE,
+    )
+    special_tokens: list[str] = opt(
+        [], "special tokens besides those that the kind always has", unit="token"
+    )
+    reserve: int = opt(
+        0,
+        "ids kept free for later as [unused0], [unused1] ...",
+        unit="ids",
+        minimum=0,
+        maximum=1 << 20,
+        only_with=_NOT_BPE,
+    )
+    overwrite: bool = opt(
+        False,
+        "replace the tokenizer in --output",
     )
 
 

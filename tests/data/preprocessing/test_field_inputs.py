@@ -158,8 +158,12 @@ CONTAINERS = {
 
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_containers_are_refused_by_their_bytes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
 ) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # as without pyarrow
     source = FIELD / "unread-containers" / name
     with pytest.raises(UsageError, match=f"{name}: .*{CONTAINERS[name]}"):
         run(source, tmp_path / "alone", *UNCASED)
@@ -170,6 +174,13 @@ def test_containers_are_refused_by_their_bytes(
     assert f"not text (left out): 1 ({renamed}: " in capsys.readouterr().out
     with pytest.raises(UsageError, match=r"innocent\.txt"):
         run([TEXT, renamed], tmp_path / "strict", *UNCASED, "--strict")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_tables_are_read_with_pyarrow(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("pyarrow")
+    dataset = run(FIELD / "unread-containers" / name, tmp_path / "out", *UNCASED)
+    assert dataset.metadata["unknown_tokens"] == 0 and dataset.metadata["documents"] > 0
 
 
 @pytest.mark.parametrize("name", ["a.txt.bz2", "a.txt.xz", "plain_gz.txt"])

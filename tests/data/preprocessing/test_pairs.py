@@ -167,7 +167,7 @@ def test_a_text_alone_is_framed_as_the_first_of_a_pair(
     seq_length: int,
     tokenizer: list[str],
 ) -> None:
-    """What `predict respond` and `generate` read is what the model was trained on, cut at the same place."""
+    """`predict respond` and `generate` read what the model was trained on, cut alike."""
     path = tmp_path / "rows.txt"
     path.write_text("".join(f"{text}\tpeace\n" for text in texts))
     wordpiece = tokenizer is WORDPIECE

@@ -27,7 +27,10 @@ from tpu_tlm.errors import TlmError, UsageError
 TOKENIZERS = DATA_FILES / "tokenizers"
 BPE = ["--codes", str(TOKENIZERS / "codes"), "--vocab", str(TOKENIZERS / "vocab")]
 WORDPIECE = ["--subword_type", "wordpiece", "--vocab", str(TOKENIZERS / "vocab.txt")]
-WORDS = "the of and Senate nation peace war treaty commerce déjà 1848 don't naïve 国会 people's, congress. union! liberty".split()
+WORDS = (
+    "the of and Senate nation peace war treaty commerce déjà 1848 don't naïve 国会 people's, "
+    "congress. union! liberty"
+).split()
 
 
 def documents(count: int, seed: int = 0) -> list[list[str]]:
@@ -283,7 +286,8 @@ def test_a_line_of_megabytes_is_one_line(tmp_path: Path, pack: str) -> None:
     made = dataset.load_tokenizer()
     ids = examples(dataset)[0]
     expected = made.encode_lines([line.encode()]).ids
-    # Parts put what they leave over at the end, so the order of whole examples is the text's only within a part.
+    # Parts put what they leave over at the end, so the order of whole examples is the text's only
+    # within a part.
     assert sorted(ids[ids != made.pad_id].tolist()) == sorted([*expected.tolist(), made.sep_id])
     np.testing.assert_array_equal(ids[0], expected[:512])
 
@@ -360,7 +364,7 @@ def test_object_store_output(tmp_path: Path) -> None:
 
     source = write_text(tmp_path / "a.txt", documents(50))
     run(source, tmp_path / "local", "--valid_fraction", 0.3)
-    remote = f"ram://bucket-{tmp_path.name}/set"  # TensorFlow's in-memory file system stands in for gs://
+    remote = f"ram://bucket-{tmp_path.name}/set"  # TensorFlow's in-memory file system
     args = [
         "--input_files",
         str(source),

@@ -1,4 +1,4 @@
-"""Which lines are blank to a reader, in any script: white space of Unicode, invisible characters."""
+"""Which lines are blank to a reader: white space of Unicode, invisible characters."""
 
 from __future__ import annotations
 

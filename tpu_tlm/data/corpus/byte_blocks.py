@@ -127,7 +127,8 @@ class _ZstdFrames:
     def __init__(self, stream: _Counting) -> None:
         import zstandard
 
-        # Files made with --long=31 need a window of 2 GiB; others take no more memory for the permission.
+        # Files made with --long=31 need a window of 2 GiB; others take no more memory for the
+        # permission.
         self._library = zstandard.ZstdDecompressor(max_window_size=2**31)
         self._stream = stream
         self._frame: Any = None

@@ -54,24 +54,26 @@ def read_part(
     bad: BadInput | None = None,
     consumed: Callable[[int], None] | None = None,
     document: str = "blank-line",
+    text_column: str | None = None,
 ) -> Iterator[Document]:
     """The documents of one part, in order, in constant memory.
 
-    Plain text: a document ends as `document` says (one of `DOCUMENTS`); JSON lines: a document is the
-    text of one line. Bytes that are not UTF-8 become U+FFFD and their line is counted in `bad`; empty
-    files and JSON lines without the field are counted. `consumed` is called with the number of bytes
-    read since the call before. Raises `UsageError` naming file and line for bad input under `strict`,
-    `TlmError` for a damaged compressed file.
+    Plain text: a document ends as `document` says (one of `DOCUMENTS`); JSON lines: a document is
+    the text of one line; tables: of one row's `text_column`. Bytes that are not UTF-8 become U+FFFD
+    and their line is counted in `bad`; empty files and JSON lines without the field are counted.
+    `consumed` is called with the number of bytes read since the call before. Raises `UsageError`
+    naming file and line for bad input under `strict`, `TlmError` for a damaged compressed file.
     """
     counts = bad if bad is not None else BadInput()
     report = consumed or (lambda count: None)
     for piece in part.slices:
         known, documents = sum(counts.counts.values()), 0
-        found = (
-            _read_json(piece, json_field, strict, counts, report)
-            if piece.file.kind == "json"
-            else _read_plain(piece, document, strict, counts, report)
-        )
+        if piece.file.kind == "json":
+            found = _read_json(piece, json_field, strict, counts, report)
+        elif piece.file.kind == "text":
+            found = _read_plain(piece, document, strict, counts, report)
+        else:
+            found = _read_table(piece, text_column or json_field, strict, counts, report)
         for block in found:
             documents += 1
             yield block
@@ -307,15 +309,40 @@ def _read_json(
             yield from text_document(text, json_field, place.at(0), strict, bad)
 
 
+def _read_table(
+    piece: Slice, column: str, strict: bool, bad: BadInput, consumed: Callable[[int], None]
+) -> Iterator[Document]:
+    """A table: every row has a document in a column."""
+    from tpu_tlm.data.corpus.tables import arrow_values, csv_values
+
+    if piece.file.kind == "csv":
+        values = csv_values(
+            piece.file, _csv_lines(piece, strict, bad, consumed), column, strict, bad
+        )
+    else:
+        values = arrow_values(piece.file, column, consumed)
+    for text, where in values:
+        yield from text_document(text, column, lambda where=where: where, strict, bad)  # type: ignore[misc]
+
+
+def _csv_lines(
+    piece: Slice, strict: bool, bad: BadInput, consumed: Callable[[int], None]
+) -> Iterator[str]:
+    for line, _, place in raw_lines(piece, consumed):
+        if not is_sound(line):
+            line = checked_lines([line], place, strict, bad)[0]
+        yield line.decode() + "\n"
+
+
 def text_document(
     text: Any, name: str, where: Callable[[], str], strict: bool, bad: BadInput
 ) -> Iterator[Document]:
     """The document in a field, in blocks; a value that is no text is counted."""
     if not isinstance(text, str):
         bad.add(
-            f"JSON field {name!r} that is not text (skipped)",
+            f"field {name!r} that is not text (skipped)",
             where,
-            "name a text field with --json_field",
+            "name a text field with --json_field or --text_column",
             strict,
         )
         return
@@ -326,7 +353,7 @@ def text_document(
 
 
 def _blocks_of(lines: list[bytes]) -> Iterator[Document]:
-    """A document's lines in blocks of bounded size; a line longer than a block is cut at white space."""
+    """A document's lines in blocks of bounded size; a longer line is cut at white space."""
     block = Document([], first=True, last=False)
     size = 0
     for line in lines:

@@ -21,7 +21,9 @@ _COMPRESSIONS = {
 }
 _UNPACK = "unpack it and give the text files in it"
 _CONVERT = "convert it to plain text or JSON lines"
-_COLUMNS = "install pyarrow (extra `parquet`) and name the column with --json_field, or " + _CONVERT
+_COLUMNS = (
+    "install pyarrow (extra `parquet`) and name the column with --text_column, or " + _CONVERT
+)
 _DECOMPRESS = "decompress it first (gzip, bzip2, xz and zstd are read as they are)"
 _KNOWN: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\x03\x04", "a zip archive (or an office document)", _UNPACK),
@@ -65,7 +67,8 @@ class FileType:
     """How a text file is read.
 
     `compression`: "", ".gz", ".bz2", ".xz" or ".zst"; `line_end`: "\\n", or "\\r" where no other
-    line end is in the first block; `container`: "", "parquet" or "arrow".
+    line end is in the first block; `container`: "", "parquet", "arrow" or
+    "arrow-stream".
     """
 
     compression: str = ""
@@ -89,6 +92,8 @@ def file_type(head: bytes, tables: bool = False) -> FileType:
             raise NotText(f"holds, inside {compression[1:]}, what {error}") from None
     if tables and head.startswith(b"ARROW1\x00\x00"):
         return FileType(container="arrow")
+    if tables and head.startswith(b"\xff\xff\xff\xff") and b"\0" in head:
+        return FileType(container="arrow-stream")
     if tables and head.startswith(b"PAR1") and not _looks_like_text(head):
         return FileType(container="parquet")
     return FileType("", _text_line_end(head))
@@ -171,7 +176,7 @@ def _with_nul(head: bytes) -> str:
         return f"is UTF-32 text without a mark: {_UTF8.format(kind)}"
     even, odd = (zeros[0] + zeros[2]) / 2, (zeros[1] + zeros[3]) / 2
     for low, high, kind in ((even, odd, "UTF-16LE"), (odd, even, "UTF-16BE")):
-        if low < 0.02 < high and high > 10 * low and _decodes(head, kind):
+        if low < 0.02 < high and head.count(0) > 2 and _decodes(head, kind):
             return f"looks like UTF-16 text without a mark: {_UTF8.format(kind)}"
     return "is binary data (it has NUL bytes), not text: leave it out"
 

@@ -1,4 +1,4 @@
-"""Files below a local directory that a pattern matches: each directory visited once, loops ended."""
+"""Files below a local directory that a pattern matches; each directory is visited once."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from tpu_tlm.errors import TlmError, UsageError
 PART_BYTES = 16 << 20
 _SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 _JSON = (".json", ".jsonl", ".ndjson")
+_CSV = (".csv", ".tsv")
 _REQUESTS = 16  # files of an object store that are opened at the same time
 _NOT_TEXT, _UNREADABLE = "file that is not text (left out)", "cannot be read (left out)"
 
@@ -27,8 +29,8 @@ _NOT_TEXT, _UNREADABLE = "file that is not text (left out)", "cannot be read (le
 class InputFile:
     """A file of the corpus.
 
-    `kind`: "text" or "json"; `compression`: "", ".gz", ".bz2", ".xz" or ".zst"; `line_end`: "\\n",
-    or "\\r" where that is the file's only line end.
+    `kind`: "text", "json", "csv", "parquet", "arrow" or "arrow-stream"; `compression`: "", ".gz",
+    ".bz2", ".xz" or ".zst"; `line_end`: "\\n", or "\\r" where that is the file's only line end.
     """
 
     path: str
@@ -40,7 +42,7 @@ class InputFile:
     @property
     def can_be_cut(self) -> bool:
         """Whether reading can begin inside the file."""
-        return not self.compression
+        return not self.compression and self.kind in ("text", "json")
 
 
 @dataclass(frozen=True)
@@ -79,22 +81,30 @@ class InputReport:
     notes: list[str] = field(default_factory=list)
 
 
-def describe(path: str, size: int, found: FileType | None = None) -> InputFile:
-    """A file by its first bytes, and by its name: .json, .jsonl and .ndjson are JSON lines."""
+def describe(
+    path: str, size: int, found: FileType | None = None, text_column: str | None = None
+) -> InputFile:
+    """A file by its first bytes, and by its name.
+
+    .json, .jsonl and .ndjson are JSON lines; .csv and .tsv are tables where a column is named.
+    """
     name = os.path.basename(path).lower()
     suffix = next((end for end in _SUFFIXES if name.endswith(end)), "")
     found = found or FileType(suffix)
-    kind = "json" if name.removesuffix(suffix).endswith(_JSON) else "text"
+    name = name.removesuffix(suffix)
+    kind = found.container or ("json" if name.endswith(_JSON) else "text")
+    if text_column is not None and kind == "text" and name.endswith(_CSV):
+        kind = "csv"
     return InputFile(path, size, kind, found.compression, found.line_end)
 
 
 def expand_inputs(config: CorpusConfig, report: InputReport | None = None) -> list[InputFile]:
     """The files that `--input_files` names, each once, also where several paths lead to it.
 
-    They are in the order of the option, sorted within a directory or glob. What cannot be read or is
-    no text is noted in `report`. Raises `UsageError` naming a path that is not there, a directory or
-    glob without a matching file, the first file that is not text when no other is there or under
-    --strict.
+    They are in the order of the option, sorted within a directory or glob. What cannot be read or
+    is no text is noted in `report`. Raises `UsageError` naming a path that is not there, a
+    directory or glob without a matching file, the first file that is not text when no other is
+    there or under --strict.
     """
     report = report if report is not None else InputReport()
     paths: dict[str, None] = {}
@@ -106,7 +116,10 @@ def expand_inputs(config: CorpusConfig, report: InputReport | None = None) -> li
     unique = list(_each_once(paths, report))
     remote = any(filesystem.is_remote(path) for path in unique)
     with ThreadPoolExecutor(_REQUESTS if remote else 1) as threads:
-        described = list(threads.map(_described, unique))
+        tables = importlib.util.find_spec("pyarrow") is not None
+        described = list(
+            threads.map(lambda path: _described(path, config.text_column, tables), unique)
+        )
     files = [found for found in described if isinstance(found, InputFile)]
     refused = [found for found in described if isinstance(found, TlmError)]
     if refused and (config.strict or not files):
@@ -121,13 +134,13 @@ class _Refused(UsageError):
     """A file that is not text."""
 
 
-def _described(path: str) -> InputFile | TlmError:
-    """The file, or why it is not read."""
+def _described(path: str, text_column: str | None, tables: bool) -> InputFile | TlmError:
+    """The file, or why it is not read. tables: Parquet and Arrow files can be read."""
     try:
         with filesystem.naming(path):
             size = filesystem.file_size(path)
             with contextlib.closing(filesystem.open_read(path)) as stream:
-                found = describe(path, size, file_type(stream.read(HEAD)))
+                found = describe(path, size, file_type(stream.read(HEAD), tables), text_column)
         if size and not found.compression and path.lower().endswith(_SUFFIXES):
             raise NotText("is not compressed as its name says: make it again or rename it")
         return found
@@ -242,7 +255,8 @@ _NOT_A_FILE = "cannot be read in parts by several processes: write it to a file 
 
 
 def plan_parts(inputs: Sequence[InputFile], part_bytes: int = PART_BYTES) -> list[Part]:
-    """Cut the corpus into parts of about `part_bytes`: large files are sliced, small ones share one.
+    """Cut the corpus into parts of about `part_bytes`: large files are sliced, small ones share
+    one.
 
     Nothing is opened: the cuts are nominal, and the reader finds where documents begin near them. A
     compressed file is one slice, which is read as a stream.

@@ -44,8 +44,8 @@ class RowRule(NamedTuple):
     """How files are read.
 
     `kind`: ntp, nsp or tsv; `columns`: of a row, numbers from 1 or names, for ntp the field of the
-    turns; empty: 1 and 2 of columns, x and y of fields, turns. `format` (of ntp's plain text): table,
-    turns, or auto, which decides by the first block of each file.
+    turns; empty: 1 and 2 of columns, x and y of fields, turns. `format` (of ntp's plain text):
+    table, turns, or auto, which decides by the first block of each file.
     """
 
     kind: str
@@ -60,9 +60,9 @@ def read_groups(
 ) -> Iterator[Group]:
     """The groups of one part, in order, in constant memory.
 
-    What cannot be used is counted in `bad` by file and line. Raises `UsageError` naming file and line
-    for bad input under `strict`, or for a file without a column asked for by name; `TlmError` for a
-    damaged compressed file.
+    What cannot be used is counted in `bad` by file and line. Raises `UsageError` naming file and
+    line for bad input under `strict`, or for a file without a column asked for by name; `TlmError`
+    for a damaged compressed file.
     """
     for piece in part.slices:
         known, groups = sum(bad.counts.values()), 0
@@ -77,6 +77,8 @@ def read_groups(
 def _reader(
     piece: Slice, rule: RowRule
 ) -> Callable[[Slice, RowRule, BadInput, Callable[[int], None]], Iterator[Group]]:
+    if piece.file.kind not in ("text", "json"):
+        raise UsageError(f"{piece.file.path}: pairs are read from plain text and JSON lines only")
     if piece.file.kind == "json":
         return {"ntp": _json_turns, "nsp": _json_documents, "tsv": _json_rows}[rule.kind]
     if rule.kind == "tsv":
@@ -322,7 +324,7 @@ def _json_documents(
             continue
         text = json_value(value, rule.json_field)
         if not isinstance(text, str):
-            kind = f"JSON field {rule.json_field!r} that is not text (skipped)"
+            kind = f"field {rule.json_field!r} that is not text (skipped)"
             bad.add(kind, place.at(0), "name a text field with --json_field", rule.strict)
             continue
         texts = [s for line in text.split("\n") if line.strip() for s in _sentences(_flat(line))]

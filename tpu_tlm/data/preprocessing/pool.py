@@ -13,7 +13,7 @@ from tpu_tlm.data.processes import METHOD, ProcessPool
 
 
 class Stopped(Exception):
-    """A task was told to stop because another one failed."""
+    """A task stops because another one failed."""
 
 
 class PreprocessPool:

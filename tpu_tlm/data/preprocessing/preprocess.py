@@ -9,7 +9,7 @@ from typing import Any
 
 from tpu_tlm.config import CorpusConfig, PairsConfig, PreprocessConfig, TokenizerConfig
 from tpu_tlm.data.corpus.inputs import PART_BYTES, InputReport, expand_inputs, plan_parts
-from tpu_tlm.data.dataset.shards import read_metadata
+from tpu_tlm.data.dataset.metadata import read_metadata
 from tpu_tlm.data.preprocessing import options, pipeline, provenance, work_dir
 from tpu_tlm.data.preprocessing.summary import summary, warnings
 from tpu_tlm.data.preprocessing.worker import PreprocessJob
@@ -82,6 +82,7 @@ def preprocess(
                 json_field=corpus.json_field,
                 strict=corpus.strict,
                 document=corpus.document,
+                text_column=corpus.text_column,
                 shuffle=config.shuffle,
                 seed=config.seed,
                 valid_fraction=config.valid_fraction,

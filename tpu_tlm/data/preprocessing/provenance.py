@@ -24,7 +24,8 @@ _LISTED = 100  # files named one by one; of more only a hash is kept
 _REQUESTS = 16
 # Options that `md.yml` (format 1) records under an older name.
 _KEYS = {"seq_length": "nctx", "eol_token": "tok_on_eol", "packing": "pack"}
-_SINCE_2 = {"document": "blank-line", "pairs_format": "auto"}
+# Recorded only where they differ from what was done before there were such options.
+_DEFAULTS = {"document": "blank-line", "text_column": None, "pairs_format": "auto"}
 
 
 def made_from(
@@ -46,10 +47,10 @@ def made_from(
         if options_in(PreprocessConfig)[name].declared.shapes_data
     }
     options |= dataclasses.asdict(pairs) if pairs else {}
-    options |= {"document": corpus.document}
-    for name, default in _SINCE_2.items():
-        if options.get(name) == default:
-            del options[name]
+    options |= {"document": corpus.document, "text_column": corpus.text_column}
+    for name, default in _DEFAULTS.items():
+        if options.get(name, default) == default:
+            options.pop(name, None)
     return {
         "pipeline": VERSION,
         "files": len(inputs),

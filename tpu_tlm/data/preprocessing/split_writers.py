@@ -40,6 +40,7 @@ class PreprocessJob:
     pairs: PairRule | None = None
     unk_id: int = -1
     document: str = "blank-line"
+    text_column: str | None = None
 
     @property
     def layout(self) -> Layout:
@@ -55,7 +56,7 @@ class PreprocessJob:
         for ids in (examples.ids,) if y is None else (examples.ids, y):
             if ids.size and int(ids.max()) >= self.vocab_size:
                 raise TlmError(
-                    f"the tokenizer gave id {int(ids.max())}, its vocabulary has {self.vocab_size}: "
+                    f"the tokenizer gave id {int(ids.max())} of {self.vocab_size}: "
                     "its files do not belong together"
                 )
         return token_payload(examples.ids, examples.word_start, self.vocab_size, y)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -113,7 +115,7 @@ class WorkDirectory:
 
 
 def remove_finished(path: str) -> bool:
-    """Remove the work directory that a run left when it was killed after its dataset was complete."""
+    """Remove the work directory of a run that was killed after its dataset was complete."""
     if not os.path.isdir(path):
         return False
     with contextlib.suppress(UsageError):

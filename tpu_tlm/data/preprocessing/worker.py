@@ -106,8 +106,8 @@ class Worker:
     def tokenize(self, part: Part, consumed: Callable[[int], None]) -> None:
         """Read a part and leave its examples and its `PartResult` in the work directory.
 
-        Whole documents go to the valid split by a hash of seed, part and document; of a document too
-        long for one part, each part's share counts as a document.
+        Whole documents go to the valid split by a hash of seed, part and document; of a document
+        too long for one part, each part's share counts as a document.
         """
         job = self.job
         if self._tokenizer is None:
@@ -122,7 +122,10 @@ class Worker:
         job = self.job
         writers = {name: SplitWriter(job, name, part.index, tokenizer) for name in job.splits}
         choose = _Chooser(job, part.index, list(writers.values()))
-        for document in read_part(part, job.json_field, job.strict, bad, consumed, job.document):
+        documents = read_part(
+            part, job.json_field, job.strict, bad, consumed, job.document, job.text_column
+        )
+        for document in documents:
             writer = choose(document.first)
             if document.lines:
                 writer.add(document.lines, document.first, document.cut)

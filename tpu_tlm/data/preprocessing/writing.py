@@ -15,8 +15,8 @@ _WRONG_USE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDI
 def writing(path: str) -> Iterator[None]:
     """Turn the operating system's errors into one line that names `path`.
 
-    Raises `UsageError` where the path or its permissions are wrong, else `TlmError`: what is finished
-    stays, and the same command continues.
+    Raises `UsageError` where the path or its permissions are wrong, else `TlmError`: what is
+    finished stays, and the same command continues.
     """
     try:
         yield

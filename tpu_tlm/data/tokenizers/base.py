@@ -54,7 +54,8 @@ class Tokenizer(abc.ABC):
         self.cased = cased
         self.extra_tokens = list(extra_tokens)
         self._contents = contents  # file name -> bytes, as `save` writes them
-        # The first of equal tokens wins; only the four specials of a BPE vocabulary can meet a second one.
+        # The first of equal tokens wins; only the four specials of a BPE vocabulary can meet a
+        # second one.
         self._id_of = {token: index for index, token in reversed(list(enumerate(tokens)))}
 
     def id_of(self, token: str) -> int | None:
@@ -118,6 +119,10 @@ class Tokenizer(abc.ABC):
                 name: filesystem.sha256(data) for name, data in sorted(self._contents.items())
             },
         }
+
+    def files(self) -> dict[str, bytes]:
+        """The tokenizer's files by name, as `save` writes them beside its description."""
+        return dict(self._contents)
 
     def fingerprint(self) -> str:
         """SHA-256 over the description: equal means the same tokenizer."""

@@ -32,7 +32,7 @@ LONG_WORD = 100
 
 
 def parse_vocab(data: bytes, name: str) -> list[str]:
-    """The tokens of a fastBPE vocab file (`token count` lines); `UsageError` naming file and line."""
+    """The tokens of a fastBPE vocab file (`token count`); `UsageError` naming file and line."""
     tokens: dict[str, int] = {}
     for number, line in enumerate(lines_of(data, name), 1):
         columns = line.split(" ")
@@ -59,11 +59,11 @@ def parse_vocab(data: bytes, name: str) -> list[str]:
 class BpeTokenizer(Tokenizer):
     """fastBPE's splitting with MEAD's ids.
 
-    The ids are <PAD> 0, <GO> 1, <EOS> 2, <UNK> 3, extra tokens that the file lacks, the file's lines.
-    Words are runs without white space. A word that is a special or extra token (or <unk>, <eos>)
-    stays whole, as in MEAD; every other word is lower-cased unless `cased`, then split. `engine` is
-    "fastbpe", "tokenizers" or "auto" (the first that is installed); both give the same pieces. Codes
-    of subword-nmt (version 0.2) are read, too.
+    The ids are <PAD> 0, <GO> 1, <EOS> 2, <UNK> 3, extra tokens that the file lacks, the file's
+    lines. Words are runs without white space. A word that is a special or extra token (or <unk>,
+    <eos>) stays whole, as in MEAD; every other word is lower-cased unless `cased`, then split.
+    `engine` is "fastbpe", "tokenizers" or "auto" (the first that is installed); both give the same
+    pieces. Codes of subword-nmt (version 0.2) are read, too.
     """
 
     kind = "bpe"

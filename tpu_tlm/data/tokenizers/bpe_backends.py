@@ -114,7 +114,8 @@ def known_pieces(unit: str, final: bool, codes: Codes, vocab: set[str]) -> list[
 
 def merge_word(word: str, codes: Codes, vocab: set[str]) -> str:
     """fastBPE's pieces of one word, found step by step as fastBPE finds them."""
-    # fastBPE looks for characters up to a NUL only; the rest stays one unit with the character before it.
+    # fastBPE looks for characters up to a NUL only; the rest stays one unit with the character
+    # before it.
     head, nul, tail = word.partition("\0")
     units = list(head)
     if nul:
@@ -151,8 +152,8 @@ def irregular_tokens(codes: Codes) -> set[str]:
     """Tokens whose merges a priority queue could do in another order than fastBPE.
 
     fastBPE does all merges of one pair at a time. The tokens are those that a merge uses before a
-    later merge makes them (once more), and those that end like a word's last piece without being one.
-    A learner does not make such codes; a text full of `</w>`, or an editor, can.
+    later merge makes them (once more), and those that end like a word's last piece without being
+    one. A learner does not make such codes; a text full of `</w>`, or an editor, can.
     """
     first_use: dict[str, int] = {}
     for pair, rank in codes.ranks.items():
@@ -202,7 +203,8 @@ def tokenizers_engine(codes: Codes, vocab: set[str]) -> Engine:
         """(run of known letters, whether it ends its word) -> its pieces."""
         spelled = {}
         for text, final in texts:
-            # One by one: a batch starts threads beside the other worker processes, for no less work.
+            # One by one: a batch starts threads beside the other worker processes, for no less
+            # work.
             *rest, last = pipelines[final].encode(text, add_special_tokens=False).ids
             spelled[text, final] = " ".join(
                 [*(output[False][unit] for unit in rest), output[final][last]]

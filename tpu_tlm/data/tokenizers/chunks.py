@@ -13,7 +13,7 @@ Chunker = Callable[[str], list[str]]
 _SPACE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 _OTHER = _SPACE.replace("[", "[^", 1)
 # The places between which GPT-2's pattern finds its words: none reaches over them.
-_GPT2 = re.compile(f" ?{_OTHER}+|{_SPACE}+(?!{_OTHER})|{_SPACE}")
+GPT2_CHUNKS = re.compile(f" ?{_OTHER}+|{_SPACE}+(?!{_OTHER})|{_SPACE}")
 # A single space between visible ASCII characters, which no normalizer below changes or looks over.
 _BETWEEN = re.compile(r"(?<=[!-~]) (?=[!-~])")
 _LOCAL = {
@@ -37,7 +37,7 @@ def chunker_of(pipeline: dict[str, Any], added: Sequence[Any]) -> Chunker | None
     normalizers = _steps(pipeline.get("normalizer"), "normalizers")
     splitters = _steps(pipeline.get("pre_tokenizer"), "pretokenizers")
     if _is_gpt2(normalizers, splitters):
-        divide: Chunker = _GPT2.findall
+        divide: Chunker = GPT2_CHUNKS.findall
     elif all(map(_is_local, normalizers)) and _divides_at_spaces(splitters):
         divide = _BETWEEN.split
     else:

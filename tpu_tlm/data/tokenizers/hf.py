@@ -45,10 +45,10 @@ class HfTokenizer(Tokenizer):
     """A HuggingFace tokenizer: its own normalizer, pre-tokenizer, model and added tokens.
 
     Equal to `transformers` without the special tokens around a text. Special tokens written in a
-    text become their ids, in corpus lines too, as in `transformers`. Words are what the pre-tokenizer
-    divides the text into; where it divides nothing, a word begins with the mark of a space. A
-    tokenizer without a padding token of its own pads with the token of a byte that UTF-8 text never
-    has (GPT-2), or gets one after its last id.
+    text become their ids, in corpus lines too, as in `transformers`. Words are what the
+    pre-tokenizer divides the text into; where it divides nothing, a word begins with the mark of a
+    space. A tokenizer without a padding token of its own pads with the token of a byte that UTF-8
+    text never has (GPT-2), or gets one after its last id.
     """
 
     kind = "hf"

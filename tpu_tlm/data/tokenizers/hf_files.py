@@ -19,7 +19,8 @@ _GPT2 = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
 
 def read_hf_tokenizer(path: str) -> HfTokenizer:
-    """The tokenizer in a tokenizer.json, a SentencePiece model, or a directory that has files of one.
+    """The tokenizer in a tokenizer.json, a SentencePiece model, or a directory that has files of
+    one.
 
     Raises `UsageError` where there is none, or it cannot be read.
     """

@@ -36,7 +36,7 @@ class _Model:
 
 
 def tokenizer_json(data: bytes, name: str) -> bytes:
-    """The content of a tokenizer.json that splits as the model does. `UsageError` naming the file."""
+    """A tokenizer.json that splits as the model does. Raises `UsageError` naming the file."""
     try:
         model = _parse(data)
     except (ValueError, IndexError, struct.error, UnicodeDecodeError) as error:

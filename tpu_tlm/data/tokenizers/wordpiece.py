@@ -1,4 +1,4 @@
-"""WordPiece from a BERT vocab.txt: BERT's basic tokenizer, then the longest pieces from the left."""
+"""WordPiece from a BERT vocab.txt: BERT's basic tokenizer, then greedy longest match."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ class WordPieceTokenizer(Tokenizer):
     """BERT's tokenizer; an id is a line number of vocab.txt from 0.
 
     Equal to transformers' BertTokenizer, whose library does the splitting. Both differ from BERT's
-    first code for a capital sigma at the end of a word, for private-use characters, and for marks and
-    punctuation younger than the library's Unicode tables. In corpus lines `[MASK]` and the like are
-    plain text, as in BERT's own pre-training tool; `encode` turns them into their ids. A punctuation
-    mark or a Chinese character is a word of its own.
+    first code for a capital sigma at the end of a word, for private-use characters, and for marks
+    and punctuation younger than the library's Unicode tables. In corpus lines `[MASK]` and the like
+    are plain text, as in BERT's own pre-training tool; `encode` turns them into their ids. A
+    punctuation mark or a Chinese character is a word of its own.
     """
 
     kind = "wordpiece"
