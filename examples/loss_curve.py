@@ -8,7 +8,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from tpu_tlm.checkpoints.storage import storage_of
+from tpu_tlm import filesystem
 from tpu_tlm.errors import TlmError
 from tpu_tlm.training.metrics import read_metrics
 
@@ -47,7 +47,7 @@ def curve(
         title or f"{metric} of {os.path.basename(run_dir.rstrip('/'))}",
         metric,
     )
-    storage_of(path).write(path, text.encode())
+    filesystem.write_bytes(path, text.encode())
 
 
 def _points(records: Sequence[Mapping[str, object]], kind: str, metric: str) -> Points:
