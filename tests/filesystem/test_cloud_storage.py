@@ -67,7 +67,7 @@ def test_faults_change_no_byte(bucket: Bucket, tmp_path: Path, action: object) -
     for name, data in contents.items():
         (tmp_path / "in" / "below" / name).write_bytes(data)
     heard: list[tuple[int, int]] = []
-    filesystem.upload(str(tmp_path / "in"), BASE, lambda *told: heard.append(told))
+    filesystem.upload(str(tmp_path / "in"), BASE, lambda *done: heard.append(done))
     total = sum(map(len, contents.values()))
     assert heard[-1] == (total, total) and len(heard) == 12
     filesystem.download(BASE, str(tmp_path / "out"))
@@ -189,7 +189,7 @@ def _foreign(bucket: Bucket, pid: int = 1) -> None:
     FILES.write(f"{BASE}/lock", text)
 
 
-def test_a_dead_holder_is_relieved_and_a_living_one_is_not(bucket: Bucket) -> None:
+def test_the_lock_of_a_dead_holder_is_taken_over_and_of_a_living_one_not(bucket: Bucket) -> None:
     _foreign(bucket)
     heard: list[str] = []
     lease = Lease(f"{BASE}/lock", FILES, seconds=0.6)
@@ -206,7 +206,7 @@ def test_a_dead_holder_is_relieved_and_a_living_one_is_not(bucket: Bucket) -> No
     renewing.join()
 
 
-def test_a_lease_that_was_lost_is_said(bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_lease_is_reported(bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
     lease = Lease(f"{BASE}/lock", FILES, seconds=0.4)
     lease.acquire(1.0, lambda holder: None)
     _foreign(bucket)
