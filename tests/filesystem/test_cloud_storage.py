@@ -14,6 +14,9 @@ import pytest
 from tests.bucket import Bucket
 from tests.paths import ROOT
 from tpu_tlm import filesystem
+from tpu_tlm.data.dataset.metadata import write_metadata
+from tpu_tlm.data.dataset.records import token_layout
+from tpu_tlm.data.dataset.shards import Shard
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.filesystem import cloud_errors
 from tpu_tlm.filesystem.cloud_storage import CloudStorage
@@ -164,6 +167,16 @@ def test_a_name_in_a_bucket_that_leads_elsewhere(bucket: Bucket, tmp_path: Path)
     with pytest.raises(UsageError, match="only a plain name"):
         filesystem.download(BASE, str(tmp_path / "out"))
     assert list(tmp_path.rglob("stolen")) == []
+
+
+def test_a_dataset_is_not_written_over_another(bucket: Bucket) -> None:
+    layout = token_layout(4, 9)
+    shards = [Shard("a.tfrecord", 1, layout.record_bytes, "0" * 64, ("0" * 16,))]
+    for _ in range(2):  # the same command again is fine
+        write_metadata(BASE, {"nctx": 4, "seed": 1}, layout, shards)
+    with pytest.raises(TlmError, match="md.yml: another process"):
+        write_metadata(BASE, {"nctx": 4, "seed": 2}, layout, shards)
+    assert b"seed: 1" in bucket.objects()["some/dir/md.yml"]
 
 
 def test_the_lease(bucket: Bucket) -> None:
