@@ -8,31 +8,17 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from tpu_tlm import filesystem
 from tpu_tlm.config import cli
+from tpu_tlm.config.options import options_of
+from tpu_tlm.config.resolve import idle_options
+from tpu_tlm.config.strict import mapping, read_yaml
 from tpu_tlm.errors import UsageError
 from tpu_tlm.filesystem.sealed import check_sealed, sealed
 
 CHECKPOINTS = "checkpoints"
 _TRAINED = "trained"  # key of identity.json: a checkpoint was committed
 _SUM = "sha256"
-
-# What may change when a run continues: how long, how fast, where and how often, and the numbers
-# that only steer the updates to come. Everything not named here (sizes, objective, seed, batch
-# size, order of the data, optimizer) gives what is on disk, or the position in the data, another
-# meaning, so that a change of it is refused. The training data may move: `identity` compares it.
-CHANGEABLE = frozenset(
-    """
-    run_dir train_dir valid_dir eval_batch_size num_train_workers verify_data
-    steps epochs restart steps_per_call saves_per_epoch save_steps keep keep_every eval_steps
-    init_from export_npz tensorboard
-    lr lr_schedule warmup_steps lr_end wsd_decay weight_decay clip grad_accum
-    dropout ffn_pdrop embeddings_dropout layer_drop recompute mask_rate eval_mask_rate
-    distribute tpu logical_cpus precision xla start_timeout grace_seconds
-    """.split()
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,12 +126,7 @@ class RunDir:
 
         Raises `UsageError` when there is no run, or its file is damaged.
         """
-        known = cli.field_table(classes)
-        values = {
-            name: value
-            for name, value in cli.canonical(self._values(), classes, self.config).items()
-            if name in known
-        }
+        values = cli.canonical_values(self._values(), classes, self.config)
         return cli.build(classes, values, self.config, check_required=False)
 
     def _values(self) -> dict[str, Any]:
@@ -158,12 +139,9 @@ class RunDir:
             raise UsageError(f"{self.config}: {filesystem.reason(error)}") from None
         check_sealed(self.config, raw, restore)
         try:
-            loaded = yaml.safe_load(raw.decode("utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError):
-            raise UsageError(f"{self.config} is damaged: not YAML; {restore}") from None
-        if not isinstance(loaded, dict):
-            raise UsageError(f"{self.config} is damaged: not a mapping of options; {restore}")
-        return loaded
+            return mapping(read_yaml(raw, self.config), self.config)
+        except UsageError as error:
+            raise UsageError(f"{self.config} is damaged ({error}); {restore}") from None
 
     def _compare(self, parts: Sequence[Any]) -> list[Change]:
         old_parts = cli.build(
@@ -171,7 +149,15 @@ class RunDir:
         )
         old, new = cli.as_values(*old_parts), cli.as_values(*parts)
         changes = [Change(name, old[name], new[name]) for name in new if old[name] != new[name]]
-        refused = [change for change in changes if change.name not in CHANGEABLE]
+        # Other options make what is on disk, or the place in the data, mean something else. The
+        # training data may move: `identity` compares it.
+        table = options_of([type(part) for part in parts])
+        idle = idle_options(parts)
+        refused = [
+            change
+            for change in changes
+            if not table[change.name].declared.may_change and change.name not in idle
+        ]
         if refused:
             raise UsageError(
                 f"{self.path} holds another run: {'; '.join(map(str, refused))}. Give the old "

@@ -22,7 +22,7 @@ def _gfile() -> Any:
 
 
 @contextlib.contextmanager
-def _translating() -> Iterator[None]:
+def translating() -> Iterator[None]:
     """Raise TensorFlow's file errors as Python's own."""
     try:
         yield
@@ -41,11 +41,11 @@ class TensorFlowFiles(FileSystem):
     """No versions and no atomic creation: one process at a time may write."""
 
     def read(self, path: str) -> bytes:
-        with _translating(), _gfile().GFile(path, "rb") as file:
+        with translating(), _gfile().GFile(path, "rb") as file:
             return bytes(file.read())
 
     def open(self, path: str) -> BinaryIO:
-        with _translating():
+        with translating():
             stream = _gfile().GFile(path, "rb")
             stream.size()  # it is opened lazily: find a missing file here
             return cast(BinaryIO, stream)
@@ -60,11 +60,11 @@ class TensorFlowFiles(FileSystem):
 
     @contextlib.contextmanager
     def replacing(self, path: str) -> Iterator[BinaryIO]:
-        with _translating(), _gfile().GFile(path, "wb") as stream:
+        with translating(), _gfile().GFile(path, "wb") as stream:
             yield cast(BinaryIO, stream)
 
     def sizes(self, directory: str) -> dict[str, int | None]:
-        with _translating():
+        with translating():
             gfile = _gfile()
             if not gfile.isdir(directory):
                 return {}
@@ -77,40 +77,40 @@ class TensorFlowFiles(FileSystem):
             }
 
     def make(self, directory: str) -> None:
-        with _translating():
+        with translating():
             _gfile().makedirs(directory)
 
     def is_directory(self, path: str) -> bool:
-        with _translating():
+        with translating():
             return bool(_gfile().isdir(path))
 
     def exists(self, path: str) -> bool:
-        with _translating():
+        with translating():
             return bool(_gfile().exists(path))
 
     def size(self, path: str) -> int:
-        with _translating():
+        with translating():
             return int(_gfile().stat(path).length)
 
     def find(self, pattern: str) -> list[str]:
-        with _translating():
+        with translating():
             gfile = _gfile()
             return sorted(path for path in gfile.glob(pattern) if not gfile.isdir(path))
 
     def remove(self, path: str) -> None:
-        with contextlib.suppress(FileNotFoundError), _translating():
+        with contextlib.suppress(FileNotFoundError), translating():
             _gfile().remove(path)
 
     def remove_tree(self, directory: str) -> None:
-        with contextlib.suppress(FileNotFoundError), _translating():
+        with contextlib.suppress(FileNotFoundError), translating():
             _gfile().rmtree(directory)
 
     def send(self, local: str, path: str) -> None:
-        with _translating():
+        with translating():
             _gfile().copy(local, path, overwrite=True)
 
     def fetch(self, path: str, local: str) -> None:
-        with _translating():
+        with translating():
             _gfile().copy(path, local, overwrite=True)
 
     @contextlib.contextmanager
