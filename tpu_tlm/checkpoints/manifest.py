@@ -70,10 +70,10 @@ def _is_manifest(manifest: dict[str, Any]) -> bool:
         and isinstance(files, dict)
         and {PREFIX + tensor_bundle.INDEX, PREFIX + tensor_bundle.DATA} <= set(files)
         and all(
-            isinstance(told, dict)
-            and isinstance(told.get("bytes"), int)
-            and isinstance(told.get("sha256"), str)
-            for told in files.values()
+            isinstance(entry, dict)
+            and isinstance(entry.get("bytes"), int)
+            and isinstance(entry.get("sha256"), str)
+            for entry in files.values()
         )
     )
 

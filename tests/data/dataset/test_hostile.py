@@ -167,8 +167,8 @@ def test_ids_outside_of_the_vocabulary(
         for _ in Stream(dataset, seed=0, batch_size=8).batches(0).take(400):
             pass
     assert is_reading_error(dataset, caught.value)
-    told = str(failure(dataset, caught.value))
-    assert f"s1.tfrecord: record 3 has the id {bad}" in told and "'x'" in told
+    message = str(failure(dataset, caught.value))
+    assert f"s1.tfrecord: record 3 has the id {bad}" in message and "'x'" in message
     with pytest.raises(UsageError, match=f"s1.tfrecord: record 3 has the id {bad}"):
         dataset.check_records(1 << 20)
 

@@ -13,7 +13,7 @@ import yaml
 from tpu_tlm import filesystem
 from tpu_tlm.data.dataset.records import Layout
 from tpu_tlm.data.dataset.shards import FORMAT, Shard, piece_samples
-from tpu_tlm.errors import UsageError
+from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.filesystem.sealed import check_sealed, sealed
 
 METADATA = "md.yml"
@@ -30,7 +30,8 @@ def write_metadata(
     """Write `md.yml`: from then on the directory is a dataset.
 
     metadata: its keys besides `num_samples`, `format`, `record_bytes`, `piece_samples` and
-    `shards`; values are JSON's.
+    `shards`; values are JSON's. In object storage the file must be new: raises `TlmError` where
+    another process has written another dataset there meanwhile.
     """
     head: dict[str, Any] = {
         "num_samples": sum(shard.samples for shard in shards),
@@ -43,7 +44,17 @@ def write_metadata(
     # One line per shard, for readers; these values are plain enough for JSON to be YAML.
     table = "".join(f"- {json.dumps(asdict(shard))}\n" for shard in shards)
     path = f"{directory.rstrip('/')}/{METADATA}"
-    filesystem.write_bytes(path, sealed(f"{text}shards:\n{table}".encode()))
+    data = sealed(f"{text}shards:\n{table}".encode())
+    files = filesystem.of(path)
+    with filesystem.naming(path):
+        try:
+            files.write(path, data, None if files.version(path) is None else 0)
+        except FileExistsError:
+            if files.read(path) != data:
+                raise TlmError(
+                    f"{path}: another process has written a dataset there meanwhile: take another "
+                    "--output"
+                ) from None
 
 
 def read_metadata(directory: str) -> dict[str, Any] | None:
