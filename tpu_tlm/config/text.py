@@ -148,7 +148,7 @@ class VocabConfig(OptionGroup):
     )
     reserve: int = opt(
         0,
-        "ids kept free for later as [unused0], [unused1] ...",
+        "number of ids kept free for later, called [unused0] to [unusedN]",
         unit="ids",
         minimum=0,
         maximum=1 << 20,
