@@ -1,4 +1,4 @@
-"""Writing with an encoder-decoder, and beams of both kinds of model: against plain Python over full passes."""
+"""Encoder-decoder generation and beam search of both kinds of model, against plain Python."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def make(how=GREEDY, kind="seq2seq", seed=3, vocab=VOCAB, std=0.6, denoising=Non
 
 
 def log_probabilities(model, ids, texts, vocab=VOCAB):
-    """Of each token of each of the texts (and what might follow the last), by one full pass: `[n, length + 1, vocab]`.
+    """Log-probabilities of the next token at every position of texts, by one full pass.
+
+    Returns `[n, length + 1, vocab]`.
 
     `ids`: the source, or the text to write on from.
     """
@@ -100,7 +102,7 @@ TEXTS = ["5 6 7", "8", "9 10 11 4 3 4"]
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"embed_type": "learned-positional", "max_positions": 20, "ra_type": "t5"}],
+    [{}, {"position_encoding": ["learned", "t5"], "max_positions": 20}],
     ids=["shaw", "t5"],
 )
 def test_the_greedy_target_is_the_argmax_of_the_full_pass(options):
@@ -190,7 +192,7 @@ def test_draws_depend_on_the_seed():
 
 
 def test_a_denoiser_repairs_the_text_it_reads():
-    """What is written is put where the masks were; here by a model whose writing is known from full passes."""
+    """Generated spans replace the masks; their tokens are known from full passes."""
     config = DenoisingConfig(denoise="spans", noise_density=0.15, sentinels=3)
     model, generate = make(vocab=15, denoising=config)  # sentinels 12, 13, end 14
     assert generate.source("5 m 7 m") == [5, 12, 7, 13]
@@ -210,7 +212,7 @@ def test_a_denoiser_repairs_the_text_it_reads():
             "11 tokens long, the model was trained on 10",
         ),
         (
-            lambda: list(make(embed_type="learned-positional")[1](["5"], 10)),
+            lambda: list(make(position_encoding=["learned"])[1](["5"], 10)),
             "takes 10 tokens in all",
         ),
         (lambda: BeamSearch(0), "--beam"),

@@ -1,4 +1,4 @@
-"""A dual encoder through the commands: trained on pairs, measured among a fixed number of candidates, choosing responses, written out."""
+"""A dual encoder through the commands: training on pairs, evaluation, responses, export."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_the_temperature_is_kept_in_checkpoints_and_npz(
 def test_responses_are_ranked_as_evaluation_ranks_them(
     trained: tuple[Path, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Texts through `respond` are framed as the records are: the first 20 pairs give the recall that evaluation gives."""
+    """`respond` frames texts like the records: the first 20 pairs have the recall of evaluation."""
     run, data = trained
     saved, tokenizer = load(str(run)), open_dataset(data).load_tokenizer()
     from tpu_tlm.data.dataset.stream import in_order

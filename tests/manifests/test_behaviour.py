@@ -36,9 +36,9 @@ rpr_k: 4
 batch_size: 8
 dropout: 0.2
 warmup_steps: 5
-steps: 160
-save_steps: 40
-eval_steps: 80
+steps: 240
+save_steps: 60
+eval_steps: 120
 steps_per_call: 1
 xla: false
 """
@@ -111,7 +111,7 @@ def losses(job: Workload) -> dict[int, float]:
 
 def weights(job: Workload) -> str:
     """SHA-256 of the variables in the last checkpoint."""
-    (last,) = (run_directory(job) / "checkpoints").glob("step-00000160")
+    (last,) = (run_directory(job) / "checkpoints").glob("step-00000240")
     (file,) = last.glob("variables.data-*")
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -144,13 +144,13 @@ def test_preempted_killed_and_finished(
     pods = len(job.starts)
     try:
         # The last pod's node is taken back: it and its peers save, end with 143, start again.
-        job.run_until(lambda: len(losses(job)) >= 30)
+        job.run_until(lambda: len(losses(job)) >= 20)
         job.processes[-1].send_signal(signal.SIGTERM)
         job.run_until(lambda: min(job.starts) == 2)
         assert job.codes == [143] * pods, job.said()
         saved = max(losses(job))
         assert f"continuing at step {saved}" not in job.said()
-        job.run_until(lambda: max(losses(job)) >= saved + 30)
+        job.run_until(lambda: max(losses(job)) >= saved + 20)
         assert f"continuing at step {saved}" in job.said()
         # The last pod is killed: the others notice, end with 138, and all start again.
         job.processes[-1].kill()
@@ -178,7 +178,7 @@ def test_a_pod_is_not_started_again_and_continues_when_made_anew(
 ) -> None:
     first = made("pod-cpu-pvc", data, tmp_path)
     try:
-        first.run_until(lambda: len(losses(first)) >= 30)
+        first.run_until(lambda: len(losses(first)) >= 20)
         first.processes[0].send_signal(signal.SIGTERM)
         assert (first.finish(), first.codes, first.starts) == ("Failed", [143], [1]), first.said()
         again = Workload(first.documents, first.place, tmp_path / "again")

@@ -1,4 +1,4 @@
-"""The dual encoder's losses and ranks against plain numpy; negatives of other replicas; what learns and what does not."""
+"""The dual encoder's losses and ranks against NumPy, negatives of other replicas, gradients."""
 
 from __future__ import annotations
 
@@ -129,7 +129,8 @@ def test_rows_that_fill_up_a_batch_are_no_queries_and_no_candidates(loss: str) -
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_sum_over_replicas_is_the_global_loss_and_so_is_its_gradient(loss: str) -> None:
-    """Two replicas played one after the other: what is gathered is the sum of both tables, whose gradient is everybody's."""
+    """Two replicas simulated one after the other: the all-gather is the sum of both tables, and
+    its gradient that of all replicas."""
     config, batch, model = ContrastiveConfig(loss=loss, scale_examples=110), batch_of(), Vectors()
     halves = [{name: value[i * 6 : i * 6 + 6] for name, value in batch.items()} for i in (0, 1)]
 

@@ -325,13 +325,13 @@ def test_what_xla_cannot_compile_names_file_and_line(line, says, tmp_path):
         raise tf.errors.UnavailableError(None, None, str(raised.value))
 
 
-def test_a_module_beside_the_file_can_be_imported(tmp_path):
-    (tmp_path / "beside_mine.py").write_text("CALLED = 'named beside'\n")
+def test_a_module_of_the_same_directory_can_be_imported(tmp_path):
+    (tmp_path / "next_to_mine.py").write_text("CALLED = 'named there'\n")
     path = tmp_path / "mine.py"
-    path.write_text("from beside_mine import CALLED\n" + GOOD.replace('"mine"', "CALLED"))
+    path.write_text("from next_to_mine import CALLED\n" + GOOD.replace('"mine"', "CALLED"))
     before = list(sys.path)
-    assert objective_class(f"{path}:Mine").name == "named beside"
-    path.write_text("import beside_nothing\n")
+    assert objective_class(f"{path}:Mine").name == "named there"
+    path.write_text("import next_to_nothing\n")
     with pytest.raises(UsageError, match="line 1: ModuleNotFoundError"):
         objective_class(f"{path}:Mine")
     assert sys.path == before

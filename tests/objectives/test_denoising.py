@@ -1,4 +1,4 @@
-"""Damaged texts: against a plain Python rule, exactly repaired, in static shapes, the same for any batch."""
+"""Denoising examples: against plain Python, exactly repairable, of static shapes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def run(denoiser, x, seed=0, first=0, xla=False):
 
 
 def plain(denoiser, content, noise, starts):
-    """Source and target of one text by the rule, in Python: T5's sentinels in order, or one mask a span and the whole text."""
+    """Source and target of one text in Python: T5's sentinels in order, or one mask per span and
+    the whole text."""
     source, target, spans = [], [], 0
     for at in range(len(content) + 1):
         if starts[at]:

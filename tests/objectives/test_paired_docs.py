@@ -1,4 +1,4 @@
-"""The commands of docs/paired.md are commands: every flag is one, and ConveRT's make the model of the paper's sizes."""
+"""docs/paired.md: every flag exists, and ConveRT's flags make the model of the paper."""
 
 from __future__ import annotations
 

@@ -129,7 +129,8 @@ def test_meads_records(tmp_path):
         "original",
         *SIZES,
     ]
-    flags += "--steps 60 --save_steps 60 --batch_size 24 --warmup_steps 5 --lr 3e-2 --dropout 0 --xla false --tensorboard false".split()
+    flags += "--steps 60 --save_steps 60 --batch_size 24 --warmup_steps 5 --lr 3e-2".split()
+    flags += "--dropout 0 --xla false --tensorboard false".split()
     assert train.main([*flags, "--distribute", "none"]) == 0
     last = read_metrics(str(tmp_path / "run" / "metrics.jsonl"))[-1]
     assert last["replaced"] == pytest.approx((y == 0).mean(), abs=1e-6)

@@ -1,4 +1,4 @@
-"""Sequence to sequence: what is read, given and asked, and that every option of the model acts in both stacks."""
+"""Sequence-to-sequence examples; every option of the model acts in encoder and decoder."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def batch(y, x=None):
 
 
 def test_what_is_read_is_framed_and_cut_as_the_pairs_were(tmp_path):
-    """`framed_texts` is held to the records in tests/data/preprocessing/test_pairs.py; here, that generation asks it."""
+    """Generation frames sources with `framed_texts`, which test_pairs.py compares with records."""
     tokenizer = open_dataset(
         str(toy_dataset(tmp_path / "data", examples=3, shards=1))
     ).load_tokenizer()

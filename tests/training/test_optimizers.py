@@ -122,7 +122,8 @@ def test_compiles_with_xla_to_the_same_numbers(name: str) -> None:
 
 
 def test_the_first_update_of_adam_is_the_sign_of_the_gradient_to_full_precision() -> None:
-    """With eps 0, m/(sqrt v) corrected is exactly the sign; 1 - 0.999**1 taken naively in float32 is off in the fifth digit."""
+    """With eps 0 the corrected m / sqrt(v) is exactly the sign; a plain float32 1 - 0.999**1 is
+    wrong in the fifth digit."""
     optimizer = optimizers.Adam(0.9, 0.999, 0.0)
     value, grad = tf.zeros(64), tf.constant(np.random.default_rng(0).normal(size=64), tf.float32)
     new, _ = optimizer.apply(

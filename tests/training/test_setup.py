@@ -1,4 +1,4 @@
-"""From options to a model's spec: what does not fit the examples is refused, whatever the objective."""
+"""From options to a model's spec: what does not fit the examples is refused."""
 
 from __future__ import annotations
 

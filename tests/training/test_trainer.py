@@ -189,7 +189,7 @@ def test_ctrl_c_in_a_terminal_saves(toy_corpus, tmp_path):
 
 @pytest.mark.slow
 def test_a_closed_terminal_saves(toy_corpus, tmp_path):
-    """The process's terminal is hung up: it gets SIGHUP, and its output can no longer be written."""
+    """The terminal is hung up: the process gets SIGHUP, and its output cannot be written."""
     master, slave = os.openpty()
     how = {"stdin": slave, "stdout": slave, "stderr": slave, "start_new_session": True}
 

@@ -1,6 +1,6 @@
 """Training: setup, trainer, step, optimizers, schedules, callbacks, evaluation.
 
-Importing this package does not import TensorFlow; `train` does when it is called.
+Importing this package does not import TensorFlow; calling `train` and `evaluate` does.
 """
 
 from tpu_tlm.training.callbacks import (
@@ -10,6 +10,7 @@ from tpu_tlm.training.callbacks import (
     SaveReport,
     StepReport,
 )
+from tpu_tlm.training.evaluation_options import evaluate
 from tpu_tlm.training.run import make_trainer, train
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "RunStart",
     "SaveReport",
     "StepReport",
+    "evaluate",
     "make_trainer",
     "train",
 ]

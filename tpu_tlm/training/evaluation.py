@@ -13,7 +13,7 @@ from tpu_tlm.data.dataset.stream import failure, in_order, is_reading_error
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.load import PretrainedModel
-from tpu_tlm.models.spec import longest
+from tpu_tlm.models.positions.registry import max_length
 from tpu_tlm.objectives.base import Objective, ObjectiveContext, ObjectiveOptions
 from tpu_tlm.objectives.custom import compiler_error
 from tpu_tlm.objectives.registry import check_evaluation, objective_class, objective_of_kind
@@ -103,9 +103,9 @@ def evaluate_model(
 
     Returns "model", "data", "objective", "loss" per target, "perplexity" where it is one, the
     metrics, "targets", "examples"; for an objective that ranks also "candidates" and "left_out",
-    the examples of the last, incomplete batch. Raises `UsageError` for an objective of another kind of
-    model, for options that it does not use, and for a dataset of another tokenizer or of examples
-    that are too long.
+    the examples of the last, incomplete batch. Raises `UsageError` for an objective of another
+    kind of model, for options that it does not use, and for a dataset of another tokenizer or of
+    examples that are too long.
     """
     dataset = open_dataset(data) if isinstance(data, str) else data
     name = objective or objective_of_kind(model.spec.kind)
@@ -178,10 +178,10 @@ def evaluate_saved(
     )
     dataset = dataset.for_tokenizer(tokenizer)
     tokens = max(dataset.lengths.values())
-    if tokens > (longest(saved.spec) or tokens):
+    if tokens > (max_length(saved.spec) or tokens):
         raise UsageError(
             f"{dataset.directory}: examples of {tokens} tokens are longer than the model's"
-            f" {longest(saved.spec)}"
+            f" {max_length(saved.spec)}"
         )
     name = name or objective_of_kind(saved.spec.kind)
     chosen = objective or objective_class(name)

@@ -23,11 +23,11 @@ def check_same(team: PeerGroup, parts: Sequence[Any], fingerprints: Mapping[str,
         if not table[name].declared.may_differ
     }
     own = {**values, **fingerprints, "version of tpu_tlm": __version__}
-    everybody = team.gather(own)
-    for host, other in enumerate(everybody):
-        if other != everybody[0]:
-            name = next(n for n in {**everybody[0], **other} if everybody[0].get(n) != other.get(n))
-            chief = everybody[0].get(name)
+    workers = team.gather(own)
+    for host, other in enumerate(workers):
+        if other != workers[0]:
+            name = next(n for n in {**workers[0], **other} if workers[0].get(n) != other.get(n))
+            chief = workers[0].get(name)
             raise UsageError(
                 f"{team.title(host)} was started with another {name} than {team.title(0)}:"
                 f" {other.get(name)}, not {chief}; all workers need the same command and the same"
