@@ -10,7 +10,8 @@ from typing import Any
 
 from tpu_tlm import __version__
 from tpu_tlm.checkpoints import tensor_bundle
-from tpu_tlm.errors import TlmError
+from tpu_tlm.config.strict import mapping, read_json
+from tpu_tlm.errors import TlmError, UsageError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -37,10 +38,10 @@ def parse(raw: bytes, where: str) -> dict[str, Any]:
     for a manifest of another version of the program.
     """
     try:
-        manifest = json.loads(raw)
+        manifest = mapping(read_json(raw, where), where)
         checksum = manifest.pop("sha256")
         actual = _checksum(manifest)
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+    except (UsageError, KeyError):
         raise ValueError("is not what was written") from None
     if checksum != actual:
         raise ValueError("does not have the checksum it was written with")

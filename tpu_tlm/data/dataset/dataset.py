@@ -137,11 +137,6 @@ def open_dataset(directory: str) -> Dataset:
         raise UsageError(_no_dataset(directory))
     samples, kind = metadata["num_samples"], metadata.get("format", 0)
     where = f"{directory.rstrip('/')}/{METADATA}"
-    if isinstance(samples, dict):
-        raise UsageError(
-            f"{where}: num_samples is a map of lengths (MEAD's curriculum): that is not supported, "
-            "preprocess one length"
-        )
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
         raise UsageError(f"{where}: num_samples is {samples!r}: the dataset holds no examples")
     if kind == 0:

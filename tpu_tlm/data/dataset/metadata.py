@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from tpu_tlm import filesystem
+from tpu_tlm.config.strict import read_yaml
 from tpu_tlm.data.dataset.records import Layout
 from tpu_tlm.data.dataset.shards import FORMAT, Shard, piece_samples
 from tpu_tlm.errors import TlmError, UsageError
@@ -67,7 +68,7 @@ def read_metadata(directory: str) -> dict[str, Any] | None:
         return None
     raw = filesystem.read_inside(directory, METADATA, limit=_LARGEST)
     check_sealed(path, raw, RESTORE)
-    loaded = _read_yaml(raw, path)
+    loaded = _read(raw, path)
     if not isinstance(loaded, dict) or "num_samples" not in loaded:
         raise UsageError(f"{path}: has no num_samples: make the dataset again")
     if loaded.get("format", 0) == FORMAT:
@@ -75,15 +76,17 @@ def read_metadata(directory: str) -> dict[str, Any] | None:
     return loaded
 
 
-def _read_yaml(raw: bytes, path: str) -> Any:
-    """The value of the file, without aliases: a few of them can stand for gigabytes."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # both safe; in C where there is one
+def _read(raw: bytes, path: str) -> Any:
+    """The value of the file; `UsageError` where it is not plain YAML of moderate size."""
     try:
-        if b"*" in raw and any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(raw, loader)):
-            raise UsageError(f"{path}: uses YAML aliases, which are not taken: {RESTORE}")
-        return yaml.load(raw, loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: is not YAML: {error}: make the dataset again") from None
+        return read_yaml(raw, path, max_bytes=_LARGEST)
+    except UsageError as error:
+        if "num_samples: a key must be text" in str(error):
+            raise UsageError(
+                f"{path}: num_samples is a map of lengths (MEAD's curriculum): that is not "
+                "supported, preprocess one length"
+            ) from None
+        raise UsageError(f"{error}: {RESTORE}") from None
 
 
 class _Wrong(Exception):
