@@ -160,6 +160,13 @@ class PreprocessConfig:
     seed: int = opt(0, "seed of the shuffle and of the split", unit="integer")
     valid_fraction: float = opt(0.0, "share of the documents held out into valid/", unit="0..1")
     workers: int = opt(0, "processes; 0 = one per core", unit="processes")
+    index: int = opt(0, "number of this process among --of, from 0", unit="number")
+    of: int = opt(
+        1,
+        "processes on several machines that make one dataset together, each with its --index; all "
+        "see --output and --work_dir",
+        unit="processes",
+    )
     work_dir: str | None = opt(
         None,
         "local scratch space for a copy of the dataset; none = in --output (gs://: temporary)",

@@ -43,7 +43,7 @@ def made_from(
     options = {
         _KEYS.get(name, name): value
         for name, value in dataclasses.asdict(config).items()
-        if name not in ("output", "workers", "work_dir")
+        if name not in ("output", "workers", "work_dir", "index", "of")
     }
     options |= dataclasses.asdict(pairs) if pairs else {}
     options |= {"document": corpus.document, "text_column": corpus.text_column}
