@@ -238,6 +238,21 @@ class PreprocessConfig(OptionGroup):
         shapes_data=False,
         also_called=("preprocessing_num_workers", "num_proc"),
     )
+    index: int = opt(
+        0,
+        "number of this process among --of, from 0",
+        unit="number",
+        minimum=0,
+        shapes_data=False,
+    )
+    of: int = opt(
+        1,
+        "processes on several machines that make one dataset together, each with its --index; all "
+        "must see --output and --work_dir",
+        unit="processes",
+        minimum=1,
+        shapes_data=False,
+    )
     work_dir: str | None = opt(
         None,
         "local directory for temporary files, as large as the dataset; none = inside --output (for "

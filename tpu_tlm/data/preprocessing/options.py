@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from tpu_tlm import filesystem
 from tpu_tlm.config import CorpusConfig, PairsConfig, PreprocessConfig
 from tpu_tlm.data.corpus.pair_rows import RowRule
 from tpu_tlm.data.preprocessing.packing import Packing
@@ -18,6 +19,13 @@ _OF_NTP = ("turn_sep", "last_turn_only", "pairs_format")
 
 def check(corpus: CorpusConfig, config: PreprocessConfig, pairs: PairsConfig) -> None:
     """Raise `UsageError` for options without a meaning together."""
+    if config.index >= config.of:
+        raise UsageError(f"--index {config.index}: must be below --of {config.of}")
+    if config.of > 1 and config.work_dir is None and filesystem.is_remote(config.output):
+        raise UsageError(
+            f"--of {config.of}: give a --work_dir on a disk that all processes see, because "
+            f"{config.output} is on none"
+        )
     default = PairsConfig()
     given = [
         field.name
