@@ -14,7 +14,7 @@ from tpu_tlm.data.preprocessing.pairs import framed_texts
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.layers.pooling import pooled
-from tpu_tlm.models.spec import ModelSpec, longest
+from tpu_tlm.models.spec import ModelSpec
 
 POOLINGS = ("mean", "cls", "max", "last", "sqrt_length")
 # The shortest padded length; longer ones double. A compiled program is made for each length.
@@ -88,7 +88,7 @@ class Encoder:
 
     def _limit(self, max_length: int | None) -> int:
         """Longest framed text, in tokens."""
-        spec, limit = self.spec, longest(self.spec)
+        spec, limit = self.spec, max_length(self.spec)
         if max_length is None:
             return spec.seq_length
         frame = sum(i is not None for i in (spec.prefix_id, spec.eol_id, spec.suffix_id))
