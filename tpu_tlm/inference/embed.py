@@ -88,7 +88,7 @@ class Encoder:
 
     def _limit(self, max_length: int | None) -> int:
         """Longest framed text, in tokens."""
-        spec, limit = self.spec, max_length(self.spec)
+        spec, limit = self.spec, positions.max_length(self.spec)
         if max_length is None:
             return spec.seq_length
         frame = sum(i is not None for i in (spec.prefix_id, spec.eol_id, spec.suffix_id))
