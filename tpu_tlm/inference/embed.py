@@ -14,6 +14,7 @@ from tpu_tlm.data.preprocessing.pairs import framed_texts
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.layers.pooling import pooled
+from tpu_tlm.models.positions import registry as positions
 from tpu_tlm.models.spec import ModelSpec
 
 POOLINGS = ("mean", "cls", "max", "last", "sqrt_length")
