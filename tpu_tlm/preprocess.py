@@ -238,7 +238,7 @@ def _made_from(
 
 def _finished(base: str, splits: dict[str, str], made_from: dict[str, Any]) -> bool:
     """Whether the output is complete; `UsageError` when a finished dataset of other making is there."""
-    from tpu_tlm.data.dataset.shards import read_metadata
+    from tpu_tlm.data.dataset.metadata import read_metadata
     from tpu_tlm.data.preprocessing.work_dir import differences
 
     complete = set()

@@ -14,7 +14,9 @@ from tpu_tlm.planning import environment
 
 
 def lowered_lines(precision: str, platform: str) -> list[str]:
-    """The step's StableHLO for "CPU" or "TPU", without places in the source and numbers of names."""
+    """The step's StableHLO for "CPU" or "TPU", without places in the source and numbers of
+    names.
+    """
     from tpu_tlm.planning.lower import trace
     from tpu_tlm.planning.stand_in import batch_specs, stand_in
     from tpu_tlm.training.setup import experiment_of

@@ -1,4 +1,6 @@
-"""An exported step says what it is, starts from the model's own values, and its losses are those of training."""
+"""An exported step says what it is, starts from the model's own values, and its losses are those
+of training.
+"""
 
 from __future__ import annotations
 
@@ -149,7 +151,9 @@ def test_only_bert_is_plain() -> None:
         return step_export.not_plain(Config(*cli.build(Config.groups(), everything, "test")))
 
     assert reason(d_model=96, num_layers=3, dropout=0.0, mask_rate=0.3) == ""
-    assert reason(rpr_k=[8], optim="lamb") == "--rpr_k [8], --optimizer lamb"
+    assert reason(position_encoding=["shaw"], optim="lamb") == (
+        "--position_encoding ['shaw'], --rpr_k [8], --optimizer lamb"
+    )
     assert reason(warmup_steps=10, ffn_pdrop=0.1) == "--ffn_pdrop 0.1, --warmup_steps 10"
 
 
@@ -180,7 +184,9 @@ def test_a_directory_that_is_none(exported: Exported, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_host_s_lowering_is_the_tpu_s() -> None:
-    """So what runs through JAX is the program that `plan` compiles; in the environment of `make plan-env`, which has the TPU's lowering."""
+    """So what runs through JAX is the program that `plan` compiles; in the environment of `make
+    plan-env`, which has the TPU's lowering.
+    """
     python = ROOT / ".venv-plan" / "bin" / "python"
     if not python.exists():
         pytest.skip("no environment with tensorflow-tpu: make plan-env")

@@ -88,14 +88,14 @@ def test_values_that_are_not_finite_are_null(tmp_path: Path) -> None:
 def test_object_storage(monkeypatch: pytest.MonkeyPatch) -> None:
     path = "ram://metrics/run/metrics.jsonl"
 
-    def put(self: object, path: str, data: bytes) -> None:
+    def put(self: object, path: str, data: bytes, version: int | None = None) -> None:
         # TensorFlow's memory file system appends to an existing file, where gs:// replaces it.
         if tf.io.gfile.exists(path):
             tf.io.gfile.remove(path)
         with tf.io.gfile.GFile(path, "wb") as file:
             file.write(data)
 
-    monkeypatch.setattr("tpu_tlm.checkpoints.storage.RemoteStorage.write", put)
+    monkeypatch.setattr("tpu_tlm.filesystem.tensorflow_files.TensorFlowFiles.write", put)
     metrics = Metrics(path)
     metrics.write("train", 1, {"loss": 1.0})
     metrics.flush()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tpu_tlm.config.objectives import DUAL_ENCODER, SEQ2SEQ
 from tpu_tlm.config.options import OptionGroup, opt
+from tpu_tlm.config.position_encodings import CHOICES, OLD_NAMES, check, describe, translate
 from tpu_tlm.errors import OptionError
 
 # An option that decides what the model computes.
@@ -19,6 +21,8 @@ _RATE: dict[str, Any] = {"unit": "fraction", "minimum": 0, "below": 1, "may_chan
 @dataclass(frozen=True)
 class ModelConfig(OptionGroup):
     """Model."""
+
+    old_options: ClassVar[tuple[str, ...]] = OLD_NAMES
 
     d_model: int = _shape(
         512, "width of the model", unit="units", minimum=1, also_called=("hidden_size", "n_embd")
@@ -55,19 +59,7 @@ class ModelConfig(OptionGroup):
         minimum=1,
         aliases=("dsz",),
     )
-    embed_type: Literal[
-        "default",
-        "learned-positional",
-        "learned-positional-w-bias",
-        "positional",
-        "positional-t2t",
-        "modular",
-    ] = _shape(
-        "default",
-        "position embeddings; default: none; learned-positional: a learned table (-w-bias: and a "
-        "bias); positional: sines and cosines interleaved as in MEAD; positional-t2t: sines, then "
-        "cosines; modular: ConveRT's two tables, by position modulo 47 and 11",
-    )
+    position_encoding: list[str] = _shape(["shaw"], describe(), choices=CHOICES)
     max_positions: int | None = _shape(
         None,
         "rows of the learned position table; none = seq_length",
@@ -94,11 +86,6 @@ class ModelConfig(OptionGroup):
         minimum=0,
     )
     rpr_value_on: bool = _shape(True, "add relative positions to the values too")
-    ra_type: Literal["shaw", "alibi", "t5", "convert", "rotary"] = _shape(
-        "shaw",
-        "relative attention; shaw: vectors up to --rpr_k; convert: a bias per head and distance "
-        "up to --rpr_k; alibi, t5, rotary: without --rpr_k",
-    )
     windowed_ra: bool = _shape(False, "attend to tokens at most --rpr_k away only")
     local_window: int = _shape(
         0,
@@ -118,7 +105,7 @@ class ModelConfig(OptionGroup):
         "rotary: base of the rotation frequencies",
         unit="number",
         above=0,
-        only_with={"ra_type": ("rotary",)},
+        only_with={"position_encoding": ("rotary",)},
         also_called=("rope_theta",),
     )
     single_head: bool = _shape(
@@ -243,6 +230,19 @@ class ModelConfig(OptionGroup):
         also_called=("gradient_checkpointing",),
     )
 
+    @staticmethod
+    def translate_old_options(
+        values: Mapping[str, Any], where: str, base: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Options with `embed_type` and `ra_type` as `position_encoding`."""
+        return translate(values, where, base)
+
+    def check(self) -> None:
+        # Without a reach, or without attention, Shaw's tables have no rows.
+        idle = {"none"} if any(self.rpr_k) and not self.mlp else {"none", "shaw"}
+        names = [name for name in self.position_encoding if name not in idle]
+        object.__setattr__(self, "position_encoding", check(names))
+
     def check_complete(self) -> None:
         if self.d_k is None and self.d_model % self.num_heads:
             raise OptionError(
@@ -265,8 +265,8 @@ class ModelConfig(OptionGroup):
             )
 
     def rpr_k_of(self, layer: int) -> int:
-        """Maximum distance of learned relative positions in one layer (0: none)."""
-        if not self.rpr_k or self.mlp or self.ra_type not in ("shaw", "convert"):
+        """Largest distance that has its own row in the tables of one layer (0: no tables)."""
+        if not self.rpr_k or self.mlp:
             return 0
         return self.rpr_k[0] if len(self.rpr_k) == 1 else self.rpr_k[layer]
 

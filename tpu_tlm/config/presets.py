@@ -39,7 +39,7 @@ def _sizes(layers: int, width: int, heads: int, ff: int | None = None) -> dict[s
     }
 
 
-_LEARNED = {"embed_type": "learned-positional", "max_positions": 512, "rpr_k": [0]}
+_LEARNED = {"position_encoding": ["learned"], "max_positions": 512}
 # The architecture of Devlin et al. (arXiv 1810.04805) as HuggingFace's BertConfig has it.
 _BERT = {
     "objective": "mlm",
@@ -98,8 +98,7 @@ _ELECTRA = {
 # Warner et al., arXiv 2412.13663, as far as this package's model goes.
 _MODERNBERT = {
     "objective": "mlm",
-    "embed_type": "default",
-    "ra_type": "rotary",
+    "position_encoding": ["rotary"],
     "rotary_base": 160000.0,
     "local_window": 64,
     "global_every": 3,
@@ -239,8 +238,7 @@ PRESETS: dict[str, Preset] = {
             "objective": "dual-encoder",
             **_sizes(6, 512, 2),
             "d_k": 64,
-            "embed_type": "modular",
-            "ra_type": "convert",
+            "position_encoding": ["modular", "convert"],
             "rpr_k": [3, 5, 48, 48, 48, 48],
             "reduction_type": "2ha",
             "reduction_d_k": 64,
@@ -276,9 +274,7 @@ PRESETS: dict[str, Preset] = {
             **_sizes(6, 512, 8),
             "d_k": 64,
             "num_decoder_layers": 6,
-            "embed_type": "default",
-            "ra_type": "t5",
-            "rpr_k": [0],
+            "position_encoding": ["t5"],
             "transformer_type": "pre-layer-norm",
             "norm_type": "rms-norm",
             "layer_norm_eps": 1e-6,

@@ -290,6 +290,11 @@ class RunConfig(OptionGroup):
         minimum=0,
         maximum=LARGEST_SEED,
     )
+    restart: bool = opt(
+        False,
+        "begin at step 0 where the checkpoints of this run are missing",
+        may_change=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -331,6 +336,12 @@ class RuntimeConfig(OptionGroup):
         "seconds to wait at the start for other workers or for a TPU",
         unit="seconds",
         above=0,
+        may_change=True,
+    )
+    trust_network: bool = opt(
+        False,
+        "several workers on several machines without TPU_TLM_JOB_TOKEN: accept anyone who can "
+        "reach the workers' ports",
         may_change=True,
     )
     grace_seconds: float = opt(

@@ -14,7 +14,8 @@ from tpu_tlm.data.preprocessing.pairs import framed_texts
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.layers.pooling import pooled
-from tpu_tlm.models.spec import ModelSpec, longest
+from tpu_tlm.models.positions.registry import max_length as longest
+from tpu_tlm.models.spec import ModelSpec
 
 POOLINGS = ("mean", "cls", "max", "last", "sqrt_length")
 # The shortest padded length; longer ones double. A compiled program is made for each length.

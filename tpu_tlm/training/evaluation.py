@@ -9,11 +9,11 @@ from typing import Any
 
 from tpu_tlm.config import OptimConfig
 from tpu_tlm.data.dataset.dataset import Dataset, check_same_tokenizer, open_dataset
-from tpu_tlm.data.dataset.stream import failure, in_order
+from tpu_tlm.data.dataset.stream import failure, in_order, is_reading_error
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.load import PretrainedModel
-from tpu_tlm.models.spec import longest
+from tpu_tlm.models.positions.registry import max_length
 from tpu_tlm.objectives.base import Objective, ObjectiveContext, ObjectiveOptions
 from tpu_tlm.objectives.custom import compiler_error
 from tpu_tlm.objectives.registry import check_evaluation, objective_class, objective_of_kind
@@ -72,20 +72,12 @@ def naming_input(dataset: Dataset, objective: Objective) -> Iterator[None]:
     Errors of the dataset's reader, and XLA's errors in a user's own objective, become one line that
     names the file; others are unchanged.
     """
-    import tensorflow as tf
-
     try:
         yield
     except Exception as error:
         if (found := compiler_error(objective, error)) is not None:
             raise found from error
-        damaged = (
-            tf.errors.DataLossError,
-            tf.errors.NotFoundError,
-            tf.errors.OutOfRangeError,
-            tf.errors.InvalidArgumentError,
-        )
-        if not isinstance(error, damaged) or dataset.directory not in str(error):
+        if not is_reading_error(dataset, error):
             raise
         raise failure(dataset, error) from error
 
@@ -184,11 +176,12 @@ def evaluate_saved(
     check_same_tokenizer(
         dataset.tokenizer, tokenizer.description(), f"{dataset.directory} and {saved.source}"
     )
+    dataset = dataset.for_tokenizer(tokenizer)
     tokens = max(dataset.lengths.values())
-    if tokens > (longest(saved.spec) or tokens):
+    if tokens > (max_length(saved.spec) or tokens):
         raise UsageError(
             f"{dataset.directory}: examples of {tokens} tokens are longer than the model's"
-            f" {longest(saved.spec)}"
+            f" {max_length(saved.spec)}"
         )
     name = name or objective_of_kind(saved.spec.kind)
     chosen = objective or objective_class(name)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tpu_tlm.checkpoints.storage import storage_of
+from tpu_tlm import filesystem
 
 
 def read_metrics(path: str) -> list[dict[str, Any]]:
@@ -20,7 +20,7 @@ def read_metrics(path: str) -> list[dict[str, Any]]:
     cannot be read is left out with a warning.
     """
     try:
-        raw = storage_of(path).read(path)
+        raw = filesystem.of(path).read(path)
     except FileNotFoundError:
         return []
     lines = raw.decode("utf-8", "replace").split("\n")
@@ -53,7 +53,7 @@ class Metrics:
     def __init__(self, path: str, *, start: int = 0) -> None:
         kept = [record for record in read_metrics(path) if record["step"] <= start] if start else []
         self.path = path
-        self._storage = storage_of(path)
+        self._storage = filesystem.of(path)
         self._storage.make(posixpath.dirname(path) or ".")
         text = "".join(map(_line, kept))
         self._storage.write(path, text.encode())

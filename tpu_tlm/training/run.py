@@ -119,7 +119,10 @@ def _prepare(directory: Any, config: Config, experiment: Any, devices: Devices) 
         "training data": data_fingerprint(datasets.train),
     }
     check_same(team, config.parts(), identity)
-    for change in directory.prepare(config.parts(), identity, write=devices.is_chief):
+    changes = directory.prepare(
+        config.parts(), identity, write=devices.is_chief, restart=config.run.restart
+    )
+    for change in changes:
         print(f"continuing with another option: {change}")
     if devices.is_chief:
         datasets.tokenizer.save(directory.tokenizer)

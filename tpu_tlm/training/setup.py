@@ -12,8 +12,9 @@ from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import make_tokenizer
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.errors import UsageError
+from tpu_tlm.models.positions.registry import max_length
 from tpu_tlm.models.registry import build_model
-from tpu_tlm.models.spec import ModelSpec, longest
+from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.objectives.base import Objective, ObjectiveContext
 from tpu_tlm.objectives.registry import objective_class
 from tpu_tlm.training.optimizers import make_optimizer
@@ -125,6 +126,8 @@ def open_datasets(data: DataConfig, tokenizer: TokenizerConfig) -> Datasets:
             f"--valid_dir {data.valid_dir} and --train_dir {data.train_dir}",
         )
         _check_same_lengths(train, valid, data)
+    train = train.for_tokenizer(used)
+    valid = None if valid is None else valid.for_tokenizer(used)
     if data.verify_data:
         for dataset in (train, valid):
             if dataset is not None:
@@ -190,7 +193,7 @@ def spec_of(
     spec = objective.configure_model(spec, options.objectives, datasets.train.lengths)
     tokens = max(spec.seq_length, spec.seq_length_y or 0)
     # Gated MLP blocks have a length, but no positions: the model checks it.
-    limit = None if spec.config.mlp else longest(spec)
+    limit = None if spec.config.mlp else max_length(spec)
     if limit is not None and limit < tokens:
         raise UsageError(
             f"--max_positions {limit}: texts of {tokens} tokens need as many positions; give that"

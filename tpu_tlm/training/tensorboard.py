@@ -9,7 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tpu_tlm.checkpoints.storage import os_errors, storage_of
+from tpu_tlm import filesystem
+from tpu_tlm.filesystem.tensorflow_files import translating
 
 
 class EventFile:
@@ -24,20 +25,20 @@ class EventFile:
         import tensorflow as tf
         from tensorflow.core.util import event_pb2
 
-        storage_of(directory).make(directory)
+        filesystem.of(directory).make(directory)
         seconds, rest = divmod(time.time_ns(), 10**9)
         # TensorBoard reads the files of a directory in the order of their names.
         name = f"events.out.tfevents.{seconds:010d}.{rest:09d}.{socket.gethostname()}.{os.getpid()}"
         self.path = posixpath.join(directory, name)
         self._event = event_pb2.Event
-        with os_errors():
+        with translating():
             self._writer = tf.io.TFRecordWriter(self.path)
         self._add(file_version="brain.Event:2")
         session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._add(step=start + 1, session_log=session)
 
     def _add(self, **fields: Any) -> None:
-        with os_errors():
+        with translating():
             self._writer.write(self._event(wall_time=time.time(), **fields).SerializeToString())
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -51,12 +52,12 @@ class EventFile:
 
     def flush(self) -> None:
         """Write everything to the file."""
-        with os_errors():
+        with translating():
             self._writer.flush()
 
     def close(self) -> None:
         """Flush and close the file."""
-        with os_errors():
+        with translating():
             self._writer.close()
 
 

@@ -165,7 +165,7 @@ class Trainer:
         """The checkpoint to continue from: the chief chooses, so that all workers agree."""
         found = self.checkpoints.newest() if self.devices.is_chief else None
         for skipped in self.checkpoints.skipped:
-            self._say(f"skipped {skipped.path}: {skipped.reason}")
+            self._say(str(skipped))
         step = self.team.gather(found and found.step)[0]
         if step is None or self.devices.is_chief:
             return found
@@ -355,6 +355,7 @@ class Trainer:
         except TlmError as error:
             raise TlmError(stop_messages.unsaved(str(error), self.committed)) from error
         self.committed, self.saved_at = path, step
+        self.directory.note_commit()
         self.callbacks.on_save(
             SaveReport(step, path, tuple(self.checkpoints.steps()), self._pretrained)
         )
