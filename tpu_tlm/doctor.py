@@ -74,7 +74,11 @@ def findings(
     )
     backend = unusable_backend(os.environ)
     found = [
-        *([Finding(f"{backend}: the models need Keras' TensorFlow backend", FIX)] if backend else []),
+        *(
+            [Finding(f"{backend}: the models need Keras' TensorFlow backend", FIX)]
+            if backend
+            else []
+        ),
         *known,
         *installation.hardware_findings(versions, here),
         *installation.package_findings(versions, here, python),

@@ -109,7 +109,7 @@ def test_a_run_is_locked_for_others_until_it_ends(bucket: Bucket) -> None:
         pass
 
 
-def test_who_was_relieved_of_the_lock_commits_no_more(
+def test_a_holder_that_lost_the_lock_commits_no_more(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Checkpoints(DIRECTORY)

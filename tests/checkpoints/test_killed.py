@@ -61,9 +61,7 @@ def test_killed_at_every_stage_of_a_save(tmp_path: Path) -> None:
     _run("stages", base, tmp_path / "out")
     stages = sorted((tmp_path / "out").iterdir(), key=lambda path: int(path.name))
     steps = [_check(stage) for stage in stages]
-    assert steps == sorted(steps) and steps[0] == 3 and steps[-1] == 4, (
-        "committed at one point, for good"
-    )
+    assert steps == sorted(steps) and steps[0] == 3 and steps[-1] == 4, "committed at one point"
     assert steps.count(3) >= 10 and steps.count(4) >= 8, (
         "points before and after the commit were both hit"
     )

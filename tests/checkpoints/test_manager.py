@@ -49,12 +49,12 @@ def _steps(directory: Path) -> list[str]:
     return sorted(name for name in os.listdir(directory) if name.startswith("step-"))
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_an_empty_directory(tmp_path: Path) -> None:
     checkpoints = Checkpoints(str(tmp_path / "none"))
     assert checkpoints.newest() is None and checkpoints.skipped == [] and checkpoints.steps() == []
 
 
-def test_what_is_saved_comes_back_and_tensorflow_reads_it_too(tmp_path: Path) -> None:
+def test_saved_variables_are_restored_and_tensorflow_reads_them(tmp_path: Path) -> None:
     _save(tmp_path, 100, 200)
     assert _assert_newest(tmp_path, 200).skipped == []
     prefix = tf.train.latest_checkpoint(str(tmp_path))
@@ -67,7 +67,7 @@ def test_what_is_saved_comes_back_and_tensorflow_reads_it_too(tmp_path: Path) ->
     assert np.array_equal(reader.get_tensor("encoder/kernel"), _variables(200)["encoder/kernel"])
 
 
-def test_kinds_of_variables(tmp_path: Path) -> None:
+def test_dtypes_and_shapes(tmp_path: Path) -> None:
     values = {
         "variable": tf.Variable([[1.5, 2.5]]),
         "half": tf.constant([1.0, 2.0], tf.bfloat16),
@@ -96,8 +96,8 @@ def test_kinds_of_variables(tmp_path: Path) -> None:
         Checkpoints(str(tmp_path)).save(2, {"words": np.array(["a", "b"])}, {})
 
 
-def test_this_machine_writes_also_where_another_is_the_default(tmp_path: Path) -> None:
-    """As after connecting to a TPU of another machine, whose disk is not this one."""
+def test_files_are_written_locally_when_the_default_device_is_remote(tmp_path: Path) -> None:
+    """As after connecting to a TPU of another machine."""
     with tf.device("/job:worker/replica:0/task:0"):
         tensor_bundle.write(str(tmp_path / "there"), {"a": np.arange(3.0)})
     assert tf.train.load_checkpoint(str(tmp_path / "there")).get_tensor("a").tolist() == [
@@ -107,7 +107,7 @@ def test_this_machine_writes_also_where_another_is_the_default(tmp_path: Path) -
     ]
 
 
-def test_the_reader_of_bundles_equals_tensorflows_over_many_blocks(tmp_path: Path) -> None:
+def test_the_bundle_reader_agrees_with_tensorflow_over_many_blocks(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     # Long names with shared beginnings, enough of them for several blocks of the table.
     arrays = {
@@ -177,7 +177,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     checkpoints = _assert_newest(tmp_path, 200)
     [skipped] = checkpoints.skipped
     assert skipped.path == str(tmp_path / "step-00000300") and re.search(reason, skipped.reason)
-    # The run goes on: the damaged one neither counts as kept nor stays.
+    # The run continues: the damaged one is not counted as kept, and is deleted.
     checkpoints.keep = 2
     checkpoints.save(400, _variables(400), {"position": 400 * 32, "seed": 7})
     assert _steps(tmp_path) == ["step-00000200", "step-00000400"]
@@ -216,7 +216,7 @@ def test_a_bad_pointer_is_named_and_the_newest_good_one_is_used(tmp_path: Path, 
         assert ("not there" if kind == "to nothing" else "damaged") in skipped.reason
 
 
-def test_a_whole_one_beyond_the_pointer_was_not_committed_but_serves_when_all_else_fails(
+def test_a_complete_checkpoint_newer_than_the_pointer_is_a_last_resort(
     tmp_path: Path,
 ) -> None:
     _save(tmp_path, 100)
@@ -249,7 +249,7 @@ def test_saving_a_step_again_never_touches_the_one_in_force(tmp_path: Path) -> N
     assert Checkpoints(str(tmp_path)).at(100).state == {"again": 1}
 
 
-def test_going_back_to_an_older_step_leaves_the_future_behind(tmp_path: Path) -> None:
+def test_continuing_from_an_older_step_deletes_later_ones(tmp_path: Path) -> None:
     checkpoints = _save(tmp_path, 100, 200, 300)
     assert checkpoints.at(100).step == 100
     checkpoints.save(150, _variables(150), {"position": 150 * 32, "seed": 7})
@@ -332,7 +332,7 @@ def test_each_file_is_read_once(tmp_path: Path) -> None:
     )
 
 
-def test_state_and_checksums_stand_in_the_manifest(tmp_path: Path) -> None:
+def test_the_manifest_has_state_and_checksums(tmp_path: Path) -> None:
     _save(tmp_path, 5)
     manifest = json.loads((tmp_path / "step-00000005" / "manifest.json").read_text())
     assert (
@@ -344,7 +344,7 @@ def test_state_and_checksums_stand_in_the_manifest(tmp_path: Path) -> None:
 
 
 def test_object_storage_without_renaming(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorFlow's in-memory file system, by a scheme as gs:// is, and every renaming forbidden."""
+    """TensorFlow's in-memory file system, with every renaming forbidden."""
 
     def refuse(*_args, **_kwargs):
         raise AssertionError("object storage cannot rename")

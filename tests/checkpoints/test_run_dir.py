@@ -58,9 +58,18 @@ def test_the_same_options_continue(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "old", "new"),
-    [("d_model", 64, 128), ("rpr_k", [8], [4]), ("seed", 0, 1), ("batch_size", 32, 64), ("optimizer", "adamw", "lamb"),
-     ("window_shards", 16, 8), ("mask_mode", "token", "span"), ("transformer_type", "pre-layer-norm", "mead"), ("d_k", None, 32)],
-)  # fmt: skip
+    [
+        ("d_model", 64, 128),
+        ("rpr_k", [8], [4]),
+        ("seed", 0, 1),
+        ("batch_size", 32, 64),
+        ("optimizer", "adamw", "lamb"),
+        ("window_shards", 16, 8),
+        ("mask_mode", "token", "span"),
+        ("transformer_type", "pre-layer-norm", "mead"),
+        ("d_k", None, 32),
+    ],
+)
 def test_another_run_is_refused_naming_option_old_and_new_value(
     tmp_path: Path, name: str, old: object, new: object
 ) -> None:

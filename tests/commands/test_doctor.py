@@ -161,4 +161,4 @@ def test_the_command_on_this_machine() -> None:
 def test_another_keras_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "unusable_backend", lambda environ: "KERAS_BACKEND=jax")
     finding = one(doctor.findings(CPU, PLAIN, GOOD, (3, 11)))
-    assert "KERAS_BACKEND=jax" in finding.what and "KERAS_BACKEND" in finding.mend and finding.stops
+    assert "KERAS_BACKEND=jax" in finding.what and "KERAS_BACKEND" in finding.fix and finding.stops

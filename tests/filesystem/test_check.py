@@ -51,8 +51,8 @@ def test_a_good_bucket_is_left_as_it_was(
         assert f"{name}" in text and "PROBLEM" not in text
     assert bucket.objects() == {}
     assert doctor.main([PLACE, "--json", "true"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {one["name"] for one in told["places"][PLACE]} >= {"region", "preconditions"}
+    printed = json.loads(capsys.readouterr().out)
+    assert {one["name"] for one in printed["places"][PLACE]} >= {"region", "preconditions"}
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_the_region(bucket: Bucket, zone: list[str]) -> None:
 
     assert region() == (True, "us-central1, as this machine (us-central1)")
     zone[0] = "projects/1/zones/europe-west4-a"
-    good, told = region()
-    assert not good and "us-central1" in told and "europe-west4" in told
+    good, found = region()
+    assert not good and "us-central1" in found and "europe-west4" in found
 
 
 def test_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,9 @@ import pytest
 from tests.bucket import Bucket
 from tests.paths import ROOT
 from tpu_tlm import filesystem
+from tpu_tlm.data.dataset.metadata import write_metadata
+from tpu_tlm.data.dataset.records import token_layout
+from tpu_tlm.data.dataset.shards import Shard
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.filesystem import cloud_errors
 from tpu_tlm.filesystem.cloud_storage import CloudStorage
@@ -67,7 +70,7 @@ def test_faults_change_no_byte(bucket: Bucket, tmp_path: Path, action: object) -
     for name, data in contents.items():
         (tmp_path / "in" / "below" / name).write_bytes(data)
     heard: list[tuple[int, int]] = []
-    filesystem.upload(str(tmp_path / "in"), BASE, lambda *told: heard.append(told))
+    filesystem.upload(str(tmp_path / "in"), BASE, lambda *done: heard.append(done))
     total = sum(map(len, contents.values()))
     assert heard[-1] == (total, total) and len(heard) == 12
     filesystem.download(BASE, str(tmp_path / "out"))
@@ -166,6 +169,16 @@ def test_a_name_in_a_bucket_that_leads_elsewhere(bucket: Bucket, tmp_path: Path)
     assert list(tmp_path.rglob("stolen")) == []
 
 
+def test_a_dataset_is_not_written_over_another(bucket: Bucket) -> None:
+    layout = token_layout(4, 9)
+    shards = [Shard("a.tfrecord", 1, layout.record_bytes, "0" * 64, ("0" * 16,))]
+    for _ in range(2):  # the same command again is fine
+        write_metadata(BASE, {"nctx": 4, "seed": 1}, layout, shards)
+    with pytest.raises(TlmError, match="md.yml: another process"):
+        write_metadata(BASE, {"nctx": 4, "seed": 2}, layout, shards)
+    assert b"seed: 1" in bucket.objects()["some/dir/md.yml"]
+
+
 def test_the_lease(bucket: Bucket) -> None:
     def made() -> Lease:
         return Lease(f"{BASE}/lock", FILES, seconds=1.0)
@@ -189,7 +202,7 @@ def _foreign(bucket: Bucket, pid: int = 1) -> None:
     FILES.write(f"{BASE}/lock", text)
 
 
-def test_a_dead_holder_is_relieved_and_a_living_one_is_not(bucket: Bucket) -> None:
+def test_the_lock_of_a_dead_holder_is_taken_over_and_of_a_living_one_not(bucket: Bucket) -> None:
     _foreign(bucket)
     heard: list[str] = []
     lease = Lease(f"{BASE}/lock", FILES, seconds=0.6)
@@ -206,7 +219,7 @@ def test_a_dead_holder_is_relieved_and_a_living_one_is_not(bucket: Bucket) -> No
     renewing.join()
 
 
-def test_a_lease_that_was_lost_is_said(bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_lease_is_reported(bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
     lease = Lease(f"{BASE}/lock", FILES, seconds=0.4)
     lease.acquire(1.0, lambda holder: None)
     _foreign(bucket)

@@ -1,4 +1,4 @@
-"""Local and remote bytes; TensorFlow's in-memory file system stands for an object store."""
+"""Local and remote bytes; TensorFlow's in-memory file system serves as an object store."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_block_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
-    """For real where /dev/full is: a limit on the size of files stands for the disk."""
+    """A limit on the size of files serves as a full disk."""
     code = (
         "import resource, signal, sys; from tpu_tlm import filesystem, errors;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
@@ -142,7 +142,7 @@ def test_trees_are_copied(place: str, tmp_path: Path) -> None:
     for name in ("a", "deep/b", "deep/deeper/c"):
         (source / name).write_bytes(name.encode())
     heard: list[tuple[int, int]] = []
-    names = filesystem.upload(str(source), f"{place}/copy", lambda *told: heard.append(told))
+    names = filesystem.upload(str(source), f"{place}/copy", lambda *done: heard.append(done))
     assert names == ["a", "deep/b", "deep/deeper/c"] and heard[-1] == (20, 20)
     assert filesystem.download(f"{place}/copy", str(tmp_path / "back")) == names
     with filesystem.local_copy(f"{place}/copy") as local:

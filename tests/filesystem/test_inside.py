@@ -1,4 +1,4 @@
-"""What a name that stands in a file may open: a table of attacks."""
+"""What a name read from a file may open: a table of attacks."""
 
 from __future__ import annotations
 

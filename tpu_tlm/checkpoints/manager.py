@@ -72,10 +72,10 @@ class Checkpoints:
     `checkpoint`. Nothing that a reader relies on is ever overwritten or renamed: a step that is
     saved again gets `step-00000100.1`. So a process that dies anywhere leaves the previous
     checkpoint in force. In object storage every file of a commit is created under the precondition
-    that it is new, and the pointer is replaced under the precondition that nobody else replaced it
+    that it is new, and the pointer is replaced under the precondition that it was not replaced
     since it was read: of two writers, one fails.
 
-    keep: newest checkpoints kept; keep_every: multiples of this many steps are kept for good, 0 =
+    keep: newest checkpoints kept; keep_every: multiples of this many steps are never deleted, 0 =
     none. `skipped`: checkpoints that the last reading did not take.
     """
 

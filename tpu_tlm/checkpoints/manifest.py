@@ -10,7 +10,8 @@ from typing import Any
 
 from tpu_tlm import __version__
 from tpu_tlm.checkpoints import tensor_bundle
-from tpu_tlm.errors import TlmError
+from tpu_tlm.config.strict import mapping, read_json
+from tpu_tlm.errors import TlmError, UsageError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -37,10 +38,10 @@ def parse(raw: bytes, where: str) -> dict[str, Any]:
     for a manifest of another version of the program.
     """
     try:
-        manifest = json.loads(raw)
+        manifest = mapping(read_json(raw, where), where)
         checksum = manifest.pop("sha256")
         actual = _checksum(manifest)
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+    except (UsageError, KeyError):
         raise ValueError("is not what was written") from None
     if checksum != actual:
         raise ValueError("does not have the checksum it was written with")
@@ -70,10 +71,10 @@ def _is_manifest(manifest: dict[str, Any]) -> bool:
         and isinstance(files, dict)
         and {PREFIX + tensor_bundle.INDEX, PREFIX + tensor_bundle.DATA} <= set(files)
         and all(
-            isinstance(told, dict)
-            and isinstance(told.get("bytes"), int)
-            and isinstance(told.get("sha256"), str)
-            for told in files.values()
+            isinstance(entry, dict)
+            and isinstance(entry.get("bytes"), int)
+            and isinstance(entry.get("sha256"), str)
+            for entry in files.values()
         )
     )
 

@@ -12,7 +12,8 @@ from tpu_tlm import filesystem
 from tpu_tlm.config import cli
 from tpu_tlm.config.options import options_of
 from tpu_tlm.config.resolve import idle_options
-from tpu_tlm.config.strict import mapping, read_yaml
+from tpu_tlm.config.strict import mapping, read_json, read_yaml
+from tpu_tlm.config.text import DECIDED_BY_FILES
 from tpu_tlm.errors import UsageError
 from tpu_tlm.filesystem.sealed import check_sealed, sealed
 
@@ -148,7 +149,13 @@ class RunDir:
             [type(part) for part in parts], self._values(), self.config, check_required=False
         )
         old, new = cli.as_values(*old_parts), cli.as_values(*parts)
-        changes = [Change(name, old[name], new[name]) for name in new if old[name] != new[name]]
+        changes = [
+            Change(name, old[name], new[name])
+            for name in new
+            if old[name] != new[name]
+            # Where one is left to the tokenizer's files, the tokenizer's identity is compared.
+            and not (name in DECIDED_BY_FILES and None in (old[name], new[name]))
+        ]
         # Other options make what is on disk, or the place in the data, mean something else. The
         # training data may move: `identity` compares it.
         table = options_of([type(part) for part in parts])
@@ -174,7 +181,7 @@ class RunDir:
             return {}, False
         except OSError as error:
             raise UsageError(f"{self.identity}: {filesystem.reason(error)}") from None
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, UsageError) as error:
             raise UsageError(
                 f"{self.identity} is damaged ({error}): restore it, or use a new --run_dir"
             ) from None
@@ -187,7 +194,7 @@ class RunDir:
         return old, trained
 
     def _read_identity(self, raw: bytes) -> tuple[dict[str, str], bool]:
-        body = json.loads(raw)
+        body = mapping(read_json(raw, "it"), "it")
         # Files of the first edition have neither; of this one, damage may hide one but not both.
         if {_TRAINED, _SUM} & set(body):
             body.pop(_SUM, None)

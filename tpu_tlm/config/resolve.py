@@ -221,7 +221,8 @@ def _drop_idle(table: Mapping[str, Option], given: dict[str, _Given]) -> None:
             if controls is not None and controls.rank > one.rank:
                 del given[name]
                 break
-            values = " or ".join(map(str, wanted)) if SET not in wanted else ""
+            shown = [str(value) for value in wanted if value is not None]
+            values = " or ".join(shown) if SET not in wanted else ""
             now = controls.value if controls is not None else table[other].default
             now = str(now).lower() if isinstance(now, bool) else now
             raise OptionError(

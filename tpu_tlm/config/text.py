@@ -8,10 +8,16 @@ from typing import Literal, get_args
 from tpu_tlm.config.options import LARGEST_SEED, OptionGroup, opt
 from tpu_tlm.config.presets import preset_option
 
-SubwordType = Literal["bpe", "wordpiece"]
+SubwordType = Literal["bpe", "wordpiece", "hf"]
+LearnedSubwordType = Literal["bpe", "wordpiece", "byte-bpe", "unigram"]
 SUBWORDS: tuple[str, ...] = get_args(SubwordType)
+LEARNED_SUBWORDS: tuple[str, ...] = get_args(LearnedSubwordType)
+# Options that, where not given, are determined by the tokenizer's files.
+DECIDED_BY_FILES = ("subword_type", "cased")
 
-_BPE = {"subword_type": ("bpe",)}
+# None: found out from the files.
+_BPE = {"subword_type": ("bpe", None)}
+_NOT_BPE = {"subword_type": ("wordpiece", "byte-bpe", "unigram")}
 _PAIRS = {"pairs": ("ntp", "nsp", "tsv")}
 _NO_PAIRS = {"pairs": ("none",)}
 _CASED = (
@@ -33,7 +39,7 @@ class CorpusConfig(OptionGroup):
     input_pattern: str = opt("*.txt", "files that are taken from a directory", unit="glob")
     json_field: str = opt(
         "text",
-        "field with the text in JSON lines (.json, .jsonl, also .gz and .zst)",
+        "field with the text in JSON lines (.json, .jsonl, also compressed); a.b: b inside a",
         unit="name",
         also_called=("text_column_name", "text_column"),
     )
@@ -41,28 +47,48 @@ class CorpusConfig(OptionGroup):
         False,
         "stop at the first bad input (undecodable bytes, empty file, JSON line without the field)",
     )
+    document: Literal["blank-line", "line", "file"] = opt(
+        "blank-line",
+        "where a document of plain text ends: at a blank line, at every line, at the end of a file",
+        only_with=_NO_PAIRS,
+    )
+    text_column: str | None = opt(
+        None,
+        "column that holds the text in .csv and .tsv files (a name in the first line, or a number "
+        "from 1 where it has none), and in Parquet and Arrow files (none = --json_field)",
+        unit="name",
+    )
 
 
 @dataclass(frozen=True)
 class TokenizerConfig(OptionGroup):
     """Tokenizer."""
 
-    subword_type: SubwordType = opt("bpe", "kind of subwords")
+    subword_type: SubwordType | None = opt(
+        None,
+        "kind of subwords; hf: any tokenizer.json, spiece.model or HuggingFace model directory; "
+        "none = what --vocab is, else bpe",
+    )
     codes: str | None = opt(
         None,
-        "fastBPE codes file",
+        "codes file of fastBPE or subword-nmt",
         unit="file",
         aliases=("subword_model_file",),
         only_with=_BPE,
     )
     vocab: str | None = opt(
         None,
-        "fastBPE vocab file, or BERT's vocab.txt",
-        unit="file",
+        "fastBPE vocab file, BERT's vocab.txt, tokenizer.json, spiece.model, or a directory with "
+        "tokenizer files",
+        unit="path",
         aliases=("subword_vocab_file",),
         also_called=("vocab_file", "tokenizer_name"),
     )
-    cased: bool = opt(True, _CASED, also_called={"do_lower_case": "with the opposite meaning"})
+    cased: bool | None = opt(
+        None,
+        f"{_CASED}; none = what the files beside --vocab say, else true",
+        also_called={"do_lower_case": "with the opposite meaning"},
+    )
     extra_tokens: list[str] = opt(
         ["[CLS]", "[MASK]"],
         "tokens that get the ids after the four special ones",
@@ -83,7 +109,11 @@ class VocabConfig(OptionGroup):
         also_called=("output_dir",),
     )
     preset: str | None = preset_option()
-    subword_type: SubwordType = opt("bpe", "kind of subwords", basic=True)
+    subword_type: LearnedSubwordType = opt(
+        "bpe",
+        "bpe: fastBPE; wordpiece: BERT; byte-bpe: GPT-2, RoBERTa; unigram: SentencePiece",
+        basic=True,
+    )
     vocab_size: int = opt(
         30000,
         "bpe: number of merges (lines of codes); wordpiece: lines of vocab.txt",
@@ -103,6 +133,30 @@ class VocabConfig(OptionGroup):
         unit="processes",
         minimum=0,
         maximum=1024,
+    )
+    normalization: Literal["none", "nfc", "nfkc"] = opt(
+        "none", "Unicode normalization of the text", only_with=_NOT_BPE
+    )
+    lower_case: bool | None = opt(None, "lower-case the text; none = the opposite of --cased")
+    strip_accents: bool | None = opt(
+        None,
+        "remove accents; none = for lower-case wordpiece, as BERT uncased does",
+        only_with=_NOT_BPE,
+    )
+    special_tokens: list[str] = opt(
+        [], "special tokens besides those that the kind always has", unit="token"
+    )
+    reserve: int = opt(
+        0,
+        "number of ids kept free for later, called [unused0] to [unusedN]",
+        unit="ids",
+        minimum=0,
+        maximum=1 << 20,
+        only_with=_NOT_BPE,
+    )
+    overwrite: bool = opt(
+        False,
+        "replace the tokenizer in --output",
     )
 
 
@@ -184,6 +238,21 @@ class PreprocessConfig(OptionGroup):
         shapes_data=False,
         also_called=("preprocessing_num_workers", "num_proc"),
     )
+    index: int = opt(
+        0,
+        "number of this process among --of, from 0",
+        unit="number",
+        minimum=0,
+        shapes_data=False,
+    )
+    of: int = opt(
+        1,
+        "processes on several machines that make one dataset together, each with its --index; all "
+        "must see --output and --work_dir",
+        unit="processes",
+        minimum=1,
+        shapes_data=False,
+    )
     work_dir: str | None = opt(
         None,
         "local directory for temporary files, as large as the dataset; none = inside --output (for "
@@ -229,6 +298,12 @@ class PairsConfig(OptionGroup):
         "<EOU>",
         "ntp: token between the turns of a history (wordpiece without it: [SEP])",
         unit="token",
+        only_with={"pairs": ("ntp",)},
+    )
+    pairs_format: Literal["auto", "table", "turns"] = opt(
+        "auto",
+        "ntp: plain text has rows of query, tab, response (table) or a turn a line (turns); "
+        "auto: by the first MiB of each file",
         only_with={"pairs": ("ntp",)},
     )
     last_turn_only: bool = opt(

@@ -118,7 +118,7 @@ def _translated(path: str, error: Exception) -> OSError:
 def _text(error: Any) -> str:
     """The service's own words where it said any, without the request."""
     with contextlib.suppress(Exception):
-        told = error.response.json()["error"]["message"]
-        return " ".join(str(told).split())[:300]
+        message = error.response.json()["error"]["message"]
+        return " ".join(str(message).split())[:300]
     text = " ".join(str(getattr(error, "message", "") or error).split())
     return text[:300] or type(error).__name__

@@ -153,7 +153,7 @@ class CloudStorage(FileSystem):
                 blob.name[len(prefix) :]: int(blob.size or 0) for blob in found
             }
             names |= {below[len(prefix) :].rstrip("/"): None for below in found.prefixes}
-        names.pop("", None)  # an object that stands for the directory itself
+        names.pop("", None)  # the marker object of the directory itself
         return names
 
     def tree(self, directory: str) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What a name that stands in a file may refer to: a regular file directly inside a directory."""
+"""Names read from files: each may refer only to a regular file directly inside a directory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LONGEST = 255  # bytes of a file name
 def safe_join(directory: str, name: Any, source: str = "") -> str:
     """The path of `name` inside `directory`.
 
-    name: as it stands in some file, so of any type and content. source: that file, for the
-    message. Raises `UsageError` unless it is a plain name: no separator, no "..", not empty, no
-    control character, encodable, at most 255 bytes.
+    name: as read from some file, so of any type and content. source: that file, for the message.
+    Raises `UsageError` unless it is a plain name: no separator, no "..", not empty, no control
+    character, encodable, at most 255 bytes.
     """
     if not _plain(name):
-        told = f"{source}: names" if source else f"{directory}:"
+        where = f"{source}: names" if source else f"{directory}:"
         raise UsageError(
-            f"{told} the file {_shown(name)}: only a plain name inside {directory or '.'} is taken"
+            f"{where} the file {_shown(name)}: only a plain name inside {directory or '.'} is taken"
         )
     return f"{directory.rstrip('/') or '/'}/{name}" if directory else name
 
@@ -45,7 +45,7 @@ def _shown(name: Any) -> str:
 
 
 def check_inside(directory: str, name: Any, source: str = "") -> str:
-    """`safe_join`, and what is there is a regular file that no link leads out of the directory.
+    """`safe_join`, and a check that a regular file is there, not a link out of the directory.
 
     Raises `UsageError` also when it is missing. In object storage only the name is checked.
     """

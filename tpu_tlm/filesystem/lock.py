@@ -44,7 +44,7 @@ class DiskLock:
     """The kernel's lock (flock) on a file, which a process that dies does not keep.
 
     On a network disk a machine that went down keeps it for a while. Mounted buckets may have no
-    locks: that is said on standard error, and nobody is kept out.
+    locks: a warning on standard error says so, and no process is kept out.
     """
 
     def __init__(self, path: str) -> None:
@@ -71,7 +71,7 @@ class DiskLock:
         file.flush()
 
     def _take(self, file: TextIO, patience: float, waiting: Callable[[str], None]) -> None:
-        deadline, told = time.monotonic() + patience, False
+        deadline, announced = time.monotonic() + patience, False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,9 +83,9 @@ class DiskLock:
             text = file.read()
             if owner.lives(text) or time.monotonic() >= deadline:
                 raise Held(owner.title(text))
-            if not told:
+            if not announced:
                 waiting(owner.title(text))
-                told = True
+                announced = True
             time.sleep(_TURN)
 
     def release(self) -> None:

@@ -1,7 +1,7 @@
 """Text files that carry their own checksum, so that a changed byte is named.
 
-The checksum stands in a comment on the last line, announced by a comment on the first: both are
-YAML comments, and a file from which either was lost is damaged, not unsealed. Files of the first
+The checksum is a comment on the last line, announced by a comment on the first. A file that has
+only one of the two is damaged, not unsealed. Files of the first
 edition have neither and are taken as they are.
 """
 

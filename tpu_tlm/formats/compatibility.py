@@ -65,7 +65,7 @@ def differences(left: ModelSpec, right: ModelSpec) -> list[Difference]:
 def as_flag(name: str, value: Any) -> str:
     """An option as it is written on the command line."""
     if isinstance(value, list):
-        value = value[0] if len(set(value)) == 1 else " ".join(str(v) for v in value) or "none"
+        value = value[0] if len(set(value)) == 1 else " ".join(map(str, value)) or "none"
     return f"--{name} {str(value).lower() if isinstance(value, bool | None) else value}"
 
 

@@ -59,7 +59,10 @@ def rows(path: str, key: str, vocab_size: int, *, transpose: bool = False) -> Pa
         filled = np.concatenate(
             [
                 parts[0],
-                np.zeros((padded_vocab_size(vocab_size) - vocab_size, *parts[0].shape[1:]), parts[0].dtype),
+                np.zeros(
+                    (padded_vocab_size(vocab_size) - vocab_size, *parts[0].shape[1:]),
+                    parts[0].dtype,
+                ),
             ]
         )
         return filled.T if transpose else filled

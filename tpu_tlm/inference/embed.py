@@ -14,7 +14,7 @@ from tpu_tlm.data.preprocessing.pairs import framed_texts
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.layers.pooling import pooled
-from tpu_tlm.models.positions.registry import max_length as longest
+from tpu_tlm.models.positions import registry as positions
 from tpu_tlm.models.spec import ModelSpec
 
 POOLINGS = ("mean", "cls", "max", "last", "sqrt_length")
@@ -89,7 +89,7 @@ class Encoder:
 
     def _limit(self, max_length: int | None) -> int:
         """Longest framed text, in tokens."""
-        spec, limit = self.spec, longest(self.spec)
+        spec, limit = self.spec, positions.max_length(self.spec)
         if max_length is None:
             return spec.seq_length
         frame = sum(i is not None for i in (spec.prefix_id, spec.eol_id, spec.suffix_id))

@@ -109,6 +109,11 @@ class MaskedLanguageModeling(Objective):
                     "--objective mlm: these examples are pairs; preprocess the text without --pairs"
                 )
             y = batch["y"]
+            if y.shape[1] != x.shape[1]:
+                raise UsageError(
+                    "--objective mlm: takes the labels from y, which must be as long as x; these "
+                    f"records have a y of {y.shape[1]} ids and an x of {x.shape[1]}"
+                )
             positions = tf.broadcast_to(tf.range(x.shape[1], dtype=tf.int32), x.shape)
             return x, positions, y, tf.cast(tf.not_equal(y, self.specials.pad_id), tf.float32)
         rate = self.config.mask_rate if training else self.config.eval_mask_rate

@@ -62,7 +62,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "pieces of a tebibyte": (lambda m: m.update(piece_samples=1 << 29), "piece_samples is"),
     "boolean count": (lambda m: m.update(num_samples=True), "num_samples is True"),
     "prefix as a list": (lambda m: m.update(prefix=["a"]), "prefix is"),
-    "date": (lambda m: m.update(suffix=__import__("datetime").date(2020, 1, 1)), "suffix is"),
+    "date": (lambda m: m.update(suffix=__import__("datetime").date(2020, 1, 1)), "suffix: 2020"),
     "unknown end of line": (lambda m: m.update(tok_on_eol="<EOR>"), "tok_on_eol is '<EOR>'"),
     "no tokenizer": (lambda m: m.pop("tokenizer"), "tokenizer is missing"),
     "tokenizer as a list": (lambda m: m.update(tokenizer=[1]), "tokenizer is"),
@@ -84,7 +84,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
 def test_a_wrong_value_is_named(data: Path, kind: str) -> None:
     change, words = CHANGES[kind]
     _rewrite(data, change)
-    with pytest.raises(UsageError, match=rf"md.yml: is damaged: .*{words}"):
+    with pytest.raises(UsageError, match=rf"md.yml: .*{words}"):
         _opened(data)
 
 
@@ -117,9 +117,9 @@ def test_a_shard_is_a_regular_file_inside(data: Path, tmp_path: Path, kind: str)
 def test_yaml_that_grows_or_nests(data: Path) -> None:
     bomb = "".join(f"x{i}: &a{i} [{f'*a{i - 1}, ' * 9 if i else 'x'}]\n" for i in range(9))
     for text, words in (
-        (bomb + "num_samples: 5\n", "aliases"),
-        ("num_samples: " + "[" * 5000, "is not YAML"),
-        ("num_samples: !!python/object/apply:os.getcwd []", "is not YAML"),
+        (bomb + "num_samples: 5\n", "anchors"),
+        ("num_samples: " + "[" * 5000, "deep"),
+        ("num_samples: !!python/object/apply:os.getcwd []", "the tag"),
     ):
         (data / "md.yml").write_text(text)
         with pytest.raises(UsageError, match=f"md.yml: .*{words}"):
@@ -167,8 +167,8 @@ def test_ids_outside_of_the_vocabulary(
         for _ in Stream(dataset, seed=0, batch_size=8).batches(0).take(400):
             pass
     assert is_reading_error(dataset, caught.value)
-    told = str(failure(dataset, caught.value))
-    assert f"s1.tfrecord: record 3 has the id {bad}" in told and "'x'" in told
+    message = str(failure(dataset, caught.value))
+    assert f"s1.tfrecord: record 3 has the id {bad}" in message and "'x'" in message
     with pytest.raises(UsageError, match=f"s1.tfrecord: record 3 has the id {bad}"):
         dataset.check_records(1 << 20)
 
@@ -230,7 +230,7 @@ def test_other_types_in_meads_records(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("rel-md-bomb", "md.yml: uses YAML aliases"),
+        ("rel-md-bomb", "md.yml: .*anchors"),
         ("rel-md-eol", "md.yml: is damaged: tok_on_eol"),
         ("rel-md-nctx", "md.yml: is damaged: nctx"),
         ("rel-md-piece", "md.yml: is damaged: piece_samples"),

@@ -97,13 +97,13 @@ def test_sums_see_any_change_and_are_the_stated_formula() -> None:
         )
         for piece in ((0, 1, 2, 3), (4, 5, 6))
     ]
-    told = checksums.piece_sums(checksums.record_sums(rows), 4)
-    assert told == [f"{value % 2**64:016x}" for value in plain]
+    sums = checksums.piece_sums(checksums.record_sums(rows), 4)
+    assert sums == [f"{value % 2**64:016x}" for value in plain]
     for place in range(rows.size):
         changed = rows.copy()
         changed.reshape(-1)[place] ^= 1 << place % 8
         again = checksums.piece_sums(checksums.record_sums(changed), 4)
-        assert again[place // 84] != told[place // 84]
+        assert again[place // 84] != sums[place // 84]
     assert checksums.piece_sums(
         checksums.record_sums(rows[::-1].copy()), 7
     ) != checksums.piece_sums(checksums.record_sums(rows), 7)

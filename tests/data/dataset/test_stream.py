@@ -237,7 +237,7 @@ QUIET = """
 """
 
 
-def test_batches_over_the_ends_of_windows_are_joined_without_a_word(make_dataset) -> None:
+def test_batches_across_windows_are_joined_without_log_messages(make_dataset) -> None:
     """TensorFlow logs an error, though there is none, for each part of a tensor that it joins."""
     # More rows than a block has, and batches that begin where memory is aligned: other parts are
     # copied first.

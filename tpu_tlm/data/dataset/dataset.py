@@ -20,7 +20,7 @@ from tpu_tlm.errors import TlmError, UsageError
 TOKENIZER = "tokenizer"
 WORK = ".preprocess"  # what an unfinished preprocessing leaves
 _SCANNED_BYTES = 16 << 20  # of the first pieces, for ids outside of the vocabulary
-# Keys of md.yml that name tokens; "<EOS>" stands for the separator.
+# Keys of md.yml that name tokens; "<EOS>" means the separator.
 _FRAME = ("prefix", "suffix", "tok_on_eol", "y_prefix", "y_suffix", "turn_sep")
 
 
@@ -137,11 +137,6 @@ def open_dataset(directory: str) -> Dataset:
         raise UsageError(_no_dataset(directory))
     samples, kind = metadata["num_samples"], metadata.get("format", 0)
     where = f"{directory.rstrip('/')}/{METADATA}"
-    if isinstance(samples, dict):
-        raise UsageError(
-            f"{where}: num_samples is a map of lengths (MEAD's curriculum): that is not supported, "
-            "preprocess one length"
-        )
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
         raise UsageError(f"{where}: num_samples is {samples!r}: the dataset holds no examples")
     if kind == 0:
@@ -161,11 +156,11 @@ def open_dataset(directory: str) -> Dataset:
     )
     lengths = {"x": seq_length} | ({"y": metadata["nctx_y"]} if "nctx_y" in metadata else {})
     layout = token_layout(seq_length, tokenizer["vocab_size"], lengths.get("y"))
-    whole = (
+    consistent = (
         metadata["record_bytes"] == layout.record_bytes
         and sum(shard.samples for shard in shards) == samples
     )
-    if not whole or any(
+    if not consistent or any(
         s.samples * layout.record_bytes != s.bytes or -(-s.samples // piece) != len(s.sums)
         for s in shards
     ):
@@ -246,7 +241,7 @@ def check_same_tokenizer(a: dict[str, Any] | None, b: dict[str, Any] | None, wha
     if a is None or b is None or a == b:
         return
     different = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
-    told = (
+    shown = (
         "; ".join(
             f"{key}: {a.get(key)} against {b.get(key)}"
             for key in different
@@ -255,5 +250,5 @@ def check_same_tokenizer(a: dict[str, Any] | None, b: dict[str, Any] | None, wha
         or "other files"
     )
     raise UsageError(
-        f"{what} have different tokenizers ({told}): preprocess again with one tokenizer"
+        f"{what} have different tokenizers ({shown}): preprocess again with one tokenizer"
     )

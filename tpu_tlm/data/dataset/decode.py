@@ -92,8 +92,8 @@ def mead_decoder(
             ):
                 wide = tf.reshape(ragged.flat_values, [-1, length])
             # An id that int32 cannot hold becomes -1, which no vocabulary has.
-            whole = tf.cast(wide, tf.int32)
-            ids = tf.where(tf.equal(tf.cast(whole, tf.int64), wide), whole, -1)
+            narrow = tf.cast(wide, tf.int32)
+            ids = tf.where(tf.equal(tf.cast(narrow, tf.int64), wide), narrow, -1)
             found[name] = _below(ids, vocab_size, where)
         return found
 

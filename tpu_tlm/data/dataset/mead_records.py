@@ -164,6 +164,6 @@ def _wrong(data: NDArray[np.uint8], starts: NDArray[np.int64], length: int) -> N
     step = max(1, (4 << 20) // (length + 4))
     for at in range(0, len(starts), step):
         block = data[starts[at : at + step, None] + np.arange(length + 4)]
-        told = np.ascontiguousarray(block[:, length:]).view("<u4")[:, 0]
-        wrong[at : at + step] = masked(crc32c_rows(block[:, :length])) != told
+        stored = np.ascontiguousarray(block[:, length:]).view("<u4")[:, 0]
+        wrong[at : at + step] = masked(crc32c_rows(block[:, :length])) != stored
     return wrong

@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 
 from tpu_tlm import filesystem
+from tpu_tlm.config.strict import read_yaml
 from tpu_tlm.data.dataset.records import Layout
 from tpu_tlm.data.dataset.shards import FORMAT, Shard, piece_samples
-from tpu_tlm.errors import UsageError
+from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.filesystem.sealed import check_sealed, sealed
 
 METADATA = "md.yml"
@@ -30,7 +31,8 @@ def write_metadata(
     """Write `md.yml`: from then on the directory is a dataset.
 
     metadata: its keys besides `num_samples`, `format`, `record_bytes`, `piece_samples` and
-    `shards`; values are JSON's.
+    `shards`; values are JSON's. In object storage the file must be new: raises `TlmError` where
+    another process has written another dataset there meanwhile.
     """
     head: dict[str, Any] = {
         "num_samples": sum(shard.samples for shard in shards),
@@ -43,7 +45,17 @@ def write_metadata(
     # One line per shard, for readers; these values are plain enough for JSON to be YAML.
     table = "".join(f"- {json.dumps(asdict(shard))}\n" for shard in shards)
     path = f"{directory.rstrip('/')}/{METADATA}"
-    filesystem.write_bytes(path, sealed(f"{text}shards:\n{table}".encode()))
+    data = sealed(f"{text}shards:\n{table}".encode())
+    files = filesystem.of(path)
+    with filesystem.naming(path):
+        try:
+            files.write(path, data, None if files.version(path) is None else 0)
+        except FileExistsError:
+            if files.read(path) != data:
+                raise TlmError(
+                    f"{path}: another process has written a dataset there meanwhile: take another "
+                    "--output"
+                ) from None
 
 
 def read_metadata(directory: str) -> dict[str, Any] | None:
@@ -56,7 +68,7 @@ def read_metadata(directory: str) -> dict[str, Any] | None:
         return None
     raw = filesystem.read_inside(directory, METADATA, limit=_LARGEST)
     check_sealed(path, raw, RESTORE)
-    loaded = _read_yaml(raw, path)
+    loaded = _read(raw, path)
     if not isinstance(loaded, dict) or "num_samples" not in loaded:
         raise UsageError(f"{path}: has no num_samples: make the dataset again")
     if loaded.get("format", 0) == FORMAT:
@@ -64,15 +76,17 @@ def read_metadata(directory: str) -> dict[str, Any] | None:
     return loaded
 
 
-def _read_yaml(raw: bytes, path: str) -> Any:
-    """The value of the file, without aliases: a few of them can stand for gigabytes."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # both safe; in C where there is one
+def _read(raw: bytes, path: str) -> Any:
+    """The value of the file; `UsageError` where it is not plain YAML of moderate size."""
     try:
-        if b"*" in raw and any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(raw, loader)):
-            raise UsageError(f"{path}: uses YAML aliases, which are not taken: {RESTORE}")
-        return yaml.load(raw, loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: is not YAML: {error}: make the dataset again") from None
+        return read_yaml(raw, path, max_bytes=_LARGEST)
+    except UsageError as error:
+        if "num_samples: a key must be text" in str(error):
+            raise UsageError(
+                f"{path}: num_samples is a map of lengths (MEAD's curriculum): that is not "
+                "supported, preprocess one length"
+            ) from None
+        raise UsageError(f"{error}: {RESTORE}") from None
 
 
 class _Wrong(Exception):

@@ -25,7 +25,7 @@ def mix(value: int) -> int:
 
 
 def key_of(*words: int) -> int:
-    """One 64-bit key from several whole numbers (a seed, what it is for, a place ...)."""
+    """One 64-bit key from several integers, such as a seed, a purpose and a position."""
     key = 0
     for word in words:
         key = mix(key + STEP + mix(word + STEP))

@@ -208,11 +208,11 @@ def _read_piece(plan: _Plan, piece: Any) -> Any:
         - begin
         - length
     )
-    whole = tf.data.FixedLengthRecordDataset(
+    file = tf.data.FixedLengthRecordDataset(
         path, length, header_bytes=begin, footer_bytes=rest, buffer_size=1 << 20
     )
     records = tf.ensure_shape(
-        tf.reshape(tf.io.decode_raw(whole.get_single_element(), tf.uint8), [-1, size]), [None, size]
+        tf.reshape(tf.io.decode_raw(file.get_single_element(), tf.uint8), [-1, size]), [None, size]
     )
     sound = tf.equal(piece_sum(records, plan.largest), piece[3])
     with tf.control_dependencies(

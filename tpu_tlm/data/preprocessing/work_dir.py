@@ -1,80 +1,148 @@
-"""The work directory of a preprocessing: whose it is, and who works in it now."""
+"""The work directory of a preprocessing: whose it is, and which process uses it now."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from tpu_tlm import filesystem
 from tpu_tlm.data.dataset.dataset import WORK
+from tpu_tlm.data.preprocessing.provenance import differences
+from tpu_tlm.data.preprocessing.share import Share
+from tpu_tlm.data.preprocessing.writing import writing
 from tpu_tlm.errors import UsageError
 from tpu_tlm.filesystem.lock import DiskLock, Held
 
 _STATE = "made_from.json"
 _LOCK = "lock"
+_ALONE = Share()
 
 
 def work_path(output: str, given: str | None) -> str:
-    """Where the work is done: in the output, or in a local directory when the output is on an object store or one is given."""
+    """The work directory: in the output, or local when one is given or the output is remote."""
     if given is None and not filesystem.is_remote(output):
         return f"{output.rstrip('/')}/{WORK}"
     if given is not None and filesystem.is_remote(given):
         raise UsageError(f"--work_dir {given}: must be a local directory")
-    name = hashlib.sha256(output.rstrip("/").encode()).hexdigest()[:16]
+    name = hashlib.sha256(output.rstrip("/").encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return os.path.join(given or tempfile.gettempdir(), f"tpu_tlm-preprocess-{name}")
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """What differs between what two datasets are made from, such as "seed: 0 there, 1 now"."""
-    return "; ".join(
-        f"{key}: {old.get(key)} there, {new.get(key)} now"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
+class OutputLock:
+    """Keeps a second preprocess, whatever its work directory, out of a local output directory.
+
+    shared: other processes of the same preprocessing may come in.
+    """
+
+    def __init__(self, output: str, shared: bool = False) -> None:
+        self._handle: int | None = None
+        if filesystem.is_remote(output):
+            return
+        with writing(output):
+            os.makedirs(output, exist_ok=True)
+            self._handle = os.open(output, os.O_RDONLY)
+        try:
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(self._handle, kind | fcntl.LOCK_NB)
+        except OSError as error:
+            # Some network disks lock no directories: there the work directory's lock must do.
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                self.close()
+                raise _in_use(output) from None
+
+    def close(self) -> None:
+        """Let other processes in."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def _in_use(path: str) -> UsageError:
+    return UsageError(
+        f"{path}: another preprocess is writing this output: wait for it or take another --output"
     )
 
 
 class WorkDirectory:
-    """Holds the finished parts of one preprocessing until its dataset is complete; locked while in use."""
+    """Holds the finished parts of one preprocessing until its dataset is complete.
 
-    def __init__(self, path: str) -> None:
+    It is locked while in use; share: several processes use it, each locks its own index.
+    """
+
+    def __init__(self, path: str, share: Share = _ALONE) -> None:
         self.path = path
-        filesystem.make_directory(path)
-        self._lock = DiskLock(os.path.join(path, _LOCK))
+        self._share = share
+        name = _LOCK if share.of == 1 else f"{_LOCK}-{share.index}"
+        with writing(path):
+            filesystem.make_directory(path)
+        self._lock = DiskLock(os.path.join(path, name))
         try:
             with filesystem.naming(self._lock.path):
                 self._lock.acquire(0.0, lambda holder: None)
         except Held:
-            raise UsageError(
-                f"{path}: another preprocess is writing this output: wait for it or take another --output"
-            ) from None
+            raise _in_use(path) from None
 
-    def claim(self, made_from: dict[str, Any]) -> str | None:
-        """Keep what is there if it belongs to the same preprocessing, else empty the directory; gives the reason when emptied."""
-        state = os.path.join(self.path, _STATE)
+    def holds(self, made_from: dict[str, Any]) -> bool:
+        """Whether what is there belongs to this preprocessing."""
+        return self._state() == made_from
+
+    def _state(self) -> Any:
+        try:
+            return json.loads(filesystem.read_bytes(os.path.join(self.path, _STATE)))
+        except (UsageError, ValueError):
+            return {}
+
+    def claim(
+        self, made_from: dict[str, Any], prepare: Callable[[], None] = lambda: None
+    ) -> str | None:
+        """Keep what belongs to the same preprocessing, else empty the directory.
+
+        prepare: called before the directory counts as claimed. Returns what differed when it was
+        emptied.
+        """
         reason = None
-        names = [name for name in os.listdir(self.path) if name != _LOCK]
+        names = [name for name in os.listdir(self.path) if not name.startswith(_LOCK)]
         if names:
-            try:
-                old = json.loads(filesystem.read_bytes(state))
-            except (UsageError, ValueError):
-                old = {}
+            old = self._state()
             if old == made_from:
                 return None
             reason = differences(old, made_from)
             for name in names:
                 whole = os.path.join(self.path, name)
-                shutil.rmtree(whole) if os.path.isdir(whole) else os.remove(whole)
+                with writing(whole):
+                    shutil.rmtree(whole) if os.path.isdir(whole) else os.remove(whole)
+        prepare()
+        state = os.path.join(self.path, _STATE)
         filesystem.write_bytes(state, json.dumps(made_from).encode())
         return reason
 
     def remove(self) -> None:
         """Remove the directory: its work is done."""
-        shutil.rmtree(self.path)
+        with writing(self.path):
+            shutil.rmtree(self.path)
 
     def close(self) -> None:
-        """Let others in."""
+        """Release the lock."""
         self._lock.release()
+
+
+def remove_finished(path: str) -> bool:
+    """Remove the work directory of a run that was killed after its dataset was complete."""
+    if not os.path.isdir(path):
+        return False
+    with contextlib.suppress(UsageError):
+        directory = WorkDirectory(path)
+        try:
+            directory.remove()
+        finally:
+            directory.close()
+        return True
+    return False
