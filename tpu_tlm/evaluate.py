@@ -37,20 +37,19 @@ def main(argv: list[str] | None = None) -> int:
     select.check_paths(devices, {"--data": config.data})
     from tpu_tlm.checkpoints.run_dir import RunDir
     from tpu_tlm.data.dataset.dataset import open_dataset
-    from tpu_tlm.formats.detect import RUN, detect
-    from tpu_tlm.formats.load import load
+    from tpu_tlm.formats.load import is_run, load
     from tpu_tlm.objectives.base import ObjectiveOptions
     from tpu_tlm.objectives.registry import objective_class, objective_of_kind
     from tpu_tlm.training.evaluation import evaluate_saved
 
-    saved = load(config.model, config.step)
+    saved = load(config.model, step=config.step)
     dataset = open_dataset(config.data)
     asked = config.objective or objective_of_kind(saved.spec.kind)
     measured = objective_class(asked)
     classes = [MlmConfig, ContrastiveConfig, DenoisingConfig, ElectraConfig]
     trained = (
         RunDir(config.model).load(classes)
-        if detect(config.model) == RUN
+        if is_run(config.model)
         else [kind() for kind in classes]
     )
     asked_for = {name: value for name, value in vars(config).items() if value is not None}

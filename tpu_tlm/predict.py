@@ -12,7 +12,7 @@ from tpu_tlm.errors import UsageError, run_command
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tpu_tlm.formats.load import PretrainedModel
+    from tpu_tlm.formats.pretrained import PretrainedModel
 
 
 def _fill_mask(config: PredictConfig, saved: PretrainedModel, texts: Iterable[str]) -> None:
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     select.quiet()
     from tpu_tlm.formats.load import load
 
-    saved = load(config.model, config.step)
+    saved = load(config.model, step=config.step)
     if not config.json:
         print(f"# {saved.source}")
     texts = config.text or (line.rstrip("\n") for line in sys.stdin)

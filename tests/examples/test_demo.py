@@ -14,7 +14,7 @@ import pytest
 from tests import hf
 from tests.paths import ROOT
 from tpu_tlm.formats.huggingface.read import read_hf
-from tpu_tlm.formats.registry import write_model
+from tpu_tlm.formats.save import save
 
 EXAMPLES = ROOT / "examples"
 TEXTS = [
@@ -122,7 +122,7 @@ def test_the_demo_would_notice_another_model(trained, tmp_path):
     bias = saved.values["head/bias"] + np.linspace(
         0, 3, len(saved.values["head/bias"]), dtype=np.float32
     )
-    write_model(
+    save(
         saved.replaced(values={**saved.values, "head/bias": bias}), str(tmp_path / "other"), "hf"
     )
     with pytest.raises(SystemExit, match="predict says"):

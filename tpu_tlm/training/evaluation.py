@@ -11,7 +11,7 @@ from tpu_tlm.data.dataset.dataset import Dataset, check_same_tokenizer
 from tpu_tlm.data.dataset.stream import failure, in_order
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.errors import TlmError, UsageError
-from tpu_tlm.formats.load import PretrainedModel
+from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.models.spec import longest
 from tpu_tlm.objectives.base import Objective, ObjectiveContext, ObjectiveOptions
 from tpu_tlm.objectives.custom import compiler_error

@@ -7,16 +7,12 @@ import json
 
 import pytest
 from tokenizers import Tokenizer as Pipeline
+from tpu_tlm.formats.huggingface.tokenizer_read import FoundTokenizer, framed, read_tokenizer
+from tpu_tlm.formats.huggingface.tokenizer_write import bpe_pipeline, tokenizer_files
 
 from tests.paths import DATA_FILES
 from tpu_tlm.config import ModelConfig, TokenizerConfig
 from tpu_tlm.data.tokenizers.factory import make_tokenizer
-from tpu_tlm.formats.huggingface.tokenizer import (
-    bpe_pipeline,
-    framed,
-    read_tokenizer,
-    tokenizer_files,
-)
 from tpu_tlm.models.spec import ModelSpec
 
 FILES = DATA_FILES / "tokenizers"
@@ -43,10 +39,15 @@ def bpe(directory, codes, vocab, cased=True):
     )
 
 
+def with_frame(tokenizer):
+    frame = (tokenizer.cls_id, tokenizer.sep_id)
+    return framed(SPEC, FoundTokenizer(tokenizer, frame=frame), None, None)
+
+
 @pytest.mark.parametrize("cased", [True, False])
 def test_wordpiece_pipeline_frames_and_splits_alike(cased):
     tokenizer = wordpiece(cased)
-    spec = framed(SPEC, tokenizer, {})
+    spec = with_frame(tokenizer)
     found, notes = tokenizer_files(tokenizer, spec)
     pipeline = Pipeline.from_str(found["tokenizer.json"].decode())
     for text in TEXTS:
@@ -80,7 +81,7 @@ def test_the_frame_is_that_of_the_training_examples():
 @pytest.mark.parametrize("left", ["tokenizer.json", "vocab.txt"])
 def test_wordpiece_is_read_back(cased, left, tmp_path):
     tokenizer = wordpiece(cased)
-    found, _ = tokenizer_files(tokenizer, framed(SPEC, tokenizer, {}))
+    found, _ = tokenizer_files(tokenizer, with_frame(tokenizer))
     for name in (left, "tokenizer_config.json"):
         (tmp_path / name).write_bytes(found[name])
     hashes: dict[str, str] = {}
@@ -97,9 +98,9 @@ def test_case_is_seen_in_a_bare_vocabulary(tmp_path):
 
 
 def test_another_kind_is_carried_along(tmp_path):
-    (tmp_path / "tokenizer.json").write_text(
-        json.dumps({"model": {"type": "BPE"}, "pre_tokenizer": {"type": "ByteLevel"}})
-    )
+    from tokenizers import models
+
+    (tmp_path / "tokenizer.json").write_text(Pipeline(models.BPE()).to_str())
     (tmp_path / "merges.txt").write_text("a b\n")
     found = read_tokenizer(str(tmp_path), {})
     assert (
@@ -153,4 +154,4 @@ def test_bpe_that_takes_pieces_apart_is_not_written(tmp_path):
     tokenizer = bpe(tmp_path, ["t h", "th e</w>"], ["t@@", "h@@", "e", "the", "h", "t"])
     assert bpe_pipeline(tokenizer) is None
     found, notes = tokenizer_files(tokenizer, SPEC)
-    assert not found and "no tokenizer.json" in notes[0]
+    assert set(found) == {"tokenizer_config.json"} and "no tokenizer.json" in notes[0]
