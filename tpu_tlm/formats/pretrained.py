@@ -70,11 +70,8 @@ class PretrainedModel:
         `UsageError` when there is none, it is another one, or it has more tokens than rows.
         """
         if directory is None and self.tokenizer_dir is None and self.own_tokenizer is None:
-            kind = (
-                "its tokenizer is of an unsupported kind"
-                if self.carried
-                else "there is no tokenizer beside it"
-            )
+            reasons = [note for note in self.notes if "carried along unread" in note]
+            kind = (reasons or ["there is no tokenizer beside it"])[0]
             raise UsageError(f"{self.source}: {kind}; give a directory with --tokenizer")
         if directory is None and self.own_tokenizer is not None:
             tokenizer, where = self.own_tokenizer, self.source
@@ -96,7 +93,11 @@ class PretrainedModel:
         from tpu_tlm.models.registry import build_model
 
         check_sizes(self.spec, self.values, self.source)
-        check_shapes(named_variables(build_model(self.spec)), self.values, self.source)
+        try:
+            model = build_model(self.spec)
+        except UsageError as error:
+            raise TlmError(f"{self.source}: its configuration: {error}") from None
+        check_shapes(named_variables(model), self.values, self.source)
         return self
 
     def replaced(self, **changes: object) -> PretrainedModel:
@@ -166,6 +167,8 @@ def check_sizes(spec: ModelSpec, values: Mapping[str, np.ndarray], source: str) 
 
 def _check_numbers(spec: ModelSpec, source: str) -> None:
     """Raise `TlmError` for a spec, read from a file, that holds what is no size or id."""
+    if not isinstance(spec.kind, str):
+        raise TlmError(f"{source}: kind is {str(spec.kind)[:40]}, a name is needed")
     for name in ("vocab_size", "seq_length", "seq_length_y"):
         value = getattr(spec, name)
         if value is None and name == "seq_length_y":

@@ -7,12 +7,12 @@ import json
 
 import pytest
 from tokenizers import Tokenizer as Pipeline
-from tpu_tlm.formats.huggingface.tokenizer_read import FoundTokenizer, framed, read_tokenizer
-from tpu_tlm.formats.huggingface.tokenizer_write import bpe_pipeline, tokenizer_files
 
 from tests.paths import DATA_FILES
 from tpu_tlm.config import ModelConfig, TokenizerConfig
 from tpu_tlm.data.tokenizers.factory import make_tokenizer
+from tpu_tlm.formats.huggingface.tokenizer_read import FoundTokenizer, framed, read_tokenizer
+from tpu_tlm.formats.huggingface.tokenizer_write import bpe_pipeline, tokenizer_files
 from tpu_tlm.models.spec import ModelSpec
 
 FILES = DATA_FILES / "tokenizers"

@@ -19,7 +19,7 @@ from tpu_tlm.formats.huggingface.families.bert import reduced
 from tpu_tlm.formats.huggingface.weights import CONFIG, canonical, read_weights
 from tpu_tlm.formats.json_files import ConfigReader, read_object
 from tpu_tlm.formats.mapping import Arrays, import_arrays
-from tpu_tlm.formats.pretrained import PretrainedModel
+from tpu_tlm.formats.pretrained import PretrainedModel, read_spec
 from tpu_tlm.formats.safe_files import file_inside
 from tpu_tlm.models.spec import ModelSpec
 
@@ -172,4 +172,4 @@ def embedded_spec(config: ConfigReader) -> ModelSpec | None:
     inside = config.values.get(SPEC_KEY)
     if inside is None:
         return None
-    return ModelSpec.from_json(json.dumps(inside), f"{config.where}: {SPEC_KEY}")
+    return read_spec(json.dumps(inside), f"{config.where}: {SPEC_KEY}")

@@ -12,6 +12,7 @@ import numpy as np
 from tpu_tlm.errors import TlmError
 from tpu_tlm.formats.mapping import Arrays, export_arrays, import_arrays
 from tpu_tlm.formats.mead.mapping import OWN, TEMPERATURE, pairs_of
+from tpu_tlm.formats.pretrained import read_spec
 from tpu_tlm.models.spec import ModelSpec
 
 # Our own keys: MEAD's readers ignore what they do not know.
@@ -74,11 +75,12 @@ def from_mead(
     if spec.kind == "dual" and TEMPERATURE not in arrays:
         # MEAD stores none, and its own never leaves 1.
         arrays = {**arrays, TEMPERATURE: np.float32(1.0)}
-    present = [
+    # A generator: a configuration that claims a million layers ends at the first missing array.
+    present = (
         one
         for one in pairs_of(spec)
         if not one.paths[0].startswith(without or ("\0",)) or all(k in arrays for k in one.keys)
-    ]
+    )
     values, used = import_arrays(present, arrays, where)
     unused = sorted(key for key in arrays if key not in used and not key.startswith(OWN))
     if unused:
@@ -144,8 +146,4 @@ def spec_of(arrays: Mapping[str, np.ndarray], where: str) -> ModelSpec | None:
     """The configuration inside an NPZ file of ours, None in one of MEAD's."""
     if CONFIG_KEY not in arrays:
         return None
-    text = text_of(arrays, CONFIG_KEY, where)
-    try:
-        return ModelSpec.from_json(text, where)
-    except RecursionError:
-        raise TlmError(f"{where}: its configuration is nested too deeply") from None
+    return read_spec(text_of(arrays, CONFIG_KEY, where), where)

@@ -18,10 +18,9 @@ from tpu_tlm.formats.huggingface import tokenizer_read
 from tpu_tlm.formats.huggingface.read import assemble, read_config
 from tpu_tlm.formats.json_files import ConfigReader
 from tpu_tlm.formats.mapping import Arrays
-from tpu_tlm.formats.pretrained import PretrainedModel
+from tpu_tlm.formats.pretrained import PretrainedModel, read_spec
 from tpu_tlm.formats.tensorflow.bert_checkpoint import CONFIG, object_names, read_variables
 from tpu_tlm.formats.tensorflow.google_names import from_google
-from tpu_tlm.models.spec import ModelSpec
 
 OWN = "assets.extra/tpu_tlm"
 SPEC, TOKENIZER = f"{OWN}/spec.json", f"{OWN}/tokenizer"
@@ -73,7 +72,7 @@ def _read_ours(
     tokenizer = load_tokenizer(tokenizer_dir) if filesystem.is_directory(tokenizer_dir) else None
     return PretrainedModel(
         _ours(arrays, VALUES),
-        ModelSpec.from_json(json.dumps(inside["spec"]), where),
+        read_spec(json.dumps(inside["spec"]), where),
         directory,
         fingerprint=tokenizer.fingerprint() if tokenizer else None,
         own_tokenizer=tokenizer,
