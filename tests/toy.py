@@ -106,7 +106,7 @@ def toy_pairs(
         y,
         shards,
         pairs="tsv",
-        seq_length_y=seq_length_y,
+        nctx_y=seq_length_y,
         y_prefix="[CLS]",
         y_suffix="[SEP]",
     )
@@ -136,5 +136,5 @@ def toy_labels(
         (y | beyond).astype(np.int64),
         shards,
         pairs="tsv",
-        seq_length_y=seq_length,
+        nctx_y=seq_length,
     )

@@ -497,7 +497,7 @@ def test_the_stock_build_s_own_words_are_known() -> None:
     if installation.tensorflow_build(installation.installed()) == "tensorflow-tpu":
         pytest.skip("this is the TPU build")
     code = (
-        "import tensorflow as tf, sys\nfrom tpu_tlm import tpu\n"
+        "import tensorflow as tf, sys\nfrom tpu_tlm.devices import tpu\n"
         "try: tf.tpu.experimental.initialize_tpu_system(tf.distribute.cluster_resolver.TPUClusterResolver('local'))\n"
         "except tf.errors.OpError as error: print(tpu.explained('local', error))"
     )

@@ -31,6 +31,10 @@ class LossSums(NamedTuple):
     metrics: dict[str, tuple[tf.Tensor, tf.Tensor]]
 
 
+# The first edition's name, which objectives in users' files import.
+Sums = LossSums
+
+
 class ObjectiveOptions(NamedTuple):
     """The options of all objectives; each reads its own."""
 

@@ -79,7 +79,7 @@ def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
 
 def test_tokenizing_needs_no_tensorflow() -> None:
     code = (
-        "import sys; from tpu_tlm.data.tokenizers.base import make_tokenizer; from tpu_tlm.config import TokenizerConfig\n"
+        "import sys; from tpu_tlm.data.tokenizers.factory import make_tokenizer; from tpu_tlm.config import TokenizerConfig\n"
         f"for kind, codes, vocab in (('bpe', {BPE.codes!r}, {BPE.vocab!r}), ('wordpiece', None, {WORDPIECE.vocab!r})):\n"
         "    make_tokenizer(TokenizerConfig(kind, codes, vocab)).encode_lines([b'a line'])\n"
         "assert 'tensorflow' not in sys.modules"
@@ -88,7 +88,7 @@ def test_tokenizing_needs_no_tensorflow() -> None:
 
 
 def test_fastbpe_says_nothing_on_standard_error() -> None:
-    code = f"from tpu_tlm.data.tokenizers.base import *; make_tokenizer(TokenizerConfig('bpe', {BPE.codes!r}, {BPE.vocab!r}))"
+    code = f"from tpu_tlm.config import TokenizerConfig; from tpu_tlm.data.tokenizers.factory import make_tokenizer; make_tokenizer(TokenizerConfig('bpe', {BPE.codes!r}, {BPE.vocab!r}))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
     assert done.stderr == b"" and done.stdout == b""
 
