@@ -1,4 +1,4 @@
-"""What tests against `transformers` share: whether it can compute here, loading a directory strictly, packages with real models."""
+"""Helpers of the tests against `transformers`: strict loading, outputs, packaged real models."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Set by `make test-hf`: what is missing is a failure then.
 REQUIRED = bool(os.environ.get("REQUIRE_TRANSFORMERS"))
+# Ends of the names of the classes with a classification head.
+CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None and not REQUIRED,
     reason="transformers needs torch, which is not installed: make test-hf",
@@ -29,7 +31,10 @@ def packaged(module: str) -> Path:
 
 
 def load(architecture: str, directory: Path | str, **options: Any) -> Any:
-    """The model in a directory as `transformers` loads it, in evaluation mode; fails on an array missing, unexpected or of another size."""
+    """The model in a directory as `transformers` loads it, in evaluation mode.
+
+    Fails on an array that is missing, unexpected or of another size.
+    """
     import transformers
 
     model, found = getattr(transformers, architecture).from_pretrained(
@@ -41,7 +46,10 @@ def load(architecture: str, directory: Path | str, **options: Any) -> Any:
 
 
 def outputs(model: Any, x: Any, attention: Any, tt: Any = None) -> dict[str, Any]:
-    """Last hidden state (`hidden`) and logits of a model of `transformers` as arrays, from ids, attention mask and token types `[B, T]`."""
+    """Last hidden state (`hidden`) and logits of a model of `transformers` as arrays.
+
+    `x`, `attention`, `tt`: ids, attention mask and token types `[B, T]`.
+    """
     import numpy as np
     import torch
 

@@ -112,6 +112,17 @@ class PretrainedModel:
         ]
 
 
+def read_spec(text: str, where: str) -> ModelSpec:
+    """The spec in a JSON text from a file. Raises `TlmError` naming `where` for a bad one."""
+    try:
+        return ModelSpec.from_json(text, where)
+    except RecursionError:
+        raise TlmError(f"{where}: the model configuration is nested too deeply") from None
+    except TlmError as error:
+        prefix = "" if str(error).startswith(where) else f"{where}: the model configuration: "
+        raise TlmError(f"{prefix}{error}") from None
+
+
 def check_sizes(spec: ModelSpec, values: Mapping[str, np.ndarray], source: str) -> None:
     """Raise `TlmError` where the spec's sizes are not those of the values.
 

@@ -81,7 +81,9 @@ def assemble(
         )
     own = embedded_spec(config)
     if own is None:
-        bos, eos = (config.token(f"{n}_token_id", spec.vocab_size) for n in ("bos", "eos"))
+        bos, eos = (
+            _frame_id(config, f"{name}_token_id", spec.vocab_size) for name in ("bos", "eos")
+        )
         spec = tokenizer_read.framed(spec, tokenizer, bos, eos)
     elif (back := reduced(spec, values, own)) is not None:
         spec, values = back
@@ -104,6 +106,13 @@ def assemble(
         family=family.name,
         classifier=classifier,
     ).checked()
+
+
+def _frame_id(config: ConfigReader, key: str, vocab_size: int) -> int | None:
+    """A token id, None where it is beyond the vocabulary: a default that the model cannot mean."""
+    value = config.values.get(key)
+    beyond = isinstance(value, int) and not isinstance(value, bool) and value >= vocab_size
+    return None if beyond else config.token(key, vocab_size)
 
 
 def _check_repeats(
