@@ -47,7 +47,7 @@ SIZES = (
     32,
     "--num_layers",
     1,
-    "--ra_type",
+    "--position_encoding",
     "convert",
     "--rpr_k",
     8,

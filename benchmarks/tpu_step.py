@@ -25,7 +25,7 @@ SIZES = {
 }
 # BERT as published: learned positions, norms after, a dense layer before the output, token table tied.
 BERT = {
-    "embed_type": "learned-positional",
+    "position_encoding": ["learned"],
     "embeddings_reduction": "sum-layer-norm",
     "rpr_k": [0],
     "transformer_type": "post-layer-norm",

@@ -27,14 +27,12 @@ SENTENCES = [
 # What makes a model a BERT: nothing here has another place in HuggingFace's files.
 BERT = (
     *(
-        "--embed_type",
-        "learned-positional",
+        "--position_encoding",
+        "learned",
         "--type_vocab_size",
         2,
         "--embeddings_reduction",
         "sum-layer-norm",
-        "--rpr_k",
-        0,
     ),
     *(
         "--transformer_type",

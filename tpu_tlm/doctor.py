@@ -12,6 +12,7 @@ import textwrap
 
 from tpu_tlm import __version__
 from tpu_tlm.config import DoctorConfig, RuntimeConfig, cli
+from tpu_tlm.config.keras_backend import FIX, VARIABLE, unusable_backend
 from tpu_tlm.devices import installation, probe, select
 from tpu_tlm.devices.installation import Finding, Machine, Versions
 from tpu_tlm.devices.probe import Seen
@@ -65,7 +66,13 @@ def findings(
     known = installation.tensorflow_findings(
         versions, here, loads_libtpu=os.environ.get("TPU_LOAD_LIBRARY") != "0"
     )
+    backend = unusable_backend(os.environ)
     found = [
+        *(
+            [Finding(f"{backend}: the models need Keras' TensorFlow backend", FIX)]
+            if backend
+            else []
+        ),
         *known,
         *installation.hardware_findings(versions, here),
         *installation.package_findings(versions, here, python),
@@ -132,7 +139,9 @@ def main(argv: list[str] | None = None) -> int:
         installation.machine(),
         tuple(sys.version_info[:2]),
     )
-    environ = select.variables(RuntimeConfig(), versions, here, os.environ) | os.environ
+    needed = select.variables(RuntimeConfig(), versions, here, os.environ)
+    # Another Keras backend is a finding of its own; the child would take it for a broken package.
+    environ = needed | os.environ | {VARIABLE: needed[VARIABLE]}
     seen = (
         probe.in_child(environ)
         if installation.tensorflow_build(versions)

@@ -152,3 +152,9 @@ def test_the_command_on_this_machine() -> None:
     assert report["seen"]["version"].startswith("2.")
     assert any(device.startswith("CPU") for device in report["seen"]["devices"])
     assert done.returncode == (1 if any(finding["stops"] for finding in report["findings"]) else 0)
+
+
+def test_another_keras_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "unusable_backend", lambda environ: "KERAS_BACKEND=jax")
+    finding = one(doctor.findings(CPU, PLAIN, GOOD, (3, 11)))
+    assert "KERAS_BACKEND=jax" in finding.what and "KERAS_BACKEND" in finding.mend and finding.stops

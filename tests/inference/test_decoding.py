@@ -100,7 +100,7 @@ TEXTS = ["5 6 7", "8", "9 10 11 4 3 4"]
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"embed_type": "learned-positional", "max_positions": 20, "ra_type": "t5"}],
+    [{}, {"position_encoding": ["learned", "t5"], "max_positions": 20}],
     ids=["shaw", "t5"],
 )
 def test_the_greedy_target_is_the_argmax_of_the_full_pass(options):
@@ -210,7 +210,7 @@ def test_a_denoiser_repairs_the_text_it_reads():
             "11 tokens long, the model was trained on 10",
         ),
         (
-            lambda: list(make(embed_type="learned-positional")[1](["5"], 10)),
+            lambda: list(make(position_encoding=["learned"])[1](["5"], 10)),
             "takes 10 tokens in all",
         ),
         (lambda: BeamSearch(0), "--beam"),

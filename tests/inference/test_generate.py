@@ -27,7 +27,7 @@ class Words:
         return " ".join(str(i) for i in ids)
 
 
-def make(kind="clm", embed_type="default", sampling=None, **frame):
+def make(kind="clm", position_encoding=("shaw",), sampling=None, **frame):
     config = ModelConfig(
         d_model=16,
         d_ff=32,
@@ -35,7 +35,7 @@ def make(kind="clm", embed_type="default", sampling=None, **frame):
         num_layers=1,
         rpr_k=[4],
         weight_std=0.6,
-        embed_type=embed_type,
+        position_encoding=list(position_encoding),
     )
     spec = ModelSpec(config, VOCAB, 16, kind=kind, eol_id=EOL, **frame)
     model = build_model(spec, seed=3)
@@ -95,7 +95,7 @@ def test_draws_follow_the_probabilities():
     "run, message",
     [
         (lambda: make(kind="mlm"), "causal model"),
-        (lambda: list(make(embed_type="learned-positional")[1](["5 6 7"], 14)), "16 tokens in all"),
+        (lambda: list(make(position_encoding=["learned"])[1](["5 6 7"], 14)), "16 tokens in all"),
         (lambda: list(make()[1]([""], 4)), "no prefix token"),
         (lambda: list(make()[1](["5"], 0)), "at least one"),
         (lambda: Sampling(temperature=-1), "--temperature"),

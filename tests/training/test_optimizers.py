@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tpu_tlm.config import OptimConfig
+from tpu_tlm.config import ModelConfig, OptimConfig
 from tpu_tlm.errors import UsageError
+from tpu_tlm.models.layers.variables import named_variables
+from tpu_tlm.models.registry import build_model
+from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.training import optimizers
 
 SHAPES = [(7, 5), (5,), (2, 3, 4), (4, 3, 2, 5)]
@@ -176,6 +179,7 @@ def test_apply_refuses_lists_that_do_not_match() -> None:
         ("stacked/ln1/gamma:0", (12, 8), False),
         ("stacked/ln1/beta", (12, 8), False),
         ("temperature", (), False),
+        ("encoder/0/attn/decay_rate", (8,), False),
     ],
 )
 def test_what_decays(path: str, shape: tuple[int, ...], want: bool) -> None:
@@ -226,3 +230,32 @@ def test_the_options_make_the_optimizer() -> None:
     ):
         with pytest.raises(UsageError, match="--"):
             optimizers.make_optimizer(bad)
+
+
+@pytest.mark.parametrize("kind", ["mlm", "dual", "seq2seq", "discriminator"])
+def test_weight_decay_never_touches_vectors_norms_and_biases(kind: str) -> None:
+    config = ModelConfig(
+        d_model=8,
+        d_ff=16,
+        num_heads=2,
+        num_layers=1,
+        output_bias=True,
+        mlm_head="bert",
+        position_encoding=["learned-with-bias", "convert"],
+    )
+    variables = named_variables(build_model(ModelSpec(config, 20, 4, kind=kind)))
+    values = [tf.ones(v.shape) for v in variables.values()]
+    optimizer = optimizers.Sgd(0.0, weight_decay=0.5)
+    masks = [optimizers.decays(path, v.shape) for path, v in variables.items()]
+    new, _ = optimizer.apply(
+        values,
+        [tf.zeros_like(v) for v in values],
+        [()] * len(values),
+        lr=tf.constant(1.0),
+        step=tf.constant(0),
+        decay_mask=masks,
+    )
+    for path, value in zip(variables, new, strict=True):
+        name = path.rsplit("/", 1)[-1]
+        still = value.shape.rank < 2 or name.endswith(("bias", "gamma", "beta"))
+        np.testing.assert_allclose(value, 1.0 if still else 0.5, err_msg=path)

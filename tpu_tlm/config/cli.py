@@ -183,6 +183,9 @@ def build_parser(prog: str, description: str, classes: Sequence[type]) -> argpar
             help=f"{meta['help']} ({shown})".replace("%", "%%"),
             **extra,
         )
+    for cls in classes:
+        for name in getattr(cls, "old_options", ()):
+            parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
 
 
@@ -202,9 +205,16 @@ def aliases_of(classes: Sequence[type]) -> dict[str, str]:
     }
 
 
-def canonical(values: Mapping[str, Any], classes: Sequence[type], where: str) -> dict[str, Any]:
+def canonical(
+    values: Mapping[str, Any],
+    classes: Sequence[type],
+    where: str,
+    base: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """The mapping with every option under its own name.
 
+    A dataclass may translate names that became values of another option with a static method
+    `translate_old_options(values, where, base)`; `base`: options that `values` wins over.
     Raises `UsageError` where an option is given twice, under two spellings.
     """
     other, renamed = aliases_of(classes), {}
@@ -213,6 +223,9 @@ def canonical(values: Mapping[str, Any], classes: Sequence[type], where: str) ->
         if name in renamed:
             raise UsageError(f"{where}: {name!r} is given twice (also as {key!r})")
         renamed[name] = value
+    for cls in classes:
+        if hasattr(cls, "translate_old_options"):
+            renamed = cls.translate_old_options(renamed, where, base or {})
     return renamed
 
 
@@ -249,7 +262,7 @@ def parse(
     parsed = vars(build_parser(prog, description, classes).parse_args(argv))
     config = parsed.pop("config", None)
     values = load_values(Path(config), classes) if config else {}
-    values.update(parsed)
+    values.update(canonical(parsed, classes, prog, values))
     return build(classes, values, prog, check_required=check_required)
 
 

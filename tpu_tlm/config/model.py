@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from tpu_tlm.config import position_encodings
 from tpu_tlm.config.cli import opt
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Model."""
+
+    # Flags and keys of the first edition, which `translate_old_options` replaces.
+    old_options: ClassVar[tuple[str, ...]] = position_encodings.OLD_NAMES
 
     d_model: int = opt(512, "width of the model", unit="units")
     d_ff: int = opt(2048, "width inside the feed-forward layers", unit="units")
@@ -22,19 +28,8 @@ class ModelConfig:
         unit="units",
         aliases=("dsz",),
     )
-    embed_type: str = opt(
-        "default",
-        "default: token table only; learned-positional: plus a learned position table (-w-bias: and a bias); positional: sines, "
-        "interleaved as "
-        "MEAD; positional-t2t: sines, in halves; modular: ConveRT's two tables by position modulo 47 and 11",
-        choices=(
-            "default",
-            "learned-positional",
-            "learned-positional-w-bias",
-            "positional",
-            "positional-t2t",
-            "modular",
-        ),
+    position_encoding: list[str] = opt(
+        ["shaw"], position_encodings.describe(), choices=position_encodings.CHOICES
     )
     max_positions: int | None = opt(
         None,
@@ -57,12 +52,6 @@ class ModelConfig:
         unit="positions",
     )
     rpr_value_on: bool = opt(True, "relative positions act on the values too")
-    ra_type: str = opt(
-        "shaw",
-        "relative attention; shaw: by --rpr_k; convert: a bias per head and distance up to --rpr_k (ConveRT); the others do not "
-        "use --rpr_k",
-        choices=("shaw", "alibi", "t5", "convert", "rotary"),
-    )
     windowed_ra: bool = opt(False, "a token sees others up to --rpr_k away only")
     local_window: int = opt(
         0,
@@ -163,18 +152,29 @@ class ModelConfig:
         "keep only the input of each block for the backward pass and compute the rest again: less memory, more time",
     )
 
+    @staticmethod
+    def translate_old_options(
+        values: Mapping[str, Any], where: str, base: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Options with `embed_type` and `ra_type` as `position_encoding`."""
+        return position_encodings.translate(values, where, base)
+
     def __post_init__(self) -> None:
         if self.layer_norms_after:
             object.__setattr__(self, "transformer_type", "post-layer-norm")
+        # Without a reach, or without attention, Shaw's tables have no rows.
+        idle = {"none"} if any(self.rpr_k) and not self.mlp else {"none", "shaw"}
+        names = [name for name in self.position_encoding if name not in idle]
+        object.__setattr__(self, "position_encoding", position_encodings.check(names))
 
     def rpr_k_of(self, layer: int) -> int:
-        """Reach of the learned relative positions in one layer (0 = it has none)."""
-        if not self.rpr_k or self.mlp or self.ra_type not in ("shaw", "convert"):
+        """Largest distance that has its own row in the tables of one layer (0: no tables)."""
+        if not self.rpr_k or self.mlp:
             return 0
         return self.rpr_k[0] if len(self.rpr_k) == 1 else self.rpr_k[layer]
 
     def window_of(self, layer: int) -> int | None:
-        """How far a token sees in one layer (None: everything)."""
+        """Largest distance that attention covers in one layer (None: no limit)."""
         if self.windowed_ra:
             return self.rpr_k_of(layer)
         return self.local_window if self.local_window and layer % self.global_every else None

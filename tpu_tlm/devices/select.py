@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tpu_tlm.config import RuntimeConfig
+from tpu_tlm.config.keras_backend import FIX, unusable_backend
 from tpu_tlm.devices import installation, tpu
 from tpu_tlm.distributed import multi_worker
 from tpu_tlm.distributed.peers import PeerGroup
@@ -130,6 +131,8 @@ def prepare(config: RuntimeConfig) -> None:
     `--tpu local` on a machine without a TPU.
     """
     _check(config)
+    if problem := unusable_backend(os.environ):
+        raise UsageError(f"{problem}: tpu_tlm trains with Keras' TensorFlow backend; {FIX}")
     versions, machine = installation.installed(), installation.machine()
     wanted = _wants_tpu(config, machine, os.environ)
     loads = wanted and os.environ.get("TPU_LOAD_LIBRARY") != "0"

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from tpu_tlm.config import ModelConfig
+from tpu_tlm.models.positions.registry import idle_options
 from tpu_tlm.models.spec import ModelSpec
 
 # Options that act on training or on the first values only; every other one is taken to change what a model computes.
@@ -52,19 +53,11 @@ def structure(spec: ModelSpec) -> dict[str, Any]:
         values["num_decoder_layers"] = config.num_decoder_layers or config.num_layers
     if spec.kind == "dual":
         values |= {name: getattr(config, name) for name in DUAL}
-    idle: list[str] = []
-    if not config.embed_type.startswith("learned-positional"):
-        idle.append("max_positions")
-    if not any(values["rpr_k"]):
-        idle.append("rpr_value_on")
-        if config.ra_type in ("shaw", "convert"):
-            idle.append("ra_type")
+    idle = [name for name in idle_options(config) if name != "rpr_k" or not config.windowed_ra]
     if not config.local_window:
         idle.append("global_every")
     if not config.local_window and not config.windowed_ra and spec.kind != "dual":
         idle.append("compat")
-    if config.ra_type != "rotary":
-        idle.append("rotary_base")
     return {name: value for name, value in values.items() if name not in idle}
 
 
@@ -81,7 +74,7 @@ def differences(left: ModelSpec, right: ModelSpec) -> list[Difference]:
 def as_flag(name: str, value: Any) -> str:
     """An option as it is written on the command line."""
     if isinstance(value, list):
-        value = value[0] if len(set(value)) == 1 else " ".join(str(v) for v in value)
+        value = value[0] if len(set(value)) == 1 else " ".join(str(v) for v in value) or "none"
     return f"--{name} {str(value).lower() if isinstance(value, bool | None) else value}"
 
 

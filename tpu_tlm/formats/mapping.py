@@ -69,14 +69,14 @@ def rows(path: str, key: str, vocab_size: int, *, transpose: bool = False) -> Pa
         return [(array.T if transpose else array)[:vocab_size]]
 
     def to_model(parts: Sequence[np.ndarray]) -> np.ndarray:
-        from tpu_tlm.models.layers.embeddings_stack import padded
+        from tpu_tlm.models.layers.embeddings_stack import padded_vocab_size
 
         if parts[0].ndim == 0 or len(parts[0]) != vocab_size:
             found = len(parts[0]) if parts[0].ndim else "no"
             raise TlmError(
                 f"{key}: has {found} rows, the configuration says {vocab_size} vocabulary entries"
             )
-        missing = (padded(vocab_size) - vocab_size, *parts[0].shape[1:])
+        missing = (padded_vocab_size(vocab_size) - vocab_size, *parts[0].shape[1:])
         filled = np.concatenate([parts[0], np.zeros(missing, parts[0].dtype)])
         return filled.T if transpose else filled
 

@@ -129,20 +129,20 @@ def check_sizes(spec: ModelSpec, values: Mapping[str, np.ndarray], source: str) 
     Done before a model is built: a configuration that claims sizes far beyond its arrays must
     not make the process allocate them.
     """
-    from tpu_tlm.models.layers.embeddings_stack import padded
+    from tpu_tlm.models.layers.embeddings_stack import padded_vocab_size
 
     _check_numbers(spec, source)
     config = spec.config
     width = config.embedding_size or config.d_model
     blocks = config.num_decoder_layers or config.num_layers
     expected: list[tuple[str, tuple[int | None, ...]]] = [
-        ("embeddings/x/table", (padded(spec.vocab_size), width)),
+        ("embeddings/x/table", (padded_vocab_size(spec.vocab_size), width)),
         ("embeddings/tt/table", (config.type_vocab_size, width)),
         ("encoder/0/ffn/expansion/kernel", (config.d_model, config.d_ff)),
         ("encoder/0/to_ffn/kernel", (config.d_model, config.d_ff)),
         ("encoder/0/sgu/proj/kernel", (spec.seq_length, spec.seq_length)),
     ]
-    if config.embed_type.startswith("learned-positional") and config.max_positions:
+    if config.max_positions:
         expected.append(("embeddings/x/positions", (config.max_positions, width)))
     if config.num_heads * (config.d_k or config.d_model // max(1, config.num_heads)) > 2**24:
         raise TlmError(f"{source}: {config.num_heads} heads of width {config.d_k} are too many")

@@ -191,7 +191,7 @@ def repeated(caches: Sequence[Cache], copies: int) -> list[Cache]:
 
     return [
         Cache(
-            c.at,
+            c.position,
             rows(c.keys),
             rows(c.values),
             None if c.source is None else (rows(c.source[0]), rows(c.source[1])),

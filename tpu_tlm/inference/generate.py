@@ -17,7 +17,8 @@ from tpu_tlm.inference.sampling import BeamSearch, Sampling
 from tpu_tlm.models.language_models import TransformerLanguageModel
 from tpu_tlm.models.layers.attention import Cache
 from tpu_tlm.models.seq2seq import Seq2SeqModel
-from tpu_tlm.models.spec import ModelSpec, longest
+from tpu_tlm.models.positions.registry import max_length
+from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.objectives.denoising import Denoiser
 from tpu_tlm.objectives.seq2seq import target_frame
 
@@ -84,7 +85,7 @@ class Generate:
             raise UsageError(
                 "an empty text: this model has no prefix token to begin with, give at least one word (--text)"
             )
-        limit = longest(self.spec)
+        limit = max_length(self.spec)
         if limit is not None and len(ids) + max_tokens > limit:
             raise UsageError(
                 f"text {text[:40]!r} ({len(ids)} tokens) and --max_tokens {max_tokens}: the model takes {limit} tokens in all, give fewer"
@@ -168,7 +169,7 @@ class Generate:
     ) -> Iterator[Written]:
         lengths = np.array([len(p) for p in prompts], np.int32)
         size = -(-int(lengths.max() + max_tokens) // _ROUND) * _ROUND
-        size = min(size, longest(self.spec) or size)
+        size = min(size, max_length(self.spec) or size)
         number = np.arange(first, first + len(prompts), dtype=np.int64)
         x, source = (
             self._padded(prompts, size),

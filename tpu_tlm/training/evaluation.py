@@ -12,7 +12,7 @@ from tpu_tlm.data.dataset.stream import failure, in_order
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.pretrained import PretrainedModel
-from tpu_tlm.models.spec import longest
+from tpu_tlm.models.positions.registry import max_length
 from tpu_tlm.objectives.base import Objective, ObjectiveContext, ObjectiveOptions
 from tpu_tlm.objectives.custom import compiler_error
 from tpu_tlm.objectives.registry import make_objective, objective_class, objective_of_kind
@@ -99,9 +99,9 @@ def evaluate_saved(
         dataset.tokenizer, tokenizer.description(), f"{dataset.directory} and {saved.source}"
     )
     tokens = max(dataset.lengths.values())
-    if tokens > (longest(saved.spec) or tokens):
+    if tokens > (max_length(saved.spec) or tokens):
         raise UsageError(
-            f"{dataset.directory}: examples of {tokens} tokens are longer than the model's {longest(saved.spec)}"
+            f"{dataset.directory}: examples of {tokens} tokens are longer than the model's {max_length(saved.spec)}"
         )
     name = asked or objective_of_kind(saved.spec.kind)
     if batch_size % devices.replicas:

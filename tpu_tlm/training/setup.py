@@ -23,7 +23,8 @@ from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import make_tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.registry import build_model
-from tpu_tlm.models.spec import ModelSpec, longest
+from tpu_tlm.models.positions.registry import max_length
+from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.objectives.base import ObjectiveContext, ObjectiveOptions
 from tpu_tlm.objectives.registry import make_objective, objective_class
 from tpu_tlm.training.optimizers import make_optimizer
@@ -151,7 +152,7 @@ def spec_of(options: Options, corpora: Corpora) -> ModelSpec:
     # What gated MLP blocks take is no matter of positions: the model says it.
     tokens, limit = (
         max(spec.seq_length, spec.seq_length_y or 0),
-        None if spec.config.mlp else longest(spec),
+        None if spec.config.mlp else max_length(spec),
     )
     if limit is not None and limit < tokens:
         raise UsageError(

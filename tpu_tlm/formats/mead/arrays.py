@@ -54,7 +54,7 @@ def mead_extras(arrays: Mapping[str, np.ndarray], spec: ModelSpec) -> Arrays:
 
 def _is_types_form(arrays: Mapping[str, np.ndarray], spec: ModelSpec) -> bool:
     config = spec.config
-    with_bias = config.embed_type == "learned-positional-w-bias" and not config.type_vocab_size
+    with_bias = "learned-with-bias" in config.position_encoding and not config.type_vocab_size
     return with_bias and _TYPES in arrays and _BIAS not in arrays
 
 

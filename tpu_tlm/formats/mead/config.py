@@ -10,7 +10,13 @@ from tpu_tlm.errors import UsageError
 from tpu_tlm.models.spec import ModelSpec
 
 _ORDERS = {None: "mead", "pre-layer-norm": "pre-layer-norm", "post-layer-norm": "post-layer-norm"}
-_EMBEDDINGS = ("default", "positional", "learned-positional", "learned-positional-w-bias")
+_EMBEDDINGS: dict[str | None, str | None] = {
+    None: None,
+    "default": None,
+    "positional": "sinusoidal",
+    "learned-positional": "learned",
+    "learned-positional-w-bias": "learned-with-bias",
+}
 _RELATIVE = {None: "shaw", "alibi": "alibi", "t5": "t5"}
 # Names that MEAD's fine-tuning embeddings have for options of its language models.
 _ALIASES = {
@@ -43,7 +49,7 @@ _KINDS = {
 }
 
 
-def _choice(config: Mapping[str, Any], name: str, known: Mapping[Any, str]) -> str:
+def _choice(config: Mapping[str, Any], name: str, known: Mapping[Any, Any]) -> Any:
     value = config.get(name)
     if not isinstance(value, str | None) or value not in known:
         raise UsageError(
@@ -109,6 +115,8 @@ def spec_from_mead(
     if causal and kind in ("mlm", "embed"):
         # With `mlm: false` MEAD's embeddings add the causal mask to that of padding.
         ours = "clm"
+    absolute = _choice(config, "embed_type", _EMBEDDINGS)
+    relative = _choice(config, "ra_type", _RELATIVE)
     tie = config.get("tie", True)
     epsilon = 1e-12 if kind in ("mlm", "clm", "gmlp", "embed") else 1e-6
     reduction = {k: config[k] for k in ("reduction_type", "reduction_d_k", "d_out") if k in config}
@@ -128,15 +136,12 @@ def spec_from_mead(
             num_layers=config.get("layers", 8),
             d_k=config.get("d_k"),
             embedding_size=width if width != config["d_model"] else None,
-            embed_type=_choice(
-                config, "embed_type", {None: "default", **{k: k for k in _EMBEDDINGS}}
-            ),
+            position_encoding=[e for e in (absolute, relative) if e is not None],
             max_positions=max_positions,
             embeddings_reduction=config.get("embeddings_reduction", "sum"),
             type_vocab_size=token_types if has_types else 0,
             rpr_k=_reaches(config),
             rpr_value_on=config.get("rpr_value_on", True),
-            ra_type=_choice(config, "ra_type", _RELATIVE),
             windowed_ra=config.get("windowed_ra", False),
             single_head=config["num_heads"] == 1,
             mlp=kind == "gmlp" or config.get("mlp", False),

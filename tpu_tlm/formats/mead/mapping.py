@@ -5,7 +5,7 @@ What MEAD has no key for has a key of ours, `tpu_tlm/...`, which its readers ign
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,8 @@ from tpu_tlm.config import ModelConfig
 from tpu_tlm.errors import TlmError
 from tpu_tlm.formats.mapping import Pair, pair, rows, same, transposed
 from tpu_tlm.models.layers.core import GATED
+from tpu_tlm.models.positions.base import Table
+from tpu_tlm.models.positions.registry import absolute_encoding, relative_encoding
 from tpu_tlm.models.spec import ModelSpec
 
 OWN = "tpu_tlm/"
@@ -63,20 +65,20 @@ def _heads(path: str, key: str, config: ModelConfig) -> Iterator[Pair]:
     yield same(f"{path}/w_O/bias", f"{key}/w_O/bias")
 
 
+def _position_tables(tables: Iterable[Table], path: str, key: str) -> Iterator[Pair]:
+    """The tables of a position encoding, under keys of our own where MEAD has none."""
+    for table in tables:
+        ours = f"{path}/{table.name}"
+        yield same(ours, f"{key}/{table.mead_key}" if table.mead_key else f"{OWN}{ours}")
+
+
 def _attention(
     path: str, key: str, config: ModelConfig, layer: int, *, cross: bool = False
 ) -> Iterator[Pair]:
     yield from _heads(path, key, config)
-    if config.ra_type == "shaw" and config.rpr_k_of(layer):
-        yield same(f"{path}/rpr_key", f"{key}/rpr_key")
-        if config.rpr_value_on:
-            yield same(f"{path}/rpr_value", f"{key}/rpr_value")
-    elif cross:
-        return
-    elif config.ra_type == "t5":
-        yield same(f"{path}/rel_embedding", f"{key}/rel_embedding")
-    elif config.ra_type == "convert":
-        yield same(f"{path}/rel_bias", f"{OWN}{path}/rel_bias")
+    encoding = relative_encoding(config)
+    if encoding is not None and (encoding.in_cross_attention or not cross):
+        yield from _position_tables(encoding.tables(config, layer, cross=cross), path, key)
 
 
 def _ffn(path: str, key: str, config: ModelConfig) -> Iterator[Pair]:
@@ -147,14 +149,12 @@ def _embeddings(root: str, spec: ModelSpec) -> Iterator[Pair]:
     key = f"{root}/SrcEmbeddings" if seq2seq else f"{root}/Embeddings"
     table = rows("embeddings/x/table", f"{key}/x/weights", spec.vocab_size)
     yield _twice(table, f"{root}/TgtEmbedding/y/weights") if seq2seq else table
-    if config.embed_type.startswith("learned-positional"):
-        yield same("embeddings/x/positions", f"{key}/x/pos_weights")
-    if config.embed_type == "learned-positional-w-bias":
+    absolute = absolute_encoding(config)
+    if absolute is not None:
+        yield from _position_tables(absolute.tables(config), "embeddings/x", f"{key}/x")
+    if "learned-with-bias" in config.position_encoding:
         # As MEAD's TensorFlow side writes it; `arrays` converts the form of its PyTorch side.
         yield same("embeddings/x/bias", f"{key}/x/bias")
-    if config.embed_type == "modular":
-        for name in ("positions_long", "positions_short"):
-            yield same(f"embeddings/x/{name}", f"{OWN}embeddings/x/{name}")
     if config.type_vocab_size:
         yield same("embeddings/tt/table", f"{key}/tt/weights")
     if config.embeddings_reduction == "sum-layer-norm":

@@ -109,10 +109,9 @@ class Bert(Family):
                 d_ff=config.size(keys["d_ff"], high=MAX_FFN),
                 num_heads=num_heads,
                 num_layers=config.size(keys["num_layers"], high=MAX_LAYERS),
-                embed_type="learned-positional",
+                position_encoding=["learned"],
                 max_positions=positions,
                 embeddings_reduction="sum-layer-norm",
-                rpr_k=[0],
                 transformer_type="post-layer-norm",
                 layer_norm_eps=self.eps_of(config),
                 activation=activation,
@@ -310,9 +309,9 @@ def completed(
         config = replace(config, type_vocab_size=types)
         added.append("a token-type table of zeros")
     if spec.kind == "mlm" and config.mlm_head == "bert" and not config.output_bias:
-        from tpu_tlm.models.layers.embeddings_stack import padded
+        from tpu_tlm.models.layers.embeddings_stack import padded_vocab_size
 
-        grown["head/bias"] = np.zeros(padded(spec.vocab_size), np.float32)
+        grown["head/bias"] = np.zeros(padded_vocab_size(spec.vocab_size), np.float32)
         config = replace(config, output_bias=True)
         added.append("a bias of zeros on the logits")
     kind = spec.kind
