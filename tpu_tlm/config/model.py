@@ -64,6 +64,9 @@ class ModelConfig:
     rotary_base: float = opt(
         10000.0, "rotary: the longest wavelength is 2 pi times this", unit="number"
     )
+    rotary_base_local: float | None = opt(
+        None, "rotary_base of the layers with --local_window; none = rotary_base", unit="number"
+    )
     single_head: bool = opt(
         False,
         "the form of one head without output projection, values as wide as the model (MEAD's --num_heads 1)",
@@ -90,8 +93,14 @@ class ModelConfig:
     activation: str = opt(
         "gelu",
         "inside the feed-forward layers; gelu is the tanh form; geglu and swiglu have a gate, a third matrix",
-        choices=("gelu", "gelu-exact", "relu", "geglu", "swiglu"),
+        choices=("gelu", "gelu-exact", "relu", "geglu", "geglu-exact", "swiglu"),
     )
+    use_bias: bool = opt(True, "biases in attention, feed-forward layers and the bert head")
+    norm_bias: bool = opt(True, "biases in layer norms")
+    skip_first_norm: bool = opt(
+        False, "pre-layer-norm: the first layer has no norm before attention (ModernBERT)"
+    )
+    shared_layers: bool = opt(False, "all encoder blocks have the same weights (ALBERT)")
     tie_weights: bool = opt(True, "the output projection is the token table")
     output_bias: bool = opt(False, "a bias on the logits")
     mlm_head: str = opt(
