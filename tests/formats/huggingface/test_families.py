@@ -36,6 +36,14 @@ DISTIL = {
     "hidden_dim": 64,
     "max_position_embeddings": 24,
 }
+ALBERT = {**SIZES, "embedding_size": 16}
+MODERN = {
+    **SIZES,
+    "num_hidden_layers": 5,
+    "local_attention": 8,
+    **{"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
+    **{"cls_token_id": 2, "sep_token_id": 3},
+}
 LABELS = {
     "id2label": {0: "bad", 1: "good", 2: "ugly"},
     "label2id": {"bad": 0, "good": 1, "ugly": 2},
@@ -53,6 +61,10 @@ CASES = [
     ("Electra", "ForPreTraining", {**SIZES, "embedding_size": 16}),
     *(("DistilBert", end, DISTIL) for end in ("ForMaskedLM", "Model")),
     ("DistilBert", "ForMaskedLM", {**DISTIL, **UNTIED, "sinusoidal_pos_embds": True}),
+    *(("Albert", end, ALBERT) for end in ("ForMaskedLM", "Model")),
+    *(("ModernBert", end, MODERN) for end in ("ForMaskedLM", "Model")),
+    ("ModernBert", "ForMaskedLM", {**MODERN, **UNTIED, "norm_bias": True}),
+    ("ModernBert", "ForMaskedLM", {**MODERN, "layer_types": ["full_attention"] * 5}),
     ("GPT2", "LMHeadModel", GPT2),
     ("GPT2", "LMHeadModel", {**GPT2, **UNTIED, "n_inner": 48, "activation_function": "relu"}),
     *(("Bert", end, {**SIZES, **LABELS}) for end in hf.CLASSIFIERS),
@@ -60,6 +72,9 @@ CASES = [
     *(("XLMRoberta", end, {**ROBERTA, **LABELS}) for end in hf.CLASSIFIERS),
     *(("Electra", end, {**SIZES, **LABELS, "embedding_size": 16}) for end in hf.CLASSIFIERS),
     *(("DistilBert", end, {**DISTIL, **LABELS}) for end in hf.CLASSIFIERS),
+    *(("Albert", end, {**ALBERT, **LABELS}) for end in hf.CLASSIFIERS),
+    *(("ModernBert", end, {**MODERN, **LABELS}) for end in hf.CLASSIFIERS),
+    ("ModernBert", "ForSequenceClassification", {**MODERN, **LABELS, "classifier_pooling": "mean"}),
     *(("GPT2", end, {**GPT2, **LABELS, "pad_token_id": 0}) for end in hf.CLASSIFIERS),
 ]
 

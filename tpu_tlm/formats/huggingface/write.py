@@ -101,6 +101,7 @@ def hf_files(
         config["id2label"] = {str(i): label for i, label in enumerate(labels)}
         config["label2id"] = {label: i for i, label in enumerate(labels)}
         config["problem_type"] = saved.classifier.problem_type
+        config.update(family.classifier_config(saved.classifier))
         # A classifier of a causal model finds a text's last token by it.
         config.setdefault("pad_token_id", spec.pad_id)
     if spec.kind != "clm" and spec.prefix_id is not None and family.bos_is_prefix:

@@ -22,14 +22,15 @@ OWN = "tpu_tlm/"
 TEMPERATURE = f"{OWN}temperature"
 
 
-def _dense(path: str, key: str) -> Iterator[Pair]:
+def _dense(path: str, key: str, *, bias: bool = True) -> Iterator[Pair]:
     yield transposed(f"{path}/kernel", f"{key}/weights")
-    yield same(f"{path}/bias", f"{key}/bias")
+    if bias:
+        yield same(f"{path}/bias", f"{key}/bias")
 
 
 def _norm(path: str, key: str, config: ModelConfig) -> Iterator[Pair]:
     yield same(f"{path}/gamma", f"{key}/weights")
-    if config.norm_type == "layer-norm":
+    if config.norm_type == "layer-norm" and config.norm_bias:
         yield same(f"{path}/beta", f"{key}/bias")
 
 
@@ -50,19 +51,21 @@ def _heads(path: str, key: str, config: ModelConfig) -> Iterator[Pair]:
         lambda a: [a[:, i].reshape(a.shape[0], -1).T for i in range(3)],
         lambda parts: np.stack([p.T.reshape(p.shape[1], heads, -1) for p in parts], axis=1),
     )
-    yield pair(
-        f"{path}/qkv/bias",
-        tuple(f"{key}/{n}/bias" for n in names),
-        lambda a: [a[i].reshape(-1) for i in range(3)],
-        lambda parts: np.stack([p.reshape(heads, -1) for p in parts]),
-    )
+    if config.use_bias:
+        yield pair(
+            f"{path}/qkv/bias",
+            tuple(f"{key}/{n}/bias" for n in names),
+            lambda a: [a[i].reshape(-1) for i in range(3)],
+            lambda parts: np.stack([p.reshape(heads, -1) for p in parts]),
+        )
     yield pair(
         f"{path}/w_O/kernel",
         (f"{key}/w_O/weights",),
         lambda a: [a.reshape(-1, a.shape[-1]).T],
         lambda parts: parts[0].T.reshape(heads, -1, parts[0].shape[0]),
     )
-    yield same(f"{path}/w_O/bias", f"{key}/w_O/bias")
+    if config.use_bias:
+        yield same(f"{path}/w_O/bias", f"{key}/w_O/bias")
 
 
 def _position_tables(tables: Iterable[Table], path: str, key: str) -> Iterator[Pair]:
@@ -82,15 +85,16 @@ def _attention(
 
 
 def _ffn(path: str, key: str, config: ModelConfig) -> Iterator[Pair]:
-    yield from _dense(f"{path}/expansion", f"{key}/expansion")
+    bias = config.use_bias
+    yield from _dense(f"{path}/expansion", f"{key}/expansion", bias=bias)
     if config.activation in GATED:
-        yield from _dense(f"{path}/gate", f"{OWN}{path}/gate")
-    yield from _dense(f"{path}/squeeze", f"{key}/squeeze")
+        yield from _dense(f"{path}/gate", f"{OWN}{path}/gate", bias=bias)
+    yield from _dense(f"{path}/squeeze", f"{key}/squeeze", bias=bias)
 
 
 def _encoder(root: str, config: ModelConfig) -> Iterator[Pair]:
     stack = f"{root}/GatedMLPEncoderStack" if config.mlp else f"{root}/TransformerEncoderStack"
-    for layer in range(config.num_layers):
+    for layer in range(1 if config.shared_layers else config.num_layers):
         path, key = f"encoder/{layer}", f"{stack}/{layer}"
         if config.mlp:
             yield from _norm(f"{path}/norm", f"{key}/norm", config)
@@ -107,7 +111,8 @@ def _encoder(root: str, config: ModelConfig) -> Iterator[Pair]:
             yield same(f"{path}/sgu/proj/bias", f"{proj}/bias")
             yield from _dense(f"{path}/from_sgu", f"{key}/from_sgu")
             continue
-        yield from _norm(f"{path}/ln1", f"{key}/ln1", config)
+        if layer or not config.skip_first_norm:
+            yield from _norm(f"{path}/ln1", f"{key}/ln1", config)
         yield from _norm(f"{path}/ln2", f"{key}/ln2", config)
         yield from _attention(f"{path}/attn", f"{key}/attn", config, layer)
         yield from _ffn(f"{path}/ffn", f"{key}/ffn", config)
@@ -196,7 +201,7 @@ def _head(spec: ModelSpec) -> Iterator[Pair]:
         yield from _dense("head/unit", f"{key}/unit")
         return
     if config.mlm_head == "bert":
-        yield from _dense("head/dense", f"{key}/dense")
+        yield from _dense("head/dense", f"{key}/dense", bias=config.use_bias)
         yield from _norm("head/ln", f"{key}/ln", config)
     elif config.tie_weights and config.embedding_size not in (None, config.d_model):
         yield from _dense("head/to_dsz", f"{key}/to_dsz")

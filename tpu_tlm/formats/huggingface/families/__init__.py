@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.huggingface.families.albert import Albert
 from tpu_tlm.formats.huggingface.families.bert import Bert
 from tpu_tlm.formats.huggingface.families.distilbert import DistilBert
 from tpu_tlm.formats.huggingface.families.electra import Electra
 from tpu_tlm.formats.huggingface.families.family import Family
 from tpu_tlm.formats.huggingface.families.gpt2 import Gpt2
+from tpu_tlm.formats.huggingface.families.modernbert import ModernBert
 from tpu_tlm.formats.huggingface.families.roberta import Roberta
 from tpu_tlm.formats.json_files import ConfigReader
 
@@ -19,6 +21,8 @@ FAMILIES: tuple[Family, ...] = (
     Roberta(),
     Roberta("xlm-roberta", "XLMRoberta"),
     Roberta("camembert", "Camembert"),
+    Albert(),
+    ModernBert(),
     Gpt2(),
 )
 

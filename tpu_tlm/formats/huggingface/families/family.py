@@ -111,6 +111,10 @@ class Family(abc.ABC):
         """The arrays of the classification head."""
         yield from linear(OUT, "classifier")
 
+    def classifier_config(self, classifier: Classifier) -> dict[str, Any]:
+        """Settings of config.json that describe the classification head."""
+        return {}
+
     def class_of(self, spec: ModelSpec, task: str | None, extras: Mapping[str, Any]) -> str:
         """The name of `transformers`' class for such a model."""
         if task is not None:
