@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -53,6 +54,10 @@ def run_command(
     `TlmError`s become one line on standard error and their own code; `KeyboardInterrupt` becomes 130; anything else is a
     defect of ours and keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # File names may hold what is no text; printing them must not fail on any terminal.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return int(main(argv) or 0)
     except TlmError as error:

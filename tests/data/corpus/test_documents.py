@@ -238,9 +238,8 @@ def test_bad_input_is_counted_and_named(tmp_path: Path) -> None:
     summary = "\n".join(bad.summary())
     assert f"not UTF-8 (replaced): 2 ({corpus}/a.txt:2, {corpus}/a.txt:5)" in summary
     assert f"empty file: 2 ({corpus}/b.txt, {corpus}/d.txt)" in summary
-    assert (
-        f"without the field 'text' (skipped): 2 ({corpus}/c.jsonl:2, {corpus}/c.jsonl:5)" in summary
-    )
+    assert f"without the field 'text' (skipped): 1 ({corpus}/c.jsonl:2)" in summary
+    assert f"is an array, not an object (skipped): 1 ({corpus}/c.jsonl:5)" in summary
     assert f"not JSON (skipped): 1 ({corpus}/c.jsonl:3)" in summary
     assert f"not text (skipped): 1 ({corpus}/c.jsonl:4)" in summary
 
@@ -263,14 +262,14 @@ def test_line_numbers_hold_in_later_parts(tmp_path: Path) -> None:
     assert bad.summary() == [f"bytes that are not UTF-8 (replaced): 1 ({tmp_path}/a.txt:3501)"]
 
 
-def test_tallies_merge_and_keep_few_examples() -> None:
+def test_counts_merge_and_keep_few_examples() -> None:
     total = BadInput()
     for part in range(4):
         tally = BadInput()
         for line in range(3):
-            tally.add("odd", lambda part=part, line=line: f"f{part}:{line}", "mend it", False)  # type: ignore[misc]
+            tally.add("odd", lambda part=part, line=line: f"f{part}:{line}", "fix it", False)  # type: ignore[misc]
         total.merge(tally)
-    assert total.summary() == ["odd: 12 (f0:0, f0:1, f0:2, f1:0, f1:1, …)"]
+    assert total.summary() == ["odd: 12 (f0:0, f0:1, f0:2, f1:0, f1:1, ...)"]
 
 
 def test_inputs_that_are_not_there(tmp_path: Path) -> None:
@@ -300,3 +299,40 @@ def test_what_was_read_is_told(tmp_path: Path) -> None:
     for _ in read_part(part, consumed=told.append):
         pass
     assert sum(told) == 4_000_000 and max(told) <= 1 << 20
+
+
+@pytest.mark.parametrize("part_bytes", [1 << 24, 40])
+def test_what_ends_a_document_can_be_chosen(tmp_path: Path, part_bytes: int) -> None:
+    text = "one\ntwo\n\nthree\n  \nfour and some more words\n" * 20
+    (tmp_path / "a.txt").write_text(text)
+    (tmp_path / "b.txt").write_text("last")
+    words = [line.encode() for line in text.split("\n") if line.strip()]
+    lines = documents(tmp_path, part_bytes, document="line")
+    assert [block.lines for block in lines] == [[word] for word in [*words, b"last"]]
+    assert all(block.first and block.last for block in lines)
+    files = documents(tmp_path, part_bytes, document="file")
+    assert joined(files) == [b"\n".join(words), b"last"]
+
+
+@pytest.mark.parametrize("part_bytes", [1 << 24, 30])
+def test_lone_carriage_returns_end_lines(tmp_path: Path, part_bytes: int) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\rtwo\r\rthree and\rfour\r" * 9)
+    found = documents(tmp_path / "a.txt", part_bytes)
+    assert joined(found) == [b"one\ntwo", *[b"three and\nfour\none\ntwo"] * 8, b"three and\nfour"]
+
+
+def test_carriage_returns_and_nul_bytes_inside_lines_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"x" * 70_000 + b"\none\rtwo\r\nn\0ul\n")
+    bad = BadInput()
+    found = documents(tmp_path / "a.txt", bad=bad)
+    assert found[-1].lines[-2:] == [b"one\rtwo", b"nul"]
+    assert len(bad.counts) == 2 and f"{tmp_path}/a.txt:2" in "".join(bad.summary())
+
+
+def test_json_fields_can_be_nested(tmp_path: Path) -> None:
+    rows = [{"a": {"b": {"c": "deep"}}}, {"a.b.c": "flat"}, {"a": {"b": 1}}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    bad = BadInput()
+    found = documents(tmp_path, bad=bad, json_field="a.b.c")
+    assert [block.lines for block in found] == [[b"deep"], [b"flat"]]
+    assert sum(bad.counts.values()) == 1

@@ -1,4 +1,4 @@
-"""The shuffle on disk: the order is a function of seed and place, whatever the chunks and buckets."""
+"""External shuffle: the order depends on seed and place, not on chunks and buckets."""
 
 from __future__ import annotations
 

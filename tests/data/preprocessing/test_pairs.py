@@ -157,7 +157,7 @@ def test_the_last_turn_alone(tmp_path: Path) -> None:
         ("tsv", [], ["the Senate of peace and war and treaty", "commerce <EOU> of the Senate"]),
     ],
 )
-@pytest.mark.parametrize("nctx", [7, 40])
+@pytest.mark.parametrize("seq_length", [7, 40])
 @pytest.mark.parametrize("tokenizer", [[*BPE, *EOU], WORDPIECE], ids=["bpe", "wordpiece"])
 def test_a_text_alone_is_framed_as_the_first_of_a_pair(
     tmp_path: Path,
@@ -167,7 +167,7 @@ def test_a_text_alone_is_framed_as_the_first_of_a_pair(
     seq_length: int,
     tokenizer: list[str],
 ) -> None:
-    """What `predict respond` and `generate` read is what the model was trained on, cut at the same place."""
+    """`predict respond` and `generate` read what the model was trained on, cut at the same place."""
     path = tmp_path / "rows.txt"
     path.write_text("".join(f"{text}\tpeace\n" for text in texts))
     wordpiece = tokenizer is WORDPIECE
@@ -440,16 +440,6 @@ def test_datasets_without_pairs_have_the_bytes_they_had_before_there_were_pairs(
         == "b71b6e8d3d773c31d6e54a452a9241f48c883d66ebadd59c6383656dd5a4c27d"
     )
     told = yaml.safe_load((tmp_path / "md.yml").read_text())
-    keys = "num_samples format split nctx pack prefix suffix tok_on_eol shuffle seed valid_fraction made_from documents lines tokens "
-    assert list(told) == [
-        *keys.split(),
-        "text_bytes",
-        "bad_input",
-        "tokenizer",
-        "record_bytes",
-        "piece_samples",
-        "shards",
-    ]
     assert not {"pairs", "nctx_y"} & set(told["made_from"])
 
 

@@ -1,4 +1,4 @@
-"""Pairs in the dataset format: a second text beside the first, through writing, opening and streaming."""
+"""Pairs in the dataset format: a second text through writing, opening and streaming."""
 
 from __future__ import annotations
 

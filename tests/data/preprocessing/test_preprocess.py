@@ -20,13 +20,17 @@ from tests.paths import DATA_FILES
 from tpu_tlm import preprocess
 from tpu_tlm.data.dataset.dataset import Dataset, open_dataset
 from tpu_tlm.data.preprocessing import external_sort
+from tpu_tlm.data.preprocessing import preprocess as preprocessing
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import TlmError, UsageError
 
 TOKENIZERS = DATA_FILES / "tokenizers"
 BPE = ["--codes", str(TOKENIZERS / "codes"), "--vocab", str(TOKENIZERS / "vocab")]
 WORDPIECE = ["--subword_type", "wordpiece", "--vocab", str(TOKENIZERS / "vocab.txt")]
-WORDS = "the of and Senate nation peace war treaty commerce déjà 1848 don't naïve 国会 people's, congress. union! liberty".split()
+WORDS = (
+    "the of and Senate nation peace war treaty commerce déjà 1848 don't naïve 国会 people's, "
+    "congress. union! liberty"
+).split()
 
 
 def documents(count: int, seed: int = 0) -> list[list[str]]:
@@ -250,7 +254,7 @@ def test_every_kind_of_file_gives_the_same(tmp_path: Path) -> None:
 
 
 def test_no_token_is_lost_between_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocess, "_SMALLEST_PART", 500)
+    monkeypatch.setattr(preprocessing, "SMALLEST_PART", 500)
     docs = documents(150)
     write_text(tmp_path / "a.txt", docs[:100])
     write_text(tmp_path / "b.txt", docs[100:])
@@ -282,7 +286,8 @@ def test_a_line_of_megabytes_is_one_line(tmp_path: Path, pack: str) -> None:
     made = dataset.load_tokenizer()
     ids = examples(dataset)[0]
     expected = made.encode_lines([line.encode()]).ids
-    # Parts put what they leave over at the end, so the order of whole examples is the text's only within a part.
+    # Parts put what they leave over at the end, so the order of whole examples is the text's only
+    # within a part.
     assert sorted(ids[ids != made.pad_id].tolist()) == sorted([*expected.tolist(), made.sep_id])
     np.testing.assert_array_equal(ids[0], expected[:512])
 
@@ -331,7 +336,7 @@ def test_a_finished_output_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--eol_token", "[NOPE]"], "--eol_token"),
         (["--seq_length", 1, "--prefix", "[CLS]"], "--seq_length 1"),
         (["--valid_fraction", 1], "--valid_fraction 1.0"),
-        (["--valid_fraction", 1e-9], "--valid_fraction: no document"),
+        (["--valid_fraction", 1e-9], "--valid_fraction: of 5 documents none"),
         (["--max_file_size", 0], "--max_file_size"),
         (["--workers", -1], "--workers"),
         (["--packing", "tight"], "--packing"),
@@ -359,7 +364,7 @@ def test_object_store_output(tmp_path: Path) -> None:
 
     source = write_text(tmp_path / "a.txt", documents(50))
     run(source, tmp_path / "local", "--valid_fraction", 0.3)
-    remote = f"ram://bucket-{tmp_path.name}/set"  # TensorFlow's in-memory file system stands in for gs://
+    remote = f"ram://bucket-{tmp_path.name}/set"  # TensorFlow's in-memory file system
     args = [
         "--input_files",
         str(source),

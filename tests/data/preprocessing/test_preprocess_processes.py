@@ -129,7 +129,7 @@ def test_the_bytes_do_not_depend_on_the_workers(
         assert _hashes(tmp_path / workers) == whole
 
 
-# With two workers three times while tokenizing and twice while writing shards; each time more is there already.
+# With two workers: three times while tokenizing, twice while writing shards.
 @pytest.mark.parametrize(
     ("workers", "kills"),
     [("1", "part 3, shard 2"), ("2", "part 1, part 6, part 13, shard 1, shard 4")],

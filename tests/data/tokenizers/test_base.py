@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -24,18 +25,15 @@ LINE = "The Senate of the United States, déjà vu."
 @pytest.mark.parametrize("config", [BPE, WORDPIECE], ids=["bpe", "wordpiece"])
 @pytest.mark.parametrize("cased", [True, False])
 def test_save_and_load(tmp_path: Path, config: TokenizerConfig, cased: bool) -> None:
-    made = make_tokenizer(
-        TokenizerConfig(
-            config.subword_type, config.codes, config.vocab, cased, ["[CLS]", "[MASK]", "<X>"]
-        )
-    )
+    extra = ["[CLS]", "[MASK]", *(["<X>"] if config is BPE else [])]
+    made = make_tokenizer(dataclasses.replace(config, cased=cased, extra_tokens=extra))
     made.save(str(tmp_path / "a" / "tokenizer"))
     loaded = load_tokenizer(str(tmp_path / "a" / "tokenizer"))
     assert loaded.description() == made.description() and loaded.fingerprint() == made.fingerprint()
     assert loaded.tokens == made.tokens and loaded.special_ids == made.special_ids
     assert loaded.encode(LINE + " <X>") == made.encode(LINE + " <X>")
     assert (
-        json.loads((tmp_path / "a" / "tokenizer" / "tokenizer.json").read_text())
+        json.loads((tmp_path / "a" / "tokenizer" / "tokenizer_info.json").read_text())
         == made.description()
     )
 
@@ -67,10 +65,10 @@ def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no tokenizer"):
         load_tokenizer(str(tmp_path))
     for text in ("{", "[]", '{"kind": "bpe"}'):
-        (tmp_path / "tokenizer.json").write_text(text)
-        with pytest.raises(TlmError, match="is not a tokenizer description"):
+        (tmp_path / "tokenizer_info.json").write_text(text)
+        with pytest.raises(TlmError, match="make the tokenizer directory again"):
             load_tokenizer(str(tmp_path))
-    (tmp_path / "tokenizer.json").write_text(
+    (tmp_path / "tokenizer_info.json").write_text(
         '{"kind": "new", "cased": true, "extra_tokens": [], "files": {}}'
     )
     with pytest.raises(TlmError, match="unknown kind 'new'"):
@@ -79,8 +77,11 @@ def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
 
 def test_tokenizing_needs_no_tensorflow() -> None:
     code = (
-        "import sys; from tpu_tlm.data.tokenizers.factory import make_tokenizer; from tpu_tlm.config import TokenizerConfig\n"
-        f"for kind, codes, vocab in (('bpe', {BPE.codes!r}, {BPE.vocab!r}), ('wordpiece', None, {WORDPIECE.vocab!r})):\n"
+        "import sys\n"
+        "from tpu_tlm.data.tokenizers.factory import make_tokenizer\n"
+        "from tpu_tlm.config import TokenizerConfig\n"
+        f"for kind, codes, vocab in (('bpe', {BPE.codes!r}, {BPE.vocab!r}), "
+        f"('wordpiece', None, {WORDPIECE.vocab!r})):\n"
         "    make_tokenizer(TokenizerConfig(kind, codes, vocab)).encode_lines([b'a line'])\n"
         "assert 'tensorflow' not in sys.modules"
     )
@@ -88,7 +89,11 @@ def test_tokenizing_needs_no_tensorflow() -> None:
 
 
 def test_fastbpe_says_nothing_on_standard_error() -> None:
-    code = f"from tpu_tlm.config import TokenizerConfig; from tpu_tlm.data.tokenizers.factory import make_tokenizer; make_tokenizer(TokenizerConfig('bpe', {BPE.codes!r}, {BPE.vocab!r}))"
+    code = (
+        "from tpu_tlm.config import TokenizerConfig\n"
+        "from tpu_tlm.data.tokenizers.factory import make_tokenizer\n"
+        f"make_tokenizer(TokenizerConfig('bpe', {BPE.codes!r}, {BPE.vocab!r}))"
+    )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
     assert done.stderr == b"" and done.stdout == b""
 

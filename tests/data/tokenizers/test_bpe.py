@@ -215,8 +215,9 @@ def test_a_full_word_table_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "codes, vocab, message",
     [
-        (b"t h 5\nx y\n", VOCAB, r"codes:2: is not 'left right count'.*subword-nmt"),
-        (b"#version: 0.2\nt h\n", VOCAB, r"codes:1: .*subword-nmt"),
+        (b"t h 5\nx y\n", VOCAB, r"codes:2: is not 'left right count'"),
+        (b"#version: 0.1\nt h\n", VOCAB, r"codes:1: .*0\.2"),
+        (b"#version: 0.2\nt h\nx\n", VOCAB, r"codes:3: is not 'left right'"),
         (b"t h 5\nt h 4\n", VOCAB, r"codes:2: merge 't' 'h'"),
         (b"", VOCAB, r"codes: is empty"),
         (CODES, b"the 5\nof\n", r"vocab:2: is not 'token count'"),
@@ -247,3 +248,14 @@ def test_missing_files_and_options_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             make_tokenizer(config)
+
+
+@pytest.mark.parametrize("engine", ["fastbpe", "tokenizers"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_codes_of_subword_nmt_give_its_pieces(engine: str, mark: bytes) -> None:
+    """`subword_nmt.json`: codes, vocabulary and pieces that subword-nmt 0.3.8 made."""
+    golden = json.loads((FILES / "subword_nmt.json").read_text())
+    codes, vocab = (mark + golden[name].encode() for name in ("codes", "vocab"))
+    tokenizer = BpeTokenizer(codes, vocab, engine=engine)
+    for line, expected in golden["lines"]:
+        assert " ".join(tokenizer.pieces(line.split())) == expected.strip()

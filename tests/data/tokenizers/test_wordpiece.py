@@ -1,4 +1,4 @@
-"""WordPiece: what transformers' BertTokenizer makes of hard text, word starts, special tokens, errors."""
+"""WordPiece: equality with transformers' BertTokenizer, word starts, special tokens, errors."""
 
 from __future__ import annotations
 

@@ -1,22 +1,25 @@
-"""Bytes of a slice of a file, decompressed, in blocks that end at line ends or at least between characters."""
+"""Bytes of a slice of a file, decompressed, in blocks that end between lines or characters."""
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
+import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
+from tpu_tlm.data.corpus.blank_lines import is_blank
+from tpu_tlm.data.corpus.file_types import BOM
 from tpu_tlm.data.corpus.inputs import InputFile, Slice
 from tpu_tlm.errors import TlmError
 from tpu_tlm.filesystem import naming, open_read
 
 BLOCK = 1 << 20
-# What is decompressed at a time: well packed text can grow a thousandfold.
+# Bytes decompressed at a time: repetitive text can grow a thousandfold.
 _ZSTD_STEP = 16 << 10
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Cut:
 
 
 def cut_point(data: bytes, limit: int) -> int:
-    """A place in (0, limit] to cut a line that has no end: after the last white space, else between two characters."""
+    """A place in (0, limit] to cut a line that has no end: after white space, else a character."""
     space = max(data.rfind(b" ", 0, limit), data.rfind(b"\t", 0, limit))
     if space > 0:
         return space + 1
@@ -38,33 +41,39 @@ def cut_point(data: bytes, limit: int) -> int:
     return limit
 
 
-def _find_cut(stream: IO[bytes], file: InputFile, offset: int) -> Cut:
-    """The real cut for a nominal one: a function of the file and the offset only, so both neighbours find the same."""
+def _find_cut(stream: IO[bytes], file: InputFile, offset: int, document: str) -> Cut:
+    """The real cut for a nominal one; the slices on both sides of it find the same."""
     if offset <= 0:
         return Cut(0, True, False)
     if offset >= file.size:
         return Cut(file.size, True, False)
     stream.seek(offset - 1)
-    window = stream.read(BLOCK + 1)
+    window = _with_line_feeds(stream.read(BLOCK + 1), file)
     if file.kind == "json":
         base = offset - 1
         while (end := window.find(b"\n")) < 0:
             base += len(window)
-            window = stream.read(BLOCK)
+            window = _with_line_feeds(stream.read(BLOCK), file)
             if not window:
                 return Cut(file.size, True, False)
         return Cut(base + end + 1, True, False)
     first = window.find(b"\n")
     if first < 0:
         return _cut_in_line(window, file, offset)
+    if document != "blank-line":
+        return Cut(offset + first, document == "line", False)
     position = first + 1
     while (end := window.find(b"\n", position)) >= 0:
         line = window[position:end]
-        if not line or line.isspace():
+        if is_blank(line):
             return Cut(offset - 1 + end + 1, True, False)
         position = end + 1
     # No document begins nearby: a document this long is cut between two lines.
     return Cut(offset + first, False, False)
+
+
+def _with_line_feeds(data: bytes, file: InputFile) -> bytes:
+    return data.replace(b"\r", b"\n") if file.line_end == "\r" else data
 
 
 def _cut_in_line(window: bytes, file: InputFile, offset: int) -> Cut:
@@ -77,12 +86,13 @@ def _cut_in_line(window: bytes, file: InputFile, offset: int) -> Cut:
     return Cut(offset - 1 + place, False, True)
 
 
-def part_range(piece: Slice) -> tuple[Cut, Cut]:
-    """Where the slice really begins and ends; a compressed file begins at 0 and ends where its stream does."""
+def part_range(piece: Slice, document: str = "blank-line") -> tuple[Cut, Cut]:
+    """Where the slice really begins and ends; of a compressed file, 0 and -1 (the stream's end)."""
     if not piece.file.can_be_cut:
         return Cut(0, True, False), Cut(-1, True, False)
     with naming(piece.file.path), contextlib.closing(open_read(piece.file.path)) as stream:
-        return _find_cut(stream, piece.file, piece.start), _find_cut(stream, piece.file, piece.end)
+        start = _find_cut(stream, piece.file, piece.start, document)
+        return start, _find_cut(stream, piece.file, piece.end, document)
 
 
 class _Counting:
@@ -98,19 +108,27 @@ class _Counting:
         return data
 
 
-def _decompressed(file: InputFile, stream: _Counting) -> Any:
+def _decompressed(file: InputFile, stream: Any) -> Any:
     if file.compression == ".gz":
-        return gzip.GzipFile(fileobj=stream, mode="rb")  # type: ignore[call-overload]
+        return gzip.GzipFile(fileobj=stream, mode="rb")
+    if file.compression == ".bz2":
+        return bz2.BZ2File(stream)
+    if file.compression == ".xz":
+        return lzma.LZMAFile(stream)
     return _ZstdFrames(stream)
 
 
 class _ZstdFrames:
-    """Reads a .zst file of any number of frames; unlike the library's own reader it notices when the last one is cut off."""
+    """Reads a .zst file of any number of frames.
+
+    Unlike the library's own reader it raises `EOFError` when the last frame is cut off.
+    """
 
     def __init__(self, stream: _Counting) -> None:
         import zstandard
 
-        # Files made with --long=31 need a window of 2 GiB; others take no more memory for the permission.
+        # Files made with --long=31 need a window of 2 GiB; others take no more memory for the
+        # permission.
         self._library = zstandard.ZstdDecompressor(max_window_size=2**31)
         self._stream = stream
         self._frame: Any = None
@@ -132,16 +150,16 @@ class _ZstdFrames:
 
 
 @contextlib.contextmanager
-def _whole(file: InputFile) -> Iterator[None]:
+def _naming_damage(file: InputFile) -> Iterator[None]:
     """Name the file when its compressed stream is damaged."""
     try:
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise TlmError(
-            f"{file.path}: damaged or cut off: {error}: make it again or leave it out"
-        ) from None
     except Exception as error:
-        if type(error).__name__ != "ZstdError":
+        damaged = isinstance(error, EOFError | zlib.error | lzma.LZMAError | OSError)
+        # bz2 and gzip report damage as an `OSError` without a number, unlike the file system.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        if not damaged and type(error).__name__ != "ZstdError":
             raise
         raise TlmError(
             f"{file.path}: damaged or cut off: {error}: make it again or leave it out"
@@ -153,8 +171,10 @@ def raw_blocks(
 ) -> Iterator[tuple[bytes, bool]]:
     """Blocks of about `BLOCK` bytes from one cut to another, and whether each ends with a line end.
 
-    A line end is added to the end of a file that has none. A line longer than a block is cut at white space, else between two
-    characters. A byte-order mark at the start of the file is dropped. Raises `TlmError` for a damaged compressed file.
+    Every line end is a line feed (before it, a carriage return may stand); one is added to the end
+    of a file that has none. A line longer than a block is cut at white space, else between two
+    characters. A byte-order mark at the start of the file is dropped. `consumed` is called with the
+    number of bytes read since the call before. Raises `TlmError` for a damaged compressed file.
     """
     file = piece.file
     left = end.offset - start.offset if file.can_be_cut else None
@@ -166,23 +186,24 @@ def raw_blocks(
         raw = _Counting(opened)
         stream = _decompressed(file, raw) if file.compression else raw
         held = b""
-        told, at_start = 0, start.offset == 0
+        reported, at_start = 0, start.offset == 0
         while left is None or left > 0:
-            with _whole(file):
+            with _naming_damage(file):
                 data = stream.read(BLOCK if left is None else min(BLOCK, left))
-            consumed(raw.count - told)
-            told = raw.count
+            consumed(raw.count - reported)
+            reported = raw.count
             if not data:
                 if left:
                     raise TlmError(
-                        f"{file.path}: became shorter while it was read: run again when it is complete"
+                        f"{file.path}: became shorter while it was read: "
+                        "run again when it is complete"
                     )
                 break
             if left is not None:
                 left -= len(data)
             if at_start:
-                data, at_start = data.removeprefix(_BOM), False
-            data = held + data
+                data, at_start = data.removeprefix(BOM), False
+            data = held + _with_line_feeds(data, file)
             place = data.rfind(b"\n") + 1
             if not place and len(data) >= BLOCK:
                 place = cut_point(data, len(data) - 1)

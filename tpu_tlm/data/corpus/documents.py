@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from tpu_tlm.data.corpus.bad_input import BadInput
+from tpu_tlm.data.corpus.blank_lines import is_blank, is_invisible
 from tpu_tlm.data.corpus.byte_blocks import BLOCK, cut_point, part_range, raw_blocks
 from tpu_tlm.data.corpus.inputs import InputFile, Part, Slice, expand_inputs, plan_parts
-from tpu_tlm.errors import UsageError
 from tpu_tlm.filesystem import naming, open_read
 
 __all__ = [
@@ -24,16 +25,20 @@ __all__ = [
 ]
 
 LARGEST_JSON_LINE = 64 << 20
-_EXAMPLES = 5
+
+
+# Where a document of plain text ends: at a blank line, at each line end, at the end of the file.
+DOCUMENTS = ("blank-line", "line", "file")
 
 
 @dataclass(slots=True)
 class Document:
-    """A document, or a block of one that is too large to be held whole: UTF-8 lines without their line ends.
+    """A document, or a block of a large one: UTF-8 lines without their line ends.
 
-    Blank lines are left out. `first` and `last` say whether the block begins and ends its document (a block may have no lines
-    and only end it); `cut` says that the last line goes on as the first line of the next block (b"" when only its end was
-    missing), so nothing that belongs to a line's end may follow it here.
+    Blank lines are left out. `first` and `last` say whether the block begins and ends its document
+    (a block may have no lines and only end it). `cut` says that the last line goes on as the first
+    line of the next block (b"" when only its end was missing), so nothing that belongs to a line's
+    end may follow it here.
     """
 
     lines: list[bytes]
@@ -42,75 +47,56 @@ class Document:
     cut: bool = False
 
 
-@dataclass
-class BadInput:
-    """Input that had to be left out or mended: how often per kind, and where it was seen first."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, kind: str, where: Callable[[], str], mend: str, strict: bool) -> None:
-        """Count one; under `strict` raise `UsageError` naming the place instead."""
-        if strict:
-            raise UsageError(f"{where()}: {kind} (--strict): {mend}")
-        self.counts[kind] = self.counts.get(kind, 0) + 1
-        seen = self.examples.setdefault(kind, [])
-        if len(seen) < _EXAMPLES:
-            seen.append(where())
-
-    def merge(self, other: BadInput) -> None:
-        """Add another part's tally to this one."""
-        for kind, count in other.counts.items():
-            self.counts[kind] = self.counts.get(kind, 0) + count
-            seen = self.examples.setdefault(kind, [])
-            seen.extend(other.examples.get(kind, [])[: _EXAMPLES - len(seen)])
-
-    def summary(self) -> list[str]:
-        """One line per kind: its count and its first places; empty when the input was clean."""
-        return [
-            f"{kind}: {count:,} ({', '.join(self.examples[kind])}{', …' if count > len(self.examples[kind]) else ''})"
-            for kind, count in sorted(self.counts.items())
-        ]
-
-
 def read_part(
     part: Part,
     json_field: str = "text",
     strict: bool = False,
     bad: BadInput | None = None,
     consumed: Callable[[int], None] | None = None,
+    document: str = "blank-line",
+    text_column: str | None = None,
 ) -> Iterator[Document]:
     """The documents of one part, in order, in constant memory.
 
-    Plain text: a document is a run of lines without an empty line; JSON lines: the text of one line. Bytes that are not UTF-8
-    become U+FFFD and their line is counted in `bad`; empty files and JSON lines without the field are counted. `consumed` is
-    told how many bytes of the files were read since it was last called. Raises `UsageError` naming file and line for bad
-    input under `strict`, `TlmError` for a damaged compressed file.
+    Plain text: a document ends as `document` says (one of `DOCUMENTS`); JSON lines: a document is
+    the text of one line; tables: of one row's `text_column`. Bytes that are not UTF-8 become U+FFFD
+    and their line is counted in `bad`; empty files and JSON lines without the field are counted.
+    `consumed` is called with the number of bytes read since the call before. Raises `UsageError`
+    naming file and line for bad input under `strict`, `TlmError` for a damaged compressed file.
     """
-    tally = bad if bad is not None else BadInput()
-    tell = consumed or (lambda count: None)
+    counts = bad if bad is not None else BadInput()
+    report = consumed or (lambda count: None)
     for piece in part.slices:
-        read = _read_json if piece.file.kind == "json" else _read_plain
-        known, documents = sum(tally.counts.values()), 0
-        for document in read(piece, json_field, strict, tally, tell):
+        known, documents = sum(counts.counts.values()), 0
+        if piece.file.kind == "json":
+            found = _read_json(piece, json_field, strict, counts, report)
+        elif piece.file.kind == "text":
+            found = _read_plain(piece, document, strict, counts, report)
+        else:
+            found = _read_table(piece, text_column or json_field, strict, counts, report)
+        for block in found:
             documents += 1
-            yield document
+            yield block
         whole = piece.end - piece.start == piece.file.size
-        if whole and not documents and known == sum(tally.counts.values()):
-            tally.add("empty file", lambda path=piece.file.path: path, "remove it", strict)  # type: ignore[misc]
+        if whole and not documents and known == sum(counts.counts.values()):
+            counts.add("empty file", lambda path=piece.file.path: path, "remove it", strict)  # type: ignore[misc]
 
 
 class Place:
-    """File and line of what is being read; lines before a part that starts inside a file are counted only when asked for."""
+    """File and line of what is being read.
+
+    Lines before a part that starts inside a file are counted only when a place is asked for.
+    """
 
     def __init__(self, piece: Slice, start: int) -> None:
         self.path = piece.file.path
         self.start = start
         self.line = 0
+        self._line_end = piece.file.line_end.encode()
         self._before: int | None = None
 
     def at(self, extra: int) -> Callable[[], str]:
-        """Says where the line is that is `extra` lines after the one being read now, whenever it is asked."""
+        """A function that gives FILE:LINE of the line `extra` lines after the one being read."""
         line = self.line + extra + 1
         return lambda: f"{self.path}:{self._lines_before() + line}"
 
@@ -120,15 +106,18 @@ class Place:
             if left:
                 with naming(self.path), open_read(self.path) as stream:
                     while left > 0 and (data := stream.read(min(BLOCK, left))):
-                        self._before += data.count(b"\n")
+                        self._before += data.count(self._line_end)
                         left -= len(data)
         return self._before
 
 
-def mended(lines: list[bytes], place: Place, strict: bool, bad: BadInput) -> list[bytes]:
-    """The lines with undecodable bytes replaced; each bad line is counted."""
-    mended = []
+def checked_lines(lines: list[bytes], place: Place, strict: bool, bad: BadInput) -> list[bytes]:
+    """The lines with undecodable bytes replaced and NUL bytes removed; each bad line is counted."""
+    checked = []
     for number, line in enumerate(lines):
+        if b"\0" in line:
+            bad.add("NUL bytes (removed)", place.at(number), "remove them", strict)
+            line = line.replace(b"\0", b"")
         try:
             line.decode()
         except UnicodeDecodeError:
@@ -139,11 +128,14 @@ def mended(lines: list[bytes], place: Place, strict: bool, bad: BadInput) -> lis
                 strict,
             )
             line = line.decode("utf-8", "replace").encode()
-        mended.append(line)
-    return mended
+        checked.append(line)
+    return checked
 
 
-def is_utf8(block: bytes) -> bool:
+def is_sound(block: bytes) -> bool:
+    """Whether a block is UTF-8 without NUL bytes."""
+    if b"\0" in block:
+        return False
     if block.isascii():
         return True
     try:
@@ -153,50 +145,72 @@ def is_utf8(block: bytes) -> bool:
     return True
 
 
+def _without_returns(lines: list[bytes], place: Place, strict: bool, bad: BadInput) -> list[bytes]:
+    """Lines without the carriage return of their ends; one inside a line is counted."""
+    lines = [line.removesuffix(b"\r") for line in lines]
+    for number, line in enumerate(lines):
+        if b"\r" in line:
+            bad.add(
+                "carriage return inside a line (read as white space)",
+                place.at(number),
+                "end every line with a line feed",
+                strict,
+            )
+    return lines
+
+
 def _read_plain(
-    piece: Slice, json_field: str, strict: bool, bad: BadInput, consumed: Callable[[int], None]
+    piece: Slice, document: str, strict: bool, bad: BadInput, consumed: Callable[[int], None]
 ) -> Iterator[Document]:
-    """Plain text: documents end at empty lines and at the end of the file."""
-    start, end = part_range(piece)
+    """Plain text: documents end as `document` says, and at the end of the file."""
+    start, end = part_range(piece, document)
     place = Place(piece, start.offset)
-    document = Document([], first=start.is_document)
+    block_out = Document([], first=start.is_document)
     size = 0
     in_line = start.in_line  # the line being read has given text to an earlier block
+    by_line, by_blank = document == "line", document == "blank-line"
     for block, ends_line in raw_blocks(piece, start, end, consumed):
         lines = block.split(b"\n")
         if ends_line:
             lines.pop()
-        if not is_utf8(block):
-            lines = mended(lines, place, strict, bad)
+        if not is_sound(block):
+            lines = checked_lines(lines, place, strict, bad)
         if b"\r" in block:
-            lines = [line.removesuffix(b"\r") for line in lines]
+            lines = _without_returns(lines, place, strict, bad)
         place.line += block.count(b"\n")
         last_index = len(lines) - 1
         for index, line in enumerate(lines):
             cut = index == last_index and not ends_line
-            blank = not line or line.isspace()
-            if not blank:
-                document.lines.append(line)
+            if not is_invisible(line):
+                block_out.lines.append(line)
                 size += len(line)
             elif in_line:
                 if not cut:
-                    document.lines.append(b"")
+                    block_out.lines.append(b"")
             else:
-                if not cut and (document.lines or not document.first):
-                    yield document
-                    document, size = Document([]), 0
+                # Zero-width characters alone are left out, but only white space ends a document.
+                ends = by_blank and not cut and is_blank(line)
+                if ends and (block_out.lines or not block_out.first):
+                    yield block_out
+                    block_out, size = Document([]), 0
                 continue
             in_line = cut
-        if document.lines and (in_line or size >= BLOCK):
-            yield Document(document.lines, document.first, False, in_line)
-            document, size = Document([], first=False), 0
-    document.last = end.is_document
-    if document.lines or (document.last and not document.first):
-        yield document
+            if by_line and not cut:
+                yield block_out
+                block_out, size = Document([]), 0
+        if block_out.lines and (in_line or size >= BLOCK):
+            yield Document(block_out.lines, block_out.first, False, in_line)
+            block_out, size = Document([], first=False), 0
+    block_out.last = end.is_document
+    if block_out.lines or (block_out.last and not block_out.first):
+        yield block_out
 
 
 def raw_lines(piece: Slice, consumed: Callable[[int], None]) -> Iterator[tuple[bytes, bool, Place]]:
-    """The lines of a slice as they are, whether each is longer than `LARGEST_JSON_LINE` (then it is not whole), and the place."""
+    """The lines of a slice, whether each is longer than `LARGEST_JSON_LINE`, and the place.
+
+    A line that is too long is not whole.
+    """
     start, end = part_range(piece)
     place = Place(piece, start.offset)
     held: list[bytes] = []
@@ -226,7 +240,10 @@ def json_object(
     bad: BadInput,
     flag: str = "--json_field",
 ) -> dict[str, Any] | None:
-    """The object in one JSON line, which has the field; None for a blank line, and for a bad one, which is counted."""
+    """The object in one JSON line, which has the field; None for a blank or a bad line.
+
+    A bad line is counted.
+    """
     if too_long:
         bad.add(
             f"JSON line over {LARGEST_JSON_LINE >> 20} MiB (skipped)",
@@ -235,18 +252,27 @@ def json_object(
             strict,
         )
         return None
-    if not line or line.isspace():
+    if is_blank(line):
         return None
-    if not is_utf8(line):
-        line = mended([line], place, strict, bad)[0]
+    if not is_sound(line):
+        line = checked_lines([line], place, strict, bad)[0]
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         bad.add(
             "line that is not JSON (skipped)", place.at(0), "write one JSON object a line", strict
         )
         return None
-    if not isinstance(value, dict) or json_field not in value:
+    if not isinstance(value, dict):
+        what = "an array" if isinstance(value, list) else "a bare value"
+        bad.add(
+            f"JSON line that is {what}, not an object (skipped)",
+            place.at(0),
+            "write one JSON object a line",
+            strict,
+        )
+        return None
+    if json_value(value, json_field) is MISSING:
         bad.add(
             f"JSON line without the field {json_field!r} (skipped)",
             place.at(0),
@@ -257,6 +283,21 @@ def json_object(
     return value
 
 
+MISSING = object()
+
+
+def json_value(value: dict[str, Any], name: str) -> Any:
+    """The field of that name, or for `a.b` the field b of the object in a; else `MISSING`."""
+    if name in value:
+        return value[name]
+    found: Any = value
+    for part in name.split("."):
+        if not isinstance(found, dict) or part not in found:
+            return MISSING
+        found = found[part]
+    return found
+
+
 def _read_json(
     piece: Slice, json_field: str, strict: bool, bad: BadInput, consumed: Callable[[int], None]
 ) -> Iterator[Document]:
@@ -264,31 +305,55 @@ def _read_json(
     for line, too_long, place in raw_lines(piece, consumed):
         value = json_object(line, too_long, json_field, place, strict, bad)
         if value is not None:
-            yield from _json_document(value, json_field, place, strict, bad)
+            text = json_value(value, json_field)
+            yield from text_document(text, json_field, place.at(0), strict, bad)
 
 
-def _json_document(
-    value: dict[str, Any], json_field: str, place: Place, strict: bool, bad: BadInput
+def _read_table(
+    piece: Slice, column: str, strict: bool, bad: BadInput, consumed: Callable[[int], None]
 ) -> Iterator[Document]:
-    """The document in the field of a JSON object, in blocks; one that is no text is counted."""
-    text = value[json_field]
+    """A table: every row has a document in a column."""
+    from tpu_tlm.data.corpus.tables import arrow_values, csv_values
+
+    if piece.file.kind == "csv":
+        values = csv_values(
+            piece.file, _csv_lines(piece, strict, bad, consumed), column, strict, bad
+        )
+    else:
+        values = arrow_values(piece.file, column, consumed)
+    for text, where in values:
+        yield from text_document(text, column, lambda where=where: where, strict, bad)  # type: ignore[misc]
+
+
+def _csv_lines(
+    piece: Slice, strict: bool, bad: BadInput, consumed: Callable[[int], None]
+) -> Iterator[str]:
+    for line, _, place in raw_lines(piece, consumed):
+        if not is_sound(line):
+            line = checked_lines([line], place, strict, bad)[0]
+        yield line.decode() + "\n"
+
+
+def text_document(
+    text: Any, name: str, where: Callable[[], str], strict: bool, bad: BadInput
+) -> Iterator[Document]:
+    """The document in a field, in blocks; a value that is no text is counted."""
     if not isinstance(text, str):
         bad.add(
-            f"JSON field {json_field!r} that is not text (skipped)",
-            place.at(0),
-            "name a text field with --json_field",
+            f"field {name!r} that is not text (skipped)",
+            where,
+            "name a text field with --json_field or --text_column",
             strict,
         )
         return
-    # Half a surrogate pair can be written in JSON but not in UTF-8; the round trip leaves "?" in its place.
-    data = text.encode("utf-8", "replace")
-    yield from _blocks_of(
-        [line for line in data.replace(b"\r\n", b"\n").split(b"\n") if line and not line.isspace()]
-    )
+    # Half a surrogate pair can be written in JSON but not in UTF-8; the round trip leaves "?".
+    data = text.encode("utf-8", "replace").replace(b"\0", b"")
+    lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    yield from _blocks_of([line for line in lines if not is_invisible(line)])
 
 
 def _blocks_of(lines: list[bytes]) -> Iterator[Document]:
-    """A document's lines in blocks of bounded size; a line longer than a block is cut at white space."""
+    """A document's lines in blocks of bounded size; a longer line is cut at white space."""
     block = Document([], first=True, last=False)
     size = 0
     for line in lines:

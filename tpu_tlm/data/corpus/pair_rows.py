@@ -1,4 +1,4 @@
-"""Corpora of pairs: parts of files -> conversations, documents or rows, each as the texts that pairs are made of."""
+"""Corpora of pairs: parts of files -> conversations, documents or rows, as groups of texts."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from tpu_tlm.data.corpus.bad_input import BadInput
+from tpu_tlm.data.corpus.blank_lines import is_invisible
 from tpu_tlm.data.corpus.byte_blocks import BLOCK, Cut, raw_blocks
 from tpu_tlm.data.corpus.documents import (
     LARGEST_JSON_LINE,
-    BadInput,
     Place,
-    is_utf8,
+    checked_lines,
+    is_sound,
     json_object,
-    mended,
+    json_value,
 )
 from tpu_tlm.data.corpus.documents import raw_lines as _raw_lines
 from tpu_tlm.data.corpus.inputs import InputFile, Part, Slice
@@ -25,10 +27,11 @@ _SENTENCE_END = re.compile(rb"(?:[.!?]|\xe2\x80\xa6)(?:[\"')\]]|\xe2\x80[\x99\x9
 
 
 class Group(NamedTuple):
-    """Texts that belong together: a conversation's turns, a document's sentences, or the two texts of a row.
+    """Texts that belong together: turns of a conversation, sentences of a document, a row's two.
 
-    `every`: each text answers those before it; else only the last one does. `first`: a new conversation, document or row begins (else it
-    is the rest of one that was too large). `where`: says where it is.
+    `every`: each text answers those before it; else only the last one does. `first`: a new
+    conversation, document or row begins (else it is the rest of one that was too large). `where`:
+    gives its file and line.
     """
 
     texts: list[bytes]
@@ -40,22 +43,25 @@ class Group(NamedTuple):
 class RowRule(NamedTuple):
     """How files are read.
 
-    `kind`: ntp, nsp or tsv; `columns`: of a row, numbers from 1 or names, for ntp the field of the turns; empty: 1 and 2 of columns, x and
-    y of fields, turns.
+    `kind`: ntp, nsp or tsv; `columns`: of a row, numbers from 1 or names, for ntp the field of the
+    turns; empty: 1 and 2 of columns, x and y of fields, turns. `format` (of ntp's plain text):
+    table, turns, or auto, which decides by the first block of each file.
     """
 
     kind: str
     columns: tuple[str, ...]
     json_field: str
     strict: bool
+    format: str = "auto"
 
 
 def read_groups(
     part: Part, rule: RowRule, bad: BadInput, consumed: Callable[[int], None]
 ) -> Iterator[Group]:
-    """The groups of one part, in order, in constant memory; what cannot be used is counted in `bad` by file and line.
+    """The groups of one part, in order, in constant memory.
 
-    Raises `UsageError` naming file and line for bad input under `strict`, or for a file without a column asked for by name; `TlmError`
+    What cannot be used is counted in `bad` by file and line. Raises `UsageError` naming file and
+    line for bad input under `strict`, or for a file without a column asked for by name; `TlmError`
     for a damaged compressed file.
     """
     for piece in part.slices:
@@ -71,29 +77,48 @@ def read_groups(
 def _reader(
     piece: Slice, rule: RowRule
 ) -> Callable[[Slice, RowRule, BadInput, Callable[[int], None]], Iterator[Group]]:
+    if piece.file.kind not in ("text", "json"):
+        raise UsageError(f"{piece.file.path}: pairs are read from plain text and JSON lines only")
     if piece.file.kind == "json":
         return {"ntp": _json_turns, "nsp": _json_documents, "tsv": _json_rows}[rule.kind]
     if rule.kind == "tsv":
         return _columns
-    if rule.kind == "ntp" and b"\t" in first_line(piece.file):
+    if rule.kind == "ntp" and is_table(piece.file, rule.format):
         return _answers
     return _paragraphs
 
 
-def first_line(file: InputFile) -> bytes:
-    """A file's first line that is not blank, of its first MiB: what tells rows from turns, and the names of columns."""
+def is_table(file: InputFile, format: str) -> bool:
+    """Whether a file has rows of query, tab, response rather than a turn a line.
+
+    `format` "auto": by the lines of its first MiB; those with one tab must be at least as many as
+    the others.
+    """
+    if format != "auto":
+        return format == "table"
+    lines = _first_lines(file)
+    return 2 * sum(line.count(b"\t") == 1 for line in lines) >= max(1, len(lines))
+
+
+def _first_lines(file: InputFile) -> list[bytes]:
+    """The lines of a file's first MiB that are not blank."""
     whole = Cut(file.size if file.can_be_cut else -1, True, False)
     block, _ = next(
         raw_blocks(Slice(file, 0, file.size), Cut(0, True, False), whole, lambda count: None),
         (b"", True),
     )
-    return next((line.removesuffix(b"\r") for line in block.split(b"\n") if line.strip()), b"")
+    return [line.removesuffix(b"\r") for line in block.split(b"\n") if line.strip()]
+
+
+def first_line(file: InputFile) -> bytes:
+    """A file's first line that is not blank, which may have the names of columns."""
+    return next(iter(_first_lines(file)), b"")
 
 
 def _lines(
     piece: Slice, rule: RowRule, bad: BadInput, consumed: Callable[[int], None]
 ) -> Iterator[tuple[bytes, Place]]:
-    """Lines without their ends, mended; blank ones are empty."""
+    """Lines without their ends, checked; blank ones are empty."""
     for line, too_long, place in _raw_lines(piece, consumed):
         if too_long:
             bad.add(
@@ -103,13 +128,21 @@ def _lines(
                 rule.strict,
             )
             continue
-        if not is_utf8(line):
-            line = mended([line], place, rule.strict, bad)[0]
-        yield line.strip(b"\r") if not line.isspace() else b"", place
+        if not is_sound(line):
+            line = checked_lines([line], place, rule.strict, bad)[0]
+        line = line.strip(b"\r")
+        if b"\r" in line:
+            bad.add(
+                "carriage return inside a line (read as white space)",
+                place.at(0),
+                "end every line with a line feed",
+                rule.strict,
+            )
+        yield b"" if is_invisible(line) else line, place
 
 
 def _flat(text: str) -> bytes:
-    """A text as one line. Half a surrogate pair can be written in JSON but not in UTF-8: "?" stands in its place."""
+    """A text as one line, with "?" for half a surrogate pair, which UTF-8 cannot write."""
     return " ".join(text.split()).encode("utf-8", "replace")
 
 
@@ -138,7 +171,8 @@ def _columns(
         names = [name.strip() for name in heading.decode("utf-8", "replace").split("\t")]
         if missing := [name for name in columns if name not in names]:
             raise UsageError(
-                f"{piece.file.path}:1: --pair_columns {missing[0]}: the first line names no such column (it has {names})"
+                f"{piece.file.path}:1: --pair_columns {missing[0]}: "
+                f"the first line names no such column (it has {names})"
             )
         at = [names.index(name) for name in columns]
     else:
@@ -192,14 +226,24 @@ def _answers(
 def _paragraphs(
     piece: Slice, rule: RowRule, bad: BadInput, consumed: Callable[[int], None]
 ) -> Iterator[Group]:
-    """Runs of lines up to a blank one: turns of a conversation (ntp), or sentences of a document, whose lines end sentences (nsp)."""
+    """Runs of lines up to a blank one.
+
+    They are turns of a conversation (ntp), or a document, whose lines end sentences (nsp).
+    """
     texts: list[bytes] = []
     size, first, where = 0, True, None
     for line, place in _lines(piece, rule, bad, consumed):
         if line:
             where = where or place.at(0)
-            # A tab in a turn is white space.
-            texts += [line.replace(b"\t", b" ")] if rule.kind == "ntp" else _sentences(line)
+            if rule.kind == "ntp" and b"\t" in line:
+                bad.add(
+                    "tab in a turn of a conversation (read as white space)",
+                    place.at(0),
+                    "for rows of query, tab, response give --pairs_format table",
+                    rule.strict,
+                )
+                line = line.replace(b"\t", b" ")
+            texts += [line] if rule.kind == "ntp" else _sentences(line)
             size += len(line)
         if where and (not line or size >= BLOCK):
             yield from _checked(Group(texts, True, first, where), rule, bad)
@@ -232,7 +276,7 @@ def _json_turns(
         value = json_object(line, too_long, field, place, rule.strict, bad, "--pair_columns")
         if value is None:
             continue
-        turns = value[field]
+        turns = json_value(value, field)
         if not (isinstance(turns, list) and all(isinstance(turn, str) for turn in turns)):
             bad.add(
                 f"JSON field {field!r} that is no list of texts (skipped)",
@@ -254,11 +298,11 @@ def _json_rows(
         value = json_object(line, too_long, columns[0], place, rule.strict, bad, "--pair_columns")
         if value is None:
             continue
-        if missing := [name for name in columns if not isinstance(value.get(name), str)]:
+        if missing := [name for name in columns if not isinstance(json_value(value, name), str)]:
             kind = f"JSON line without text in the field {missing[0]!r} (skipped)"
             bad.add(kind, place.at(0), "name the fields with --pair_columns", rule.strict)
             continue
-        texts = [_flat(value[name]) for name in columns]
+        texts = [_flat(json_value(value, name)) for name in columns]
         if not all(texts):
             bad.add(
                 "row with an empty column (left out)",
@@ -278,9 +322,9 @@ def _json_documents(
         value = json_object(line, too_long, rule.json_field, place, rule.strict, bad)
         if value is None:
             continue
-        text = value[rule.json_field]
+        text = json_value(value, rule.json_field)
         if not isinstance(text, str):
-            kind = f"JSON field {rule.json_field!r} that is not text (skipped)"
+            kind = f"field {rule.json_field!r} that is not text (skipped)"
             bad.add(kind, place.at(0), "name a text field with --json_field", rule.strict)
             continue
         texts = [s for line in text.split("\n") if line.strip() for s in _sentences(_flat(line))]

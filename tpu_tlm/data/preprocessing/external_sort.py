@@ -1,7 +1,8 @@
-"""The two-pass shuffle on disk: examples go out in sorted chunks and come back in the order of their keys.
+"""External shuffle: examples are spilled in sorted chunks and merged in the order of their keys.
 
-Every example has a 64-bit key that depends on the seed and its place in the corpus only, and the order of the dataset is the
-order of the keys. So the order is the same however the work was divided, and no step holds more than one chunk or one bucket.
+Every example has a 64-bit key that depends on the seed and its place in the corpus only, and the
+order of the dataset is the order of the keys. So the order is the same however the work was
+divided, and no step holds more than one chunk or one bucket.
 """
 
 from __future__ import annotations
@@ -14,16 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tpu_tlm.data.dataset.splitmix import draws, key_of
+from tpu_tlm.data.preprocessing.writing import writing
 
 CHUNK_BYTES = 8 << 20
 BUCKET_BYTES = 24 << 20
-_SAMPLE = 256  # every so many keys one is looked at to choose the buckets' limits
+_SAMPLE = 256  # one key of so many is used to choose the limits of the buckets
 _PLACE_BITS = 40
 
 
 @dataclass(frozen=True)
 class SortedRun:
-    """The examples of one part of the corpus on disk: `base`.rows and `base`.keys, sorted within each chunk of so many rows."""
+    """The spilled examples of one part of the corpus: `base`.rows and `base`.keys.
+
+    `chunks`: rows in each chunk; rows are sorted by key within a chunk.
+    """
 
     base: str
     chunks: tuple[int, ...]
@@ -34,7 +39,7 @@ class SortedRun:
         return sum(self.chunks)
 
     def is_whole(self, row_bytes: int) -> bool:
-        """Whether both files have the size that the chunks tell."""
+        """Whether both files have the size that the chunks add up to."""
         try:
             return (
                 os.path.getsize(f"{self.base}.rows") == self.rows * row_bytes
@@ -45,14 +50,18 @@ class SortedRun:
 
 
 class RunWriter:
-    """Writes one run. `part` is the run's place in the corpus; `key` seeds the shuffle, None keeps the corpus order."""
+    """Writes one run.
+
+    part: the run's place in the corpus; key: seed of the shuffle, None keeps the corpus order.
+    """
 
     def __init__(self, base: str, part: int, key: int | None) -> None:
         self._base = base
         self._part = part
         self._key = None if key is None else key_of(key, part)
-        self._rows = open(f"{base}.rows", "wb")
-        self._keys = open(f"{base}.keys", "wb")
+        with writing(f"{base}.rows"):
+            self._rows = open(f"{base}.rows", "wb")
+            self._keys = open(f"{base}.keys", "wb")
         self._waiting: list[NDArray[np.uint8]] = []
         self._waiting_rows = 0
         self._written = 0
@@ -67,11 +76,12 @@ class RunWriter:
                 self._flush()
 
     def close(self) -> SortedRun:
-        """Write what waits and give the finished run."""
+        """Write the rest and return the finished run."""
         if self._waiting_rows:
             self._flush()
-        self._rows.close()
-        self._keys.close()
+        with writing(f"{self._base}.rows"):  # closing writes what is buffered
+            self._rows.close()
+            self._keys.close()
         return SortedRun(self._base, tuple(self._chunks))
 
     def _flush(self) -> None:
@@ -85,14 +95,18 @@ class RunWriter:
             keys = draws(self._key, self._written, len(rows))
             order = np.argsort(keys, kind="stable")
             rows, keys = rows[order], keys[order]
-        self._rows.write(rows.data)
-        self._keys.write(keys.astype("<u8").data)
+        with writing(f"{self._base}.rows"):
+            self._rows.write(rows.data)
+            self._keys.write(keys.astype("<u8").data)
         self._written += len(rows)
         self._chunks.append(len(rows))
 
 
 class ExternalMerge:
-    """The examples of several runs (given in corpus order) in the order of their keys; any range of it can be read by itself."""
+    """The examples of several runs in the order of their keys; any range can be read by itself.
+
+    runs: in corpus order.
+    """
 
     def __init__(self, runs: Sequence[SortedRun], row_bytes: int) -> None:
         self._runs = [run for run in runs if run.rows]
@@ -110,7 +124,10 @@ class ExternalMerge:
         self._ranks = np.concatenate([[0], below, [self.rows]])
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Examples start .. stop - 1 of the merged order, uint8 [stop - start, row_bytes], of one bucket."""
+        """Examples of a range of the merged order within one bucket.
+
+        Returns uint8 [stop - start, row_bytes].
+        """
         bucket = int(np.searchsorted(self._ranks, start, side="right")) - 1
         keys, rows = self._load(bucket)
         first = int(self._ranks[bucket])

@@ -19,7 +19,7 @@ class Tokens(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Rows of one length: ids uint32 [rows, nctx], word starts bool [rows, nctx]."""
+    """Rows of one length: ids uint32 and word starts bool, both [rows, seq_length]."""
 
     ids: NDArray[np.uint32]
     word_start: NDArray[np.bool_]
@@ -30,11 +30,12 @@ NO_TOKENS = Tokens(np.empty(0, np.uint32), np.empty(0, bool))
 
 @dataclass(frozen=True)
 class Packing:
-    """How examples are made: their length, and the ids that stand in fixed places (None: nothing stands there).
+    """Length of examples, and the ids at fixed places (None: no token there).
 
-    An example is `prefix`, tokens, `suffix`, then `pad_id` up to nctx. `eol` is appended to every line. Word starts are true
-    where a word or an `eol` begins, false on the later pieces of a word, on prefix, suffix and padding. `documents`: every
-    document begins a new example. `flag`: the option that sets `seq_length`.
+    An example is `prefix`, tokens, `suffix`, then `pad_id` up to `seq_length`. `eol` is appended to every
+    line. Word starts are true where a word or an `eol` begins, false on the later pieces of a word,
+    on prefix, suffix and padding. `documents`: every document begins a new example. `flag`: the
+    option that sets `seq_length`.
     """
 
     seq_length: int
@@ -48,7 +49,8 @@ class Packing:
     def __post_init__(self) -> None:
         if self.body < 1:
             raise UsageError(
-                f"{self.flag} {self.seq_length}: no room for a token beside prefix and suffix; take a larger {self.flag}"
+                f"{self.flag} {self.seq_length}: no room for a token beside prefix and suffix; "
+                f"take a larger {self.flag}"
             )
 
     @property
@@ -58,7 +60,7 @@ class Packing:
 
 
 class Packer:
-    """Takes tokens as they come and gives out examples as they fill; what is left is asked for at the end."""
+    """Packs runs of tokens into examples; `leftover` or `finish` gives the incomplete last one."""
 
     def __init__(self, packing: Packing) -> None:
         self.packing = packing
@@ -73,8 +75,8 @@ class Packer:
     ) -> Examples:
         """Add encoded lines; line i is tokens[offsets[i]:offsets[i + 1]].
 
-        `begins` [lines] is true where a line is the first of its document, `ends` [lines] where its text ends with it (false: the
-        same line goes on in the next call, so nothing is appended).
+        `begins` [lines] is true where a line is the first of its document, `ends` [lines] where its
+        text ends with it (false: the same line goes on in the next call, so nothing is appended).
         """
         starts = offsets[:-1]
         if self.packing.eol is not None:
@@ -91,7 +93,10 @@ class Packer:
         return self.add(tokens, starts[begins] if self.packing.documents else None)
 
     def add(self, tokens: Tokens, document_starts: NDArray[np.int64] | None = None) -> Examples:
-        """Add a run of tokens; `document_starts` are the places in it where documents begin (`documents` only)."""
+        """Add a run of tokens.
+
+        document_starts: the places in it where documents begin (only with `documents`).
+        """
         held = len(self._held.ids)
         if held:
             tokens = Tokens(
@@ -103,7 +108,8 @@ class Packer:
         else:
             bounds = np.concatenate([[0], document_starts + held, [len(tokens.ids)]])
             lengths = np.diff(bounds)
-        # All documents but the last are complete; the last one may go on: only its full examples are given out.
+        # All documents but the last are complete; the last one may go on: only its full examples
+        # are given out.
         rest = int(lengths[-1]) % self.packing.body
         lengths[-1] -= rest
         cut = len(tokens.ids) - rest
@@ -111,7 +117,7 @@ class Packer:
         return self._rows(tokens, lengths)
 
     def leftover(self) -> Tokens:
-        """The tokens that did not fill an example (fewer than one example's), which are then forgotten."""
+        """The tokens that did not fill an example; the packer is empty afterwards."""
         held, self._held = self._held, NO_TOKENS
         return held
 

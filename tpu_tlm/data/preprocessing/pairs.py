@@ -1,4 +1,4 @@
-"""Groups of texts -> pairs of fixed lengths: what comes before in `x`, what answers or goes on in `y`."""
+"""Groups of texts -> pairs of fixed lengths: the context in `x`, the response in `y`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Indices: TypeAlias = NDArray[np.int64]
 class PairRule:
     """How pairs are made.
 
-    `rows`: how files are read; `y`: frame and length of the second text; `turn`: the id between the turns of a history; `last_turn_only`:
-    the history is the turn before the response.
+    `rows`: how files are read; `y`: frame and length of the second text; `turn`: the id between the
+    turns of a history; `last_turn_only`: the history is the turn before the response.
     """
 
     rows: RowRule
@@ -32,7 +32,10 @@ class PairRule:
 
 
 class Pairs(NamedTuple):
-    """Framed pairs: `x` with word starts, `y` uint32 [n, nctx_y]; how many texts were cut; the groups that gave a pair without a token."""
+    """Framed pairs: `x` with word starts, `y` uint32 [n, seq_length_y].
+
+    `cut_x`, `cut_y`: how many texts were truncated; `empty`: groups without a pair.
+    """
 
     x: Examples
     y: NDArray[np.uint32]
@@ -52,8 +55,9 @@ class _Stream(NamedTuple):
 def make_pairs(groups: Sequence[Group], encoded: Encoded, x: Packing, rule: PairRule) -> Pairs:
     """Pairs of groups whose texts, one after the other, were encoded as `encoded`.
 
-    ntp: a text and all those before it in its group (or the one before), joined by `turn`; tsv: the two of a row; nsp: see `_halves`.
-    Histories (ntp) and first halves (nsp) that are too long lose their beginning, at a word; other texts lose their end.
+    ntp: a text and all those before it in its group (or the one before), joined by `turn`; tsv: the
+    two of a row; nsp: see `_halves`. Histories (ntp) and first halves (nsp) that are too long lose
+    their beginning, at a word; other texts lose their end.
     """
     sizes = np.array([len(group.texts) for group in groups], np.int64)
     owner = np.repeat(np.arange(len(groups)), sizes)
@@ -102,7 +106,7 @@ def _joined(encoded: Encoded, owner: Indices, turn: int | None) -> _Stream:
 
 
 def _next_word(word_start: NDArray[np.bool_]) -> Indices:
-    """For each place, the first place from there on where a word begins (the end, if there is none)."""
+    """For each place, the first place from there on where a word begins (else the end)."""
     count = len(word_start)
     places = np.where(word_start, np.arange(count), count)
     return np.append(np.minimum.accumulate(places[::-1])[::-1], count)
@@ -119,7 +123,8 @@ def framed(
 ) -> tuple[Examples, int]:
     """Ranges of a run of tokens as examples, one each, and how many were too long.
 
-    Those keep their end (cut before a word, and after `between` where that comes first) or their beginning.
+    Those keep their end (cut before a word, and after `between` where that comes first) or their
+    beginning.
     """
     long = ends - starts > packing.body
     if keep_end:
@@ -156,8 +161,9 @@ def framed_texts(
 ) -> Ids:
     """Texts as one side of examples, uint32 [n, nctx], as `make_pairs` frames them.
 
-    `first_of`: they are the first texts of pairs of this kind (ntp, nsp, tsv); none: the second texts of any. The turns of a history
-    (ntp) are joined by `<EOU>`: of one without `turn` the last turn is taken.
+    `first_of`: they are the first texts of pairs of this kind (ntp, nsp, tsv); none: the second
+    texts of any. The turns of a history (ntp) are joined by `<EOU>`: of one without `turn` the last
+    turn is taken.
     """
     split = [turns_in(text) if first_of == "ntp" else [text] for text in texts]
     if turn is None:
@@ -176,18 +182,22 @@ def framed_texts(
 
 
 def _keeps_end(kind: str | None) -> bool:
-    """Whether a first text of this kind that is too long loses its beginning: what the second text goes on from is its end."""
+    """Whether a first text that is too long loses its beginning.
+
+    True where the second text continues from the end of the first.
+    """
     return kind in ("ntp", "nsp")
 
 
 def _halves(
     stream: _Stream, first: Indices, owner: Indices, sizes: Indices, room_x: int, room_y: int
 ) -> tuple[Indices, Indices, Indices, Indices, Indices]:
-    """Documents cut in two between sentences: starts and ends of both halves, and the group of each pair.
+    """Documents cut in two between sentences: starts and ends of both halves, and their group.
 
-    A document longer than a pair has room for is first cut into stretches of about the same length, between sentences where one ends in
-    the second half of the room. A stretch is halved at the sentence end nearest to the place that divides it as the rooms are divided,
-    among those that leave both halves in their room; where there is none, between two words.
+    A document longer than a pair has room for is first cut into stretches of about the same length,
+    between sentences where one ends in the second half of the room. A stretch is halved at the
+    sentence end nearest to the place that divides it as the rooms are divided, among those that
+    leave both halves in their room; where there is none, between two words.
     """
     words = np.flatnonzero(stream.tokens.word_start)
     found: list[tuple[int, int, int, int]] = []
@@ -220,7 +230,10 @@ def _halves(
 
 
 def _nearest(choices: Sequence[Indices], target: int, low: int, high: int) -> int | None:
-    """The member nearest to `target` among those in [low, high], of the first of the sorted arrays that has one there."""
+    """The member nearest to `target` in [low, high], of the first array that has one there.
+
+    choices: sorted arrays.
+    """
     for places in choices:
         a, b = np.searchsorted(places, [low, high + 1])
         if a < b:

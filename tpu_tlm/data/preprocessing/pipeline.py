@@ -1,9 +1,7 @@
-"""Text -> dataset directories: parts tokenized, examples shuffled on disk, shards written, `md.yml` last."""
+"""Parts tokenized, examples shuffled on disk, shards written, `md.yml` last."""
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +16,7 @@ from tpu_tlm.data.dataset.shards import (
     shard_sizes,
     write_metadata,
 )
-from tpu_tlm.data.preprocessing.pool import Pool
+from tpu_tlm.data.preprocessing.pool import PreprocessPool
 from tpu_tlm.data.preprocessing.worker import (
     PartResult,
     PreprocessJob,
@@ -27,15 +25,26 @@ from tpu_tlm.data.preprocessing.worker import (
     load_results,
     pack_leftovers,
 )
+from tpu_tlm.data.progress import ProgressBar
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
 
-_COUNTS = ("documents", "lines", "tokens", "text_bytes", "cut_x", "cut_y")
+_COUNTS = (
+    "documents",
+    "lines",
+    "tokens",
+    "text_bytes",
+    "cut_x",
+    "cut_y",
+    "words",
+    "unknown",
+    "unknown_words",
+)
 
 
 @dataclass
 class Made:
-    """What a preprocessing made: counts and shards by split, bad input, and the parts and shards found from before."""
+    """Counts and shards by split, bad input, and how many parts and shards were there before."""
 
     counts: dict[str, SplitResult] = field(default_factory=dict)
     shards: dict[str, list[Shard]] = field(default_factory=dict)
@@ -44,85 +53,48 @@ class Made:
     kept_shards: int = 0
 
 
-class PreprocessProgress:
-    """A line on standard error about how far a phase is: rewritten in place on a terminal, else a line now and then."""
-
-    def __init__(self, stream: Any = None) -> None:
-        self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
-        self._every = 0.5 if self._live else 10.0
-        self._begun = self._shown = time.monotonic()
-        self._width = 0
-
-    def start(self) -> None:
-        """A new phase begins: rates count from here."""
-        self._begun = time.monotonic()
-
-    def show(
-        self, what: str, done: float, before: float, total: float, unit: float, name: str
-    ) -> None:
-        """Tell `done` of `total`, of which `before` was there from the start; rates in `name` of `unit` each."""
-        now = time.monotonic()
-        if now - self._shown < self._every:
-            return
-        self._shown = now
-        rate = (done - before) / max(now - self._begun, 1e-9)
-        left = _clock((total - done) / rate) if rate > 0 else "unknown"
-        text = f"{what}: {done / max(total, 1):.0%}, {rate / unit:.1f} {name}/s, {left} left"
-        if self._live:
-            self._stream.write("\r" + text.ljust(self._width))
-            self._width = len(text)
-        else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self._live and self._width:
-            self._stream.write("\r" + " " * self._width + "\r")
-            self._stream.flush()
-            self._width = 0
-
-
-def _clock(seconds: float) -> str:
-    minutes, second = divmod(int(seconds + 0.5), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-
-
 def run(
     job: PreprocessJob,
     tokenizer: Tokenizer,
     parts: Sequence[Part],
     workers: int,
     max_shard_bytes: float,
+    bad: BadInput | None = None,
 ) -> Made:
-    """Do all that is not done yet, up to but without `md.yml`. Raises `TlmError` (`UsageError` under `strict`) for bad input."""
-    made, progress = Made(), PreprocessProgress()
+    """Do all that is not done yet, up to but without `md.yml`.
+
+    `bad`: input that was left out before. Raises `TlmError` (`UsageError` under `strict`) for bad
+    input.
+    """
+    made, progress = Made(), ProgressBar()
+    if bad is not None:
+        made.bad.merge(bad)
     tokenizer.save(f"{job.work}/{TOKENIZER}")
-    pending = []
-    for part in parts:
-        if PartResult.load(job, part.index) is None:
-            pending.append(part)
+    pending = [part for part in parts if PartResult.load(job, part.index) is None]
     made.kept_parts = len(parts) - len(pending)
-    pool = Pool(job, len(parts), min(workers, max(len(pending), 1)), lambda: told())
     total = sum(part.size for part in parts)
     before = total - sum(part.size for part in pending)
+    workers = min(workers, max(len(pending), 1))
+    pool = PreprocessPool(job, len(parts), workers, lambda: show_tokenizing())
+    tokenizing = True
 
-    def told() -> None:
-        progress.show("tokenizing", before + sum(pool.consumed[:-1]), before, total, 1e6, "MB")
+    def show_tokenizing() -> None:
+        if tokenizing:
+            progress.update(before + sum(pool.consumed[:-1]))
 
     try:
-        # The largest first: a compressed file is one part however large, and must not be alone at the end.
+        progress.start("tokenizing", total, initial=before)
+        # The largest first: a compressed file is one part however large, and must not come last.
         for _ in pool.tokenize(sorted(pending, key=lambda part: (-part.size, part.index))):
-            told()
+            show_tokenizing()
+        tokenizing = False
         _count(made, load_results(job, len(parts)))
         tail = PartResult.load(job, len(parts)) or pack_leftovers(job, len(parts))
         for split, counts in made.counts.items():
             counts.chunks += tail.splits[split].chunks
+        for split, counts in made.counts.items():
             if not counts.chunks:
-                raise UsageError(_nothing(split, made.bad))
-        progress.start()
+                raise UsageError(_nothing_in(split, job, made))
         for split in job.splits:
             sizes = shard_sizes(
                 sum(made.counts[split].chunks), job.layout.record_bytes, max_shard_bytes
@@ -146,10 +118,32 @@ def _count(made: Made, results: Iterable[PartResult]) -> None:
                 setattr(total, name, getattr(total, name) + getattr(counts, name))
 
 
-def _nothing(split: str, bad: BadInput) -> str:
+def _nothing_in(split: str, job: PreprocessJob, made: Made) -> str:
+    """Why a split has no example."""
+    documents = sum(counts.documents for counts in made.counts.values())
+    if not documents:
+        return "; ".join(["--input_files: no text in them", *made.bad.summary()])
+    if len(job.splits) > 1 and documents == 1:
+        ends = {
+            "blank-line": "documents end at an empty line; see --document",
+            "line": "a line is a document",
+            "file": "a file is a document",
+        }[job.document]
+        return (
+            f"--valid_fraction: the input has 1 document ({ends}): there is none to hold out, or "
+            "none left to train on"
+        )
     if split == "valid":
-        return "--valid_fraction: no document fell into the valid split: take a larger fraction, another --seed or more text"
-    return "; ".join(["--input_files: no text in them", *bad.summary()])
+        return (
+            f"--valid_fraction: of {documents:,} documents none fell into the valid split: take a "
+            "larger fraction, another --seed or more text"
+        )
+    if split == "train":
+        return (
+            f"--valid_fraction: of {documents:,} documents none was left for the train split: "
+            "take a smaller fraction, another --seed or more text"
+        )
+    return f"--input_files: {documents:,} documents, but no token in them"
 
 
 def _write_shards(
@@ -157,8 +151,8 @@ def _write_shards(
     split: str,
     sizes: list[int],
     parts: int,
-    pool: Pool,
-    progress: PreprocessProgress,
+    pool: PreprocessPool,
+    progress: ProgressBar,
     made: Made,
 ) -> list[Shard]:
     shards = {index: finished_shard(job, split, index) for index in range(len(sizes))}
@@ -168,16 +162,17 @@ def _write_shards(
     if pending:
         remove_leftovers(job.splits[split], [shard.name for shard in shards.values() if shard])
     names = {shard_name(index, len(sizes)): index for index in pending}
-    before = done = len(sizes) - len(pending)
+    done = len(sizes) - len(pending)
+    progress.start(f"writing {split} shards", len(sizes), " shards", initial=done)
     for shard in pool.write_shards(split, pending, sizes, parts):
         shards[names[shard.name]] = shard
         done += 1
-        progress.show(f"writing {split} shards", done, before, len(sizes), 1, "shards")
+        progress.update(done)
     return [shard for shard in shards.values() if shard is not None]
 
 
-def finish(job: PreprocessJob, tokenizer: Tokenizer, made: Made, told: dict[str, Any]) -> None:
-    """Put the tokenizer and `md.yml` into each directory; `told` are the keys of `md.yml` that all splits share."""
+def finish(job: PreprocessJob, tokenizer: Tokenizer, made: Made, shared: dict[str, Any]) -> None:
+    """Write the tokenizer and `md.yml`; `shared` are the keys of `md.yml` that all splits have."""
     for split, directory in job.splits.items():
         tokenizer.save(f"{directory.rstrip('/')}/{TOKENIZER}")
         counts = made.counts[split]
@@ -187,10 +182,13 @@ def finish(job: PreprocessJob, tokenizer: Tokenizer, made: Made, told: dict[str,
             "lines": counts.lines,
             "tokens": counts.tokens,
             "text_bytes": counts.text_bytes,
+            "unknown_tokens": counts.unknown,
+            "unknown_token_share": round(counts.unknown / max(counts.tokens, 1), 6),
+            "unknown_word_share": round(counts.unknown_words / max(counts.words, 1), 6),
         } | ({"cut_x": counts.cut_x, "cut_y": counts.cut_y} if job.pairs else {})
         metadata = {
             "split": split,
-            **told,
+            **shared,
             **own,
             "bad_input": made.bad.counts,
             "tokenizer": tokenizer.description(),

@@ -1,4 +1,4 @@
-"""The way of one dataset's texts inside a process: lines -> tokens -> examples -> disk."""
+"""Tokenize, pack and spill the documents of one split: lines -> tokens -> examples -> disk."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from tpu_tlm.data.dataset.splitmix import key_of
 from tpu_tlm.data.preprocessing.external_sort import RunWriter
 from tpu_tlm.data.preprocessing.packing import Examples, Packer, Packing, Tokens
 from tpu_tlm.data.preprocessing.pairs import PairRule, make_pairs
-from tpu_tlm.data.tokenizers.base import Tokenizer
+from tpu_tlm.data.tokenizers.base import Encoded, Tokenizer
+from tpu_tlm.errors import TlmError
 
 ENCODED_AT_ONCE = 1 << 20  # bytes of text
-_SHUFFLE = 1  # what a key is for: see parts._SPLIT
+_SHUFFLE = 1  # separates this key from the one in worker.py
 
 
 @dataclass(frozen=True)
 class PreprocessJob:
-    """Everything that the processes of one preprocessing share. `splits`: name -> the directory of its dataset."""
+    """Everything that the processes of one preprocessing share.
+
+    `splits`: name -> the directory of its dataset; `unk_id`: the id whose occurrences are counted.
+    """
 
     work: str
     splits: dict[str, str]
@@ -34,6 +38,9 @@ class PreprocessJob:
     seed: int
     valid_fraction: float
     pairs: PairRule | None = None
+    unk_id: int = -1
+    document: str = "blank-line"
+    text_column: str | None = None
 
     @property
     def layout(self) -> Layout:
@@ -45,7 +52,13 @@ class PreprocessJob:
         )
 
     def payload(self, examples: Examples, y: NDArray[np.uint32] | None = None) -> NDArray[np.uint8]:
-        """Examples as they are kept on disk."""
+        """Examples as they are kept on disk. Raises `TlmError` for an id outside the vocabulary."""
+        for ids in (examples.ids,) if y is None else (examples.ids, y):
+            if ids.size and int(ids.max()) >= self.vocab_size:
+                raise TlmError(
+                    f"the tokenizer gave id {int(ids.max())} of {self.vocab_size}: "
+                    "its files do not belong together"
+                )
         return token_payload(examples.ids, examples.word_start, self.vocab_size, y)
 
     def run_writer(self, split: str, part: int) -> RunWriter:
@@ -56,7 +69,7 @@ class PreprocessJob:
 
 @dataclass
 class SplitResult:
-    """What a part gave to one dataset: its run on disk, the tokens that did not fill an example, and counts."""
+    """What a part gave to one split: its run on disk, tokens that fill no example, and counts."""
 
     chunks: list[int] = field(default_factory=list)
     leftover_ids: list[int] = field(default_factory=list)
@@ -67,6 +80,17 @@ class SplitResult:
     text_bytes: int = 0
     cut_x: int = 0
     cut_y: int = 0
+    words: int = 0
+    unknown: int = 0
+    unknown_words: int = 0
+
+    def count_unknown(self, encoded: Encoded, unk_id: int) -> None:
+        """Add the words, the unknown tokens and the words with one in them."""
+        self.words += int(encoded.word_start.sum())
+        unknown = encoded.ids == unk_id
+        if unknown.any():
+            self.unknown += int(unknown.sum())
+            self.unknown_words += len(np.unique(np.cumsum(encoded.word_start)[unknown]))
 
     @property
     def leftover(self) -> Tokens:
@@ -75,7 +99,7 @@ class SplitResult:
 
 
 class SplitWriter:
-    """The way of documents that are packed into examples."""
+    """Writes the documents of one split, packed into examples."""
 
     def __init__(self, job: PreprocessJob, split: str, part: int, tokenizer: Tokenizer) -> None:
         self._job = job
@@ -105,6 +129,11 @@ class SplitWriter:
         begins[self._begins] = True
         ends = np.ones(len(self._lines), bool)
         ends[self._cuts] = False
+        # A line without a token leaves none at its end either; b"" is the rest of a longer line.
+        lengths = np.diff(encoded.offsets)
+        for index in np.flatnonzero(lengths == 0):
+            ends[index] &= not self._lines[index]
+        self.result.count_unknown(encoded, self._job.unk_id)
         rows = self._packer.add_lines(
             Tokens(encoded.ids, encoded.word_start), encoded.offsets, begins, ends
         )
@@ -131,7 +160,7 @@ class SplitWriter:
 
 
 class PairSplitWriter:
-    """The way of groups of texts that pairs are made of."""
+    """Writes the groups of texts of one split as pairs."""
 
     def __init__(
         self,
@@ -159,6 +188,7 @@ class PairSplitWriter:
         encoded = self._tokenizer.encode_lines(
             [text for group in self._groups for text in group.texts]
         )
+        self.result.count_unknown(encoded, self._job.unk_id)
         pairs = make_pairs(self._groups, encoded, self._job.packing, self._rule)
         for index in pairs.empty:
             self._bad.add(

@@ -1,4 +1,4 @@
-"""What one process does: a part of the corpus -> examples on disk, and later a range of all examples -> a shard."""
+"""What one process does: a part of the corpus -> examples on disk; a range of them -> a shard."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 AnyWriter = TypeVar("AnyWriter", SplitWriter, PairSplitWriter)
-_SPLIT = 2  # what a key is for: see lanes._SHUFFLE
+_SPLIT = 2  # separates this key from the one in split_writers.py
 
 
 @dataclass
@@ -46,7 +46,7 @@ class PartResult:
     bad: BadInput
 
     def save(self, job: PreprocessJob, part: int) -> None:
-        """Write it down: from now on the part is finished."""
+        """Write it: from now on the part is finished."""
         filesystem.write_bytes(_result_path(job, part), json.dumps(asdict(self)).encode())
 
     @staticmethod
@@ -54,10 +54,10 @@ class PartResult:
         """The result of a part, or None when it is not finished."""
         if not os.path.exists(_result_path(job, part)):
             return None
-        told = json.loads(filesystem.read_bytes(_result_path(job, part)))
+        found = json.loads(filesystem.read_bytes(_result_path(job, part)))
         result = PartResult(
-            {name: SplitResult(**split) for name, split in told["splits"].items()},
-            BadInput(**told["bad"]),
+            {name: SplitResult(**split) for name, split in found["splits"].items()},
+            BadInput(**found["bad"]),
         )
         whole = all(
             result.run(job, name, part).is_whole(job.layout.payload_bytes) for name in result.splits
@@ -74,25 +74,25 @@ def _result_path(job: PreprocessJob, part: int) -> str:
 
 
 class _Chooser(Generic[AnyWriter]):
-    """Says into which split's lane a document goes: the first, or the second for a share of them."""
+    """Chooses the split of a document: the first, or for a share of them the second."""
 
-    def __init__(self, job: PreprocessJob, part: int, lanes: list[AnyWriter]) -> None:
-        self._train: AnyWriter = lanes[0]
-        self._others: list[AnyWriter] = lanes[1:]
+    def __init__(self, job: PreprocessJob, part: int, writers: list[AnyWriter]) -> None:
+        self._train: AnyWriter = writers[0]
+        self._others: list[AnyWriter] = writers[1:]
         self._key, self._limit = key_of(job.seed, _SPLIT, part), int(job.valid_fraction * 2**64)
-        self._lane: AnyWriter = self._train
+        self._writer: AnyWriter = self._train
         self._number = 0
 
     def __call__(self, begins: bool) -> AnyWriter:
-        """The lane of what comes next; `begins`: it is not the rest of the document before."""
+        """The writer of what comes next; `begins`: a new document begins."""
         if self._others and (begins or not self._number):
             self._number += 1
-            self._lane = (
+            self._writer = (
                 self._others[0]
                 if mix(self._key + STEP * self._number) < self._limit
                 else self._train
             )
-        return self._lane
+        return self._writer
 
 
 class Worker:
@@ -106,8 +106,8 @@ class Worker:
     def tokenize(self, part: Part, consumed: Callable[[int], None]) -> None:
         """Read a part and leave its examples and its `PartResult` in the work directory.
 
-        Whole documents go to the valid split by a hash of seed, part and document; of a document too long for one part, each
-        part's share counts as a document.
+        Whole documents go to the valid split by a hash of seed, part and document; of a document
+        too long for one part, each part's share counts as a document.
         """
         job = self.job
         if self._tokenizer is None:
@@ -120,30 +120,36 @@ class Worker:
         self, part: Part, tokenizer: Tokenizer, bad: BadInput, consumed: Callable[[int], None]
     ) -> dict[str, SplitResult]:
         job = self.job
-        lanes = {name: SplitWriter(job, name, part.index, tokenizer) for name in job.splits}
-        choose = _Chooser(job, part.index, list(lanes.values()))
-        for document in read_part(part, job.json_field, job.strict, bad, consumed):
-            lane = choose(document.first)
+        writers = {name: SplitWriter(job, name, part.index, tokenizer) for name in job.splits}
+        choose = _Chooser(job, part.index, list(writers.values()))
+        documents = read_part(
+            part, job.json_field, job.strict, bad, consumed, job.document, job.text_column
+        )
+        for document in documents:
+            writer = choose(document.first)
             if document.lines:
-                lane.add(document.lines, document.first, document.cut)
-        return {name: lane.close() for name, lane in lanes.items()}
+                writer.add(document.lines, document.first, document.cut)
+        return {name: writer.close() for name, writer in writers.items()}
 
     def _pairs(
         self, part: Part, tokenizer: Tokenizer, bad: BadInput, consumed: Callable[[int], None]
     ) -> dict[str, SplitResult]:
         job, rule = self.job, self.job.pairs
         assert rule is not None
-        lanes = {
+        writers = {
             name: PairSplitWriter(job, rule, name, part.index, tokenizer, bad)
             for name in job.splits
         }
-        choose = _Chooser(job, part.index, list(lanes.values()))
+        choose = _Chooser(job, part.index, list(writers.values()))
         for group in read_groups(part, rule.rows, bad, consumed):
             choose(group.first).add(group)
-        return {name: lane.close() for name, lane in lanes.items()}
+        return {name: writer.close() for name, writer in writers.items()}
 
     def write_shard(self, split: str, index: int, sizes: list[int], parts: int) -> Shard:
-        """Write one shard of a split, given the examples in every shard, and note it in the work directory."""
+        """Write one shard of a split and note it in the work directory.
+
+        `sizes`: the examples in every shard.
+        """
         job = self.job
         if split not in self._merges:
             results = [(part, PartResult.load(job, part)) for part in range(parts)]
@@ -164,14 +170,17 @@ def finished_shard(job: PreprocessJob, split: str, index: int) -> Shard | None:
     """The shard as noted when it was written, or None when it is not there whole."""
     if not os.path.exists(_shard_path(job, split, index)):
         return None
-    told: dict[str, Any] = json.loads(filesystem.read_bytes(_shard_path(job, split, index)))
-    shard = Shard(**{**told, "sums": tuple(told["sums"])})
+    found: dict[str, Any] = json.loads(filesystem.read_bytes(_shard_path(job, split, index)))
+    shard = Shard(**{**found, "sums": tuple(found["sums"])})
     path = f"{job.splits[split].rstrip('/')}/{shard.name}"
     return shard if filesystem.exists(path) and filesystem.file_size(path) == shard.bytes else None
 
 
 def pack_leftovers(job: PreprocessJob, parts: int) -> PartResult:
-    """Pack what the parts left over, in their order, as the last part; only the very last example is padded."""
+    """Pack what the parts left over, in their order, as the last part.
+
+    Only the very last example is padded.
+    """
     results = list(load_results(job, parts))
     splits = {}
     for name in job.splits:

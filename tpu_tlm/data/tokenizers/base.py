@@ -14,12 +14,17 @@ import numpy.typing as npt
 from tpu_tlm import filesystem
 from tpu_tlm.errors import UsageError
 
-DESCRIPTION = "tokenizer.json"
+DESCRIPTION = "tokenizer_info.json"
+# The name of the first edition, which is also that of HuggingFace's file.
+OLD_DESCRIPTION = "tokenizer.json"
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Lines as ids: `ids` uint32 [n], `word_start` bool [n] (first piece of a word), line i is ids[offsets[i]:offsets[i + 1]]."""
+    """Lines as ids: `ids` uint32 [n], `word_start` bool [n] (first piece of a word).
+
+    Line i is ids[offsets[i]:offsets[i + 1]].
+    """
 
     ids: npt.NDArray[np.uint32]
     word_start: npt.NDArray[np.bool_]
@@ -27,7 +32,10 @@ class Encoded:
 
 
 class Tokenizer(abc.ABC):
-    """A subword vocabulary and the rule that splits text into it; made by `make_tokenizer` or `load_tokenizer`."""
+    """A subword vocabulary and the rule that splits text into it.
+
+    Made by `make_tokenizer` or `load_tokenizer`.
+    """
 
     kind: str
     tokens: list[str]  # id -> token
@@ -46,7 +54,8 @@ class Tokenizer(abc.ABC):
         self.cased = cased
         self.extra_tokens = list(extra_tokens)
         self._contents = contents  # file name -> bytes, as `save` writes them
-        # The first of equal tokens wins; only the four specials of a BPE vocabulary can meet a second one.
+        # The first of equal tokens wins; only the four specials of a BPE vocabulary can meet a
+        # second one.
         self._id_of = {token: index for index, token in reversed(list(enumerate(tokens)))}
 
     def id_of(self, token: str) -> int | None:
@@ -58,7 +67,8 @@ class Tokenizer(abc.ABC):
         index = self._id_of.get(token)
         if index is None:
             raise UsageError(
-                f"this {self.kind} vocabulary has no {token}: add it to the vocabulary or to --extra_tokens"
+                f"this {self.kind} vocabulary has no {token}: "
+                "add it to the vocabulary or to --extra_tokens"
             )
         return index
 
@@ -90,8 +100,10 @@ class Tokenizer(abc.ABC):
         """Readable text of ids: pieces joined to words, words by single spaces."""
 
     def description(self) -> dict[str, Any]:
-        """What defines this tokenizer, as JSON values: kind, case, sizes, special ids, SHA-256 of its files."""
-        special = {"pad": self.pad_id, "unk": self.unk_id}
+        """What defines this tokenizer: kind, case, sizes, special ids, SHA-256 of its files."""
+        special = {"pad": self.pad_id}
+        if self.unk_id < len(self.tokens):  # byte-level vocabularies have none
+            special["unk"] = self.unk_id
         for name in ("cls", "sep", "mask"):
             try:
                 special[name] = getattr(self, f"{name}_id")
@@ -107,6 +119,10 @@ class Tokenizer(abc.ABC):
                 name: filesystem.sha256(data) for name, data in sorted(self._contents.items())
             },
         }
+
+    def files(self) -> dict[str, bytes]:
+        """The tokenizer's files by name, as `save` writes them beside its description."""
+        return dict(self._contents)
 
     def fingerprint(self) -> str:
         """SHA-256 over the description: equal means the same tokenizer."""

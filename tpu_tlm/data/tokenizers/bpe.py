@@ -12,10 +12,12 @@ from tpu_tlm.data.tokenizers.base import Encoded, Tokenizer
 from tpu_tlm.data.tokenizers.bpe_backends import (
     Codes,
     Engine,
+    fastbpe_codes,
     fastbpe_engine,
     parse_codes,
     tokenizers_engine,
 )
+from tpu_tlm.data.tokenizers.text_files import BOM, lines_of
 from tpu_tlm.data.tokenizers.word_cache import Counts, Ids, WordTable
 from tpu_tlm.errors import UsageError
 
@@ -30,9 +32,9 @@ LONG_WORD = 100
 
 
 def parse_vocab(data: bytes, name: str) -> list[str]:
-    """The tokens of a fastBPE vocab file (`token count` lines); `UsageError` naming file and line."""
+    """The tokens of a fastBPE vocab file (`token count`); `UsageError` naming file and line."""
     tokens: dict[str, int] = {}
-    for number, line in enumerate(_lines(data, name), 1):
+    for number, line in enumerate(lines_of(data, name), 1):
         columns = line.split(" ")
         if (
             len(columns) != 2
@@ -45,7 +47,8 @@ def parse_vocab(data: bytes, name: str) -> list[str]:
             )
         if columns[0] in tokens:
             raise UsageError(
-                f"{name}:{number}: token {columns[0]!r} stands in line {tokens[columns[0]]} too: learn the vocab again"
+                f"{name}:{number}: token {columns[0]!r} stands in line {tokens[columns[0]]} too: "
+                "learn the vocab again"
             )
         tokens[columns[0]] = number
     if not tokens:
@@ -53,20 +56,14 @@ def parse_vocab(data: bytes, name: str) -> list[str]:
     return list(tokens)
 
 
-def _lines(data: bytes, name: str) -> list[str]:
-    try:
-        lines = data.decode().split("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{name}:{data[: error.start].count(10) + 1}: is not UTF-8") from None
-    return lines[:-1] if lines[-1] == "" else lines
-
-
 class BpeTokenizer(Tokenizer):
-    """fastBPE's splitting with MEAD's ids: <PAD> 0, <GO> 1, <EOS> 2, <UNK> 3, extra tokens the file lacks, the file's lines.
+    """fastBPE's splitting with MEAD's ids.
 
-    Words are runs without white space. A word that is a special or extra token (or <unk>, <eos>) stays whole, as in MEAD; every
-    other word is lower-cased unless `cased`, then split. `engine` is "fastbpe", "tokenizers" or "auto" (the first that is
-    installed); both give the same pieces.
+    The ids are <PAD> 0, <GO> 1, <EOS> 2, <UNK> 3, extra tokens that the file lacks, the file's
+    lines. Words are runs without white space. A word that is a special or extra token (or <unk>,
+    <eos>) stays whole, as in MEAD; every other word is lower-cased unless `cased`, then split.
+    `engine` is "fastbpe", "tokenizers" or "auto" (the first that is installed); both give the same
+    pieces. Codes of subword-nmt (version 0.2) are read, too.
     """
 
     kind = "bpe"
@@ -92,7 +89,7 @@ class BpeTokenizer(Tokenizer):
         super().__init__(
             [*SPECIALS, *added, *listed], cased, {"codes": codes, "vocab": vocab}, extra_tokens
         )
-        self._codes = parse_codes(_lines(codes, names[0]), names[0])
+        self._codes = parse_codes(lines_of(codes, names[0]), names[0])
         extra_ids = {self._id_of[token] for token in extra_tokens}
         self.special_ids = tuple(sorted({0, 1, 2, 3} | extra_ids))
         self._whole = {token: self._id_of[token] for token in (*SPECIALS, *extra_tokens)}
@@ -118,7 +115,7 @@ class BpeTokenizer(Tokenizer):
         return self.required_id("[MASK]")
 
     def pieces(self, words: list[str]) -> list[str]:
-        """fastBPE's pieces of each word, joined by spaces, `@@` on all but a word's last; words have no white space."""
+        """fastBPE's pieces of each word, joined by spaces; `@@` ends all but a word's last."""
         return self._engine(words)
 
     def _split(self, words: list[str]) -> tuple[Ids, Counts]:
@@ -163,7 +160,7 @@ def _make_engine(
     if engine == "tokenizers":
         return even
     try:
-        quick = fastbpe_engine(codes_file, vocab_file)
+        quick = fastbpe_engine(fastbpe_codes(codes_file, codes), vocab_file.removeprefix(BOM))
     except ImportError:
         if engine == "fastbpe":
             raise UsageError(

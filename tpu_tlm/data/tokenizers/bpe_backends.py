@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from tpu_tlm.data.tokenizers.text_files import BOM
 from tpu_tlm.errors import UsageError
 
 END = "</w>"
@@ -24,31 +25,49 @@ class Codes:
     parts: dict[str, tuple[str, str]]
 
 
+_SUBWORD_NMT = "#version:"
+
+
 def parse_codes(lines: list[str], name: str) -> Codes:
-    """The merges in the lines of a codes file (`left right count`); `UsageError` naming file and line."""
+    """The merges of a codes file: `left right count`, or subword-nmt's two columns after a header.
+
+    Raises `UsageError` naming file and line.
+    """
     ranks: dict[tuple[str, str], int] = {}
     parts: dict[str, tuple[str, str]] = {}
-    for number, line in enumerate(lines, 1):
+    begin, width = 0, 3
+    if lines and lines[0].startswith(_SUBWORD_NMT):
+        if lines[0].removeprefix(_SUBWORD_NMT).strip() != "0.2":
+            raise UsageError(f"{name}:1: {lines[0]!r}: of subword-nmt's codes, 0.2 is read only")
+        begin, width = 1, 2
+    for number, line in enumerate(lines[begin:], begin + 1):
         columns = line.split(" ")
-        if len(columns) != 3 or not all(columns) or not columns[2].isdecimal():
-            hint = (
-                " (a file of subword-nmt?)"
-                if line.startswith("#version") or len(columns) == 2
-                else ""
+        fits = len(columns) == width and all(columns) and (width == 2 or columns[2].isdecimal())
+        if not fits:
+            expected = (
+                "left right count' as fastBPE" if width == 3 else "left right' as subword-nmt"
             )
-            raise UsageError(
-                f"{name}:{number}: is not 'left right count' as fastBPE writes it{hint}: {line[:60]!r}"
-            )
+            raise UsageError(f"{name}:{number}: is not '{expected} writes it: {line[:60]!r}")
         left, right = columns[:2]
+        if width == 2 and (left, right) in ranks:
+            continue  # subword-nmt, too, takes the first
         if (left, right) in ranks or right == END:
             raise UsageError(
-                f"{name}:{number}: merge {left!r} {right!r} is doubled or has no letters: learn the codes again"
+                f"{name}:{number}: merge {left!r} {right!r} is doubled or has no letters: "
+                "learn the codes again"
             )
-        ranks[left, right] = number - 1
+        ranks[left, right] = len(ranks)
         parts[left + right] = (left, right)
     if not ranks:
         raise UsageError(f"{name}: is empty: learn a vocabulary with python -m tpu_tlm.vocab")
     return Codes(ranks, parts)
+
+
+def fastbpe_codes(data: bytes, codes: Codes) -> bytes:
+    """A codes file as fastBPE reads it: three columns, no mark."""
+    if data.removeprefix(BOM).startswith(_SUBWORD_NMT.encode()):
+        return "".join(f"{left} {right} 1\n" for left, right in codes.ranks).encode()
+    return data.removeprefix(BOM)
 
 
 @contextlib.contextmanager
@@ -85,7 +104,7 @@ def written(unit: str, final: bool) -> str:
 
 
 def known_pieces(unit: str, final: bool, codes: Codes, vocab: set[str]) -> list[str]:
-    """A unit as the vocab file writes it; one that the file lacks is taken apart again, down to characters."""
+    """A unit as the vocab file writes it; one that the file lacks is split again, to characters."""
     spelled = written(unit, final)
     if spelled in vocab or unit not in codes.parts:
         return [spelled]
@@ -95,7 +114,8 @@ def known_pieces(unit: str, final: bool, codes: Codes, vocab: set[str]) -> list[
 
 def merge_word(word: str, codes: Codes, vocab: set[str]) -> str:
     """fastBPE's pieces of one word, found step by step as fastBPE finds them."""
-    # fastBPE looks for characters up to a NUL only; the rest stays one unit with the character before it.
+    # fastBPE looks for characters up to a NUL only; the rest stays one unit with the character
+    # before it.
     head, nul, tail = word.partition("\0")
     units = list(head)
     if nul:
@@ -129,10 +149,11 @@ def merge_word(word: str, codes: Codes, vocab: set[str]) -> str:
 
 
 def irregular_tokens(codes: Codes) -> set[str]:
-    """Tokens whose merges a priority queue could do in another order than fastBPE, which does all of one kind at a time.
+    """Tokens whose merges a priority queue could do in another order than fastBPE.
 
-    They are those that a merge uses before a later merge makes them (once more), and those that end like a word's last piece
-    without being one. A learner does not make such codes; a text full of `</w>`, or an editor, can.
+    fastBPE does all merges of one pair at a time. The tokens are those that a merge uses before a
+    later merge makes them (once more), and those that end like a word's last piece without being
+    one. A learner does not make such codes; a text full of `</w>`, or an editor, can.
     """
     first_use: dict[str, int] = {}
     for pair, rank in codes.ranks.items():
@@ -148,9 +169,9 @@ def irregular_tokens(codes: Codes) -> set[str]:
 
 
 def tokenizers_engine(codes: Codes, vocab: set[str]) -> Engine:
-    """An equal of fastBPE on the `tokenizers` library, whose time grows evenly with the length of a word.
+    """An equal of fastBPE on the `tokenizers` library, in linear time of a word's length.
 
-    Characters that no merge knows part a word into runs that can be split by themselves.
+    Characters that no merge has divide a word into runs that can be split by themselves.
     """
     from tokenizers import Tokenizer, models
 
@@ -182,7 +203,8 @@ def tokenizers_engine(codes: Codes, vocab: set[str]) -> Engine:
         """(run of known letters, whether it ends its word) -> its pieces."""
         spelled = {}
         for text, final in texts:
-            # One by one: a batch would start threads beside those of the other worker processes, for no less work.
+            # One by one: a batch starts threads beside the other worker processes, for no less
+            # work.
             *rest, last = pipelines[final].encode(text, add_special_tokens=False).ids
             spelled[text, final] = " ".join(
                 [*(output[False][unit] for unit in rest), output[final][last]]

@@ -2,37 +2,185 @@
 
 from __future__ import annotations
 
-import json
+import os
+from typing import Any
 
 from tpu_tlm import filesystem
 from tpu_tlm.config import SUBWORDS, TokenizerConfig
-from tpu_tlm.data.tokenizers.base import DESCRIPTION, Tokenizer
+from tpu_tlm.data.tokenizers.base import DESCRIPTION, OLD_DESCRIPTION, Tokenizer
+from tpu_tlm.data.tokenizers.text_files import BOM, json_of
 from tpu_tlm.errors import TlmError, UsageError
+
+FILES = {"bpe": ("codes", "vocab"), "wordpiece": ("vocab.txt",)}
+_SETTINGS, _PIPELINE = "tokenizer_config.json", "tokenizer.json"
+_NEEDED = {
+    "bpe": "fastBPE vocab file",
+    "wordpiece": "BERT vocab.txt",
+    "hf": "tokenizer.json, spiece.model or HuggingFace model directory",
+}
 
 
 def make_tokenizer(config: TokenizerConfig) -> Tokenizer:
-    """The tokenizer that the options describe; `UsageError` naming a missing option, file or line."""
+    """The tokenizer that the options describe.
+
+    Raises `UsageError` naming a missing option, an option that this kind of tokenizer does not use,
+    a file or a line, or a flag that contradicts the files beside the vocabulary.
+    """
     if config.vocab is None:
-        raise UsageError(
-            f"--vocab is required: {'fastBPE vocab file' if config.subword_type == 'bpe' else 'BERT vocab.txt'}"
-        )
-    vocab = filesystem.read_bytes(config.vocab)
-    if config.subword_type == "wordpiece":
+        raise UsageError(f"--vocab is required: {_NEEDED[config.subword_type or 'bpe']}")
+    if filesystem.is_directory(config.vocab):
+        return _from_directory(config, config.vocab.rstrip("/") or "/")
+    kind = config.subword_type or _kind_of(config)
+    _refuse_unused(config, kind)
+    if kind == "hf":
+        return _hf_tokenizer(config.vocab)
+    vocab = filesystem.read_bytes(config.vocab).removeprefix(BOM)
+    cased = _case(config, kind)
+    if kind == "wordpiece":
         from tpu_tlm.data.tokenizers.wordpiece import WordPieceTokenizer
 
-        return WordPieceTokenizer(vocab, cased=config.cased, name=config.vocab)
+        return WordPieceTokenizer(vocab, cased=cased, name=config.vocab)
     if config.codes is None:
         raise UsageError("--codes is required with --subword_type bpe: fastBPE codes file")
     from tpu_tlm.data.tokenizers.bpe import BpeTokenizer
 
-    codes = filesystem.read_bytes(config.codes)
     return BpeTokenizer(
-        codes,
+        filesystem.read_bytes(config.codes).removeprefix(BOM),
         vocab,
-        cased=config.cased,
+        cased=cased,
         extra_tokens=config.extra_tokens,
         names=(config.codes, config.vocab),
     )
+
+
+def _kind_of(config: TokenizerConfig) -> str:
+    """The kind of tokenizer that a file given as --vocab belongs to."""
+    assert config.vocab is not None
+    if config.codes is not None:
+        return "bpe"
+    if config.vocab.endswith((".json", ".model")):
+        return "hf"
+    head = filesystem.read_bytes(config.vocab).removeprefix(BOM)
+    return "wordpiece" if head.startswith((b"[PAD]\n", b"[PAD]\r\n")) else "bpe"
+
+
+def _refuse_unused(config: TokenizerConfig, kind: str) -> None:
+    """Raise `UsageError` for options that this kind of tokenizer does not use."""
+    unused = {
+        "codes": kind != "bpe" and config.codes is not None,
+        "extra_tokens": kind != "bpe" and config.extra_tokens != TokenizerConfig().extra_tokens,
+        "cased": kind == "hf" and config.cased is not None,
+    }
+    for name, refused in unused.items():
+        if refused:
+            raise UsageError(f"--{name}: a {kind} tokenizer does not use it: leave it out")
+
+
+def _from_directory(config: TokenizerConfig, directory: str) -> Tokenizer:
+    """The tokenizer in a directory that `save` wrote, or that HuggingFace's programs write."""
+    if description(directory) is not None:
+        found = load_tokenizer(directory)
+    else:
+        found = None
+        if config.subword_type in (None, "wordpiece"):
+            found = _bert_tokenizer(directory)
+        if found is None and config.subword_type != "wordpiece":
+            found = _hf_tokenizer(directory)
+    if found is None or config.subword_type not in (None, found.kind):
+        kind = found.kind if found else "hf"
+        raise UsageError(f"--subword_type {config.subword_type}: {directory} holds {kind}")
+    _refuse_unused(config, found.kind)
+    if config.cased not in (None, found.cased):
+        raise UsageError(
+            f"--cased {str(config.cased).lower()}: contradicts the tokenizer in {directory}"
+        )
+    return found
+
+
+def _hf_tokenizer(path: str) -> Tokenizer:
+    from tpu_tlm.data.tokenizers.hf_files import read_hf_tokenizer
+
+    return read_hf_tokenizer(path)
+
+
+def _bert_tokenizer(directory: str) -> Tokenizer | None:
+    """BERT's tokenizer, where the files of a directory are those of one, else None."""
+    from tpu_tlm.data.tokenizers.wordpiece import WordPieceTokenizer
+
+    vocab = f"{directory}/vocab.txt"
+    pipeline = _json_at(f"{directory}/{_PIPELINE}")
+    if not filesystem.exists(vocab) or (pipeline and not _is_bert(pipeline)):
+        return None
+    found = case_beside(vocab)
+    data = filesystem.read_bytes(vocab).removeprefix(BOM)
+    return WordPieceTokenizer(data, cased=found[0] if found else True, name=vocab)
+
+
+def _is_bert(pipeline: dict[str, Any]) -> bool:
+    """Whether a tokenizer.json does what BERT's tokenizer does."""
+    model, normalizer, splitter = (
+        pipeline.get(key) or {} for key in ("model", "normalizer", "pre_tokenizer")
+    )
+    if not all(isinstance(part, dict) for part in (model, normalizer, splitter)):
+        return False
+    lower = normalizer.get("lowercase")
+    return (
+        (model.get("continuing_subword_prefix"), model.get("unk_token")) == ("##", "[UNK]")
+        and splitter.get("type") == "BertPreTokenizer"
+        and normalizer.get("type") == "BertNormalizer"
+        and bool(normalizer.get("clean_text") and normalizer.get("handle_chinese_chars"))
+        and normalizer.get("strip_accents") in (None, lower)
+    )
+
+
+def _case(config: TokenizerConfig, kind: str) -> bool:
+    """--cased, or what the files beside --vocab say; `UsageError` where they contradict."""
+    assert config.vocab is not None
+    found = case_beside(config.vocab)
+    if found is None:
+        return config.cased is not False
+    cased, path = found
+    if config.cased not in (None, cased):
+        flag = str(config.cased).lower()
+        raise UsageError(
+            f"--cased {flag}: contradicts {path}, which says that this {kind} vocabulary is "
+            f"{'cased' if cased else 'lower-case'}: leave --cased out or use another --vocab"
+        )
+    return cased
+
+
+def case_beside(vocab: str) -> tuple[bool, str] | None:
+    """Whether the vocabulary is cased by the files beside it, and the file that says so."""
+    directory = os.path.dirname(vocab)
+    base = f"{directory}/" if directory else ""
+    for name in (DESCRIPTION, OLD_DESCRIPTION, _SETTINGS):
+        found = _json_at(base + name)
+        if not found:
+            continue
+        if isinstance(found.get("cased"), bool) and found.get("kind") in SUBWORDS:
+            return found["cased"], base + name
+        if isinstance(found.get("do_lower_case"), bool):
+            return not found["do_lower_case"], base + name
+        normalizer = found.get("normalizer")
+        if isinstance(normalizer, dict) and isinstance(normalizer.get("lowercase"), bool):
+            return not normalizer["lowercase"], base + name
+    return None
+
+
+def _json_at(path: str) -> dict[str, Any] | None:
+    return json_of(filesystem.read_bytes(path), path) if filesystem.exists(path) else None
+
+
+def description(directory: str) -> tuple[dict[str, Any], str] | None:
+    """The description of a saved tokenizer and its path; None when the directory holds none."""
+    base = directory.rstrip("/")
+    for name in (DESCRIPTION, OLD_DESCRIPTION):
+        path = f"{base}/{name}"
+        if filesystem.exists(path):
+            found = json_of(filesystem.read_bytes(path), path)
+            if name == DESCRIPTION or "kind" in found:
+                return found, path
+    return None
 
 
 def load_tokenizer(directory: str) -> Tokenizer:
@@ -41,36 +189,43 @@ def load_tokenizer(directory: str) -> Tokenizer:
     Raises `UsageError` when there is none, `TlmError` when a file is not the one that was saved.
     """
     base = directory.rstrip("/")
-    path = f"{base}/{DESCRIPTION}"
     try:
-        saved = json.loads(filesystem.read_bytes(path))
-        kind, cased, extra, hashes = (
-            saved["kind"],
-            saved["cased"],
-            saved["extra_tokens"],
-            dict(saved["files"]),
-        )
-    except UsageError:
-        raise UsageError(f"{directory}: holds no tokenizer (no {DESCRIPTION})") from None
+        found = description(directory)
+    except UsageError as error:
+        raise TlmError(f"{error}: make the tokenizer directory again") from None
+    if found is None:
+        raise UsageError(f"{directory}: holds no tokenizer (no {DESCRIPTION})")
+    saved, path = found
+    try:
+        kind, cased, extra = saved["kind"], saved["cased"], list(saved["extra_tokens"])
+        hashes = {str(name): str(value) for name, value in dict(saved["files"]).items()}
     except (ValueError, KeyError, TypeError):
         raise TlmError(
             f"{path}: is not a tokenizer description: make the tokenizer directory again"
         ) from None
     if kind not in SUBWORDS:
         raise TlmError(f"{path}: unknown kind {kind!r}: written by a newer version")
+    names = FILES.get(kind) or tuple(hashes)
     contents = {}
-    for name in ("codes", "vocab") if kind == "bpe" else ("vocab.txt",):
+    for name in names:
+        if os.path.basename(name) != name:
+            raise TlmError(f"{path}: names a file outside of its directory: {name!r}")
         contents[name] = filesystem.read_bytes(f"{base}/{name}")
         if filesystem.sha256(contents[name]) != hashes.get(name):
             raise TlmError(
-                f"{base}/{name}: is not the file that was saved (its SHA-256 differs): restore it or preprocess again"
+                f"{base}/{name}: is not the file that was saved (its SHA-256 differs): "
+                "restore it or preprocess again"
             )
+    if kind == "hf":
+        from tpu_tlm.data.tokenizers.hf import HfTokenizer
+
+        return HfTokenizer(contents, name=f"{base}/{_PIPELINE}")
     if kind == "bpe":
         from tpu_tlm.data.tokenizers.bpe import BpeTokenizer
 
-        names = (f"{base}/codes", f"{base}/vocab")
+        paths = (f"{base}/codes", f"{base}/vocab")
         return BpeTokenizer(
-            contents["codes"], contents["vocab"], cased=cased, extra_tokens=extra, names=names
+            contents["codes"], contents["vocab"], cased=cased, extra_tokens=extra, names=paths
         )
     from tpu_tlm.data.tokenizers.wordpiece import WordPieceTokenizer
 

@@ -14,7 +14,8 @@ Counts: TypeAlias = npt.NDArray[np.int64]
 # Words -> the ids of all of them one after the other, and how many each word has.
 Splitter = Callable[[list[Word]], tuple[Ids, Counts]]
 
-# Starting anew costs little, for the words that make up most of a text are back at once. About 60 and 50 MB.
+# Starting anew costs little, for the words that make up most of a text are back at once. About 60
+# and 50 MB.
 LARGEST_TABLE = 300_000
 LARGEST_TEXT = 16 << 20
 
@@ -51,7 +52,9 @@ class WordTable(Generic[Word]):
         self._text = 0
 
     def lookup(self, words: list[Word]) -> tuple[Ids, Counts]:
-        """Ids of all the words one after the other uint32 [n]; word i has those from begins[i] to begins[i + 1], int64 [words + 1]."""
+        """Ids of all the words one after the other uint32 [n]; word i has those from begins[i] to
+        begins[i + 1], int64 [words + 1].
+        """
         if len(self._rows) > self._largest or self._text > LARGEST_TEXT:
             self._clear()
         rows = np.array(list(map(self._rows.__getitem__, words)), np.int64)
@@ -62,7 +65,8 @@ class WordTable(Generic[Word]):
         lengths = self._lengths[rows]
         begins = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(lengths, out=begins[1:])
-        # Token t of the output lies at (its word's start in the table) + (t - the word's start in the output).
+        # Token t of the output lies at (its word's start in the table) + (t - the word's start in
+        # the output).
         shift = self._starts[rows] - begins[:-1]
         return self._ids[np.repeat(shift, lengths) + np.arange(begins[-1])], begins
 

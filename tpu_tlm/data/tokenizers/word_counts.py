@@ -1,59 +1,110 @@
-"""How often each word of a corpus occurs, in bounded memory, the same for any number of processes."""
+"""How often each word occurs, in bounded memory, the same for any number of processes."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from tpu_tlm.data.corpus.documents import BadInput, Part, read_part
-from tpu_tlm.data.tokenizers.wordpiece import ascii_words, bert_pipeline, without_controls
-from tpu_tlm.errors import TlmError
+from tpu_tlm.data.corpus.bad_input import BadInput
+from tpu_tlm.data.corpus.documents import Part, read_part
+from tpu_tlm.data.processes import ProcessPool
+from tpu_tlm.data.tokenizers.chunks import GPT2_CHUNKS
+from tpu_tlm.data.tokenizers.wordpiece import ascii_words, without_controls
 
-# About 400 MB of words; a part of 16 MiB has far fewer than the second number.
-LARGEST_TABLE = 2_000_000
+# Limits of a table: about 400 MB. A part of 16 MiB has far fewer words than the last number.
+LARGEST_TABLE, LARGEST_TEXT = 2_000_000, 64_000_000
 _LARGEST_PART_TABLE = 1_000_000
-_BATCH = 100_000
+_BATCH = 1 << 20  # bytes of text counted at a time
+# Scripts without spaces between words: Thai, Lao, Tibetan, Myanmar, Khmer, kana, Chinese
+# characters.
+_UNSEGMENTED = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
+# Longer runs in such scripts are cut for learning, or every line would be a word of its own.
+_LONGEST_RUN, _CUT = 48, 32
+# BERT's Chinese characters, each of which is a word.
+_CHINESE = re.compile(
+    "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002ceaf"
+    "\U0002f800-\U0002fa1f]"
+)
 
 
 @dataclass
 class WordCounts:
-    """Words and their counts; `pruned` words were seen no more than `threshold` times when they were dropped for room."""
+    """Words and their counts.
+
+    `letters`: the characters of words that were dropped for room, `dropped` their weight (count
+    times characters) of `weight` in all.
+    """
 
     words: Counter[str] = field(default_factory=Counter)
+    letters: Counter[str] = field(default_factory=Counter)
     bad: BadInput = field(default_factory=BadInput)
     documents: int = 0
     lines: int = 0
     size: int = 0
-    pruned: int = 0
-    threshold: int = 0
+    weight: int = 0
+    dropped: int = 0
 
-    def prune(self, largest: int) -> None:
-        """Drop the rarest words once there are more than `largest`, until half of that is left; ties go together."""
-        if len(self.words) <= largest:
+    def count(self, words: Sequence[str] | Counter[str]) -> None:
+        """Add words."""
+        self.words.update(words)
+
+    def prune(self, largest: int = LARGEST_TABLE, largest_text: int = LARGEST_TEXT) -> None:
+        """Once the table is too large, drop words until half of what it may hold is left."""
+        if len(self.words) <= min(largest, largest_text // 64):
             return
-        counts = np.sort(np.fromiter(self.words.values(), np.int64, len(self.words)))[::-1]
-        least = int(counts[largest // 2])
-        kept = Counter({word: count for word, count in self.words.items() if count > least})
-        self.pruned += len(self.words) - len(kept)
-        self.threshold += least
+        text = sum(map(len, self.words))
+        if len(self.words) <= largest and text <= largest_text:
+            return
+        kept = heaviest(self.words, largest // 2, largest_text // 2)
+        for word in self.words.keys() - kept.keys():
+            count = self.words[word]
+            self.dropped += count * len(word)
+            for letter in word:
+                self.letters[letter] += count
         self.words = kept
 
     def add(self, other: WordCounts) -> None:
         """Add the counts of the next part."""
         self.words.update(other.words)
+        self.letters.update(other.letters)
         self.bad.merge(other.bad)
         self.documents += other.documents
         self.lines += other.lines
         self.size += other.size
-        self.pruned += other.pruned
-        self.threshold = max(self.threshold, other.threshold)
+        self.dropped += other.dropped
+
+
+def heaviest(words: Counter[str], most: int, most_text: int) -> Counter[str]:
+    """At most `most` words of at most `most_text` characters, those of the largest weight.
+
+    A word's weight (count times characters) is divided by a hash of it in (0, 1]: so heavy words
+    stay, light ones stay in proportion to their weight, whatever their script or place in the
+    alphabet, and a word that is dropped once is dropped again. The result does not depend on the
+    order of `words`.
+    """
+    listed = sorted(words)
+    lengths = np.fromiter(map(len, listed), np.int64, len(listed))
+    counts = np.fromiter((words[word] for word in listed), np.int64, len(listed))
+    hashes = np.fromiter((zlib.crc32(w.encode("utf-8", "replace")) for w in listed), np.uint32)
+    priority = lengths * counts / ((_mixed(hashes) + 1.0) / 2**32)
+    order = np.argsort(-priority, kind="stable")[:most]
+    order = order[: int(np.searchsorted(np.cumsum(lengths[order]), most_text, "right"))]
+    return Counter({listed[index]: int(counts[index]) for index in sorted(order.tolist())})
+
+
+def _mixed(hashes: np.ndarray) -> np.ndarray:
+    """CRCs of similar words are related; a multiplication and a shift break that."""
+    value = hashes.astype(np.uint64)
+    value = (value * np.uint64(0x9E3779B97F4A7C15)) & np.uint64(2**64 - 1)
+    return ((value ^ (value >> np.uint64(29))) >> np.uint64(32)).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -64,52 +115,85 @@ class CountTask:
     cased: bool
     json_field: str
     strict: bool
+    text_column: str | None = None
 
 
-def count_part(part: Part, task: CountTask) -> WordCounts:
-    """The words of one part: for BPE runs without white space, for WordPiece BERT's words (not yet normalized if not ASCII)."""
+def count_part(task: CountTask, part: Part) -> WordCounts:
+    """The words of one part.
+
+    bpe and unigram: runs without white space; wordpiece: BERT's words, not yet normalized where
+    they are not ASCII; byte-bpe: GPT-2's chunks, with the space before them.
+    """
     result = WordCounts()
-    count = _count_bpe if task.subword_type == "bpe" else _count_wordpiece
+    words_of = {"wordpiece": _bert_words, "byte-bpe": _gpt2_chunks}.get(
+        task.subword_type, _space_divided
+    )
+    lower = task.subword_type == "bpe" and not task.cased
     lines: list[bytes] = []
     size = 0
-    for document in read_part(part, task.json_field, task.strict, result.bad):
+
+    def flush() -> None:
+        for word, count in words_of(lines, task.cased).items():
+            result.words[word.lower() if lower else word] += count
+            result.weight += len(word) * count
+        result.lines += len(lines)
+        result.prune(_LARGEST_PART_TABLE)
+        lines.clear()
+
+    documents = read_part(
+        part, task.json_field, task.strict, result.bad, text_column=task.text_column
+    )
+    for document in documents:
         lines += document.lines
         result.documents += document.first
         size += sum(map(len, document.lines))
-        if size > _BATCH * 10:
-            count(result, lines, task.cased)
-            result.prune(_LARGEST_PART_TABLE)
-            lines, size = [], 0
-    count(result, lines, task.cased)
+        if size > _BATCH:
+            flush()
+            size = 0
+    flush()
     result.size = part.size
     return result
 
 
-def _count_bpe(result: WordCounts, lines: list[bytes], cased: bool) -> None:
-    words: list[str] = []
+def _cut_runs(words: Counter[str]) -> Counter[str]:
+    """The words, with long runs of scripts without spaces cut into pieces."""
+    found: Counter[str] = Counter()
+    for word, count in words.items():
+        if len(word) <= _LONGEST_RUN or not _UNSEGMENTED.search(word):
+            found[word] += count
+            continue
+        for at in range(0, len(word), _CUT):
+            found[word[at : at + _CUT]] += count
+    return found
+
+
+def _space_divided(lines: list[bytes], cased: bool) -> Counter[str]:
+    words: Counter[str] = Counter()
     for line in lines:
-        words += line.decode().split()
-    result.lines += len(lines)
-    if cased:
-        result.words.update(words)
-        return
-    for word, count in Counter(words).items():
-        result.words[word.lower()] += count
+        words.update(line.decode().split())
+    return _cut_runs(words)
 
 
-def _count_wordpiece(result: WordCounts, lines: list[bytes], cased: bool) -> None:
-    chunks: list[bytes] = []
+def _gpt2_chunks(lines: list[bytes], cased: bool) -> Counter[str]:
+    words: Counter[str] = Counter()
     for line in lines:
-        chunks += without_controls(line).split()
-    result.lines += len(lines)
-    for chunk, count in Counter(chunks).items():
-        for word in ascii_words(chunk, cased) if chunk.isascii() else (chunk,):
-            result.words[word.decode()] += count
+        words.update(GPT2_CHUNKS.findall(line.decode()))
+    return _cut_runs(words)
 
 
-def usable_cores() -> int:
-    """Processor cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _bert_words(lines: list[bytes], cased: bool) -> Counter[str]:
+    chunks: Counter[bytes] = Counter()
+    for line in lines:
+        chunks.update(without_controls(line).split())
+    words: Counter[str] = Counter()
+    for chunk, count in chunks.items():
+        if chunk.isascii():
+            found = [word.decode() for word in ascii_words(chunk, cased)]
+        else:
+            found = _CHINESE.sub(r" \g<0> ", chunk.decode()).split()
+        for word in found:
+            words[word] += count
+    return words
 
 
 def count_words(
@@ -117,55 +201,25 @@ def count_words(
     task: CountTask,
     workers: int,
     done: Callable[[WordCounts], None] = lambda counts: None,
+    tick: Callable[[], None] = lambda: None,
 ) -> WordCounts:
     """The words of all parts. `done` is called with the sum so far after every part.
 
     Raises `UsageError` for bad input under `strict`, `TlmError` when a process dies.
     """
     total = WordCounts()
-    for counts in _counted(parts, task, min(workers, len(parts))):
-        total.add(counts)
-        total.prune(LARGEST_TABLE)
-        done(total)
-    if task.subword_type == "wordpiece":
-        total.words = _normalized(total.words, task.cased)
+    pool = ProcessPool(min(workers, len(parts)), _task, task, tick=tick)
+    try:
+        # In the order of the parts, whichever process is first: dropping words depends on it.
+        for counts in pool.run(count_part, ((part,) for part in parts), ordered=True):
+            total.weight += counts.weight
+            total.add(counts)
+            total.prune(LARGEST_TABLE)
+            done(total)
+    finally:
+        pool.close()
     return total
 
 
-def _counted(parts: Sequence[Part], task: CountTask, workers: int) -> Iterator[WordCounts]:
-    """The parts' counts in the order of the parts, whichever process is first."""
-    if workers <= 1:
-        yield from (count_part(part, task) for part in parts)
-        return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        waiting: deque[Future[WordCounts]] = deque()
-        try:
-            for part in parts:
-                waiting.append(pool.submit(count_part, part, task))
-                # Counts that nobody has taken yet lie in memory: do not run far ahead.
-                if len(waiting) >= 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool:
-            raise TlmError(
-                "a counting process died, most likely of too little memory: give fewer --workers"
-            ) from None
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _normalized(chunks: Counter[str], cased: bool) -> Counter[str]:
-    """BERT's words, where the chunks that are not ASCII were left as they stood in the text."""
-    pipeline = bert_pipeline({"[UNK]": 0}, cased)
-    words: Counter[str] = Counter()
-    for chunk, count in chunks.items():
-        if chunk.isascii():
-            words[chunk] += count
-            continue
-        for word, _ in pipeline.pre_tokenizer.pre_tokenize_str(
-            pipeline.normalizer.normalize_str(chunk)
-        ):
-            words[word] += count
-    return words
+def _task(task: CountTask) -> CountTask:
+    return task

@@ -1,4 +1,4 @@
-"""WordPiece from a BERT vocab.txt: BERT's basic tokenizer, then the longest pieces from the left."""
+"""WordPiece from a BERT vocab.txt: BERT's basic tokenizer, then greedy longest match."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tpu_tlm.data.tokenizers.base import Encoded, Tokenizer
+from tpu_tlm.data.tokenizers.text_files import lines_of
 from tpu_tlm.data.tokenizers.word_cache import Counts, Ids, WordTable
 from tpu_tlm.errors import UsageError
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LONGEST_WORD = 100
-# ASCII control characters but tab, line feed, carriage return: BERT drops them, and `split` would take some for white space.
+# ASCII control characters but tab, line feed, carriage return: BERT drops them, and `split` would
+# take some for white space.
 _CONTROLS = bytes({*range(32), 127} - {9, 10, 13})
 _ASCII_WORD = re.compile(r"[A-Za-z0-9]+|[!-/:-@\[-`{-~]")
 _ASCII_WORDS = re.compile(rb"[A-Za-z0-9]+|[^A-Za-z0-9\n]")
@@ -26,12 +28,7 @@ _ASCII_WORDS = re.compile(rb"[A-Za-z0-9]+|[^A-Za-z0-9\n]")
 
 def parse_vocab(data: bytes, name: str) -> list[str]:
     """The tokens of a vocab.txt, one a line; `UsageError` naming file and line."""
-    try:
-        lines = data.decode().split("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{name}:{data[: error.start].count(10) + 1}: is not UTF-8") from None
-    if lines[-1] == "":
-        lines.pop()
+    lines = lines_of(data, name)
     tokens: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         token = line.rstrip("\r")
@@ -48,17 +45,23 @@ def parse_vocab(data: bytes, name: str) -> list[str]:
 
 
 def without_controls(line: bytes) -> bytes:
-    """A line without the ASCII control characters that BERT drops; what `split` then takes for white space, BERT does too."""
+    """A line without the ASCII control characters that BERT drops.
+
+    What `bytes.split` then takes for white space, BERT does too.
+    """
     return line.translate(None, _CONTROLS)
 
 
 def ascii_words(chunk: bytes, cased: bool) -> list[bytes]:
-    """BERT's words in ASCII without white space and control characters: runs of letters and digits, single punctuation marks."""
+    """BERT's words in ASCII without white space and control characters.
+
+    They are runs of letters and digits, and single punctuation marks.
+    """
     return _ASCII_WORDS.findall(chunk if cased else chunk.lower())
 
 
 def bert_pipeline(id_of: dict[str, int], cased: bool) -> Pipeline:
-    """What transformers' BertTokenizer is made of, without special tokens: BERT's normalizer, word splitter and WordPiece."""
+    """What transformers' BertTokenizer is made of, without special tokens."""
     from tokenizers import Tokenizer as Pipeline
     from tokenizers import models, normalizers, pre_tokenizers
 
@@ -75,10 +78,11 @@ def bert_pipeline(id_of: dict[str, int], cased: bool) -> Pipeline:
 class WordPieceTokenizer(Tokenizer):
     """BERT's tokenizer; an id is a line number of vocab.txt from 0.
 
-    Equal to transformers' BertTokenizer of today, whose library does the splitting. Both differ from BERT's first code for a
-    capital sigma at the end of a word, for private-use characters, and for marks and punctuation younger than the library's
-    Unicode tables. In corpus lines `[MASK]` and the like are plain text, as in BERT's own pre-training tool; `encode` turns them into their
-    ids. A punctuation mark or a Chinese character is a word of its own.
+    Equal to transformers' BertTokenizer, whose library does the splitting. Both differ from BERT's
+    first code for a capital sigma at the end of a word, for private-use characters, and for marks
+    and punctuation younger than the library's Unicode tables. In corpus lines `[MASK]` and the like
+    are plain text, as in BERT's own pre-training tool; `encode` turns them into their ids. A
+    punctuation mark or a Chinese character is a word of its own.
     """
 
     kind = "wordpiece"
@@ -101,7 +105,7 @@ class WordPieceTokenizer(Tokenizer):
             if _ASCII_WORD.fullmatch(token) and len(token) <= LONGEST_WORD
         }
         self._pipeline = bert_pipeline(self._id_of, cased)
-        # White-space separated chunks over BERT's words: "word", "word," and "(word" look up the same word.
+        # Chunks between white space over BERT's words: "word" and "(word," look up the same word.
         self._words: WordTable[bytes] = WordTable(self._split_words)
         self._chunks: WordTable[bytes] = WordTable(self._split_chunks)
 
@@ -135,7 +139,8 @@ class WordPieceTokenizer(Tokenizer):
         others = np.flatnonzero(found < 0)
         lengths = np.ones(len(words), np.int64)
         if len(others):
-            # One call for all: a call costs as much as several words. Offsets, in characters, tell whose each piece is.
+            # One call for all: a call costs as much as several words. The offsets, in characters,
+            # give the word of each piece.
             rest = [words[index].decode() for index in others]
             encoding = self._pipeline.encode(" ".join(rest), add_special_tokens=False)
             begins = np.cumsum([0, *(len(text) + 1 for text in rest)])

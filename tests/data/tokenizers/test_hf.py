@@ -1,0 +1,225 @@
+"""Any tokenizer.json: equal to `transformers`, special ids from the files, words of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.hard_lines import hard_lines
+from tests.paths import DATA_FILES
+from tpu_tlm import preprocess
+from tpu_tlm.config import TokenizerConfig
+from tpu_tlm.data.dataset.dataset import open_dataset
+from tpu_tlm.data.tokenizers.base import Encoded, Tokenizer
+from tpu_tlm.data.tokenizers.factory import load_tokenizer, make_tokenizer
+from tpu_tlm.data.tokenizers.hf_files import read_hf_tokenizer
+from tpu_tlm.errors import UsageError
+
+SPEECH = DATA_FILES / "tokenizers" / "speech.txt"
+LINES = int(os.environ.get("HARD_LINES", "1000"))  # 12000 for the whole check
+KINDS = ("roberta", "gpt2", "wordpiece", "xlm-r", "albert", "t5", "camembert")
+
+
+def corpus() -> list[str]:
+    speech = [line for line in SPEECH.read_text().split("\n") if line.strip()]
+    return [*speech, *hard_lines(60, seed=99)]
+
+
+def _byte_level(directory: Path, special: list[str]) -> None:
+    from tokenizers import ByteLevelBPETokenizer
+
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(
+        corpus(), vocab_size=600, min_frequency=2, special_tokens=special, show_progress=False
+    )
+    trained.save_model(str(directory))
+
+
+def _sentencepiece(directory: Path, name: str, **options: Any) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus()),
+        model_prefix=str(directory / "m"),
+        vocab_size=900,
+        character_coverage=0.995,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **options,
+    )
+    (directory / "m.model").rename(directory / name)
+
+
+def _accented_wordpiece(directory: Path) -> None:
+    """BERT's WordPiece with accents kept, [PAD] in the middle, own special and [unused] tokens."""
+    lines = (DATA_FILES / "tokenizers" / "vocab.txt").read_text().split("\n")[:-1]
+    lines.remove("[PAD]")
+    lines[30:30] = ["[PAD]", "[unused0]", "[unused1]", "é", "##é"]
+    (directory / "vocab.txt").write_text("".join(f"{t}\n" for t in dict.fromkeys(lines)))
+    settings = {"do_lower_case": True, "strip_accents": False, "tokenizer_class": "BertTokenizer"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+@pytest.fixture(scope="module")
+def model_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directories of small tokenizers by kind, as `transformers` saves them."""
+    transformers = pytest.importorskip("transformers")
+    root = tmp_path_factory.mktemp("tokenizers")
+    found = {}
+    classes = {
+        "roberta": "RobertaTokenizerFast",
+        "gpt2": "GPT2TokenizerFast",
+        "wordpiece": "BertTokenizerFast",
+        "xlm-r": "XLMRobertaTokenizerFast",
+        "albert": "AlbertTokenizerFast",
+        "t5": "T5TokenizerFast",
+        "camembert": "CamembertTokenizerFast",
+    }
+    for kind, name in classes.items():
+        raw, saved = root / f"raw-{kind}", root / kind
+        raw.mkdir()
+        if kind == "roberta":
+            _byte_level(raw, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+        elif kind == "gpt2":
+            _byte_level(raw, ["<|endoftext|>"])
+        elif kind == "wordpiece":
+            _accented_wordpiece(raw)
+        elif importlib.util.find_spec("sentencepiece") is None:
+            continue
+        elif kind == "albert":
+            symbols = {"control_symbols": ["[CLS]", "[SEP]"], "user_defined_symbols": ["[MASK]"]}
+            ids = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1}
+            _sentencepiece(raw, "spiece.model", **ids, **symbols)
+        elif kind == "t5":
+            _sentencepiece(raw, "spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+        else:
+            _sentencepiece(raw, "sentencepiece.bpe.model")
+        getattr(transformers, name).from_pretrained(str(raw)).save_pretrained(str(saved))
+        found[kind] = saved
+    return found
+
+
+def rows(encoded: Encoded) -> list[list[int]]:
+    cuts = encoded.offsets
+    return [encoded.ids[a:b].tolist() for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+
+
+def made(directory: Path) -> Tokenizer:
+    return make_tokenizer(TokenizerConfig(subword_type="hf", vocab=str(directory)))
+
+
+def there(model_dirs: dict[str, Path], kind: str) -> Path:
+    if kind not in model_dirs:
+        pytest.skip("sentencepiece is not installed")
+    return model_dirs[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_equal_those_of_transformers(model_dirs: dict[str, Path], kind: str) -> None:
+    from transformers import AutoTokenizer
+
+    directory = there(model_dirs, kind)
+    theirs, ours = AutoTokenizer.from_pretrained(str(directory)), made(directory)
+    lines = hard_lines(LINES, seed=5)
+    expected = theirs(lines, add_special_tokens=False)["input_ids"]
+    encoded = ours.encode_lines([line.encode() for line in lines])
+    differ = [i for i, row in enumerate(rows(encoded)) if row != expected[i]]
+    assert not differ, (len(differ), lines[differ[0]])
+    assert [ours.encode(line) for line in lines[:50]] == expected[:50]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_are_those_of_the_pre_tokenizer(model_dirs: dict[str, Path], kind: str) -> None:
+    from transformers import AutoTokenizer
+
+    directory = there(model_dirs, kind)
+    theirs, ours = AutoTokenizer.from_pretrained(str(directory)), made(directory)
+    lines = [*corpus()[:60], *hard_lines(100, seed=6)]
+    encoded = ours.encode_lines([line.encode() for line in lines])
+    for index, encoding in enumerate(theirs(lines, add_special_tokens=False).encodings):
+        words = encoding.word_ids
+        expected = [i == 0 or word is None or word != words[i - 1] for i, word in enumerate(words)]
+        a, b = encoded.offsets[index : index + 2]
+        assert encoded.word_start[a:b].tolist() == expected, lines[index]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_ids_are_those_of_the_files(model_dirs: dict[str, Path], kind: str) -> None:
+    from transformers import AutoTokenizer
+
+    directory = there(model_dirs, kind)
+    theirs, ours = AutoTokenizer.from_pretrained(str(directory)), made(directory)
+    assert len(ours.tokens) == len(theirs)
+    assert all(theirs.convert_ids_to_tokens(i) == t for i, t in enumerate(ours.tokens))
+    if theirs.mask_token_id is None:
+        with pytest.raises(UsageError, match="mask"):
+            ours.mask_id  # noqa: B018
+    else:
+        assert ours.mask_id == theirs.mask_token_id
+    assert ours.sep_id == (theirs.sep_token_id or theirs.eos_token_id)
+    if kind == "gpt2":
+        assert ours.tokens[ours.pad_id] == "ÿ" and ours.pad_id != ours.sep_id
+    else:
+        assert ours.pad_id == theirs.pad_token_id and ours.unk_id == theirs.unk_token_id
+    assert set(theirs.all_special_ids) | {ours.pad_id} <= set(ours.special_ids)
+
+
+def test_a_saved_tokenizer_is_loaded(model_dirs: dict[str, Path], tmp_path: Path) -> None:
+    for kind, directory in model_dirs.items():
+        ours = made(directory)
+        ours.save(str(tmp_path / kind))
+        loaded = load_tokenizer(str(tmp_path / kind))
+        assert loaded.description() == ours.description() and loaded.tokens == ours.tokens
+        again = make_tokenizer(TokenizerConfig(vocab=str(tmp_path / kind)))
+        assert again.fingerprint() == ours.fingerprint()
+
+
+def test_gpt2s_own_files_are_read(model_dirs: dict[str, Path], tmp_path: Path) -> None:
+    for old, new in (("vocab.json", "encoder.json"), ("merges.txt", "vocab.bpe")):
+        shutil.copy(model_dirs["gpt2"].parent / "raw-gpt2" / old, tmp_path / new)
+    lines = [line.encode() for line in hard_lines(200, seed=8)]
+    of_files = read_hf_tokenizer(str(tmp_path)).encode_lines(lines)
+    np.testing.assert_array_equal(of_files.ids, made(model_dirs["gpt2"]).encode_lines(lines).ids)
+
+
+def test_a_sentencepiece_file_is_read_by_itself(
+    model_dirs: dict[str, Path], tmp_path: Path
+) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    lines = [line for line in SPEECH.read_text().split("\n") if line.strip()][:300]
+    for kind in ("unigram", "bpe"):
+        _sentencepiece(tmp_path, f"{kind}.model", model_type=kind)
+        ours = make_tokenizer(TokenizerConfig(vocab=str(tmp_path / f"{kind}.model")))
+        theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / f"{kind}.model"))
+        assert rows(ours.encode_lines([line.encode() for line in lines])) == theirs.encode(lines)
+        assert ours.tokens[ours.pad_id] == "<pad>" and ours.tokens[ours.sep_id] == "</s>"
+
+
+@pytest.mark.parametrize("kind", ["roberta", "gpt2", "albert"])
+def test_text_becomes_a_dataset(model_dirs: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    directory = there(model_dirs, kind)
+    given = ["--input_files", str(SPEECH), "--output", str(tmp_path / "out"), "--workers", "1"]
+    preprocess.main([*given, "--vocab", str(directory), "--seq_length", "64", "--shuffle", "false"])
+    dataset = open_dataset(str(tmp_path / "out"))
+    assert dataset.tokenizer == made(directory).description()
+    assert dataset.metadata["unknown_tokens"] == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"model": {"type": "BPE"}}', '{"a":' * 3000 + "1" + "}" * 3000]
+)
+def test_damaged_files_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(UsageError, match=r"tokenizer\.json: "):
+        read_hf_tokenizer(str(tmp_path))
+    (tmp_path / "x.model").write_bytes(b"\x0a\xff\xff")
+    with pytest.raises(UsageError, match=r"x\.model: is no SentencePiece model"):
+        read_hf_tokenizer(str(tmp_path / "x.model"))
+    with pytest.raises(UsageError, match="holds no tokenizer"):
+        read_hf_tokenizer(str(tmp_path.parent))

@@ -1,0 +1,117 @@
+"""Options of preprocessing -> rules with token ids; options that cannot be meant are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tpu_tlm.config import CorpusConfig, PairsConfig, PreprocessConfig
+from tpu_tlm.data.corpus.pair_rows import RowRule
+from tpu_tlm.data.preprocessing.packing import Packing
+from tpu_tlm.data.preprocessing.pairs import PairRule
+from tpu_tlm.data.tokenizers.base import Tokenizer
+from tpu_tlm.errors import UsageError
+
+_COLUMNS = {"tsv": (0, 2), "ntp": (0, 1), "nsp": (0,)}
+_OF_NTP = ("turn_sep", "last_turn_only", "pairs_format")
+
+
+def check(corpus: CorpusConfig, config: PreprocessConfig, pairs: PairsConfig) -> None:
+    """Raise `UsageError` for values out of range and options without a meaning together."""
+    if not 0 <= config.valid_fraction < 1:
+        raise UsageError(
+            f"--valid_fraction {config.valid_fraction}: must be at least 0 and below 1"
+        )
+    if config.max_file_size <= 0:
+        raise UsageError(f"--max_file_size {config.max_file_size}: must be above 0")
+    if config.workers < 0:
+        raise UsageError(f"--workers {config.workers}: must be 0 (one per core) or more")
+    default = PairsConfig()
+    given = [
+        field.name
+        for field in dataclasses.fields(pairs)
+        if getattr(pairs, field.name) != getattr(default, field.name)
+    ]
+    if pairs.pairs == "none":
+        if given:
+            raise UsageError(f"--{given[0]}: is for pairs: give --pairs ntp, nsp or tsv")
+        return
+    without_meaning = {
+        "packing": config.packing != "across",
+        "eol_token": config.eol_token not in ("<EOS>", None),
+        "document": corpus.document != "blank-line",
+        **{name: pairs.pairs != "ntp" and name in given for name in _OF_NTP},
+    }
+    for name, refused in without_meaning.items():
+        if refused:
+            raise UsageError(f"--{name}: has no meaning with --pairs {pairs.pairs}: leave it out")
+    wanted = _COLUMNS[pairs.pairs]
+    if len(pairs.pair_columns) not in wanted or "0" in pairs.pair_columns:
+        raise UsageError(
+            f"--pair_columns {' '.join(pairs.pair_columns)}: --pairs {pairs.pairs} takes "
+            f"{wanted[-1]} of them, numbers from 1"
+        )
+
+
+def _id_of(tokenizer: Tokenizer, flag: str, token: str | None) -> int | None:
+    if token is None:
+        return None
+    if token == "<EOS>" and tokenizer.kind != "bpe" and tokenizer.id_of(token) is None:
+        return tokenizer.sep_id
+    found = tokenizer.id_of(token)
+    if found is None:
+        can_add = tokenizer.kind == "bpe" and token.startswith(("<", "["))
+        hint = " (add it to --extra_tokens)" if can_add else ""
+        raise UsageError(f"--{flag} {token}: the vocabulary has no such token{hint}")
+    return found
+
+
+def packing_of(config: PreprocessConfig, tokenizer: Tokenizer, pairs: bool) -> Packing:
+    """How examples (of pairs: first texts) are packed. Raises `UsageError` for an unknown token."""
+    return Packing(
+        seq_length=config.seq_length,
+        pad_id=tokenizer.pad_id,
+        prefix=_id_of(tokenizer, "prefix", config.prefix),
+        suffix=_id_of(tokenizer, "suffix", config.suffix),
+        eol=None if pairs else _id_of(tokenizer, "eol_token", config.eol_token),
+        documents=config.packing == "documents",
+    )
+
+
+def pair_rule_of(
+    corpus: CorpusConfig, config: PreprocessConfig, pairs: PairsConfig, tokenizer: Tokenizer
+) -> PairRule | None:
+    """How pairs are made; None for examples of one text. Raises `UsageError`."""
+    if pairs.pairs == "none":
+        return None
+    y = Packing(
+        seq_length=config.seq_length if pairs.seq_length_y is None else pairs.seq_length_y,
+        pad_id=tokenizer.pad_id,
+        prefix=_id_of(tokenizer, "y_prefix", pairs.y_prefix),
+        suffix=_id_of(tokenizer, "y_suffix", pairs.y_suffix),
+        flag="--seq_length_y",
+    )
+    turn = None
+    if pairs.pairs == "ntp" and not pairs.last_turn_only:
+        default = tokenizer.kind != "bpe" and pairs.turn_sep == "<EOU>"
+        if default and tokenizer.id_of("<EOU>") is None:
+            turn = tokenizer.sep_id
+        else:
+            turn = _id_of(tokenizer, "turn_sep", pairs.turn_sep)
+    columns = tuple(pairs.pair_columns)
+    rows = RowRule(pairs.pairs, columns, corpus.json_field, corpus.strict, pairs.pairs_format)
+    return PairRule(rows, y, turn, pairs.last_turn_only)
+
+
+def pair_metadata(pairs: PairsConfig, rule: PairRule, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The keys of `md.yml` that say how pairs were made."""
+    return {
+        "pack": None,
+        "tok_on_eol": None,
+        "pairs": pairs.pairs,
+        "nctx_y": rule.y.seq_length,
+        "y_prefix": pairs.y_prefix,
+        "y_suffix": pairs.y_suffix,
+        "turn_sep": None if rule.turn is None else tokenizer.tokens[rule.turn],
+        "last_turn_only": rule.last_turn_only,
+    }

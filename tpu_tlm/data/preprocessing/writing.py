@@ -1,0 +1,30 @@
+"""Errors of writing scratch files as one line that names the file."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+
+from tpu_tlm.errors import TlmError, UsageError
+
+_WRONG_USE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT)
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Turn the operating system's errors into one line that names `path`.
+
+    Raises `UsageError` where the path or its permissions are wrong, else `TlmError`: what is
+    finished stays, and the same command continues.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _WRONG_USE:
+            raise UsageError(f"{path}: cannot be written: {reason}") from None
+        again = "run the same command again to continue"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            again = f"free some, then {again}"
+        raise TlmError(f"{path}: input/output failed: {reason}: {again}") from None

@@ -1,0 +1,112 @@
+"""Where a text can be cut so that a `tokenizer.json` splits the chunks as it splits the whole."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Chunker = Callable[[str], list[str]]
+
+# White space of Unicode, as the library's patterns have it (Python's `\s` has four controls more).
+_SPACE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+_OTHER = _SPACE.replace("[", "[^", 1)
+# The places between which GPT-2's pattern finds its words: none reaches over them.
+GPT2_CHUNKS = re.compile(f" ?{_OTHER}+|{_SPACE}+(?!{_OTHER})|{_SPACE}")
+# A single space between visible ASCII characters, which no normalizer below changes or looks over.
+_BETWEEN = re.compile(r"(?<=[!-~]) (?=[!-~])")
+_LOCAL = {
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "Lowercase",
+    "StripAccents",
+    "Precompiled",
+    "BertNormalizer",
+}
+_DIVIDING = {"WhitespaceSplit", "Whitespace", "BertPreTokenizer"}
+
+
+def chunker_of(pipeline: dict[str, Any], added: Sequence[Any]) -> Chunker | None:
+    """A function text -> chunks that the pipeline splits as it splits the text; None for none.
+
+    added: the added tokens. A text in which one may be is one chunk.
+    """
+    normalizers = _steps(pipeline.get("normalizer"), "normalizers")
+    splitters = _steps(pipeline.get("pre_tokenizer"), "pretokenizers")
+    if _is_gpt2(normalizers, splitters):
+        divide: Chunker = GPT2_CHUNKS.findall
+    elif all(map(_is_local, normalizers)) and _divides_at_spaces(splitters):
+        divide = _BETWEEN.split
+    else:
+        return None
+    contents = {form for token in added for form in _forms(token.content)}
+    if not all(contents):
+        return None
+    if not contents:
+        return divide
+    # Matched in any case and form, because a normalizer may make an added token of other letters.
+    found = re.compile("|".join(map(re.escape, sorted(contents)))).search
+
+    def chunks(text: str) -> list[str]:
+        if found(text) or (not text.isascii() and found(unicodedata.normalize("NFKC", text))):
+            return [text]
+        if lowers and found(text.lower()):
+            return [text]
+        return divide(text)
+
+    lowers = any(step["type"] in ("Lowercase", "BertNormalizer") for step in normalizers)
+    return chunks
+
+
+def _forms(content: str) -> set[str]:
+    return {content, content.lower(), unicodedata.normalize("NFKC", content)}
+
+
+def _steps(part: Any, key: str) -> list[dict[str, Any]]:
+    """The steps of a part of a pipeline, sequences unfolded."""
+    if not isinstance(part, dict):
+        return []
+    if part.get("type") == "Sequence":
+        return [step for inner in part.get(key) or [] for step in _steps(inner, key)]
+    return [part]
+
+
+def _is_gpt2(normalizers: list[dict[str, Any]], splitters: list[dict[str, Any]]) -> bool:
+    return (
+        all(step["type"] == "NFC" for step in normalizers)
+        and len(splitters) == 1
+        and splitters[0]["type"] == "ByteLevel"
+        and splitters[0].get("use_regex", True) is True
+        and splitters[0].get("add_prefix_space") is False
+    )
+
+
+def _is_local(step: dict[str, Any]) -> bool:
+    """Whether a normalizer leaves a single space between visible ASCII characters as a border."""
+    if step["type"] == "Replace":
+        pattern = step.get("pattern") or {}
+        if pattern.get("Regex") == " {2,}":
+            return True
+        return bool(pattern.get("String")) and " " not in pattern["String"]
+    return step["type"] in _LOCAL or step["type"] == "Strip"
+
+
+def _divides_at_spaces(splitters: list[dict[str, Any]]) -> bool:
+    """Whether a space divides words, and a word at the start of a text is like any other."""
+    if not splitters:
+        return False
+    first, *rest = splitters
+    if first["type"] == "Metaspace":
+        return not rest and _marks_every_word(first)
+    return first["type"] in _DIVIDING and all(
+        step["type"] in _DIVIDING | {"Punctuation", "Digits"}
+        or (step["type"] == "Metaspace" and _marks_every_word(step))
+        for step in rest
+    )
+
+
+def _marks_every_word(step: dict[str, Any]) -> bool:
+    return step.get("prepend_scheme", "always") == "always" and step.get("split", True) is True

@@ -1,0 +1,233 @@
+"""Any `tokenizer.json`, split by the library `tokenizers` itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tpu_tlm.data.tokenizers.base import Encoded, Tokenizer
+from tpu_tlm.data.tokenizers.chunks import chunker_of
+from tpu_tlm.data.tokenizers.text_files import json_of, text_of
+from tpu_tlm.data.tokenizers.word_cache import Counts, Ids, WordTable
+from tpu_tlm.errors import UsageError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Pipeline
+
+PIPELINE, SETTINGS, SPECIALS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+# Where no settings name them: the names that BERT, RoBERTa, XLM-R, ALBERT, T5 and GPT-2 give them.
+_USUAL = {
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]", "<s>", "<cls>"),
+    "sep": ("[SEP]", "</s>", "<sep>", "<|endoftext|>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+# The role of each named token; of two names for a role the first wins.
+_ROLES = {
+    "pad": ("pad_token",),
+    "unk": ("unk_token",),
+    "cls": ("cls_token", "bos_token"),
+    "sep": ("sep_token", "eos_token"),
+    "mask": ("mask_token",),
+}
+# Tokens of a byte that UTF-8 text never has, in GPT-2's alphabet of bytes and in SentencePiece's.
+_NEVER_IN_TEXT = ("\u00ff", "<0xFF>")
+_PADDING = "<pad>"
+_WORD_MARKS = ("\u2581", "\u0120")
+
+
+class HfTokenizer(Tokenizer):
+    """A HuggingFace tokenizer: its own normalizer, pre-tokenizer, model and added tokens.
+
+    Equal to `transformers` without the special tokens around a text. Special tokens written in a
+    text become their ids, in corpus lines too, as in `transformers`. Words are what the
+    pre-tokenizer divides the text into; where it divides nothing, a word begins with the mark of a
+    space. A tokenizer without a padding token of its own pads with the token of a byte that UTF-8
+    text never has (GPT-2), or gets one after its last id.
+    """
+
+    kind = "hf"
+
+    def __init__(self, contents: dict[str, bytes], *, name: str = PIPELINE) -> None:
+        pipeline = _pipeline(contents[PIPELINE], name)
+        named = named_tokens(contents, name)
+        missing = [
+            token for token in dict.fromkeys(named.values()) if pipeline.token_to_id(token) is None
+        ]
+        if not _has_padding(pipeline, named):
+            missing.append(_PADDING)
+        if missing:  # as transformers does: after the last id
+            pipeline.add_special_tokens(missing)
+        ids = pipeline.get_vocab(with_added_tokens=True)
+        tokens = [f"<unused id {i}>" for i in range(max(ids.values(), default=-1) + 1)]
+        for token, index in ids.items():
+            tokens[index] = token
+        super().__init__(tokens, True, contents, ())
+        self._pipeline = pipeline
+        self._name = name
+        self._role = {
+            role: found
+            for role in _ROLES
+            if (found := self._find_role(role, named, contents, name)) is not None
+        }
+        self.pad_id = self._padding()
+        # Byte-level vocabularies have no unknown token: no id stands for one.
+        self.unk_id = self._role.get("unk", len(tokens))
+        added = pipeline.get_added_tokens_decoder()
+        special = {index for index, token in added.items() if token.special}
+        self.special_ids = tuple(sorted(special | {self.pad_id} | set(self._role.values())))
+        self._marks: npt.NDArray[np.bool_] | None = None
+        if not _divides(pipeline):
+            self._marks = np.array([token.startswith(_WORD_MARKS) for token in tokens], bool)
+        self._chunker = chunker_of(json_of(contents[PIPELINE], name), list(added.values()))
+        self._table: WordTable[str] = WordTable(self._split_chunks)
+
+    def _find_role(
+        self, role: str, named: dict[str, str], contents: dict[str, bytes], name: str
+    ) -> int | None:
+        for key in _ROLES[role]:
+            if key in named:
+                return self._id_of[named[key]]
+        if role == "unk":
+            model = json_of(contents[PIPELINE], name).get("model") or {}
+            if isinstance(model.get("unk_token"), str):
+                return self._id_of.get(model["unk_token"])
+            if isinstance(model.get("unk_id"), int):
+                return int(model["unk_id"])
+        if named:
+            return None
+        return next((self._id_of[t] for t in _USUAL[role] if t in self._id_of), None)
+
+    def _padding(self) -> int:
+        """The id that stands for no token: never that of a token that ends texts."""
+        found = self._role.get("pad")
+        if found is not None and found != self._role.get("sep"):
+            return found
+        return next(self._id_of[t] for t in (*_NEVER_IN_TEXT, _PADDING) if t in self._id_of)
+
+    def _special_id(self, role: str) -> int:
+        if role not in self._role:
+            names = " or ".join(_ROLES[role])
+            raise UsageError(f"{self._name}: has no {role} token: name one as {names}")
+        return self._role[role]
+
+    @property
+    def cls_id(self) -> int:
+        return self._special_id("cls")
+
+    @property
+    def sep_id(self) -> int:
+        return self._special_id("sep")
+
+    @property
+    def mask_id(self) -> int:
+        return self._special_id("mask")
+
+    def encode_lines(self, lines: Sequence[bytes]) -> Encoded:
+        texts = [line.decode() for line in lines]
+        if self._chunker is None:
+            return self._encode_texts(texts)
+        chunks: list[str] = []
+        ends: list[int] = []
+        for text in texts:
+            chunks += self._chunker(text)
+            ends.append(len(chunks))
+        codes, begins = self._table.lookup(chunks)
+        return Encoded(codes >> 1, (codes & 1).astype(bool), begins[np.array([0, *ends])])
+
+    def _split_chunks(self, chunks: list[str]) -> tuple[Ids, Counts]:
+        """Twice the ids of chunks, plus one where a word begins."""
+        encoded = self._encode_texts(chunks)
+        return encoded.ids * np.uint32(2) + encoded.word_start, np.diff(encoded.offsets)
+
+    def _encode_texts(self, texts: list[str]) -> Encoded:
+        encodings = self._pipeline.encode_batch(texts, add_special_tokens=False)
+        found = [encoding.ids for encoding in encodings]
+        offsets = np.zeros(len(texts) + 1, np.int64)
+        np.cumsum([len(ids) for ids in found], out=offsets[1:])
+        count = int(offsets[-1])
+        ids = np.fromiter(chain.from_iterable(found), np.uint32, count)
+        words = _word_numbers([encoding.word_ids for encoding in encodings], count)
+        word_start = np.ones(count, bool)
+        word_start[1:] = (words[1:] != words[:-1]) | (words[1:] < 0)
+        if self._marks is not None:
+            word_start |= self._marks[ids]
+        word_start[offsets[:-1][np.diff(offsets) > 0]] = True
+        return Encoded(ids, word_start, offsets)
+
+    def encode(self, text: str) -> list[int]:
+        text = text.encode("utf-8", "replace").decode()
+        ids: list[int] = self._pipeline.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        text: str = self._pipeline.decode(list(ids), skip_special_tokens=False)
+        return text
+
+
+def _word_numbers(found: list[list[int | None]], count: int) -> npt.NDArray[np.int64]:
+    """The number of each token's word in its line, int64 [count]; -1 for added tokens."""
+    try:
+        return np.fromiter(chain.from_iterable(found), np.int64, count)
+    except TypeError:
+        numbers = (-1 if word is None else word for word in chain.from_iterable(found))
+        return np.fromiter(numbers, np.int64, count)
+
+
+def _pipeline(data: bytes, name: str) -> Pipeline:
+    from tokenizers import Tokenizer as Pipeline
+    from tokenizers import models
+
+    model = json_of(data, name).get("model") or {}
+    try:
+        pipeline = Pipeline.from_str(text_of(data, name))
+        if isinstance(pipeline.model, models.Unigram):
+            # The library's own reader rounds scores otherwise, which decides between equal splits.
+            vocab = [(str(piece), float(score)) for piece, score in model["vocab"]]
+            byte_fallback = bool(model.get("byte_fallback"))
+            pipeline.model = models.Unigram(vocab, model.get("unk_id"), byte_fallback)
+    except BaseException as error:
+        # The library reports some damage as a panic, which is no `Exception`.
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{name}: is no tokenizer of the library tokenizers: {reason}") from None
+    pipeline.no_truncation()
+    pipeline.no_padding()
+    return pipeline
+
+
+def _has_padding(pipeline: Pipeline, named: dict[str, str]) -> bool:
+    """Whether a token can pad: one that is named so, usual, or of a byte that no text has."""
+    if any(pipeline.token_to_id(token) is not None for token in (*_NEVER_IN_TEXT, _PADDING)):
+        return True
+    if "pad_token" in named:
+        return named["pad_token"] not in (named.get("sep_token"), named.get("eos_token"))
+    return not named and any(pipeline.token_to_id(t) is not None for t in _USUAL["pad"])
+
+
+def _divides(pipeline: Pipeline) -> bool:
+    """Whether the pre-tokenizer divides a text into words."""
+    splitter = pipeline.pre_tokenizer
+    return splitter is not None and len(splitter.pre_tokenize_str("a b")) > 1
+
+
+def named_tokens(contents: dict[str, bytes], name: str) -> dict[str, str]:
+    """Special tokens by the name that the settings beside a tokenizer.json give them."""
+    directory = name.rpartition("/")[0]
+    found: dict[str, str] = {}
+    for file in (SPECIALS, SETTINGS):
+        if file not in contents:
+            continue
+        settings: dict[str, Any] = json_of(contents[file], f"{directory}/{file}".lstrip("/"))
+        for key in chain.from_iterable(_ROLES.values()):
+            value = settings.get(key)
+            value = value.get("content") if isinstance(value, dict) else value
+            if isinstance(value, str):
+                found[key] = value
+    return found

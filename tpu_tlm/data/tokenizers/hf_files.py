@@ -1,0 +1,138 @@
+"""The files of a HuggingFace tokenizer, and those of older kinds as a `tokenizer.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from tpu_tlm import filesystem
+from tpu_tlm.data.tokenizers.hf import PIPELINE, SETTINGS, SPECIALS, HfTokenizer
+from tpu_tlm.data.tokenizers.text_files import json_of, lines_of
+from tpu_tlm.errors import UsageError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Pipeline
+
+_SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+_GPT2 = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+
+
+def read_hf_tokenizer(path: str) -> HfTokenizer:
+    """The tokenizer in a tokenizer.json, a SentencePiece model, or a directory that has files of
+    one.
+
+    Raises `UsageError` where there is none, or it cannot be read.
+    """
+    directory, name = path, ""
+    if not filesystem.is_directory(path):
+        directory, name = os.path.split(path)
+    base = f"{directory.rstrip('/')}/" if directory else ""
+    contents = {
+        file: filesystem.read_bytes(base + file)
+        for file in (SETTINGS, SPECIALS)
+        if filesystem.exists(base + file)
+    }
+    settings = json_of(contents[SETTINGS], base + SETTINGS) if SETTINGS in contents else {}
+    if name.endswith(".model"):
+        contents[PIPELINE] = _sentencepiece(path)
+        return HfTokenizer(contents, name=path)
+    if name:
+        contents[PIPELINE] = filesystem.read_bytes(path)
+        return HfTokenizer(contents, name=path)
+    if filesystem.exists(base + PIPELINE):
+        contents[PIPELINE] = filesystem.read_bytes(base + PIPELINE)
+    elif model := _first_there(base, _SENTENCEPIECE):
+        contents[PIPELINE] = _by_transformers(directory, settings) or _sentencepiece(base + model)
+    else:
+        for vocab, merges in _GPT2:
+            if filesystem.exists(base + vocab) and filesystem.exists(base + merges):
+                contents[PIPELINE] = _byte_level(base + vocab, base + merges, settings)
+                break
+    if PIPELINE not in contents:
+        raise UsageError(
+            f"{path}: holds no tokenizer ({PIPELINE}, a SentencePiece model, or vocab.json with "
+            "merges.txt)"
+        )
+    return HfTokenizer(contents, name=base + PIPELINE)
+
+
+def _first_there(base: str, names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if filesystem.exists(base + name)), None)
+
+
+def _sentencepiece(path: str) -> bytes:
+    from tpu_tlm.data.tokenizers.sentencepiece_model import tokenizer_json
+
+    return tokenizer_json(filesystem.read_bytes(path), path)
+
+
+def _by_transformers(directory: str, settings: dict[str, Any]) -> bytes | None:
+    """The conversion of `transformers`, which knows how each class numbers a model's pieces.
+
+    None where the settings name no class: then the ids are the model's own.
+    """
+    if "tokenizer_class" not in settings and not filesystem.exists(f"{directory}/config.json"):
+        return None
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise UsageError(
+            f"{directory}: has a SentencePiece model but no {PIPELINE}: install transformers and "
+            "sentencepiece (extra `hf`), which convert it"
+        ) from None
+    try:
+        with filesystem.naming(directory):
+            loaded = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        return str(loaded.backend_tokenizer.to_str()).encode()
+    except (OSError, ValueError, ImportError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(
+            f"{directory}: transformers cannot convert its tokenizer: {reason}"
+        ) from None
+
+
+def _byte_level(vocab: str, merges: str, settings: dict[str, Any]) -> bytes:
+    """GPT-2's and RoBERTa's files as a tokenizer.json."""
+    ids = json_of(filesystem.read_bytes(vocab), vocab)
+    lines = lines_of(filesystem.read_bytes(merges), merges)
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        if number == 1 and line.startswith("#version") or not line.strip():
+            continue
+        pair = line.rstrip("\r").split(" ")
+        if len(pair) != 2:
+            raise UsageError(f"{merges}:{number}: is not 'left right': {line[:60]!r}")
+        pairs.append((pair[0], pair[1]))
+    prefix = bool(settings.get("add_prefix_space", False))
+    pipeline = byte_level_pipeline({str(k): int(v) for k, v in ids.items()}, pairs, prefix)
+    special = [token for token in _special_of(settings, ids)]
+    pipeline.add_special_tokens(special)
+    return str(pipeline.to_str()).encode()
+
+
+def _special_of(settings: dict[str, Any], ids: dict[str, Any]) -> list[str]:
+    usual = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>"]
+    named = [v for k, v in settings.items() if k.endswith("_token") and isinstance(v, str)]
+    return [token for token in dict.fromkeys([*usual, *named]) if token in ids]
+
+
+def byte_level_pipeline(
+    ids: dict[str, int], merges: list[tuple[str, str]], add_prefix_space: bool = False
+) -> Pipeline:
+    """GPT-2's byte-level BPE as a pipeline."""
+    from tokenizers import Tokenizer as Pipeline
+    from tokenizers import decoders, models, pre_tokenizers, processors
+
+    pipeline = Pipeline(models.BPE(ids, merges))
+    pipeline.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    pipeline.decoder = decoders.ByteLevel()
+    pipeline.post_processor = processors.ByteLevel(trim_offsets=False)
+    return pipeline
+
+
+def settings_json(tokenizer_class: str, roles: dict[str, str], **more: Any) -> bytes:
+    """A tokenizer_config.json. roles: `pad_token` and so on -> token."""
+    return (
+        json.dumps({"tokenizer_class": tokenizer_class, **roles, **more}, indent=1) + "\n"
+    ).encode()

@@ -1,0 +1,40 @@
+"""Tokenizer files as text: UTF-8 with or without a mark."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tpu_tlm.errors import UsageError
+
+BOM = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def text_of(data: bytes, name: str) -> str:
+    """The text of a file, without a byte-order mark; `UsageError` naming file and line."""
+    if data.startswith(_UTF16):
+        raise UsageError(f"{name}: is UTF-16 text: convert it with iconv -f UTF-16 -t UTF-8")
+    data = data.removeprefix(BOM)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name}:{data[: error.start].count(10) + 1}: is not UTF-8") from None
+
+
+def lines_of(data: bytes, name: str) -> list[str]:
+    """The lines of a file; the last may lack its end."""
+    lines = text_of(data, name).split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def json_of(data: bytes, name: str) -> dict[str, Any]:
+    """The JSON object in a file; `UsageError` when it is none."""
+    try:
+        value = json.loads(text_of(data, name))
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, ValueError) else "nested too deep"
+        raise UsageError(f"{name}: is not JSON ({reason})") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{name}: holds no JSON object")
+    return value
