@@ -237,7 +237,7 @@ def test_a_tokenizer_json_of_wrong_types(key, value, model):
         ({"do_lower_case": "yes"}, ""),
         ({"tokenizer_class": 5}, "unread"),
         ({"tokenizer_class": ["a"]}, "unread"),
-        ({"added_tokens_decoder": {"98": {"content": "w93"}}}, "added tokens"),
+        ({"added_tokens_decoder": {"98": {"content": "w93"}}}, "other added tokens"),
         ({"word_tokenizer_type": {"a": 1}}, "unread"),
     ],
 )

@@ -97,17 +97,24 @@ def test_case_is_seen_in_a_bare_vocabulary(tmp_path):
         assert read_tokenizer(str(tmp_path), {}).tokenizer.cased is cased
 
 
-def test_another_kind_is_carried_along(tmp_path):
-    from tokenizers import models
+def test_another_tokenizer_json_is_run_by_the_library(tmp_path):
+    from tokenizers import models, pre_tokenizers
 
-    (tmp_path / "tokenizer.json").write_text(Pipeline(models.BPE()).to_str())
-    (tmp_path / "merges.txt").write_text("a b\n")
+    pipeline = Pipeline(models.BPE({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}, [("a", "b")]))
+    pipeline.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    (tmp_path / "tokenizer.json").write_text(pipeline.to_str())
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
     found = read_tokenizer(str(tmp_path), {})
-    assert (
-        found.tokenizer is None
-        and set(found.carried) == {"tokenizer.json", "merges.txt"}
-        and "BPE is not WordPiece" in found.notes[0]
-    )
+    assert found.tokenizer is not None and found.tokenizer.kind == "hf"
+    assert found.tokenizer.encode("abba") == [2, 1, 0] and found.frame == (None, None)
+
+
+def test_a_tokenizer_without_a_description_is_carried_along(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text('{"word_tokenizer_type": "mecab"}')
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    found = read_tokenizer(str(tmp_path), {})
+    assert found.tokenizer is None and set(found.carried) == {"tokenizer_config.json", "vocab.txt"}
+    assert "mecab" in found.notes[0]
 
 
 def test_bpe_whose_pieces_all_have_ids_is_written_exactly(tmp_path):

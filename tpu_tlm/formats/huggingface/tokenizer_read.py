@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import posixpath
@@ -28,10 +29,11 @@ TOKENIZER_FILES = (
     *("vocab.json", "merges.txt", "special_tokens_map.json"),
     *("spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
 )
+_SPECIALS = "special_tokens_map.json"
+# Files from which a tokenizer without tokenizer.json and vocab.txt can be made.
+_SLOW_FILES = {"vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"}
 # Classes of `transformers` that split as BERT does, whose settings overrule tokenizer.json.
 _BERT_CLASSES = ("Bert", "DistilBert", "Electra", "MobileBert", "Lxmert")
-# Classes that take tokenizer.json as it is.
-_PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _PROBES = (
     "The quick brown fox, don't; 東京 naïve CAFÉ 12-3.",
     "a [MASK] b [SEP] c",
@@ -87,26 +89,93 @@ def read_tokenizer(
     where = posixpath.join(directory, PIPELINE)
     pipeline = _pipeline(contents[PIPELINE], where) if PIPELINE in contents else None
     try:
-        _check_class(settings)
-        if pipeline is not None:
-            tokenizer = _from_pipeline(pipeline, described, settings, lower, where)
-            _check_added(described.get("added_tokens"), tokenizer, "content", "id")
-            frame = _compare(pipeline, tokenizer)
-        else:
-            if VOCAB not in contents:
-                raise _Other(f"there is neither {VOCAB} nor {PIPELINE}")
-            tokenizer = _from_vocab(contents[VOCAB], settings, lower, directory)
-            frame = (tokenizer.cls_id, tokenizer.sep_id)
-            added = [{"content": k, "id": v} for k, v in parsed(ADDED).items()]
-            _check_added(added, tokenizer, "content", "id")
-        decoder = settings.get("added_tokens_decoder")
-        if isinstance(decoder, dict):
-            listed = [{**t, "id": i} for i, t in decoder.items() if isinstance(t, dict)]
-            _check_added(listed, tokenizer, "content", "id")
+        _check_settings(settings)
+        try:
+            if pipeline is not None:
+                tokenizer = _from_pipeline(pipeline, described, settings, lower, where)
+                _check_added(described.get("added_tokens"), tokenizer)
+                frame = _compare(pipeline, tokenizer)
+            else:
+                _check_bert_class(settings)
+                tokenizer = _from_vocab(contents, settings, lower, directory)
+                frame = (tokenizer.cls_id, tokenizer.sep_id)
+                added = [{"content": k, "id": v} for k, v in parsed(ADDED).items()]
+                _check_added(added, tokenizer)
+            decoder = settings.get("added_tokens_decoder")
+            if isinstance(decoder, dict):
+                listed = [{**t, "id": i} for i, t in decoder.items() if isinstance(t, dict)]
+                _check_added(listed, tokenizer)
+        except (_Other, UsageError) as reason:
+            return _general(pipeline, contents, settings, lower, directory, reason)
     except (_Other, UsageError) as reason:
         note = f"its tokenizer is carried along unread: {reason}"
         return FoundTokenizer(carried=contents, notes=(note,))
     return FoundTokenizer(tokenizer, frame=frame)
+
+
+def _general(
+    pipeline: Pipeline | None,
+    contents: Mapping[str, bytes],
+    settings: Mapping[str, Any],
+    lower: bool | None,
+    directory: str,
+    reason: Exception,
+) -> FoundTokenizer:
+    """A tokenizer that the library `tokenizers` runs; raises `_Other` where it cannot.
+
+    `reason`: why it is not BERT's, which stands in the error.
+    """
+    from tpu_tlm.data.tokenizers.hf import HfTokenizer
+    from tpu_tlm.data.tokenizers.hf_files import read_hf_tokenizer
+
+    if pipeline is None and VOCAB in contents:
+        _check_bert_class(settings)
+        if contents.get(ADDED):
+            raise _Other(str(reason))
+        pipeline = _pipeline_of_vocab(contents[VOCAB], settings, lower, directory)
+    if pipeline is None:
+        if not set(contents) & _SLOW_FILES:
+            raise _Other(str(reason))
+        tokenizer = read_hf_tokenizer(directory)
+        return FoundTokenizer(tokenizer, frame=None)
+    known = {token.content for token in pipeline.get_added_tokens_decoder().values()}
+    decoder = settings.get("added_tokens_decoder")
+    for token in decoder.values() if isinstance(decoder, dict) else ():
+        if not isinstance(token, dict) or token.get("content") not in known:
+            raise _Other(f"its settings have other added tokens than {PIPELINE}")
+    frame: tuple[int | None, int | None] | None
+    try:
+        frame = _frame(pipeline)
+    except _Other:
+        frame = None
+    files = {name: contents[name] for name in (SETTINGS, _SPECIALS) if name in contents}
+    files[PIPELINE] = pipeline.to_str().encode()
+    if SETTINGS not in files and VOCAB in contents:
+        named = {f"{name[1:-1].lower()}_token": name for name in SPECIALS}
+        files[SETTINGS] = json.dumps({"tokenizer_class": "BertTokenizer", **named}).encode()
+    return FoundTokenizer(HfTokenizer(files, name=posixpath.join(directory, PIPELINE)), frame=frame)
+
+
+def _pipeline_of_vocab(
+    vocab: bytes, settings: Mapping[str, Any], lower: bool | None, directory: str
+) -> Pipeline:
+    """BERT's pipeline of a vocab.txt that `WordPieceTokenizer` does not take ([PAD] anywhere)."""
+    from tokenizers import processors
+
+    cased = not _lower_of(vocab, settings, lower, directory)
+    try:
+        tokens = [line.rstrip("\r") for line in vocab.decode().rstrip("\n").split("\n")]
+    except UnicodeDecodeError:
+        raise _Other(f"{VOCAB} is not UTF-8") from None
+    ids = {token: index for index, token in enumerate(tokens)}
+    if len(ids) != len(tokens) or not {"[UNK]", "[CLS]", "[SEP]"} <= set(ids):
+        raise _Other(f"{VOCAB} is no vocabulary of BERT's")
+    pipeline = bert_pipeline(ids, cased)
+    pipeline.add_special_tokens([token for token in SPECIALS if token in ids])
+    pipeline.post_processor = processors.BertProcessing(
+        ("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"])
+    )
+    return pipeline
 
 
 def _pipeline(data: bytes, where: str) -> Pipeline:
@@ -132,21 +201,28 @@ def _is_bert_class(settings: Mapping[str, Any]) -> bool:
     return not name or name.removesuffix("Fast").removesuffix("Tokenizer") in _BERT_CLASSES
 
 
-def _check_class(settings: Mapping[str, Any]) -> None:
-    if not _is_bert_class(settings) and _class_of(settings) not in _PLAIN_CLASSES:
-        raise _Other(_class_of(settings)[:60])
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise `_Other` for settings that no tokenizer.json describes: words split by a dictionary."""
+    if not isinstance(settings.get("tokenizer_class"), str | None):
+        raise _Other(f"tokenizer_class is {str(settings['tokenizer_class'])[:40]}")
     splitter = settings.get("word_tokenizer_type", "basic")
-    if splitter not in ("basic", None):
-        raise _Other(f"its words are split by {str(splitter)[:40]}")
+    if "Japanese" in _class_of(settings) or splitter not in ("basic", None):
+        raise _Other(_class_of(settings)[:60] or f"its words are split by {str(splitter)[:40]}")
     if settings.get("do_basic_tokenize", True) is not True or settings.get("never_split"):
         raise _Other("it does not split words as BERT does")
 
 
-def _check_added(tokens: Any, tokenizer: Tokenizer, content: str, number: str) -> None:
+def _check_bert_class(settings: Mapping[str, Any]) -> None:
+    """Raise `_Other` where a vocab.txt alone does not say how it is used."""
+    if not _is_bert_class(settings):
+        raise _Other(_class_of(settings)[:60])
+
+
+def _check_added(tokens: Any, tokenizer: Tokenizer) -> None:
     """Raise `_Other` for tokens that are matched before the text is split, but BERT's five."""
     for token in tokens if isinstance(tokens, list) else []:
-        text = token.get(content) if isinstance(token, dict) else None
-        same_id = text in SPECIALS and str(tokenizer.id_of(text)) == str(token.get(number))
+        text = token.get("content") if isinstance(token, dict) else None
+        same_id = text in SPECIALS and str(tokenizer.id_of(text)) == str(token.get("id"))
         flags = isinstance(token, dict) and any(
             token.get(flag) for flag in ("lstrip", "rstrip", "single_word")
         )
@@ -235,30 +311,48 @@ def _frame(pipeline: Pipeline) -> tuple[int | None, int | None]:
 
 
 def _from_vocab(
-    vocab: bytes, settings: Mapping[str, Any], lower: bool | None, directory: str
+    contents: Mapping[str, bytes],
+    settings: Mapping[str, Any],
+    lower: bool | None,
+    directory: str,
 ) -> WordPieceTokenizer:
     """Our tokenizer of a vocab.txt and its settings."""
+    if VOCAB not in contents:
+        raise _Other(f"there is neither {VOCAB} nor {PIPELINE}")
     if settings.get("tokenize_chinese_chars", True) is not True:
         raise _Other("it does not split Chinese characters")
-    if lower is None:
-        # BERT's own checkpoints do not say it; their vocabularies show it.
-        shown = any(
-            line.lower() != line
-            for line in vocab.decode("utf-8", "replace").split("\n")
-            if not line.startswith("[")
-        )
-        lower = settings.get("do_lower_case", not shown)
-        if not isinstance(lower, bool):
-            raise TlmError(f"{posixpath.join(directory, SETTINGS)}: do_lower_case is {lower!r}")
-        if settings.get("strip_accents") not in (None, lower):
-            raise _Other("it keeps accents while it lower-cases, or the other way round")
-    return WordPieceTokenizer(vocab, cased=not lower, name=posixpath.join(directory, VOCAB))
+    lower = _lower_of(contents[VOCAB], settings, lower, directory)
+    name = posixpath.join(directory, VOCAB)
+    return WordPieceTokenizer(contents[VOCAB], cased=not lower, name=name)
+
+
+def _lower_of(
+    vocab: bytes, settings: Mapping[str, Any], lower: bool | None, directory: str
+) -> bool:
+    """Whether a tokenizer of a vocab.txt lower-cases."""
+    if lower is not None:
+        return lower
+    # BERT's own checkpoints do not say it; their vocabularies show it.
+    shown = any(
+        line.lower() != line
+        for line in vocab.decode("utf-8", "replace").split("\n")
+        if not line.startswith("[")
+    )
+    lower = settings.get("do_lower_case", not shown)
+    if not isinstance(lower, bool):
+        raise TlmError(f"{posixpath.join(directory, SETTINGS)}: do_lower_case is {lower!r}")
+    if settings.get("strip_accents") not in (None, lower):
+        raise _Other("it keeps accents while it lower-cases, or the other way round")
+    return lower
 
 
 def framed(spec: ModelSpec, found: FoundTokenizer, bos: int | None, eos: int | None) -> ModelSpec:
     """The spec with the tokens around a text: the tokenizer's frame, or config.json's ids."""
     if spec.kind == "clm":
-        eol = eos if found.tokenizer is None else found.tokenizer.sep_id
+        eol = eos
+        if found.tokenizer is not None:
+            with contextlib.suppress(UsageError):  # it names no token that ends a text
+                eol = found.tokenizer.sep_id
         prefix = None if found.frame is None else found.frame[0]
         return dataclasses.replace(spec, eol_id=eol, prefix_id=prefix)
     prefix, suffix = found.frame or (bos, eos)

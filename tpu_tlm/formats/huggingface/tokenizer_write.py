@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.bpe import CONTINUES, BpeTokenizer
 from tpu_tlm.data.tokenizers.bpe_backends import END, irregular_tokens
+from tpu_tlm.data.tokenizers.hf import HfTokenizer
 from tpu_tlm.data.tokenizers.wordpiece import WordPieceTokenizer, bert_pipeline
+from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.huggingface.tokenizer_read import PIPELINE, SETTINGS, VOCAB
 from tpu_tlm.models.spec import ModelSpec
 
@@ -17,8 +20,8 @@ if TYPE_CHECKING:
 
 # What Python's str.split() takes for white space.
 _WHITE = r"[\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"
-# A class that `transformers` does not have: loading the directory's tokenizer then fails with
-# this name in the message, instead of silently making an empty GPT-2 tokenizer.
+# A class that `transformers` does not have: loading the directory's tokenizer then fails,
+# where without settings an empty GPT-2 tokenizer would be made silently.
 _NO_PIPELINE = "NoTokenizerFilesSeeConversionJson"
 
 
@@ -35,6 +38,8 @@ def tokenizer_files(tokenizer: Tokenizer, spec: ModelSpec) -> tuple[dict[str, by
                 "no tokenizer.json: the vocabulary lacks pieces that the merges make. fastBPE "
                 "splits these pieces again, which transformers' tokenizers cannot do"
             ]
+    elif isinstance(tokenizer, HfTokenizer):
+        return _own_files(tokenizer, spec), []
     else:
         pipeline = bert_pipeline(tokenizer._id_of, tokenizer.cased)
     causal = spec.kind == "clm"
@@ -72,6 +77,44 @@ def tokenizer_files(tokenizer: Tokenizer, spec: ModelSpec) -> tuple[dict[str, by
     if isinstance(tokenizer, WordPieceTokenizer):
         found[VOCAB] = vocab_file(tokenizer)
     return found, []
+
+
+def _own_files(tokenizer: HfTokenizer, spec: ModelSpec) -> dict[str, bytes]:
+    """The files of a tokenizer of HuggingFace's; its frame is replaced where the spec has another.
+
+    Files that already frame a text as the spec says are written as they were read.
+    """
+    from tokenizers import Tokenizer as Pipeline
+    from tokenizers import processors
+
+    found = dict(tokenizer.files())
+    pipeline = Pipeline.from_str(found[PIPELINE].decode())
+    ends = () if spec.kind == "clm" else (spec.eol_id, spec.suffix_id)
+    before = [i for i in (spec.prefix_id,) if i is not None]
+    after = [i for i in ends if i is not None]
+    inner = pipeline.encode("a", add_special_tokens=False).ids
+    if pipeline.encode("a").ids != [*before, *inner, *after]:
+        names = {i: tokenizer.tokens[i] for i in (*before, *after)}
+        parts = [*(names[i] for i in before), "$A", *(names[i] for i in after)]
+        second = ["$B:1", *(f"{names[i]}:1" for i in after)]
+        pipeline.post_processor = processors.TemplateProcessing(
+            single=" ".join(parts),
+            pair=" ".join([*parts, *second]),
+            special_tokens=[(name, i) for i, name in names.items()],
+        )
+        found[PIPELINE] = pipeline.to_str().encode()
+    if SETTINGS not in found:
+        named = {"pad_token": tokenizer.pad_id, "unk_token": tokenizer.unk_id}
+        for role in ("cls", "sep", "mask"):
+            with contextlib.suppress(UsageError):
+                named[f"{role}_token"] = getattr(tokenizer, f"{role}_id")
+        settings = {k: tokenizer.tokens[i] for k, i in named.items() if i < len(tokenizer.tokens)}
+        if spec.kind == "clm" and "sep_token" in settings:
+            settings["eos_token"] = settings["sep_token"]
+        found[SETTINGS] = json.dumps(
+            {"tokenizer_class": "PreTrainedTokenizerFast", **settings}, indent=1
+        ).encode()
+    return found
 
 
 def vocab_file(tokenizer: Tokenizer) -> bytes:
