@@ -21,7 +21,7 @@ needs_torch = pytest.mark.skipif(
 
 
 def packaged(module: str) -> Path:
-    """The folder `model` of an installed package, which is not imported; skips the test where it is missing."""
+    """The folder `model` of an installed package; skips the test where it is missing."""
     found = importlib.util.find_spec(module)
     if found is None or not found.submodule_search_locations:
         (pytest.fail if REQUIRED else pytest.skip)(

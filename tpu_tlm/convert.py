@@ -44,7 +44,8 @@ def _show(saved: PretrainedModel) -> None:
 
     count = sum(value.size for value in saved.values.values())
     print(
-        f"read {saved.source}: {saved.spec.kind}, {len(saved.values)} variables, {count:,} parameters"
+        f"read {saved.source}: {saved.spec.kind}, {len(saved.values)} variables, "
+        f"{count:,} parameters"
     )
     for name, digest in sorted(saved.hashes.items()):
         print(f"  {name}: SHA-256 {digest}")
@@ -86,8 +87,8 @@ def main(argv: list[str] | None = None) -> int:
         )
     elif config.part:
         raise UsageError(
-            f"--part {config.part}: {saved.source} is of kind {saved.spec.kind!r} and has no parts; "
-            "only an ELECTRA has"
+            f"--part {config.part}: {saved.source} is of kind {saved.spec.kind!r} and has no "
+            "parts; only an ELECTRA has"
         )
     hashes, notes = save(
         saved,

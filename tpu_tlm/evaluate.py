@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     from tpu_tlm.training.evaluation import evaluate_saved
 
     saved = load(config.model, step=config.step)
+    for line in saved.report():
+        print(line, file=sys.stderr)
     dataset = open_dataset(config.data)
     asked = config.objective or objective_of_kind(saved.spec.kind)
     measured = objective_class(asked)

@@ -106,6 +106,8 @@ def main(argv: list[str] | None = None) -> int:
     from tpu_tlm.formats.load import load
 
     saved = load(config.model, step=config.step)
+    for line in saved.report():
+        print(line, file=sys.stderr)
     if not config.json:
         print(f"# {saved.source}")
     texts = config.text or (line.rstrip("\n") for line in sys.stdin)

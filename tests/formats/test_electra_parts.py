@@ -113,7 +113,7 @@ def test_the_npz_is_meads_discriminator_and_a_generator_under_keys_of_our_own(tm
     [("discriminator", "ElectraForPreTraining"), ("generator", "ElectraForMaskedLM")],
 )
 def test_huggingface_directory(part, architecture, tmp_path):
-    """Read back by their configuration alone, without ours, the logits are those of the training model."""
+    """Read back by config.json without our spec, the logits are those of the training model."""
     saved = electra()
     save(part_of(saved, part), str(tmp_path / "hf"), "hf", family="electra")
     config = json.loads((tmp_path / "hf" / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""What of a model's configuration decides its numbers, and where two configurations differ in it."""
+"""Options that decide what a model computes, and in which of them two models differ."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.positions.registry import idle_options
 from tpu_tlm.models.spec import ModelSpec
 
-# Options that act on training or on the first values only; every other one is taken to change what a model computes.
+# Options that act in training or on initial values only; every other one changes the outputs.
 _FREE = {
     "dropout",
     "ffn_pdrop",
@@ -23,14 +23,14 @@ _FREE = {
 }
 # Two spellings of one option.
 _FREE |= {"layer_norms_after"}
-# Options of what stands behind a dual encoder's encoder.
+# Options of the layers after a dual encoder's encoder.
 DUAL = ("reduction_type", "reduction_d_k", "d_out", "stacking_layers")
 # Options of models that are no token predictors.
 _OTHERS = {*DUAL, "num_decoder_layers"}
 
 
 class Difference(NamedTuple):
-    """One option that differs: its name and the value on either side, None where another option makes it idle."""
+    """One option that differs: its name and both values, None where another option disables it."""
 
     name: str
     left: Any

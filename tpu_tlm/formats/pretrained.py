@@ -164,7 +164,9 @@ def check_sizes(spec: ModelSpec, values: Mapping[str, np.ndarray], source: str) 
         if path not in values:
             continue
         found = values[path].shape
-        if len(found) != len(shape) or any(s not in (None, f) for s, f in zip(shape, found)):
+        if len(found) != len(shape) or any(
+            s not in (None, f) for s, f in zip(shape, found, strict=True)
+        ):
             raise TlmError(
                 f"{source}: {path!r} has shape {list(found)}, its configuration says {list(shape)}"
             )

@@ -1,4 +1,4 @@
-"""HuggingFace directories: the files that `transformers` wrote give its numbers, and are written back array for array."""
+"""HuggingFace directories that `transformers` wrote: its numbers, written back by the array."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_a_changed_directory_loses_our_own_configuration(tmp_path):
 
 
 def test_what_bert_always_has_is_added_and_taken_back(tmp_path):
-    """A model without token types, or without a bias on the logits, becomes a BERT with zeros there, and comes back without."""
+    """A model without token types or logit bias gets zeros as a BERT, and comes back without."""
     from dataclasses import replace
 
     from tpu_tlm.models.layers.variables import named_variables

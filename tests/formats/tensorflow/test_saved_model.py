@@ -1,4 +1,4 @@
-"""SavedModels that take raw strings: the tokenizers in the graph, and the numbers of a served model."""
+"""SavedModels that take raw strings: tokenizers in the graph, outputs of a served model."""
 
 from __future__ import annotations
 

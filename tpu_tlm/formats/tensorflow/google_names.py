@@ -1,4 +1,4 @@
-"""Names of BERT's variables in Google's TensorFlow programs <-> HuggingFace's names without the prefix."""
+"""Names of BERT's variables in Google's TensorFlow programs <-> HuggingFace's names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OPTIMIZER = re.compile(
     r"(^|/)(adam_[mv]|Adam(_1)?|lamb_[mv]|m|v|global_step|beta[12]_power|LossScale|good_steps"
     r"|current_loss_scale)(:0)?$"
 )
-# Whole names that follow no rule: HuggingFace's, Google's. The next-sentence matrix is [2, d] in both.
+# Names that follow no rule: HuggingFace's, Google's. The next-sentence matrix is [2, d] in both.
 _FIXED = {
     "cls.predictions.bias": "cls/predictions/output_bias",
     "cls.seq_relationship.bias": "cls/seq_relationship/output_bias",
@@ -65,7 +65,7 @@ _RULES: tuple[tuple[str, str], ...] = (
 
 
 def google_name(canonical: str) -> tuple[str, bool]:
-    """The name in bert_model.ckpt of an array by HuggingFace's name, and whether it is transposed."""
+    """The name in bert_model.ckpt of a HuggingFace array, and whether it is transposed."""
     if canonical in _FIXED or canonical in _FIXED_UNTRANSPOSED:
         return {**_FIXED, **_FIXED_UNTRANSPOSED}[canonical], False
     name = re.sub(r"\.layer\.(\d+)\.", r".layer_\1.", canonical)

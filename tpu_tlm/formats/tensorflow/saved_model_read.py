@@ -1,4 +1,4 @@
-"""Reading a TensorFlow SavedModel: ours, or BERT from TensorFlow Hub and Keras, by the names of its variables."""
+"""Reading a SavedModel: ours, or BERT from TensorFlow Hub and Keras, by its variables' names."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _configuration(
     originals: Mapping[str, str],
     hashes: dict[str, str],
 ) -> tuple[dict[str, Any], str, list[str]]:
-    """BERT's configuration by HuggingFace's names: from a bert_config.json, else from the shapes."""
+    """BERT's configuration by HuggingFace's names: from bert_config.json, else from the shapes."""
     beside = _found(directory, CONFIG)
     if beside is not None:
         config = dict(read_config(beside, hashes).values)
