@@ -170,7 +170,9 @@ def _labels(config: ConfigReader, count: int) -> tuple[str, ...]:
     names: Any = config.values.get("id2label")
     if names is None:
         return tuple(f"LABEL_{i}" for i in range(count))
-    labels = [names.get(str(i)) for i in range(count)] if isinstance(names, dict) else []
+    labels: list[Any] = []
+    if isinstance(names, dict):
+        labels = [names.get(str(i)) for i in range(count)]
     if len(labels) != count or not all(isinstance(label, str) for label in labels):
         config.fail("id2label", f"a name for each of {count} classes is needed")
     return tuple(labels)

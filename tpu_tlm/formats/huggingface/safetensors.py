@@ -63,8 +63,10 @@ def check_bounds(data: bytes, where: str) -> None:
         raise TlmError(f"{where}: damaged safetensors header: __metadata__ must hold strings")
     spans: list[tuple[int, int, str]] = []
     for name, entry in header.items():
-        entry = entry if isinstance(entry, dict) else {}
-        kind, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+        fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
+        kind = fields.get("dtype")
+        shape: Any = fields.get("shape")
+        offsets: Any = fields.get("data_offsets")
         if not isinstance(kind, str) or kind not in _DTYPES:
             raise TlmError(f"{where}: {name!r} has dtype {str(kind)[:40]}, which is not supported")
         if not _whole(shape) or len(shape) > _LARGEST_RANK or not _whole(offsets, 2):

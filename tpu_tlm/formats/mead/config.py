@@ -27,12 +27,36 @@ _ALIASES = {
     "embed_dropout": "embeddings_dropout",
     "token_type_vocab_size": "token_type_vsz",
 }
-_SIZES = ("vocab", "d_model", "dsz", "d_ff", "num_heads", "layers", "d_k", "nctx", "mxlen")
+_SIZES: tuple[str, ...] = (
+    "vocab",
+    "d_model",
+    "dsz",
+    "d_ff",
+    "num_heads",
+    "layers",
+    "d_k",
+    "nctx",
+    "mxlen",
+)
 _SIZES += ("token_type_vsz", "reduction_d_k", "d_out")
-_FLAGS = ("tie", "rpr_value_on", "windowed_ra", "mlp", "causal", "mask_pad", "layer_norms_after")
+_FLAGS: tuple[str, ...] = (
+    "tie",
+    "rpr_value_on",
+    "windowed_ra",
+    "mlp",
+    "causal",
+    "mask_pad",
+    "layer_norms_after",
+)
 _FLAGS += ("output_bias", "mlm")
 _NUMBERS = ("layer_norm_eps", "dropout", "ffn_pdrop", "embeddings_dropout", "layer_drop")
-_OTHERS = ("embed_type", "features", "embeddings_reduction", "rpr_k", "transformer_type")
+_OTHERS: tuple[str, ...] = (
+    "embed_type",
+    "features",
+    "embeddings_reduction",
+    "rpr_k",
+    "transformer_type",
+)
 _OTHERS += ("ra_type", "activation", "reduction_type")
 # Options of MEAD's classes that do not change what a model computes.
 _IGNORED = {"finetune", "skip_restore_embeddings", "pooling", "return_mask", "vocab_file"}
@@ -120,7 +144,7 @@ def spec_from_mead(
     tie = config.get("tie", True)
     epsilon = 1e-12 if kind in ("mlm", "clm", "gmlp", "embed") else 1e-6
     reduction = {k: config[k] for k in ("reduction_type", "reduction_d_k", "d_out") if k in config}
-    dropouts = {
+    dropouts: dict[str, Any] = {
         k: float(config[k])
         for k in ("dropout", "ffn_pdrop", "embeddings_dropout", "layer_drop")
         if k in config

@@ -45,8 +45,8 @@ class Bert(Family):
     """BERT (arXiv 1810.04805): learned positions, token types, norms after the sub-layers."""
 
     name, class_name, prefix = "bert", "Bert", "bert."
-    body = ("embeddings.", "encoder.", "pooler.")
-    suffixes = {"mlm": "ForMaskedLM", "embed": "Model"}
+    body: tuple[str, ...] = ("embeddings.", "encoder.", "pooler.")
+    suffixes: Mapping[str, str] = {"mlm": "ForMaskedLM", "embed": "Model"}
 
     # Names: embeddings
     words, positions = "embeddings.word_embeddings", "embeddings.position_embeddings"
