@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from tpu_tlm.formats.pretrained import PretrainedModel
+from tpu_tlm.models.spec import ModelSpec
 
 TABLE = "embeddings/x/positions"
 
@@ -30,3 +31,11 @@ def with_positions(saved: PretrainedModel, count: int) -> PretrainedModel:
         spec=replace(saved.spec, config=config),
         notes=(*saved.notes, f"{rows} learned positions {done} to {count}"),
     )
+
+
+def with_positions_of(saved: PretrainedModel, spec: ModelSpec) -> PretrainedModel:
+    """The model with as many learned positions as a model of `spec` has, for a warm start."""
+    if "learned" not in " ".join(spec.config.position_encoding):
+        return saved
+    count = spec.config.max_positions or max(spec.seq_length, spec.seq_length_y or 0)
+    return with_positions(saved, count)

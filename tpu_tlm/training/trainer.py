@@ -23,6 +23,7 @@ from tpu_tlm.distributed.preemption import PreemptionWatcher, metadata_host
 from tpu_tlm.errors import Preempted, TlmError
 from tpu_tlm.formats.load import load
 from tpu_tlm.formats.mead.npz import described_by_options
+from tpu_tlm.formats.positions import with_positions_of
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.training import setup
 from tpu_tlm.training.device_feed import feed
@@ -145,6 +146,7 @@ class Trainer:
     def _init_from(self, path: str) -> None:
         spec, where = self.spec, f"--init_from {path}"
         saved = load(path, describe=described_by_options(spec.config, spec.kind, spec.seq_length))
+        saved = with_positions_of(saved, spec)
         check_start(saved, spec, self.corpora.tokenizer, where)
         values, table = start_values(
             without_foreign_head(saved, spec.kind), self.state.model_arrays(), where
