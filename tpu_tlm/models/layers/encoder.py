@@ -34,7 +34,8 @@ class TransformerEncoder(Layer):
         super().__init__(**kwargs)
         self.order, self.pdrop = config.transformer_type, config.dropout
         policy = self.dtype_policy
-        self.ln1 = make_norm(config, name="ln1", dtype=policy)
+        skips = config.skip_first_norm and layer == 0 and self.order == "pre-layer-norm"
+        self.ln1: Any = None if skips else make_norm(config, name="ln1", dtype=policy)
         self.ln2 = make_norm(config, name="ln2", dtype=policy)
         self.attn = make_attention(config, layer, causal=causal, name="attn", dtype=policy)
         self.ffn = FFN(
@@ -42,6 +43,7 @@ class TransformerEncoder(Layer):
             config.d_ff,
             activation=config.activation,
             pdrop=config.ffn_pdrop,
+            use_bias=config.use_bias,
             name="ffn",
             dtype=policy,
         )
@@ -71,7 +73,7 @@ class TransformerEncoder(Layer):
             x = x + attend(x)
             x = self.ln2(x)
             return x + feed_forward(x)
-        x = x + attend(self.ln1(x))
+        x = x + attend(x if self.ln1 is None else self.ln1(x))
         return x + feed_forward(self.ln2(x))
 
 
@@ -94,7 +96,8 @@ class TransformerEncoderStack(Layer):
         self.config = config
         policy = self.dtype_policy
         self.blocks: list[Layer] = []
-        for i in range(config.num_layers):
+        # With shared layers one block runs `num_layers` times.
+        for i in range(1 if config.shared_layers else config.num_layers):
             if config.mlp:
                 self.blocks.append(GatedMLPEncoder(config, seq_length, name=str(i), dtype=policy))
             else:
@@ -106,7 +109,10 @@ class TransformerEncoderStack(Layer):
 
     def caches(self, rows: int, length: int, position: tf.Tensor) -> list[Cache]:
         """Empty caches of all blocks, for stepwise generation at `position`."""
-        return [block.attn.cache(rows, length, position) for block in self.blocks]
+        return [block.attn.cache(rows, length, position) for block in self._all_blocks()]
+
+    def _all_blocks(self) -> list[Layer]:
+        return list(self.blocks) * (self.config.num_layers if self.config.shared_layers else 1)
 
     def call(
         self,
@@ -119,6 +125,11 @@ class TransformerEncoderStack(Layer):
         check_static_length(x)
         key = self.dropout_key(x, key, training)
         x = run_blocks(
-            self.blocks, self.config, x, key=key, caches=caches, attention_mask=attention_mask
+            self._all_blocks(),
+            self.config,
+            x,
+            key=key,
+            caches=caches,
+            attention_mask=attention_mask,
         )
         return x if self.ln is None else self.ln(x)
