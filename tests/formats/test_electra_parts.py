@@ -34,7 +34,7 @@ CONFIG = ModelConfig(
         "num_layers": 2,
         "embedding_size": 16,
         "rpr_k": [0],
-        "embed_type": "learned-positional",
+        "position_encoding": ["learned"],
         "max_positions": 20,
     },
     **{

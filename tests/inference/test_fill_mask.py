@@ -15,13 +15,13 @@ from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
 
 
-@pytest.mark.parametrize("embed_type", ["default", "learned-positional"])
-def test_texts_of_different_lengths(embed_type, tmp_path):
+@pytest.mark.parametrize("encoding", [["shaw"], ["learned", "shaw"]])
+def test_texts_of_different_lengths(encoding, tmp_path):
     tokenizer = open_dataset(
         str(toy_dataset(tmp_path / "data", examples=3, shards=1))
     ).load_tokenizer()
     config = ModelConfig(
-        d_model=32, d_ff=64, num_heads=2, num_layers=1, rpr_k=[2], embed_type=embed_type
+        d_model=32, d_ff=64, num_heads=2, num_layers=1, rpr_k=[2], position_encoding=encoding
     )
     spec = ModelSpec(config, len(tokenizer.tokens), 16, prefix_id=tokenizer.cls_id)
     model = build_model(spec, seed=1)

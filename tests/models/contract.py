@@ -1,7 +1,8 @@
-"""What every layer must keep: one call checks it all, so that a new layer's test is a few lines."""
+"""The contract of every layer: one call checks all of it, so that a new layer's test is short."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,12 +19,12 @@ ROWS = 4
 Make = Callable[[keras.DTypePolicy], keras.layers.Layer]
 
 
-def _plainly(layer: keras.layers.Layer, *inputs: tf.Tensor, **others: Any) -> Any:
+def _call(layer: keras.layers.Layer, *inputs: tf.Tensor, **others: Any) -> Any:
     return layer(*inputs, **others)
 
 
 def small(**options: Any) -> ModelConfig:
-    """A tiny configuration; dropout on, so that contracts hold with it."""
+    """A tiny configuration, with dropout, so that the contract includes it."""
     sizes = {
         "d_model": 16,
         "d_ff": 32,
@@ -52,12 +53,12 @@ def tokens(length: int = 8, vocab: int = 20, seed: int = 0) -> tf.Tensor:
 
 
 def keys(first: int = 0, rows: int = ROWS) -> Key:
-    """Keys of examples `first`..."""
+    """Keys of the examples `first` to `first + rows - 1`."""
     return Key.of(7, tf.range(first, first + rows, dtype=tf.int64))
 
 
 def fill(layer: keras.layers.Layer, seed: int = 0) -> keras.layers.Layer:
-    """Give every variable a value that does something: also those that start at zero or one."""
+    """Give every variable a value that matters, also those that start at zero or one."""
     mark_built(layer)
     for path, variable in named_variables(layer).items():
         noise = 0.1 * np.random.default_rng(seed).standard_normal(variable.shape)
@@ -69,21 +70,36 @@ def _flat(outputs: Any) -> list[np.ndarray]:
     return [tf.cast(t, tf.float32).numpy() for t in tf.nest.flatten(outputs)]
 
 
+def restored(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The layer that Keras builds from this one's configuration."""
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+    assert config["registered_name"] == f"tpu_tlm>{type(layer).__name__}"
+    again = keras.saving.deserialize_keras_object(config)
+    assert type(again) is type(layer) and again.get_config() == layer.get_config()
+    return again
+
+
 def check(
     make: Make,
     inputs: tuple[tf.Tensor, ...],
     *,
-    call: Callable[..., Any] = _plainly,
+    call: Callable[..., Any] = _call,
     with_key: bool = True,
     tolerance: float = 0.1,
     **others: Any,
 ) -> list[np.ndarray]:
-    """Check a layer's contract and give back its outputs in float32.
+    """Check a layer's contract; returns its outputs in float32.
 
-    `make(policy)` builds it; `call(layer, *inputs, key=, **others)` runs it, on tensors whose first axis is the example.
-    1. XLA compiles it with static shapes, and computes the same.  2. In bfloat16 it keeps float32 parameters and comes close.
-    3. A second instance with the same values by path gives the same.  4. Rows do not depend on the batch they are in, dropout included.
+    `make(policy)` builds it; `call(layer, *inputs, key=, **others)` runs it on tensors whose first
+    axis is the example.
+
+    1. XLA compiles it with static shapes, with the same results.
+    2. In bfloat16 its parameters stay float32, and results are close.
+    3. Keras restores it from its configuration as JSON; with the same values by path it computes
+       exactly the same.
+    4. Rows do not depend on their batch, dropout included.
     5. Every variable gets a gradient.
+    6. Without a key, `training=True` drops out exactly where a key does.
     """
     layer = fill(make(keras.DTypePolicy("float32")))
 
@@ -104,7 +120,7 @@ def check(
         return outputs
 
     variables = named_variables(layer)
-    assert variables, "a layer without variables keeps no values: test its numbers"
+    assert variables, "a layer without variables has no values to keep: test its numbers"
     with tf.GradientTape() as tape:
         outputs = run(layer, inputs, 0, ROWS, others)
         # Squares, since a plain sum is blind to what a norm passes on.
@@ -126,7 +142,7 @@ def check(
     for got, want in zip(_flat(run(half, cast, 0, ROWS, others)), expected, strict=True):
         np.testing.assert_allclose(got, want, atol=tolerance * max(1.0, float(np.abs(want).max())))
 
-    again = fill(make(keras.DTypePolicy("float32")), seed=1)
+    again = fill(restored(layer), seed=1)
     for path, variable in named_variables(again).items():
         variable.assign(variables[path].numpy())
     for got, want in zip(_flat(run(again, inputs, 0, ROWS, others)), expected, strict=True):
@@ -144,4 +160,12 @@ def check(
         )
     for got, want in zip(zip(*parts, strict=True), expected, strict=True):
         np.testing.assert_allclose(np.concatenate(got), want, atol=1e-5)
+
+    if with_key:
+        still = _flat(call(layer, *inputs, **others))
+        random = [_flat(call(layer, *inputs, training=True, **others)) for _ in range(2)]
+        for without, with_mask, first, second in zip(still, expected, *random, strict=True):
+            drops = not np.allclose(without, with_mask, atol=1e-6)
+            assert drops == (not np.allclose(without, first, atol=1e-6))
+            assert drops == (not np.allclose(first, second, atol=1e-6))
     return expected

@@ -1,3 +1,5 @@
+"""FLOPs by hand and against the TPU compiler's count; peak FLOP/s by name of the device."""
+
 from __future__ import annotations
 
 import pytest
@@ -10,11 +12,11 @@ BERT_BASE = ModelConfig(d_model=768, d_ff=3072, num_heads=12, num_layers=12, rpr
 
 
 @pytest.mark.parametrize(
-    ("batch", "nctx", "predictions", "compiler"),
-    # What the TPU compiler counts for a whole BERT-base step (reference figures of its cost analysis, everything included).
+    ("batch", "seq_length", "predictions", "compiler"),
+    # Figures of the TPU compiler's cost analysis for a whole BERT-base step, everything included.
     [(32, 128, 20, 2.273e12), (128, 128, 20, 9.055e12), (32, 512, 76, 9.796e12)],
 )
-def test_bert_base_against_the_compilers_own_count(
+def test_bert_base_against_the_compilers_count(
     batch: int, seq_length: int, predictions: int, compiler: float
 ) -> None:
     ours = batch * flops_per_example(BERT_BASE, seq_length, predictions, 30522)
@@ -63,9 +65,14 @@ def test_variants_by_hand() -> None:
         return (flops_per_example(ModelConfig(**(sizes | options)), 5, 2, 10) - base) / 6  # type: ignore[arg-type]
 
     assert more(activation="swiglu") == 5 * 4 * 8
-    assert more(ra_type="alibi", rpr_k=[3]) == more(ra_type="convert", rpr_k=[3]) == 0
+    assert (
+        more(position_encoding=["alibi"], rpr_k=[3])
+        == more(position_encoding=["convert"], rpr_k=[3])
+        == 0
+    )
     assert more(embedding_size=3) == 5 * 3 * 4 + 2 * (3 * 10 + 4 * 3) - 2 * 4 * 10
-    # One head, queries and keys 3 wide, values 4: 2 (3 - 4) columns less in the projections and no w_O; scores are 3 wide.
+    # One head, queries and keys 3 wide, values 4: two columns less in the projections and no w_O;
+    # scores are 3 wide.
     assert more(num_heads=1, d_k=3, single_head=True) == 5 * (4 * -2 - 16) - 5 * 5
     assert more(mlp=True) == 5 * (4 * 8 + 5 * 4 + 4 * 4) - 5 * (4 * 16 + 2 * 5 * 4 + 2 * 4 * 8)
 
@@ -124,7 +131,8 @@ def test_an_encoder_decoder_by_hand() -> None:
     assert seq2seq_flops_per_example(ModelConfig(**sizes), s, t, vocab) == 6 * (
         encoder + 3 * decoder + t * 4 * vocab
     )
-    # Relative positions: 3 rows of keys and values in self attention of both stacks, and in cross attention.
+    # Relative positions: 3 rows of keys and values in self attention of both stacks, and in cross
+    # attention.
     more = 2 * 3 * 4 * (s + 3 * (t + t))
     assert seq2seq_flops_per_example(ModelConfig(**(sizes | {"rpr_k": [1]})), s, t, vocab) == 6 * (
         encoder + 3 * decoder + t * 4 * vocab + more

@@ -1,24 +1,24 @@
-"""Layers against their formulas written out in plain loops, and the distributions of initial values."""
+"""Layers against their formulas in plain loops, and the distributions of initial values."""
 
 from __future__ import annotations
 
 import cmath
 import math
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.models.contract import fill, hidden, keys, small, tokens
 from tpu_tlm.models.initializers import initial_value
-from tpu_tlm.models.layers.bias_attention import alibi_slopes, t5_bucket
 from tpu_tlm.models.layers.blocks import make_attention
 from tpu_tlm.models.layers.core import FFN
-from tpu_tlm.models.layers.embeddings_stack import make_embeddings
+from tpu_tlm.models.layers.embeddings_stack import EmbeddingsStack
 from tpu_tlm.models.layers.encoder import TransformerEncoderStack
 from tpu_tlm.models.layers.pooling import Reduction
 from tpu_tlm.models.layers.variables import named_variables
+from tpu_tlm.models.positions.alibi import alibi_slopes
+from tpu_tlm.models.positions.t5 import t5_bucket
 
 ATTENTION = {
     "plain": {},
@@ -27,10 +27,10 @@ ATTENTION = {
     "shaw-keys-only": {"rpr_k": [3], "rpr_value_on": False},
     "windowed": {"rpr_k": [2], "windowed_ra": True},
     "local": {"local_window": 3, "global_every": 1000},
-    "t5": {"ra_type": "t5"},
-    "alibi": {"ra_type": "alibi", "num_heads": 4},
-    "convert": {"ra_type": "convert", "rpr_k": [3]},
-    "rotary": {"ra_type": "rotary"},
+    "t5": {"position_encoding": ["t5"]},
+    "alibi": {"position_encoding": ["alibi"], "num_heads": 4},
+    "convert": {"position_encoding": ["convert"], "rpr_k": [3]},
+    "rotary": {"position_encoding": ["rotary"]},
     "single-head": {"num_heads": 1, "single_head": True, "d_k": 4},
 }
 
@@ -47,24 +47,24 @@ def clip(offset, reach):
 
 
 def bucket(offset):
-    """T5's buckets of a bidirectional encoder, 32 in all, as in arXiv 1910.10683's program: one number at a time."""
-    away, behind = abs(offset), 16 if offset > 0 else 0
-    return behind + (
+    """T5's 32 buckets of a bidirectional encoder (arXiv 1910.10683), for one offset."""
+    away, later = abs(offset), 16 if offset > 0 else 0
+    return later + (
         away if away < 8 else min(15, 8 + int(math.log(away / 8) / math.log(128 / 8) * 8))
     )
 
 
-def turned(x, place):
+def rotated(x, position):
     half = len(x) // 2
     pairs = [
-        complex(x[j], x[j + half]) * cmath.exp(1j * place * 10000.0 ** (-2 * j / len(x)))
+        complex(x[j], x[j + half]) * cmath.exp(1j * position * 10000.0 ** (-2 * j / len(x)))
         for j in range(half)
     ]
     return np.array([z.real for z in pairs] + [z.imag for z in pairs])
 
 
-def by_loops(config, values, x, visible):
-    """Attention of one text `[T, d]`, one query, head and key at a time; only places where `visible` is true."""
+def by_loops(config, values, x, mask):
+    """Attention of one text `[T, d]`, one query, head and key at a time, where `mask` is True."""
     heads, length = config.num_heads, len(x)
     if config.single_head:
         q, k, v = (
@@ -74,30 +74,31 @@ def by_loops(config, values, x, visible):
         q, k, v = (
             np.einsum("td,dphk->phtk", x, values["qkv/kernel"]) + values["qkv/bias"][:, :, None]
         )
+    relative = config.position_encoding[0] if config.position_encoding else None
     reach, window, out = (
         config.rpr_k_of(1),
         config.window_of(1),
         np.zeros((heads, length, v.shape[-1])),
     )
     for h in range(heads):
-        for i in np.flatnonzero(visible):
+        for i in np.flatnonzero(mask):
             scores = np.full(length, -np.inf)
             for j in range(length):
-                if not visible[j] or (window is not None and abs(i - j) > window):
+                if not mask[j] or (window is not None and abs(i - j) > window):
                     continue
                 a, b = (
-                    (turned(q[h, i], i), turned(k[h, j], j))
-                    if config.ra_type == "rotary"
+                    (rotated(q[h, i], i), rotated(k[h, j], j))
+                    if relative == "rotary"
                     else (q[h, i], k[h, j])
                 )
                 if "rpr_key" in values:
                     b = b + values["rpr_key"][clip(j - i, reach)]
                 scores[j] = a @ b / math.sqrt(q.shape[-1])
-                if config.ra_type == "t5":
+                if relative == "t5":
                     scores[j] += values["rel_embedding"][h, bucket(j - i)]
-                if config.ra_type == "alibi":
+                if relative == "alibi":
                     scores[j] -= 2.0 ** (-2 * (h + 1)) * abs(i - j)  # four heads
-                if config.ra_type == "convert":
+                if relative == "convert":
                     scores[j] += values["rel_bias"][h, clip(j - i, reach)]
             weights = np.exp(scores - scores.max())
             weights /= weights.sum()
@@ -117,7 +118,7 @@ def by_loops(config, values, x, visible):
 def test_attention_is_its_formula(name):
     config = small(**ATTENTION[name], dropout=0.0)
     layer, x, lengths = fill(make_attention(config, 1)), hidden(), [8, 8, 8, 5]
-    found = layer(x, visible=tf.sequence_mask(lengths, 8)[:, None, None, :]).numpy()
+    found = layer(x, attention_mask=tf.sequence_mask(lengths, 8)[:, None, None, :]).numpy()
     for row, length in enumerate(lengths):
         expected = by_loops(
             config, values_of(layer), x.numpy()[row].astype(np.float64), np.arange(8) < length
@@ -128,13 +129,9 @@ def test_attention_is_its_formula(name):
 def test_t5_buckets_and_alibi_slopes():
     offsets = np.arange(-400, 401)
     assert t5_bucket(offsets, True).tolist() == [bucket(int(offset)) for offset in offsets]
-    behind = t5_bucket(offsets, False)
-    assert (
-        (behind[offsets >= 0] == 0).all()
-        and behind[400 - 15] == 15
-        and behind[0] == 31
-        and len(set(behind)) == 32
-    )
+    earlier = t5_bucket(offsets, False)
+    assert (earlier[offsets >= 0] == 0).all() and len(set(earlier)) == 32
+    assert earlier[400 - 15] == 15 and earlier[0] == 31
     assert alibi_slopes(8) == [2.0**-i for i in range(1, 9)]
     assert alibi_slopes(3) == [2.0**-4, 2.0**-8, 2.0**-2]
 
@@ -178,31 +175,27 @@ def test_feed_forward_is_its_formula(activation):
     assert ("gate" in inner) == (activation in ("geglu", "swiglu"))
 
 
-@pytest.mark.parametrize(
-    "embed_type", ["learned-positional", "learned-positional-w-bias", "modular"]
-)
-def test_learned_positions_are_their_formula(embed_type):
-    layer = fill(
-        make_embeddings(small(embed_type=embed_type), 20, 64, dtype=keras.DTypePolicy("float32"))
-    )
+@pytest.mark.parametrize("name", ["learned", "learned-with-bias", "modular"])
+def test_learned_positions_are_their_formula(name):
+    layer = fill(EmbeddingsStack(small(position_encoding=[name]), 20, 64))
     x = tokens(64)
     values = {path.split("/")[-1]: value for path, value in values_of(layer).items()}
-    for at in range(64):
-        expected = values["table"][x.numpy()[:, at]]
-        if embed_type == "modular":
+    for i in range(64):
+        expected = values["table"][x.numpy()[:, i]]
+        if name == "modular":
             expected = (
-                expected + values["positions_long"][at % 47] + values["positions_short"][at % 11]
+                expected + values["positions_long"][i % 47] + values["positions_short"][i % 11]
             )
         else:
-            expected = expected + values["positions"][at] + values.get("bias", 0)
-        np.testing.assert_allclose(layer({"x": x})[:, at], expected, atol=1e-5)
+            expected = expected + values["positions"][i] + values.get("bias", 0)
+        np.testing.assert_allclose(layer({"x": x})[:, i], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["sha", "2ha", "2ha_mean", "2ha_max"])
 def test_reductions_with_heads_are_their_formula(kind):
     layer = fill(Reduction(small(reduction_type=kind, reduction_d_k=4)))
     x, values, lengths = hidden().numpy().astype(np.float64), values_of(layer), [8, 7, 3, 1]
-    found = layer(hidden(), present=tf.sequence_mask(lengths, 8)).numpy()
+    found = layer(hidden(), token_mask=tf.sequence_mask(lengths, 8)).numpy()
     for row, length in enumerate(lengths):
         text, parts = x[row, :length], []
         for head in ("head1", "head2")[: 1 if kind == "sha" else 2]:

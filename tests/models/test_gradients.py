@@ -1,4 +1,4 @@
-"""Gradients that layers write out themselves, against those that TensorFlow derives from the formula."""
+"""Gradients written out in layers, against those that TensorFlow derives from the formula."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import tensorflow as tf
 
 from tests.models.contract import fill, hidden, keys
 from tpu_tlm.models.layers.attention import MultiHeadedAttention
-from tpu_tlm.models.layers.bias_attention import T5Attention
 from tpu_tlm.models.layers.core import LayerNorm
 from tpu_tlm.models.layers.counter_rng import Key, dropout
 from tpu_tlm.models.layers.masks import MASKED, causal_mask, padding_mask
-from tpu_tlm.models.layers.relative_attention import MultiHeadedRelativeAttention
 from tpu_tlm.models.layers.variables import named_variables
+from tpu_tlm.models.positions.shaw import MultiHeadedRelativeAttention
+from tpu_tlm.models.positions.t5 import T5Attention
 
 ATTENTIONS = {
     "plain": (MultiHeadedAttention, {}),
@@ -25,19 +25,19 @@ ATTENTIONS = {
 
 
 def derived(
-    layer: MultiHeadedAttention, x: tf.Tensor, visible: tf.Tensor | None, key: Key | None
+    layer: MultiHeadedAttention, x: tf.Tensor, attention_mask: tf.Tensor | None, key: Key | None
 ) -> tf.Tensor:
-    """Attention as its formula stands, from the layer's own projections."""
+    """Attention by its formula, with the layer's own projections."""
     q, k, v = layer.qkv(x)
-    tables = layer.tables()
+    tables = layer.position_tables()
     scores = tf.cast(layer.scores(q * layer.d_k**-0.5, k, None, tables), tf.float32)
-    bias = layer.bias(q.shape[2], k.shape[2], None, tables)
+    bias = layer.position_bias(q.shape[2], k.shape[2], None, tables)
     if bias is not None:
         scores += bias
-    if visible is not None:
-        scores = tf.where(visible, scores, MASKED)
+    if attention_mask is not None:
+        scores = tf.where(attention_mask, scores, MASKED)
     return layer.w_O(
-        layer.mixed(
+        layer.weighted_values(
             dropout(tf.cast(tf.nn.softmax(scores), v.dtype), layer.pdrop, key, "attn"),
             v,
             None,
@@ -47,7 +47,7 @@ def derived(
 
 
 def gradients(call: Any, layer: Any, x: tf.Tensor) -> dict[str, np.ndarray]:
-    """Of a sum of cubes of what `call(x)` gives, by the input and by each variable."""
+    """Gradients of the sum of cubes of `call(x)` by the input and by each variable."""
     values = {path: v.value for path, v in named_variables(layer).items()}
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -56,7 +56,8 @@ def gradients(call: Any, layer: Any, x: tf.Tensor) -> dict[str, np.ndarray]:
     return {path: tf.convert_to_tensor(g).numpy() for path, g in found.items()}
 
 
-# In float64 the weights are made again for the backward pass, as in bfloat16, but finely enough to compare (T5's bias is float32 only).
+# In float64 the weights are computed again in the backward pass, as in bfloat16, but precisely
+# enough to compare (T5's bias is float32 only).
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
     ("kind", "dtype"),
@@ -68,10 +69,12 @@ def test_attention(kind: str, dtype: str, masked: bool) -> None:
     x, key = tf.cast(hidden(), dtype), keys()
     tokens = np.ones((4, 8), np.int32)
     tokens[1, 5:] = 0
-    tokens[3] = 0  # a row in which nobody sees anything
-    visible = padding_mask(tf.constant(tokens), 0) & causal_mask(8, 8) if masked else None
-    ours = gradients(lambda x: layer(x, visible=visible, key=key), layer, x)
-    for path, expected in gradients(lambda x: derived(layer, x, visible, key), layer, x).items():
+    tokens[3] = 0  # a row in which everything is masked
+    attention_mask = padding_mask(tf.constant(tokens), 0) & causal_mask(8, 8) if masked else None
+    ours = gradients(lambda x: layer(x, attention_mask=attention_mask, key=key), layer, x)
+    for path, expected in gradients(
+        lambda x: derived(layer, x, attention_mask, key), layer, x
+    ).items():
         np.testing.assert_allclose(
             ours[path],
             expected,

@@ -1,4 +1,4 @@
-"""Every layer keeps the contract; and each computes its formula."""
+"""Every layer keeps the contract, and small layers compute their formulas."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tests.models.contract import check, fill, hidden, small, tokens
 from tpu_tlm.models.layers.blocks import make_attention
 from tpu_tlm.models.layers.core import FFN, RMSNorm
 from tpu_tlm.models.layers.decoder import TransformerDecoder
-from tpu_tlm.models.layers.embeddings import sines
-from tpu_tlm.models.layers.embeddings_stack import make_embeddings
+from tpu_tlm.models.layers.embeddings_stack import EmbeddingsStack
 from tpu_tlm.models.layers.encoder import TransformerEncoder
 from tpu_tlm.models.layers.gmlp import GatedMLPEncoder
 from tpu_tlm.models.layers.heads import BinaryHead, Head
-from tpu_tlm.models.layers.masks import causal_mask, segment_mask, segments_of
+from tpu_tlm.models.layers.masks import causal_mask, segment_ids, segment_mask
 from tpu_tlm.models.layers.pooling import Reduction
+from tpu_tlm.models.positions.sinusoidal import sines
 
 ATTENTION = {
     "plain": {},
@@ -25,10 +25,10 @@ ATTENTION = {
     "shaw-keys-only": {"rpr_k": [3], "rpr_value_on": False},
     "windowed": {"rpr_k": [2], "windowed_ra": True},
     "windowed-mead": {"rpr_k": [2], "windowed_ra": True, "compat": "mead", "mask_pad": False},
-    "t5": {"ra_type": "t5"},
-    "alibi": {"ra_type": "alibi"},
-    "convert": {"ra_type": "convert", "rpr_k": [3]},
-    "rotary": {"ra_type": "rotary"},
+    "t5": {"position_encoding": ["t5"]},
+    "alibi": {"position_encoding": ["alibi"]},
+    "convert": {"position_encoding": ["convert"], "rpr_k": [3]},
+    "rotary": {"position_encoding": ["rotary"]},
     "single-head": {"num_heads": 1, "single_head": True, "d_k": 4},
     "single-head-shaw": {"num_heads": 1, "single_head": True, "d_k": 4, "rpr_k": [2]},
     "wide-heads": {"d_k": 12},
@@ -48,7 +48,7 @@ def test_cross_attention_with_another_length(options):
     check(
         lambda policy: make_attention(config, 0, cross=True, dtype=policy),
         (hidden(),),
-        memory=hidden(5, seed=1),
+        encoder_output=hidden(5, seed=1),
     )
 
 
@@ -80,11 +80,11 @@ def test_gated_mlp():
 
 EMBEDDINGS = {
     "lookup": {},
-    "learned": {"embed_type": "learned-positional"},
-    "learned-bias": {"embed_type": "learned-positional-w-bias"},
-    "sines": {"embed_type": "positional"},
-    "sines-t2t": {"embed_type": "positional-t2t"},
-    "modular": {"embed_type": "modular"},
+    "learned": {"position_encoding": ["learned"]},
+    "learned-bias": {"position_encoding": ["learned-with-bias"]},
+    "sines": {"position_encoding": ["sinusoidal"]},
+    "sines-t2t": {"position_encoding": ["sinusoidal-t2t"]},
+    "modular": {"position_encoding": ["modular"]},
     "types": {"type_vocab_size": 2},
     "types-concat": {"type_vocab_size": 2, "embeddings_reduction": "concat"},
     "factorised": {
@@ -105,7 +105,7 @@ def test_embeddings(name):
         return layer({"x": x, "tt": tt} if config.type_vocab_size else {"x": x}, **others)
 
     x = tokens()
-    (y,) = check(lambda policy: make_embeddings(config, 20, 8, dtype=policy), (x, x % 2), call=call)
+    (y,) = check(lambda policy: EmbeddingsStack(config, 20, 8, dtype=policy), (x, x % 2), call=call)
     assert y.shape == (4, 8, 16)
 
 
@@ -113,9 +113,12 @@ def test_embeddings(name):
 @pytest.mark.parametrize("kind", ["2ha", "2ha_mean", "2ha_max", "sha"])
 def test_reductions_with_heads(kind, compat):
     config = small(reduction_type=kind, reduction_d_k=4, compat=compat)
-    present = tf.not_equal(tokens(), 0)
+    token_mask = tf.not_equal(tokens(), 0)
     (y,) = check(
-        lambda policy: Reduction(config, dtype=policy), (hidden(),), with_key=False, present=present
+        lambda policy: Reduction(config, dtype=policy),
+        (hidden(),),
+        with_key=False,
+        token_mask=token_mask,
     )
     assert y.shape == (4, 16 if kind == "sha" else 32)
 
@@ -123,17 +126,19 @@ def test_reductions_with_heads(kind, compat):
 @pytest.mark.parametrize("kind", ["mean", "max", "sqrt_length", "cls", "2ha", "2ha_max"])
 def test_reductions_do_not_count_padding(kind):
     layer = fill(Reduction(small(reduction_type=kind, reduction_d_k=4)))
-    x, present = hidden(), tf.sequence_mask([3, 3, 3, 3], 8)
-    noise = tf.where(present[:, :, None], x, 100.0)
-    np.testing.assert_allclose(layer(x, present=present), layer(noise, present=present), atol=1e-5)
-    short = layer(x[:, :3], present=present[:, :3])
-    np.testing.assert_allclose(layer(x, present=present), short, atol=1e-5)
+    x, token_mask = hidden(), tf.sequence_mask([3, 3, 3, 3], 8)
+    noise = tf.where(token_mask[:, :, None], x, 100.0)
+    np.testing.assert_allclose(
+        layer(x, token_mask=token_mask), layer(noise, token_mask=token_mask), atol=1e-5
+    )
+    short = layer(x[:, :3], token_mask=token_mask[:, :3])
+    np.testing.assert_allclose(layer(x, token_mask=token_mask), short, atol=1e-5)
 
 
 def test_plain_reductions_are_their_formulas():
-    x, present = hidden().numpy(), tf.sequence_mask([8, 8, 8, 2], 8)
+    x, token_mask = hidden().numpy(), tf.sequence_mask([8, 8, 8, 2], 8)
     of = {
-        kind: Reduction(small(reduction_type=kind))(x, present=present).numpy()
+        kind: Reduction(small(reduction_type=kind))(x, token_mask=token_mask).numpy()
         for kind in ("mean", "max", "sqrt_length", "cls")
     }
     np.testing.assert_allclose(of["mean"][3], x[3, :2].mean(0), atol=1e-6)
@@ -156,7 +161,7 @@ def test_tied_heads(options):
     table = tf.constant(
         np.random.default_rng(3).standard_normal((128, config.embedding_size or 16)), tf.float32
     )
-    if not options:  # nothing of its own: the table is the whole head
+    if not options:  # no variables: the table is the whole head
         logits = Head(config, 20)(hidden(), table)
         np.testing.assert_allclose(
             logits[..., :20], hidden().numpy() @ table.numpy()[:20].T, atol=1e-4
@@ -183,20 +188,20 @@ def test_binary_head(head):
 def test_sine_tables_by_hand():
     interleaved = sines(tf.range(5), 6, halves=False).numpy()
     halves = sines(tf.range(5), 6, halves=True).numpy()
-    for place in range(5):
+    for position in range(5):
         for j in range(3):
-            angle = place * 10000.0 ** (-2 * j / 6)
+            angle = position * 10000.0 ** (-2 * j / 6)
             np.testing.assert_allclose(
-                interleaved[place, 2 * j : 2 * j + 2], [np.sin(angle), np.cos(angle)], atol=1e-5
+                interleaved[position, 2 * j : 2 * j + 2], [np.sin(angle), np.cos(angle)], atol=1e-5
             )
-            angle = place * 10000.0 ** (-j / 2)
+            angle = position * 10000.0 ** (-j / 2)
             np.testing.assert_allclose(
-                halves[place, [j, j + 3]], [np.sin(angle), np.cos(angle)], atol=1e-5
+                halves[position, [j, j + 3]], [np.sin(angle), np.cos(angle)], atol=1e-5
             )
 
 
 def test_segments_end_with_their_token():
-    segments = segments_of(tf.constant([[5, 2, 6, 7, 2, 2, 8]]), 2)
+    segments = segment_ids(tf.constant([[5, 2, 6, 7, 2, 2, 8]]), 2)
     np.testing.assert_array_equal(segments, [[0, 0, 1, 1, 1, 2, 3]])
     mask = segment_mask(segments, segments)[0, 0].numpy()
     assert mask[1, 0] and not mask[2, 1] and mask[2, 4]

@@ -1,4 +1,4 @@
-"""Whole models: what they look at, generation from the cache, recomputation, LayerDrop, initial values, save and load."""
+"""Whole models: masks, generation from caches, recomputation, LayerDrop, initial values, NPZ."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from tpu_tlm.models.spec import ModelSpec
 VOCAB, LENGTH = 20, 8
 
 POSITIONS = {
-    "learned": {"embed_type": "learned-positional"},
+    "learned": {"position_encoding": ["learned"]},
     "learned-bias": {
-        "embed_type": "learned-positional-w-bias",
+        "position_encoding": ["learned-with-bias"],
         "transformer_type": "post-layer-norm",
     },
-    "sines": {"embed_type": "positional"},
-    "sines-t2t": {"embed_type": "positional-t2t"},
-    "modular-convert": {"embed_type": "modular", "ra_type": "convert", "rpr_k": [3, 5]},
+    "sines": {"position_encoding": ["sinusoidal"]},
+    "sines-t2t": {"position_encoding": ["sinusoidal-t2t"]},
+    "modular-convert": {"position_encoding": ["modular", "convert"], "rpr_k": [3, 5]},
     "shaw": {"rpr_k": [2, 20], "transformer_type": "mead"},
     "shaw-keys-only": {"rpr_k": [3], "rpr_value_on": False},
     "windowed": {"rpr_k": [2], "windowed_ra": True},
-    "t5": {"ra_type": "t5"},
-    "alibi": {"ra_type": "alibi"},
+    "t5": {"position_encoding": ["t5"]},
+    "alibi": {"position_encoding": ["alibi"]},
     "rotary-local": {
-        "ra_type": "rotary",
+        "position_encoding": ["rotary"],
         "local_window": 2,
         "global_every": 2,
         "activation": "swiglu",
         "norm_type": "rms-norm",
     },
     "single-head": {"num_heads": 1, "single_head": True, "d_k": 4, "rpr_k": [2]},
-    "segments": {"ra_type": "alibi", "segment_mask": True},
+    "segments": {"position_encoding": ["alibi"], "segment_mask": True},
     "factorised": {
         "embedding_size": 6,
-        "embed_type": "learned-positional",
+        "position_encoding": ["learned"],
         "embeddings_reduction": "sum-layer-norm",
     },
 }
@@ -62,14 +62,14 @@ def test_cached_steps_are_the_full_pass(name):
     x = tf.constant(np.random.default_rng(1).integers(1, VOCAB, (3, LENGTH)), tf.int32)
     full = model(x)
     caches = model.caches(3, LENGTH, tf.constant(0))
-    for at in range(LENGTH):
+    for i in range(LENGTH):
         for cache in caches:
-            cache.at = tf.constant(at)
-        np.testing.assert_allclose(model.step(x, tf.constant(at), caches), full[:, at], atol=2e-4)
+            cache.position = tf.constant(i)
+        np.testing.assert_allclose(model.step(x, tf.constant(i), caches), full[:, i], atol=2e-4)
 
 
 @pytest.mark.parametrize("name", POSITIONS)
-def test_a_causal_model_sees_nothing_ahead(name):
+def test_a_causal_model_does_not_attend_to_later_tokens(name):
     model, _ = make("clm", **POSITIONS[name])
     x = np.random.default_rng(1).integers(3, VOCAB, (3, LENGTH)).astype(np.int32)
     other = x.copy()
@@ -84,16 +84,14 @@ def test_decoder_steps_are_the_full_pass():
     x, y = tokens(), tf.constant(np.random.default_rng(1).integers(1, VOCAB, (4, 5)), tf.int32)
     full = model({"x": x, "y": y})
     caches = model.caches(x, 5, tf.constant(0))
-    for at in range(5):
+    for i in range(5):
         for cache in caches:
-            cache.at = tf.constant(at)
-        np.testing.assert_allclose(
-            model.step(x, y, tf.constant(at), caches), full[:, at], atol=1e-4
-        )
+            cache.position = tf.constant(i)
+        np.testing.assert_allclose(model.step(x, y, tf.constant(i), caches), full[:, i], atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["mlm", "clm"])
-def test_segments_do_not_see_each_other(kind):
+def test_segments_do_not_attend_to_each_other(kind):
     model, _ = make(kind, segment_mask=True, rpr_k=[3])
     x = tf.constant([[5, 6, 7, 2, 8, 9, 10, 2]])
     alone = model(tf.constant([[5, 6, 7, 2, 0, 0, 0, 0]]))[:, :4]
@@ -158,7 +156,7 @@ def test_recomputation_gives_the_same_gradients(kind, order):
     for path, gradient in expected.items():
         a, b = tf.convert_to_tensor(gradient), tf.convert_to_tensor(gradients[path])
         np.testing.assert_allclose(b, a, atol=1e-5 * float(tf.reduce_max(tf.abs(a))), err_msg=path)
-        # What moves all scores of a query alike moves nothing.
+        # A change of all scores of a query by one amount has no effect.
         assert path.endswith("qkv/bias") or np.abs(b).max() > 0, path
 
 
@@ -170,20 +168,21 @@ def test_xla_does_compute_again():
         )(stage="optimized_hlo")
         return hlo.count(" dot(") + hlo.count("custom-call(")
 
-    kept, again = products(False), products(True)
-    # One block's forward pass: queries-keys-values, scores, values, output, expansion; the last product's result is not needed again.
-    assert again >= kept + 5, (kept, again)
+    stored, again = products(False), products(True)
+    # One block's forward pass: queries-keys-values, scores, values, output, expansion. The result
+    # of the last product is not needed again.
+    assert again >= stored + 5, (stored, again)
 
 
-def test_layer_drop_passes_examples_by():
+def test_layer_drop_skips_blocks_per_example():
     model, _ = make("mlm", num_layers=1, dropout=0.0, layer_drop=0.5)
     x = tf.tile(tokens()[:1], (32, 1))
     drawn = model.encode(x, key=keys(0, 32)).numpy()
     whole = model.encode(x).numpy()[0]
     embedded = model.encoder.ln(model.embeddings({"x": x})).numpy()[0]
     dropped = [np.allclose(row, embedded, atol=1e-5) for row in drawn]
-    kept = [np.allclose(row, whole, atol=1e-5) for row in drawn]
-    assert all(a != b for a, b in zip(dropped, kept, strict=True))
+    whole_rows = [np.allclose(row, whole, atol=1e-5) for row in drawn]
+    assert all(a != b for a, b in zip(dropped, whole_rows, strict=True))
     assert 6 <= sum(dropped) <= 26
     np.testing.assert_allclose(model.encode(x[5:6], key=keys(5, 1))[0], drawn[5], atol=1e-5)
 
@@ -202,7 +201,7 @@ def test_residual_scaling_divides_the_ends_of_branches():
         np.testing.assert_allclose(b, a * factor, rtol=1e-6)
 
 
-EVERYTHING = [
+MODELS = [
     ("mlm", {"mlp": True}),
     (
         "mlm",
@@ -218,34 +217,33 @@ EVERYTHING = [
     (
         "mlm",
         {
-            "embed_type": "modular",
-            "ra_type": "convert",
+            "position_encoding": ["modular", "convert"],
             "rpr_k": [3, 5],
             "single_head": True,
             "num_heads": 1,
             "d_k": 4,
         },
     ),
-    ("mlm", {"embed_type": "learned-positional-w-bias", "embedding_size": 6}),
+    ("mlm", {"position_encoding": ["learned-with-bias"], "embedding_size": 6}),
     (
         "clm",
         {
-            "embed_type": "learned-positional-w-bias",
+            "position_encoding": ["learned-with-bias"],
             "type_vocab_size": 2,
             "tie_weights": False,
             "embeddings_reduction": "concat",
         },
     ),
-    ("seq2seq", {"ra_type": "t5", "num_decoder_layers": 1}),
+    ("seq2seq", {"position_encoding": ["t5"], "num_decoder_layers": 1}),
     ("dual", {"stacking_layers": [32, 32], "d_out": 8, "reduction_d_k": 4}),
     ("dual", {"reduction_type": "mean", "d_out": 16}),
     ("discriminator", {"mlm_head": "bert", "embedding_size": 6}),
-    ("embed", {"ra_type": "rotary"}),
+    ("embed", {"position_encoding": ["rotary"]}),
 ]
 
 
 @pytest.mark.parametrize(
-    "kind, options", EVERYTHING, ids=[f"{k}-{i}" for i, (k, _) in enumerate(EVERYTHING)]
+    "kind, options", MODELS, ids=[f"{k}-{i}" for i, (k, _) in enumerate(MODELS)]
 )
 def test_every_kind_goes_through_an_npz_and_back(kind, options):
     model, spec = make(kind, **options)
@@ -264,13 +262,13 @@ def test_every_kind_goes_through_an_npz_and_back(kind, options):
     x = tokens()
     given = {"x": x, "y": x} if kind in ("dual", "seq2seq") else x
     for a, b in zip(tf.nest.flatten(model(given)), tf.nest.flatten(again(given)), strict=True):
-        # Rows and columns that only fill up to a multiple of 128 are not stored.
+        # Padding rows and columns of the vocabulary are not stored.
         a, b = (t[..., :VOCAB] if kind in ("mlm", "clm", "seq2seq") else t for t in (a, b))
         np.testing.assert_array_equal(a, b)
 
 
 def test_the_bias_of_learned_positions_is_read_in_either_form():
-    model, spec = make("mlm", embed_type="learned-positional-w-bias")
+    model, spec = make("mlm", position_encoding=["learned-with-bias"])
     arrays = read_npz(
         npz_bytes(
             PretrainedModel({p: v.numpy() for p, v in named_variables(model).items()}, spec, "test")
@@ -303,8 +301,8 @@ def test_every_kind_runs_in_bfloat16_with_a_key(kind):
         ("mlm", {"windowed_ra": True}, "--rpr_k"),
         ("mlm", {"windowed_ra": True, "rpr_k": [2], "local_window": 2}, "give one"),
         ("mlm", {"rpr_k": [1, 2, 3]}, "3 numbers for 2 layers"),
-        ("mlm", {"ra_type": "convert"}, "rpr_k must be 1"),
-        ("mlm", {"ra_type": "rotary", "d_k": 3}, "even head width"),
+        ("mlm", {"position_encoding": ["convert"]}, "rpr_k must be 1"),
+        ("mlm", {"position_encoding": ["rotary"], "d_k": 3}, "even head width"),
         ("tagger", {}, "not one of"),
         ("mlm", {"d_model": 0}, "--d_model 0: must be at least 1"),
         ("discriminator", {"d_ff": 0}, "--d_ff 0: must be at least 1"),

@@ -1,4 +1,4 @@
-"""Starting from somebody else's weights: what is taken, what is said, what is refused; and a run that does it."""
+"""Warm start from other weights: what is loaded, reported and refused; and a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BERT = ModelConfig(
         "num_heads": 2,
         "num_layers": 1,
         "rpr_k": [0],
-        "embed_type": "learned-positional",
+        "position_encoding": ["learned"],
         "max_positions": 16,
     },
     **{
@@ -92,8 +92,8 @@ def test_a_new_head_is_random_and_said_to_be(tokenizer):
         ({"layer_norm_eps": 1e-5}, "--layer_norm_eps 1e-12"),
         ({"activation": "relu"}, "--activation gelu"),
         ({"transformer_type": "pre-layer-norm"}, "--transformer_type post-layer-norm"),
-        ({"rpr_k": [8]}, "--rpr_k 0"),
-        ({"embed_type": "default"}, "--embed_type learned-positional --max_positions 16"),
+        ({"position_encoding": ["learned", "shaw"], "rpr_k": [8]}, "--position_encoding learned"),
+        ({"position_encoding": []}, "--position_encoding learned --max_positions 16"),
         ({"max_positions": 32}, "--max_positions 16"),
     ],
 )
@@ -187,7 +187,8 @@ def test_a_run_starts_from_a_huggingface_directory(corpus, tokenizer, tmp_path):
         tmp_path / "hf",
         *flags(BERT).split(),
     ]
-    given += "--batch_size 8 --steps 1 --warmup_steps 0 --lr 1e-30 --weight_decay 0 --distribute none".split()
+    given += "--batch_size 8 --steps 1 --warmup_steps 0 --lr 1e-30".split()
+    given += "--weight_decay 0 --distribute none".split()
     root = ROOT
     done = subprocess.run(
         [sys.executable, "-m", "tpu_tlm.train", *map(str, given)],

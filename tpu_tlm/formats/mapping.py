@@ -50,7 +50,7 @@ def rows(path: str, key: str, vocab_size: int, *, transpose: bool = False) -> Pa
         return [(array.T if transpose else array)[:vocab_size]]
 
     def join(parts: list[np.ndarray]) -> np.ndarray:
-        from tpu_tlm.models.layers.embeddings_stack import padded
+        from tpu_tlm.models.layers.embeddings_stack import padded_vocab_size
 
         if len(parts[0]) != vocab_size:
             raise TlmError(
@@ -59,7 +59,10 @@ def rows(path: str, key: str, vocab_size: int, *, transpose: bool = False) -> Pa
         filled = np.concatenate(
             [
                 parts[0],
-                np.zeros((padded(vocab_size) - vocab_size, *parts[0].shape[1:]), parts[0].dtype),
+                np.zeros(
+                    (padded_vocab_size(vocab_size) - vocab_size, *parts[0].shape[1:]),
+                    parts[0].dtype,
+                ),
             ]
         )
         return filled.T if transpose else filled

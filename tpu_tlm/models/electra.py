@@ -1,25 +1,29 @@
-"""ELECTRA's two models in one: a generator that fills masks and a discriminator that looks for what it filled wrongly."""
+"""ELECTRA's generator and discriminator in one model."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
-from tpu_tlm.models.base import Inputs, features_of
+from tpu_tlm.models.base import Inputs, as_features
 from tpu_tlm.models.discriminator import TransformerDiscriminator
 from tpu_tlm.models.language_models import gather_positions
 from tpu_tlm.models.layers.core import Dense
 from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.layers.encoder import TransformerEncoderStack
 from tpu_tlm.models.layers.heads import Head
+from tpu_tlm.models.layers.layer import Layer
 from tpu_tlm.models.spec import ModelSpec
 
 
-class Generator(keras.layers.Layer):
-    """A masked language model without embeddings of its own: joined embeddings `[B, T, width]` -> hidden states, -> logits."""
+class Generator(Layer):
+    """A masked language model without embeddings: `[B, T, width] -> hidden states [B, T, d]`.
+
+    Its input are the combined embeddings of the discriminator, `width` wide; `head` turns hidden
+    states into logits.
+    """
 
     def __init__(self, config: ModelConfig, spec: ModelSpec, width: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -35,23 +39,28 @@ class Generator(keras.layers.Layer):
         self.head = Head(config, spec.vocab_size, name="head", dtype=policy)
 
     def call(
-        self, embedded: tf.Tensor, visible: tf.Tensor | None = None, key: Key | None = None
+        self,
+        embedded: tf.Tensor,
+        attention_mask: tf.Tensor | None = None,
+        key: Key | None = None,
+        training: bool | None = None,
     ) -> tf.Tensor:
-        return self.encoder(
-            embedded if self.projection is None else self.projection(embedded),
-            visible=visible,
-            key=key,
-        )
+        key = self.dropout_key(embedded, key, training)
+        if self.projection is not None:
+            embedded = self.projection(embedded)
+        return self.encoder(embedded, attention_mask=attention_mask, key=key)
 
 
 class Electra(TransformerDiscriminator):
-    """A discriminator, int `[B, T] -> float32 [B, T]`, and the generator that makes its texts (ELECTRA, arXiv 2003.10555).
+    """A discriminator, int `[B, T] -> float32 [B, T]`, with the generator of its inputs.
 
-    Both look up one token table, positions, token types and their norm; each brings them to its own width. Variables of the discriminator
-    have the paths that they have in a discriminator alone, the others stand under `generator/`. Raises ValueError without a generator.
+    ELECTRA, arXiv 2003.10555. Both share token table, positions, token types and their norm; each
+    projects them to its own width. The discriminator's variables have the same paths as in a
+    discriminator alone, the others are under `generator/`. Raises ValueError for a spec without a
+    generator.
     """
 
-    def __init__(self, spec: ModelSpec, *, precision: str = "float32", **kwargs: Any) -> None:
+    def __init__(self, spec: ModelSpec, *, precision: str | None = None, **kwargs: Any) -> None:
         super().__init__(spec, precision=precision, **kwargs)
         if spec.generator is None:
             raise ValueError("a model of kind 'electra' needs a generator")
@@ -60,9 +69,9 @@ class Electra(TransformerDiscriminator):
         )
 
     def generate(self, inputs: Inputs, positions: tf.Tensor, key: Key | None = None) -> tf.Tensor:
-        """The generator's logits at `positions` int `[B, N]` of masked texts: float32 `[B, N, V padded]`."""
-        features = features_of(inputs)
-        hidden = self.generator(
-            self.embeddings.joined(features, key=key), visible=self.visible(features), key=key
-        )
+        """The generator's logits at `positions` int `[B, N]`: float32 `[B, N, V padded]`."""
+        features = as_features(inputs)
+        embedded = self.embeddings.combine(features, key=key)
+        mask = self.attention_mask(features)
+        hidden = self.generator(embedded, attention_mask=mask, key=key)
         return self.generator.head(gather_positions(hidden, positions), self.embeddings.table)

@@ -1,10 +1,10 @@
-"""Arithmetic of a training step, counted from the model's sizes."""
+"""Floating-point operations of a training step, counted from the model's sizes."""
 
 from __future__ import annotations
 
 from tpu_tlm.config import ModelConfig
-
-_GATED = ("geglu", "swiglu")
+from tpu_tlm.models.layers.core import GATED
+from tpu_tlm.models.positions.registry import relative_encoding
 
 
 def _gated_mlp(model: ModelConfig, seq_length: int) -> float:
@@ -17,12 +17,13 @@ def _widths(model: ModelConfig) -> tuple[int, int]:
     return width, model.d_model if model.single_head else width
 
 
-def _mixing(model: ModelConfig, keys: int, layer: int) -> float:
-    """Scores and mixing of one query over `keys` places, relative positions included."""
+def _scores_and_values(model: ModelConfig, keys: int, layer: int, *, cross: bool = False) -> float:
+    """Scores and weighted values of one query over `keys` positions, with relative positions."""
     width, values = _widths(model)
-    reach = model.rpr_k_of(layer) if model.ra_type == "shaw" else 0
-    rows = 2 * reach + 1 if reach else 0
-    return keys * (width + values) + rows * (width + (values if model.rpr_value_on else 0))
+    encoding = relative_encoding(model)
+    acts = encoding is not None and (encoding.in_cross_attention or not cross)
+    extra = encoding.multiply_adds(model, layer, width, values) if encoding and acts else 0.0
+    return keys * (width + values) + extra
 
 
 def _attention(model: ModelConfig, seq_length: int, layer: int) -> float:
@@ -30,16 +31,16 @@ def _attention(model: ModelConfig, seq_length: int, layer: int) -> float:
     return (
         d * (2 * width + values)
         + (0 if model.single_head else width * d)
-        + _mixing(model, seq_length, layer)
+        + _scores_and_values(model, seq_length, layer)
     )
 
 
 def _feed_forward(model: ModelConfig) -> float:
-    return (3 if model.activation in _GATED else 2) * model.d_model * model.d_ff
+    return (3 if model.activation in GATED else 2) * model.d_model * model.d_ff
 
 
 def _encoder(model: ModelConfig, seq_length: int) -> float:
-    """Multiply-adds of embedding projection and encoder layers for `seq_length` tokens."""
+    """Multiply-adds of embedding projection and encoder layers on `seq_length` tokens."""
     blocks = 0.0
     for layer in range(model.num_layers):
         blocks += (
@@ -64,18 +65,23 @@ def _head(model: ModelConfig, vocab: int) -> float:
 
 
 def flops_per_example(model: ModelConfig, seq_length: int, predictions: int, vocab: int) -> float:
-    """Floating-point operations of one example's forward and backward pass: three times those of the forward matrix products.
+    """Floating-point operations of one example's forward and backward pass.
 
-    Forward, a multiply-add being two, with T = nctx, d = d_model, f = d_ff, H = heads * d_k, r = 2 rpr_k + 1:
+    Three times those of the forward matrix products. Forward, a multiply-add being two, with
+    T = seq_length, d = d_model, f = d_ff, H = heads * d_k, r = 2 rpr_k + 1:
 
-        layers * T * 2 * (4 d H + 2 T H + c r H + g d f)   projections, attention, relative positions (c: keys, values), feed-forward (g: 2,
-                                                           with a gate 3)
-        + predictions * 2 * e * (vocab + d)                head at the predicted positions, e wide (the last d only with a layer before it)
+        layers * T * 2 * (4 d H + 2 T H + c r H + g d f)
+            projections, attention, relative positions (Shaw's; c = 2: keys and values),
+            feed-forward (g = 2; 3 with a gate)
+        + predictions * 2 * e * (vocab + d)
+            head at the predicted positions, e wide (the last d only with a layer before it)
 
-    A single head has values d wide and no output projection; a gated MLP block has 3/2 d f + T f / 2 instead of all four terms. Norms,
-    softmax, activations, look-ups and the optimizer are not counted, and neither is recomputation: this is the numerator of MFU, not of
-    hardware utilisation. Masks and windows save no arithmetic here. predictions: positions per example with logits; vocab: width of the
-    logits.
+    A single head has values d wide and no output projection; a gated MLP block has
+    3/2 d f + T f / 2 instead of all four terms. Norms, softmax, activations, lookups and the
+    optimizer are not counted, nor is recomputation: this is the numerator of MFU, not of hardware
+    utilization. Masks and windows save no arithmetic here.
+
+    predictions: positions per example with logits; vocab: width of the logits.
     """
     return 3.0 * 2.0 * (_encoder(model, seq_length) + predictions * _head(model, vocab))
 
@@ -83,30 +89,24 @@ def flops_per_example(model: ModelConfig, seq_length: int, predictions: int, voc
 def binary_flops_per_example(model: ModelConfig, seq_length: int) -> float:
     """The same for an encoder with one logit at every position (a discriminator)."""
     d = model.d_model
-    return (
-        3.0
-        * 2.0
-        * (
-            _encoder(model, seq_length)
-            + seq_length * (d + (d * d if model.mlm_head == "bert" else 0))
-        )
-    )
+    head = d + (d * d if model.mlm_head == "bert" else 0)
+    return 3.0 * 2.0 * (_encoder(model, seq_length) + seq_length * head)
 
 
 def seq2seq_flops_per_example(model: ModelConfig, source: int, target: int, vocab: int) -> float:
-    """The same for an encoder-decoder that reads `source` tokens and writes `target`, with logits at each.
+    """The same for an encoder-decoder of `source` and `target` tokens, with logits at each target.
 
-    A decoder layer has self attention over the target, cross attention (queries and output of the target, keys and values of the source,
-    relative positions between the two) and feed-forward.
+    A decoder layer has self attention over the target, cross attention (queries and output of the
+    target, keys and values of the source, relative positions between the two) and feed-forward.
     """
     d, (width, values) = model.d_model, _widths(model)
     forward = _encoder(model, source) + target * (_embedding(model) + _head(model, vocab))
     for layer in range(model.num_decoder_layers or model.num_layers):
-        outward = d * width + (0 if model.single_head else width * d)
+        cross_projections = d * width + (0 if model.single_head else width * d)
         forward += target * (
             _attention(model, target, layer)
-            + outward
-            + _mixing(model, source, layer)
+            + cross_projections
+            + _scores_and_values(model, source, layer, cross=True)
             + _feed_forward(model)
         )
         forward += source * d * (width + values)
@@ -114,9 +114,9 @@ def seq2seq_flops_per_example(model: ModelConfig, source: int, target: int, voca
 
 
 def dual_flops_per_example(model: ModelConfig, seq_length: int, seq_length_y: int) -> float:
-    """The same for a dual encoder: both texts through the encoder, the heads of the reduction and the dense layers after it.
+    """The same for a dual encoder: encoder, reduction heads and dense layers, for both texts.
 
-    The similarities of a batch are not counted: they are as nothing beside the rest, and depend on the size of the batch.
+    The similarities of a batch are not counted: they are negligible, and depend on the batch size.
     """
     d, kind = model.d_model, model.reduction_type.partition("_")[0]
     count = {"sha": 1, "2ha": 2}.get(kind, 0)

@@ -13,15 +13,8 @@ from tpu_tlm.config import ModelConfig
 if TYPE_CHECKING:
     from tpu_tlm.models.base import TransformerModel
 
-# Half widths of MEAD's uniform initialisation, by the variable's name.
-_MEAD_UNIFORM = {
-    "table": 0.1,
-    "positions": 0.1,
-    "positions_long": 0.1,
-    "positions_short": 0.1,
-    "rpr_key": 0.05,
-    "rpr_value": 0.05,
-}
+# MEAD draws the token table uniformly within this.
+_MEAD_TABLE = 0.1
 # The matrices at the end of a residual branch.
 _BRANCH_ENDS = ("w_O/kernel", "squeeze/kernel", "from_sgu/kernel")
 
@@ -34,7 +27,7 @@ def _generator(seed: int, path: str) -> np.random.Generator:
 
 
 def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> np.ndarray:
-    """Normal values, those beyond two standard deviations drawn again (BERT's initialisation)."""
+    """Normal values, redrawn beyond two standard deviations (BERT's initialization)."""
     values = rng.standard_normal(shape, dtype=np.float32)
     while (beyond := np.abs(values) > 2.0).any():
         values[beyond] = rng.standard_normal(int(beyond.sum()), dtype=np.float32)
@@ -42,7 +35,7 @@ def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...], std: flo
 
 
 def _fans(path: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Inputs and outputs of a kernel; the fused query-key-value kernel counts as the three matrices it stands for."""
+    """Inputs and outputs of a kernel; a fused query-key-value kernel counts as three matrices."""
     if path.endswith("qkv/kernel"):
         return shape[0], shape[2] * shape[3]
     if path.endswith("w_O/kernel"):
@@ -50,29 +43,47 @@ def _fans(path: str, shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
+def _mead_limit(path: str, name: str, shape: tuple[int, ...]) -> float:
+    """Half width of MEAD's uniform initialization."""
+    if name == "table":
+        return _MEAD_TABLE
+    if name != "kernel":
+        from tpu_tlm.models.positions.registry import find_table
+
+        table = find_table(name)
+        if table is not None and table.mead_uniform is not None:
+            return table.mead_uniform
+    return float(np.sqrt(6.0 / sum(_fans(path, shape))))
+
+
 def _branches(path: str, config: ModelConfig) -> int:
-    """Residual branches of the stack that a variable belongs to."""
+    """Number of residual branches of the stack that a variable belongs to."""
     if path.startswith("decoder/"):
         return 3 * (config.num_decoder_layers or config.num_layers)
     return config.num_layers if config.mlp else 2 * config.num_layers
 
 
 def initial_value(path: str, shape: tuple[int, ...], config: ModelConfig, seed: int) -> np.ndarray:
-    """The float32 initial value of one variable: norms at one, biases at zero (a spatial gate's at one), the rest by `weight_init`."""
+    """The float32 initial value of one variable.
+
+    Scales of norms and the bias of a spatial gate start at one, other names that end in `bias` or
+    `beta` at zero, the rest by `weight_init`: a normal truncated at two standard deviations
+    (bert), or uniform (mead: Glorot's limit for matrices, 0.1 for the token table, what
+    `positions.base.Table` says for position tables). With `residual_scaling`, matrices at the end
+    of a residual branch are divided by the square root of the number of branches (GPT-2).
+    """
     name = path.rsplit("/", 1)[-1]
     if path == "temperature":
         return np.full(shape, config.init_temp, np.float32)
     if name == "gamma" or path.endswith("sgu/proj/bias"):
         return np.ones(shape, np.float32)
-    if name in ("bias", "beta", "rel_bias"):
+    if name.endswith(("bias", "beta")):
         return np.zeros(shape, np.float32)
     rng = _generator(seed, path)
     if config.weight_init == "bert":
         value = _truncated_normal(rng, shape, config.weight_std)
     else:
-        limit = _MEAD_UNIFORM.get(name)
-        if limit is None:
-            limit = float(np.sqrt(6.0 / sum(_fans(path, shape))))
+        limit = _mead_limit(path, name, shape)
         value = rng.uniform(-limit, limit, shape).astype(np.float32)
     if config.residual_scaling and path.endswith(_BRANCH_ENDS):
         value *= np.float32(_branches(path, config) ** -0.5)
@@ -86,9 +97,10 @@ def initial_values(
     pad_id: int,
     seed: int,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The float32 initial values of the variables of these paths and shapes, functions of (seed, path) alone; TensorFlow is not needed.
+    """The float32 initial values of the variables with these paths and shapes.
 
-    Rows of the token table past the vocabulary are zero.
+    Functions of (seed, path) alone; with `weight_init: bert` TensorFlow is not needed. Rows of the
+    token table after the vocabulary are zero; so is the padding row with `weight_init: mead`.
     """
     for path, shape in shapes.items():
         value = initial_value(path, shape, config, seed)
@@ -100,7 +112,7 @@ def initial_values(
 
 
 def initialize(model: TransformerModel, seed: int) -> None:
-    """Give every variable its initial value."""
+    """Assign every variable its initial value."""
     from tpu_tlm.models.layers.variables import named_variables
 
     variables = named_variables(model)

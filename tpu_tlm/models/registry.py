@@ -1,6 +1,8 @@
-"""From a spec to a model with its initial values."""
+"""The kinds of model, one entry each, and building a model from its spec."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -16,50 +18,57 @@ from tpu_tlm.models.seq2seq import Seq2SeqModel
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.models.text_encoder import TransformerEmbeddings
 
-KINDS: dict[str, type[TransformerModel]] = {
-    "mlm": TransformerMaskedLanguageModel,
-    "clm": TransformerLanguageModel,
-    "embed": TransformerEmbeddings,
-    "discriminator": TransformerDiscriminator,
-    "electra": Electra,
-    "dual": DualEncoder,
-    "seq2seq": Seq2SeqModel,
+
+class Kind(NamedTuple):
+    """One kind of model: its class, and the sizes among its own options, which are 1 or more."""
+
+    model: type[TransformerModel]
+    sizes: tuple[str, ...] = ()
+
+
+KINDS: dict[str, Kind] = {
+    "mlm": Kind(TransformerMaskedLanguageModel),
+    "clm": Kind(TransformerLanguageModel),
+    "embed": Kind(TransformerEmbeddings),
+    "discriminator": Kind(TransformerDiscriminator),
+    "electra": Kind(Electra),
+    "dual": Kind(DualEncoder, ("d_out", "reduction_d_k", "stacking_layers")),
+    "seq2seq": Kind(Seq2SeqModel, ("num_decoder_layers",)),
 }
-
-
-# What must be there at least once in a model of any kind, and in one of these.
+# Sizes of every kind.
 _SIZES = ("d_model", "d_ff", "num_heads", "num_layers")
-_MORE = {"dual": ("d_out", "reduction_d_k", "stacking_layers"), "seq2seq": ("num_decoder_layers",)}
 
 
 def _check_sizes(spec: ModelSpec) -> None:
     config = spec.config
-    for name in (*_SIZES, *_MORE.get(spec.kind, ())):
+    for name in (*_SIZES, *KINDS[spec.kind].sizes):
         value = getattr(config, name)
         for size in value if isinstance(value, list) else [value]:
             if size is not None and size < 1:
                 raise UsageError(f"--{name} {size}: must be at least 1")
     if spec.kind == "dual" and config.mlp and spec.seq_length_y not in (None, spec.seq_length):
         raise UsageError(
-            f"--mlp: gated MLP blocks take texts of one length, these are of {spec.seq_length} and {spec.seq_length_y} tokens; preprocess with "
-            f"--seq_length_y {spec.seq_length}, or leave out --mlp"
+            f"--mlp: gated MLP blocks take texts of one length, these have {spec.seq_length} and"
+            f" {spec.seq_length_y} tokens; preprocess with --seq_length_y {spec.seq_length}, or"
+            " leave out --mlp"
         )
 
 
 def build_model(
     spec: ModelSpec, *, precision: str = "float32", seed: int | None = None
 ) -> TransformerModel:
-    """The model of a spec, its variables on the host; with a seed they get their initial values, without one they are zero.
+    """The model of a spec, with its variables on the host.
 
-    Raises `UsageError` for sizes that do not go together, or a kind of model that there is not.
+    `precision`: float32 or bfloat16; `seed`: of the initial values; None leaves them zero. Raises
+    `UsageError` for an unknown kind of model, or options that contradict each other.
     """
     if spec.kind not in KINDS:
         raise UsageError(f"model: {spec.kind!r} is not one of {', '.join(KINDS)}")
     _check_sizes(spec)
     try:
-        # On the host: the training state holds its own copy on the device.
+        # On the host: the training state has its own copy on the device.
         with tf.device("/CPU:0"):
-            model = KINDS[spec.kind](spec, precision=precision, name="model")
+            model = KINDS[spec.kind].model(spec, precision=precision, name="model")
             mark_built(model)
             if seed is not None:
                 initialize(model, seed)

@@ -17,39 +17,53 @@ from tpu_tlm.models.spec import ModelSpec
 
 
 class Seq2SeqModel(TransformerModel):
-    """Source and target of one vocabulary and one token table: `{x: int [B, S], y: int [B, T]} -> float32 logits [B, T, V padded]`.
+    """An encoder-decoder: `{x: int [B, S], y: int [B, T]} -> float32 logits [B, T, V padded]`.
 
-    The logits at a place of y are those of the token after it. Padding of the source is not seen (`mask_pad`), the target is causal
-    (arXiv 1706.03762).
+    Source x and target y share vocabulary and token table. The logits at a position of y predict
+    its next token. Padding of the source is masked (`mask_pad`), the target is causal (arXiv
+    1706.03762).
     """
 
-    def __init__(self, spec: ModelSpec, *, precision: str = "float32", **kwargs: Any) -> None:
+    def __init__(self, spec: ModelSpec, *, precision: str | None = None, **kwargs: Any) -> None:
         super().__init__(spec, precision=precision, **kwargs)
         self.decoder = TransformerDecoderStack(spec.config, name="decoder", dtype=self.dtype_policy)
         self.head = Head(spec.config, spec.vocab_size, name="head", dtype=self.dtype_policy)
 
-    def source_visible(self, x: tf.Tensor) -> tf.Tensor | None:
-        """Bool `[B, 1, 1, S]`, false at padding of the source; None where the configuration lets it be seen."""
+    def source_mask(self, x: tf.Tensor) -> tf.Tensor | None:
+        """Bool `[B, 1, 1, S]`, False at padding of the source; None without `mask_pad`."""
         return padding_mask(x, self.pad_id) if self.config.mask_pad else None
 
-    def call(self, inputs: Mapping[str, tf.Tensor], key: Key | None = None) -> tf.Tensor:
-        first, second = (key.fold("x"), key.fold("y")) if key is not None else (None, None)
-        memory = self.encode({"x": inputs["x"]}, first)
-        embedded = self.embeddings({"x": inputs["y"]}, key=second)
+    def call(
+        self,
+        inputs: Mapping[str, tf.Tensor],
+        key: Key | None = None,
+        training: bool | None = None,
+    ) -> tf.Tensor:
+        key = self.dropout_key(inputs, key, training)
+        source_key, target_key = (key.fold("x"), key.fold("y")) if key is not None else (None, None)
+        encoder_output = self.encode({"x": inputs["x"]}, source_key)
+        embedded = self.embeddings({"x": inputs["y"]}, key=target_key)
         hidden = self.decoder(
-            embedded, memory, source_visible=self.source_visible(inputs["x"]), key=second
+            embedded, encoder_output, source_mask=self.source_mask(inputs["x"]), key=target_key
         )
         return self.head(hidden, self.embeddings.table)
 
-    def caches(self, x: tf.Tensor, length: int, at: tf.Tensor) -> list[Cache]:
-        """Caches for targets of `length` places of the source `x`; `at`: int32 scalar, the place that the next `step` computes."""
-        return self.decoder.caches(self.encode({"x": x}), length, at)
+    def caches(self, x: tf.Tensor, length: int, position: tf.Tensor) -> list[Cache]:
+        """Caches for targets of `length` positions of the source `x`.
 
-    def step(self, x: tf.Tensor, y: tf.Tensor, at: tf.Tensor, caches: Sequence[Cache]) -> tf.Tensor:
-        """Logits float32 `[B, V padded]` of the token after place `at` of the target `y`, whose earlier places are in the caches."""
-        embedded = self.embeddings({"x": tf.gather(y, at, axis=1)[:, None]}, start=at)
-        # The source's keys and values are in the caches: the memory only says that there is one.
-        hidden = self.decoder(
-            embedded, embedded, source_visible=self.source_visible(x), caches=caches
-        )
+        `position`: int32 scalar, the position that the next `step` computes.
+        """
+        return self.decoder.caches(self.encode({"x": x}), length, position)
+
+    def step(
+        self, x: tf.Tensor, y: tf.Tensor, position: tf.Tensor, caches: Sequence[Cache]
+    ) -> tf.Tensor:
+        """Logits float32 `[B, V padded]` of the token after `position` of the target `y`.
+
+        Earlier positions must be in the caches; this one is added.
+        """
+        embedded = self.embeddings({"x": tf.gather(y, position, axis=1)[:, None]}, start=position)
+        # The source's keys and values are in the caches: the second argument only selects cross
+        # attention.
+        hidden = self.decoder(embedded, embedded, source_mask=self.source_mask(x), caches=caches)
         return self.head(hidden[:, 0], self.embeddings.table)

@@ -1,4 +1,4 @@
-"""What a model is, in numbers: enough to build it, small enough to travel inside a checkpoint."""
+"""A model's kind, sizes and text framing: enough to build it, and stored in every checkpoint."""
 
 from __future__ import annotations
 
@@ -11,27 +11,21 @@ from tpu_tlm.config import DenoisingConfig, ModelConfig, cli
 from tpu_tlm.errors import TlmError
 
 
-def longest(spec: ModelSpec) -> int | None:
-    """The longest text that a model takes, in tokens; None where its positions go on for ever."""
-    config = spec.config
-    if config.mlp:
-        return spec.seq_length
-    return (
-        (config.max_positions or max(spec.seq_length, spec.seq_length_y or 0))
-        if config.embed_type.startswith("learned-positional")
-        else None
-    )
-
-
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model's kind and sizes, and how its text is framed.
+    """Everything that determines a model's variables and how its texts are framed.
 
-    `kind`: one of `build.KINDS`; `seq_length`: tokens of a training example, `seq_length_y`: of its
-    second text, where it has one; `pad_id`: the id that is not attended to; `prefix_id`, `suffix_id`:
-    the tokens at the start and end of every training example, `y_prefix_id`, `y_suffix_id`: of its second text; `eol_id`: the token
-    after every line of text; `turn_id`: the token between the turns of a conversation; `pairs`: how its pairs were made (ntp, nsp,
-    tsv; none: not known); `denoising`: what an encoder-decoder was trained on; `generator`: the smaller model of ELECTRA's two.
+    kind: one of `registry.KINDS`
+    vocab_size: ids of the tokenizer, and sentinels after them (`denoising`)
+    seq_length, seq_length_y: tokens of a training example, and of its second text if it has one
+    pad_id: the id that is not attended to
+    prefix_id, suffix_id: first and last token of every training example; None: none
+    y_prefix_id, y_suffix_id: the same of the second text
+    eol_id: the token after every line of text
+    turn_id: the token between the turns of a conversation
+    pairs: how pairs were made (ntp, nsp, tsv; None: unknown)
+    denoising: the corruption that an encoder-decoder was trained on
+    generator: configuration of ELECTRA's generator; `config` is the discriminator's
     """
 
     config: ModelConfig
@@ -52,16 +46,19 @@ class ModelSpec:
 
     @property
     def sentinels(self) -> int:
-        """Ids that the vocabulary has behind the tokenizer's."""
+        """Number of ids that the vocabulary has after the tokenizer's."""
         return (self.denoising.sentinels or 0) if self.denoising is not None else 0
 
     def to_json(self) -> str:
-        """JSON text; `from_json` reads it back."""
+        """JSON text; `from_json` reads it."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> ModelSpec:
-        """The spec in a JSON text. Raises `TlmError` naming `where` when it is not one, or was written by a newer version."""
+        """The spec in a JSON text, also one of an older version.
+
+        Raises `TlmError` naming `where` when it is damaged or of a newer version.
+        """
         try:
             values: dict[str, Any] = json.loads(text)
             (config,) = cli.build([ModelConfig], values.pop("config"), where)
@@ -75,5 +72,6 @@ class ModelSpec:
             return cls(config=config, **values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise TlmError(
-                f"{where}: the model configuration cannot be read ({error}); it may be of a newer version"
+                f"{where}: the model configuration cannot be read ({error}); it may be of a newer"
+                " version of tpu_tlm"
             ) from None

@@ -243,7 +243,7 @@ def test_a_model_without_a_place_names_the_flags():
     values = {path: v.numpy() for path, v in named_variables(build_model(spec)).items()}
     with pytest.raises(
         UsageError,
-        match="--embed_type learned-positional.*--rpr_k 0.*--transformer_type post-layer-norm",
+        match="--position_encoding learned.*--transformer_type post-layer-norm",
     ):
         hf_files(saved.replaced(spec=spec, values=values))
     with pytest.raises(UsageError, match="mlm.*gpt2"):

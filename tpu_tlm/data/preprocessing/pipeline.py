@@ -9,12 +9,8 @@ from typing import Any
 from tpu_tlm import filesystem
 from tpu_tlm.data.corpus.documents import BadInput, Part
 from tpu_tlm.data.dataset.dataset import TOKENIZER
-from tpu_tlm.data.dataset.shards import (
-    Shard,
-    remove_leftovers,
-    shard_sizes,
-    write_metadata,
-)
+from tpu_tlm.data.dataset.metadata import write_metadata
+from tpu_tlm.data.dataset.shards import Shard, remove_leftovers, shard_sizes
 from tpu_tlm.data.preprocessing.pool import PreprocessPool
 from tpu_tlm.data.preprocessing.share import Share, wait_until
 from tpu_tlm.data.preprocessing.worker import (

@@ -10,7 +10,7 @@ from typing import Any
 from tpu_tlm.config import CorpusConfig, PairsConfig, PreprocessConfig, TokenizerConfig
 from tpu_tlm.data.corpus.inputs import PART_BYTES, InputReport, expand_inputs, plan_parts
 from tpu_tlm.data.dataset.dataset import TOKENIZER
-from tpu_tlm.data.dataset.shards import read_metadata
+from tpu_tlm.data.dataset.metadata import read_metadata
 from tpu_tlm.data.preprocessing import options, pipeline, provenance, work_dir
 from tpu_tlm.data.preprocessing.share import Share, wait_until
 from tpu_tlm.data.preprocessing.summary import summary, warnings

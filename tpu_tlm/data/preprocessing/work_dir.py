@@ -19,6 +19,7 @@ from tpu_tlm.data.preprocessing.provenance import differences
 from tpu_tlm.data.preprocessing.share import Share
 from tpu_tlm.data.preprocessing.writing import writing
 from tpu_tlm.errors import UsageError
+from tpu_tlm.filesystem.lock import DiskLock, Held
 
 _STATE = "made_from.json"
 _LOCK = "lock"
@@ -81,12 +82,12 @@ class WorkDirectory:
         self._share = share
         name = _LOCK if share.of == 1 else f"{_LOCK}-{share.index}"
         with writing(path):
-            os.makedirs(path, exist_ok=True)
-            self._lock = open(os.path.join(path, name), "a")
+            filesystem.make_directory(path)
+        self._lock = DiskLock(os.path.join(path, name))
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
+            with filesystem.naming(self._lock.path):
+                self._lock.acquire(0.0, lambda holder: None)
+        except Held:
             raise _in_use(path) from None
 
     def holds(self, made_from: dict[str, Any]) -> bool:
@@ -129,8 +130,8 @@ class WorkDirectory:
             shutil.rmtree(self.path)
 
     def close(self) -> None:
-        """Let other processes in."""
-        self._lock.close()
+        """Release the lock."""
+        self._lock.release()
 
 
 def remove_finished(path: str) -> bool:

@@ -110,9 +110,9 @@ def completed(
         config = replace(config, type_vocab_size=2)
         added.append("a token-type table of zeros")
     if spec.kind == "mlm" and config.mlm_head == "bert" and not config.output_bias:
-        from tpu_tlm.models.layers.embeddings_stack import padded
+        from tpu_tlm.models.layers.embeddings_stack import padded_vocab_size
 
-        grown["head/bias"] = np.zeros(padded(spec.vocab_size), np.float32)
+        grown["head/bias"] = np.zeros(padded_vocab_size(spec.vocab_size), np.float32)
         config = replace(config, output_bias=True)
         added.append("a bias of zeros on the logits")
     kind = spec.kind

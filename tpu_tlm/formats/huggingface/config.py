@@ -15,7 +15,7 @@ FAMILIES = ("bert", "roberta", "electra", "gpt2")
 # Key of config.json under which our spec travels; other readers keep it or pass over it.
 SPEC_KEY = "tpu_tlm"
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Any] = {
     "gelu": "gelu-exact",
     "gelu_new": "gelu",
     "gelu_pytorch_tanh": "gelu",
@@ -106,11 +106,10 @@ def spec_of(config: Mapping[str, Any], kind: str, where: str) -> ModelSpec:
             num_heads=num_heads,
             num_layers=_size(config, "num_layers", family, where),
             embedding_size=width if width != d_model else None,
-            embed_type="learned-positional",
+            position_encoding=["learned"],
             max_positions=positions,
             embeddings_reduction="sum" if causal else "sum-layer-norm",
             type_vocab_size=0 if causal else int(config.get("type_vocab_size", 2)),
-            rpr_k=[0],
             transformer_type="pre-layer-norm" if causal else "post-layer-norm",
             layer_norm_eps=float(
                 config.get(

@@ -33,7 +33,7 @@ def from_mead(
     and the key when an array is missing, or is not used by this configuration: a mismatch must not load silently.
     """
     if (
-        spec.config.embed_type == "learned-positional-w-bias"
+        "learned-with-bias" in spec.config.position_encoding
         and _BIAS in arrays
         and not spec.config.type_vocab_size
     ):

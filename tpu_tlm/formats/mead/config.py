@@ -10,7 +10,13 @@ from tpu_tlm.errors import UsageError
 from tpu_tlm.models.spec import ModelSpec
 
 _ORDERS = {None: "mead", "pre-layer-norm": "pre-layer-norm", "post-layer-norm": "post-layer-norm"}
-_EMBEDDINGS = ("default", "positional", "learned-positional", "learned-positional-w-bias")
+_EMBEDDINGS: dict[str | None, str | None] = {
+    None: None,
+    "default": None,
+    "positional": "sinusoidal",
+    "learned-positional": "learned",
+    "learned-positional-w-bias": "learned-with-bias",
+}
 _RELATIVE = {None: "shaw", "alibi": "alibi", "t5": "t5"}
 _KNOWN = {
     *(
@@ -52,7 +58,7 @@ _KINDS = {
 }
 
 
-def _choice(config: Mapping[str, Any], name: str, known: Mapping[Any, str]) -> str:
+def _choice(config: Mapping[str, Any], name: str, known: Mapping[Any, Any]) -> Any:
     value = config.get(name)
     if value not in known:
         raise UsageError(
@@ -82,7 +88,8 @@ def spec_from_mead(
     if config.get("causal") and kind == "mlm":
         kind = "clm"
     ours, mask_pad = _KINDS[kind]
-    ra_type = _choice(config, "ra_type", _RELATIVE)
+    absolute = _choice(config, "embed_type", _EMBEDDINGS)
+    relative = _choice(config, "ra_type", _RELATIVE)
     rpr_k = config.get("rpr_k") or 0
     tie = config.get("tie", True)
     epsilon = 1e-12 if ours in ("mlm", "clm", "embed") else 1e-6
@@ -94,21 +101,21 @@ def spec_from_mead(
             num_heads=config["num_heads"],
             num_layers=config.get("layers") or config.get("num_layers") or 8,
             d_k=config.get("d_k"),
-            embed_type=_choice(
-                config, "embed_type", {None: "default", **{k: k for k in _EMBEDDINGS}}
-            ),
+            position_encoding=[e for e in (absolute, relative) if e is not None],
             max_positions=max_positions,
             embeddings_reduction=config.get("embeddings_reduction") or "sum",
             type_vocab_size=token_types if "tt" in config.get("features", ()) else 0,
             rpr_k=list(rpr_k) if isinstance(rpr_k, list | tuple) else [rpr_k],
             rpr_value_on=config.get("rpr_value_on", True),
-            ra_type=ra_type,
             windowed_ra=bool(config.get("windowed_ra")),
             single_head=config["num_heads"] == 1,
             mlp=kind == "gmlp" or bool(config.get("mlp")),
             compat="mead",
-            transformer_type=_choice(config, "transformer_type", _ORDERS),
-            layer_norms_after=bool(config.get("layer_norms_after")),
+            transformer_type=(
+                "post-layer-norm"
+                if config.get("layer_norms_after")
+                else _choice(config, "transformer_type", _ORDERS)
+            ),
             layer_norm_eps=config.get("layer_norm_eps") or epsilon,
             activation=config.get("activation") or "gelu",
             tie_weights=tie,

@@ -5,7 +5,7 @@ What MEAD has no key for stands under keys of our own, `tpu_tlm/...`, which its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,8 @@ from tpu_tlm.config import ModelConfig
 from tpu_tlm.errors import TlmError
 from tpu_tlm.formats.mapping import Pair, rows, same, transposed
 from tpu_tlm.models.layers.core import GATED
+from tpu_tlm.models.positions.base import Table
+from tpu_tlm.models.positions.registry import absolute_encoding, relative_encoding
 from tpu_tlm.models.spec import ModelSpec
 
 OWN = "tpu_tlm/"
@@ -60,20 +62,20 @@ def _heads(path: str, key: str, config: ModelConfig) -> Iterator[Pair]:
     yield same(f"{path}/w_O/bias", f"{key}/w_O/bias")
 
 
+def _position_tables(tables: Iterable[Table], path: str, key: str) -> Iterator[Pair]:
+    """The tables of a position encoding, under keys of our own where MEAD has none."""
+    for table in tables:
+        ours = f"{path}/{table.name}"
+        yield same(ours, f"{key}/{table.mead_key}" if table.mead_key else f"{OWN}{ours}")
+
+
 def _attention(
     path: str, key: str, config: ModelConfig, layer: int, *, cross: bool = False
 ) -> Iterator[Pair]:
     yield from _heads(path, key, config)
-    if config.ra_type == "shaw" and config.rpr_k_of(layer):
-        yield same(f"{path}/rpr_key", f"{key}/rpr_key")
-        if config.rpr_value_on:
-            yield same(f"{path}/rpr_value", f"{key}/rpr_value")
-    elif cross:
-        return
-    elif config.ra_type == "t5":
-        yield same(f"{path}/rel_embedding", f"{key}/rel_embedding")
-    elif config.ra_type == "convert":
-        yield same(f"{path}/rel_bias", f"{OWN}{path}/rel_bias")
+    encoding = relative_encoding(config)
+    if encoding is not None and (encoding.in_cross_attention or not cross):
+        yield from _position_tables(encoding.tables(config, layer, cross=cross), path, key)
 
 
 def _ffn(path: str, key: str, config: ModelConfig) -> Iterator[Pair]:
@@ -141,18 +143,16 @@ def _embeddings(root: str, spec: ModelSpec) -> Iterator[Pair]:
     key = f"{root}/SrcEmbeddings" if seq2seq else f"{root}/Embeddings"
     table = rows("embeddings/x/table", f"{key}/x/weights", spec.vocab_size)
     yield _twice(table, f"{root}/TgtEmbedding/y/weights") if seq2seq else table
-    if config.embed_type.startswith("learned-positional"):
-        yield same("embeddings/x/positions", f"{key}/x/pos_weights")
-    if config.embed_type == "learned-positional-w-bias":
+    absolute = absolute_encoding(config)
+    if absolute is not None:
+        yield from _position_tables(absolute.tables(config), "embeddings/x", f"{key}/x")
+    if "learned-with-bias" in config.position_encoding:
         if config.type_vocab_size:
             yield same("embeddings/x/bias", f"{key}/x/bias")
         else:
             # The form that MEAD's readers accept: token types of which only the first is ever used.
             pad = lambda a: [np.stack([a, np.zeros_like(a)])]  # noqa: E731
             yield Pair("embeddings/x/bias", (f"{key}/tt/weights",), pad, lambda parts: parts[0][0])
-    if config.embed_type == "modular":
-        for name in ("positions_long", "positions_short"):
-            yield same(f"embeddings/x/{name}", f"{OWN}embeddings/x/{name}")
     if config.type_vocab_size:
         yield same("embeddings/tt/table", f"{key}/tt/weights")
     if config.embeddings_reduction == "sum-layer-norm":

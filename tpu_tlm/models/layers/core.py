@@ -1,15 +1,15 @@
-"""The small layers: dense, norms, activations, feed-forward."""
+"""Dense, norms, activations and the feed-forward layer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.layers.counter_rng import Key, dropout
+from tpu_tlm.models.layers.layer import Layer
 
 
 def _gelu_tanh(x: tf.Tensor) -> tf.Tensor:
@@ -20,7 +20,7 @@ def _gelu_exact(x: tf.Tensor) -> tf.Tensor:
     return tf.nn.gelu(x, approximate=False)
 
 
-# Those with a gate name the function on the gate.
+# For gated activations: the function that is applied to the gate.
 ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "gelu": _gelu_tanh,
     "gelu-exact": _gelu_exact,
@@ -31,38 +31,49 @@ ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 GATED = ("geglu", "swiglu")
 
 
-class Dense(keras.layers.Layer):
-    """Affine map of the last axis: `[..., in] -> [..., out]`, `x @ kernel + bias`; kernel `[in, out]`, in the compute dtype."""
+class Dense(Layer):
+    """Affine map of the last axis, `x @ kernel + bias`: `[..., in] -> [..., out]`.
 
-    def __init__(self, insz: int, outsz: int, *, use_bias: bool = True, **kwargs: Any) -> None:
+    Kernel `[in, out]`, bias `[out]`; computed in the compute dtype.
+    """
+
+    def __init__(
+        self, input_size: int, output_size: int, *, use_bias: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.outsz = outsz
-        self.kernel = self.add_weight(name="kernel", shape=(insz, outsz), initializer="zeros")
+        self.output_size = output_size
+        self.kernel = self.add_weight(
+            name="kernel", shape=(input_size, output_size), initializer="zeros"
+        )
         self.bias = (
-            self.add_weight(name="bias", shape=(outsz,), initializer="zeros") if use_bias else None
+            self.add_weight(name="bias", shape=(output_size,), initializer="zeros")
+            if use_bias
+            else None
         )
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         y = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), self.kernel)
         if self.bias is not None:
             y += self.bias
-        return tf.reshape(y, (-1, *x.shape[1:-1], self.outsz))
+        return tf.reshape(y, (-1, *x.shape[1:-1], self.output_size))
 
 
 @tf.custom_gradient
 def _layer_norm(
     x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: tf.Tensor
 ) -> tuple[tf.Tensor, Any]:
-    """(x - mean) / sqrt(variance + epsilon) * gamma + beta over the last axis, in float32, given back in x's dtype.
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta over the last axis.
 
-    The gradient in its closed form: one pass for the four sums, one for the result, from x and two numbers a row.
+    Computed in float32, returned in x's dtype. The gradient is written in its closed form: one pass
+    for the four sums and one for the result, from x and two numbers per row.
     """
     y = tf.cast(x, tf.float32)
     mean = tf.reduce_mean(y, axis=-1, keepdims=True)
     if x.dtype == tf.float32:
         variance = tf.reduce_mean(tf.square(y - mean), axis=-1, keepdims=True)
     else:
-        # Both sums in one pass, which a TPU makes part of the product before; what that loses, x's own rounding has lost before.
+        # Both sums in one pass, which a TPU fuses into the product before. The precision that this
+        # loses is below the rounding of a bfloat16 x.
         variance = tf.maximum(
             tf.reduce_mean(tf.square(y), axis=-1, keepdims=True) - tf.square(mean), 0.0
         )
@@ -83,8 +94,11 @@ def _layer_norm(
     return tf.cast((y - mean) * scale * gamma + beta, x.dtype), backward
 
 
-class LayerNorm(keras.layers.Layer):
-    """Layer normalisation of the last axis (Ba et al., arXiv 1607.06450): float32 statistics and parameters, any input dtype."""
+class LayerNorm(Layer):
+    """Layer normalization of the last axis (arXiv 1607.06450).
+
+    Statistics and parameters are float32 for every input dtype.
+    """
 
     def __init__(self, size: int, *, epsilon: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -104,8 +118,8 @@ class LayerNorm(keras.layers.Layer):
         return tf.cast(y, self.compute_dtype)
 
 
-class RMSNorm(keras.layers.Layer):
-    """Division by the root mean square, no mean and no bias: x / sqrt(mean(x^2) + epsilon) * gamma, in float32 (arXiv 1910.07467)."""
+class RMSNorm(Layer):
+    """x / sqrt(mean(x^2) + epsilon) * gamma over the last axis, in float32 (arXiv 1910.07467)."""
 
     def __init__(self, size: int, *, epsilon: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -124,16 +138,18 @@ class RMSNorm(keras.layers.Layer):
         return tf.cast(y, self.compute_dtype)
 
 
-def make_norm(config: ModelConfig, size: int | None = None, **kwargs: Any) -> keras.layers.Layer:
-    """The norm that the configuration asks for, over `size` units (d_model unless given)."""
+def make_norm(config: ModelConfig, size: int | None = None, **kwargs: Any) -> Layer:
+    """The norm of the configuration (`norm_type`) over `size` units (None: d_model)."""
     kind = RMSNorm if config.norm_type == "rms-norm" else LayerNorm
     return kind(size or config.d_model, epsilon=config.layer_norm_eps, **kwargs)
 
 
-class FFN(keras.layers.Layer):
-    """Position-wise feed-forward `squeeze(dropout(activation(expansion(x))))`: `[B, T, d] -> [B, T, d]` (arXiv 1706.03762, 3.3).
+class FFN(Layer):
+    """Position-wise feed-forward layer: `[B, T, d] -> [B, T, d]` (arXiv 1706.03762, 3.3).
 
-    `geglu`, `swiglu`: `squeeze(dropout(f(gate(x)) * expansion(x)))` with f gelu or silu (arXiv 2002.05202); all with biases.
+    `squeeze(dropout(activation(expansion(x))))`; with `geglu` and `swiglu`
+    `squeeze(dropout(f(gate(x)) * expansion(x)))`, f gelu or silu (arXiv 2002.05202). All have
+    biases.
     """
 
     def __init__(
@@ -150,7 +166,8 @@ class FFN(keras.layers.Layer):
         )
         self.squeeze = Dense(d_ff, d_model, name="squeeze", dtype=self.dtype_policy)
 
-    def call(self, x: tf.Tensor, key: Key | None = None) -> tf.Tensor:
+    def call(self, x: tf.Tensor, key: Key | None = None, training: bool | None = None) -> tf.Tensor:
+        key = self.dropout_key(x, key, training)
         y = self.expansion(x)
         y = self.activation(y) if self.gate is None else self.activation(self.gate(x)) * y
         return self.squeeze(dropout(y, self.pdrop, key, "ffn"))

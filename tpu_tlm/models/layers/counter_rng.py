@@ -1,4 +1,4 @@
-"""Noise from counters: every random number is a hash of (seed, site, example position, element)."""
+"""Counter-based random numbers: each is a hash of (seed, site, example position, element)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-# Multipliers of the "lowbias32" finaliser (Wellons, hash-prospector: bias 0.17 per 32-bit avalanche test) and the golden ratio in 32 bits.
+# Multipliers of the "lowbias32" finalizer (Wellons, hash-prospector: bias 0.17 per 32-bit
+# avalanche test) and the golden ratio in 32 bits.
 _M1, _M2, _GOLDEN = 0x7FEB352D, 0x846CA68B, 0x9E3779B9
 
 
@@ -21,19 +22,20 @@ def _xor_shift(h: tf.Tensor, bits: int) -> tf.Tensor:
 
 
 def _mix(h: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    """A 32-bit finaliser that takes a second key word half-way, so that two streams never run in step."""
+    """A 32-bit finalizer that takes a second key word half-way, so that streams do not align."""
     h = _xor_shift(h, 16) * _u32(_M1) + second
     h = _xor_shift(h, 15) * _u32(_M2)
     return _xor_shift(h, 16)
 
 
 class Key:
-    """Two uint32 words per example from which layers draw; `fold` makes an independent key for a site.
+    """Two uint32 words per example from which layers draw; `fold` derives the key of a site.
 
-    The words depend on the run's seed and on the example's position in the run, not on the replica or on the row of the
-    batch. So dropout and masks are the same for an example whatever the number of replicas, hosts or micro-batches, repeat
-    on restart, and never repeat within a run. A hash of a few integer operations fuses into its consumer under XLA and needs
-    no state; it is not meant for cryptography.
+    The words depend on the run's seed and the example's position in the run, not on the replica or
+    the row of the batch. So dropout and masks of an example are the same for any number of
+    replicas, hosts or micro-batches, repeat after a restart, and do not repeat within a run. The
+    hash is a few integer operations, which XLA fuses into their consumer; it needs no state and is
+    not cryptographic.
     """
 
     def __init__(self, first: tf.Tensor, second: tf.Tensor) -> None:
@@ -41,7 +43,7 @@ class Key:
 
     @classmethod
     def of(cls, seed: int, position: tf.Tensor) -> Key:
-        """A key per example. `position`: int64 [rows]."""
+        """The key of each example. `position`: int64 `[rows]`."""
         low = tf.cast(
             tf.bitwise.bitwise_and(position, tf.constant(0xFFFFFFFF, tf.int64)), tf.uint32
         )
@@ -51,17 +53,31 @@ class Key:
         second = _mix(_mix(low + _u32(_GOLDEN), low_seed), high + high_seed)
         return cls(first, second)
 
-    def fold(self, site: str | int) -> Key:
-        """An independent key for a named or numbered place."""
-        number = zlib.crc32(site.encode()) if isinstance(site, str) else site
-        salt = _u32(number * _GOLDEN + 1)
+    @classmethod
+    def from_seed(cls, seed: tf.Tensor, rows: tf.Tensor) -> Key:
+        """The key of each of `rows` rows (int32 scalar) of a batch.
+
+        `seed`: integers `[2]`, such as a Keras `SeedGenerator` gives, new for every batch.
+        """
+        words = tf.cast(tf.bitwise.bitwise_and(tf.cast(seed, tf.int64), 0xFFFFFFFF), tf.uint32)
+        row = tf.cast(tf.range(rows), tf.uint32)
+        first = _mix(_mix(row * _u32(_GOLDEN) + words[0], words[1]), words[0])
+        return cls(first, _mix(_mix(row + _u32(_GOLDEN), words[1]), words[0]))
+
+    def fold(self, site: str | int | tf.Tensor) -> Key:
+        """An independent key for a named or numbered site."""
+        if isinstance(site, tf.Tensor):
+            salt = tf.cast(site, tf.uint32) * _u32(_GOLDEN) + _u32(1)
+        else:
+            number = zlib.crc32(site.encode()) if isinstance(site, str) else site
+            salt = _u32(number * _GOLDEN + 1)
         return Key(
             _mix(self.first + salt, self.second),
             _mix(tf.bitwise.bitwise_xor(self.second, salt), self.first),
         )
 
     def bits(self, *shape: int) -> tf.Tensor:
-        """Uniform uint32 [rows, *shape]."""
+        """Uniform uint32 `[rows, *shape]`."""
         size = math.prod(shape)
         counter = tf.reshape(
             tf.cast(tf.range(size, dtype=tf.int32), tf.uint32) * _u32(_GOLDEN), (1, *shape)
@@ -73,27 +89,29 @@ class Key:
         )
 
     def uniform(self, *shape: int) -> tf.Tensor:
-        """Uniform float32 in [0, 1) [rows, *shape], 24 random bits each."""
+        """Uniform float32 in [0, 1) `[rows, *shape]`, 24 random bits each."""
         return tf.cast(tf.bitwise.right_shift(self.bits(*shape), _u32(8)), tf.float32) * 2.0**-24
 
     def gumbel(self, *shape: int) -> tf.Tensor:
-        """Standard Gumbel noise, float32 [rows, *shape], always finite: the largest of logits plus noise is a draw from their softmax.
+        """Standard Gumbel noise, float32 `[rows, *shape]`, always finite.
 
-        From all 32 bits as the small number v in -log(-log(1 - v)): the large values, which decide, come from small v, where float32 is
-        fine. (Out of a uniform number near 1 they would be coarse, and infinite once in 2**24 draws.)
+        The argmax of logits plus this noise is a sample of their softmax. It is -log(-log(1 - v))
+        of a v made from all 32 bits: the large values, which decide, come from small v, where
+        float32 is fine. (From a uniform number near 1 they would be coarse, and infinite once in
+        2**24 draws.)
         """
         v = (tf.cast(self.bits(*shape), tf.float32) + 0.5) * 2.0**-32
         return -tf.math.log(-tf.math.log1p(-tf.minimum(v, 1.0 - 2.0**-24)))
 
     def below(self, limit: int, *shape: int) -> tf.Tensor:
-        """Uniform int32 in [0, limit) [rows, *shape]; limit up to 2**24."""
+        """Uniform int32 in [0, limit) `[rows, *shape]`; limit up to 2**24."""
         return tf.minimum(tf.cast(self.uniform(*shape) * float(limit), tf.int32), limit - 1)
 
 
-def kept(rate: float, key: Key | None, site: str, shape: Sequence[int]) -> tf.Tensor | None:
-    """What dropout keeps at `site`: bool [rows, *shape]; None for everything, without a key or at rate 0.
+def dropout_mask(rate: float, key: Key | None, site: str, shape: Sequence[int]) -> tf.Tensor | None:
+    """Boolean keep mask for dropout at `site`, `[rows, *shape]`; None (keep all) without a key.
 
-    Raises ValueError for a rate outside [0, 1).
+    None at rate 0 too. Raises ValueError for a rate outside [0, 1).
     """
     if not 0.0 <= rate < 1.0:
         raise ValueError(f"dropout rate {rate} is not in [0, 1)")
@@ -103,8 +121,8 @@ def kept(rate: float, key: Key | None, site: str, shape: Sequence[int]) -> tf.Te
 
 
 def dropout(x: tf.Tensor, rate: float, key: Key | None, site: str) -> tf.Tensor:
-    """Inverted dropout of x [rows, ...] with the mask of `site`; the identity without a key or at rate 0."""
-    keep = kept(rate, key, site, x.shape[1:])
+    """Inverted dropout of x `[rows, ...]` with the mask of `site`; identity without a key."""
+    keep = dropout_mask(rate, key, site, x.shape[1:])
     return (
         x
         if keep is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
@@ -13,14 +12,16 @@ from tpu_tlm.models.layers.attention import Cache
 from tpu_tlm.models.layers.blocks import check_layers, make_attention, run_blocks
 from tpu_tlm.models.layers.core import FFN, make_norm
 from tpu_tlm.models.layers.counter_rng import Key, dropout
-from tpu_tlm.models.layers.masks import causal_mask
+from tpu_tlm.models.layers.layer import Layer, check_static_length
+from tpu_tlm.models.layers.masks import causal_mask, combine_masks
 
 
-class TransformerDecoder(keras.layers.Layer):
-    """One block, self attention, attention to the source, feed-forward: `[B, T, d], memory [B, S, d] -> [B, T, d]`.
+class TransformerDecoder(Layer):
+    """One decoder block: `[B, T, d]`, encoder_output `[B, S, d]` -> `[B, T, d]`.
 
-    The orders are those of `TransformerEncoder` with ln1, ln2, ln3 before the three parts; in post-layer-norm ln2 stands after self
-    attention, ln3 after cross attention, ln1 after the feed-forward (MEAD's names).
+    Self attention, cross attention, feed-forward. The orders are those of `TransformerEncoder`,
+    with ln1, ln2, ln3 before the three parts; in post-layer-norm ln2 follows self attention, ln3
+    cross attention and ln1 the feed-forward layer (MEAD's names).
     """
 
     def __init__(self, config: ModelConfig, layer: int, **kwargs: Any) -> None:
@@ -44,50 +45,56 @@ class TransformerDecoder(keras.layers.Layer):
     def call(
         self,
         x: tf.Tensor,
-        memory: tf.Tensor,
-        visible: tf.Tensor | None = None,
-        source_visible: tf.Tensor | None = None,
+        encoder_output: tf.Tensor,
+        attention_mask: tf.Tensor | None = None,
+        source_mask: tf.Tensor | None = None,
         key: Key | None = None,
         cache: Cache | None = None,
+        training: bool | None = None,
     ) -> tf.Tensor:
-        # Sites of their own: self and cross attention would else draw the same numbers.
+        key = self.dropout_key(x, key, training)
+        # Sites of its own: self and cross attention would otherwise draw the same numbers.
         source_key = key.fold("source") if key is not None else None
 
         def attend(h: tf.Tensor) -> tf.Tensor:
-            return dropout(
-                self.self_attn(h, visible=visible, key=key, cache=cache),
-                self.pdrop,
-                key,
-                "residual1",
-            )
+            y = self.self_attn(h, attention_mask=attention_mask, key=key, cache=cache)
+            return dropout(y, self.pdrop, key, "residual1")
 
-        def look(h: tf.Tensor) -> tf.Tensor:
-            y = self.src_attn(h, memory=memory, visible=source_visible, key=source_key, cache=cache)
+        def cross_attend(h: tf.Tensor) -> tf.Tensor:
+            y = self.src_attn(
+                h,
+                encoder_output=encoder_output,
+                attention_mask=source_mask,
+                key=source_key,
+                cache=cache,
+            )
             return dropout(y, self.pdrop, source_key, "residual1")
 
-        def feed(h: tf.Tensor) -> tf.Tensor:
+        def feed_forward(h: tf.Tensor) -> tf.Tensor:
             return dropout(self.ffn(h, key=key), self.pdrop, key, "residual2")
 
         if self.order == "post-layer-norm":
             x = self.ln2(x + attend(x))
-            x = self.ln3(x + look(x))
-            return self.ln1(x + feed(x))
+            x = self.ln3(x + cross_attend(x))
+            return self.ln1(x + feed_forward(x))
         if self.order == "mead":
             x = self.ln1(x)
             x = x + attend(x)
             x = self.ln2(x)
-            x = x + look(x)
+            x = x + cross_attend(x)
             x = self.ln3(x)
-            return x + feed(x)
+            return x + feed_forward(x)
         x = x + attend(self.ln1(x))
-        x = x + look(self.ln2(x))
-        return x + feed(self.ln3(x))
+        x = x + cross_attend(self.ln2(x))
+        return x + feed_forward(self.ln3(x))
 
 
-class TransformerDecoderStack(keras.layers.Layer):
-    """Decoder blocks and, unless the norms stand after, a last norm: `[B, T, d], memory [B, S, d] -> [B, T, d]`.
+class TransformerDecoderStack(Layer):
+    """Decoder blocks, then a norm unless norms are last in each: `[B, T, d] -> [B, T, d]`.
 
-    Causal by itself; `visible` masks more of the target, `source_visible` (broadcast to `[B, h, T, S]`) the source.
+    Takes `encoder_output` `[B, S, d]`. Causal by itself: `attention_mask` masks more of the target,
+    `source_mask` (bool, broadcast to `[B, h, T, S]`) the source. Raises ValueError for options
+    that contradict each other.
     """
 
     def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
@@ -107,37 +114,42 @@ class TransformerDecoderStack(keras.layers.Layer):
             else None
         )
 
-    def caches(self, memory: tf.Tensor, length: int, at: tf.Tensor) -> list[Cache]:
-        """Caches of all blocks for targets of `length` positions: empty ones of their own, and the keys and values of the source."""
+    def caches(self, encoder_output: tf.Tensor, length: int, position: tf.Tensor) -> list[Cache]:
+        """Caches of all blocks for targets of `length` positions.
+
+        Their own keys and values are empty, those of the source complete.
+        """
         caches = []
         for block in self.blocks:
-            cache = block.self_attn.cache(memory.shape[0], length, at)
-            cache.source = block.src_attn.qkv.keys_values(memory)
+            cache = block.self_attn.cache(encoder_output.shape[0], length, position)
+            cache.source = block.src_attn.qkv.keys_values(encoder_output)
             caches.append(cache)
         return caches
 
     def call(
         self,
         x: tf.Tensor,
-        memory: tf.Tensor,
-        visible: tf.Tensor | None = None,
-        source_visible: tf.Tensor | None = None,
+        encoder_output: tf.Tensor,
+        attention_mask: tf.Tensor | None = None,
+        source_mask: tf.Tensor | None = None,
         key: Key | None = None,
         caches: Sequence[Cache] | None = None,
+        training: bool | None = None,
     ) -> tf.Tensor:
+        check_static_length(x)
+        key = self.dropout_key(x, key, training)
         if caches is None:
             causal = causal_mask(x.shape[1], x.shape[1])
         else:
-            causal = causal_mask(1, caches[0].keys.shape[2], caches[0].at)
-        visible = causal if visible is None else tf.logical_and(visible, causal)
+            causal = causal_mask(1, caches[0].keys.shape[2], caches[0].position)
         x = run_blocks(
             self.blocks,
             self.config,
             x,
-            memory,
+            encoder_output,
             key=key,
             caches=caches,
-            visible=visible,
-            source_visible=source_visible,
+            attention_mask=combine_masks(attention_mask, causal),
+            source_mask=source_mask,
         )
         return x if self.ln is None else self.ln(x)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
@@ -14,15 +13,19 @@ from tpu_tlm.models.layers.blocks import check_layers, make_attention, run_block
 from tpu_tlm.models.layers.core import FFN, make_norm
 from tpu_tlm.models.layers.counter_rng import Key, dropout
 from tpu_tlm.models.layers.gmlp import GatedMLPEncoder
+from tpu_tlm.models.layers.layer import Layer, check_static_length
 
 
-class TransformerEncoder(keras.layers.Layer):
-    """One block, self attention and feed-forward: `[B, T, d] -> [B, T, d]`.
+class TransformerEncoder(Layer):
+    """One encoder block, self attention and feed-forward: `[B, T, d] -> [B, T, d]`.
 
     Orders (`transformer_type`), with MEAD's names for the norms:
-    pre-layer-norm   x += attn(ln1(x)); x += ffn(ln2(x))                 (arXiv 2002.04745)
-    post-layer-norm  x = ln2(x + attn(x)); x = ln1(x + ffn(x))           (BERT)
-    mead             x = ln1(x); x += attn(x); x = ln2(x); x += ffn(x)   (MEAD's default: the normalised value is the residual)
+
+        pre-layer-norm   x += attn(ln1(x)); x += ffn(ln2(x))                (arXiv 2002.04745)
+        post-layer-norm  x = ln2(x + attn(x)); x = ln1(x + ffn(x))          (BERT)
+        mead             x = ln1(x); x += attn(x); x = ln2(x); x += ffn(x)  (MEAD's default)
+
+    `layer`: number of the layer, for options that are given per layer; `causal`: see the stack.
     """
 
     def __init__(
@@ -46,35 +49,39 @@ class TransformerEncoder(keras.layers.Layer):
     def call(
         self,
         x: tf.Tensor,
-        visible: tf.Tensor | None = None,
+        attention_mask: tf.Tensor | None = None,
         key: Key | None = None,
         cache: Cache | None = None,
+        training: bool | None = None,
     ) -> tf.Tensor:
-        def attend(h: tf.Tensor) -> tf.Tensor:
-            return dropout(
-                self.attn(h, visible=visible, key=key, cache=cache), self.pdrop, key, "residual1"
-            )
+        key = self.dropout_key(x, key, training)
 
-        def feed(h: tf.Tensor) -> tf.Tensor:
+        def attend(h: tf.Tensor) -> tf.Tensor:
+            y = self.attn(h, attention_mask=attention_mask, key=key, cache=cache)
+            return dropout(y, self.pdrop, key, "residual1")
+
+        def feed_forward(h: tf.Tensor) -> tf.Tensor:
             return dropout(self.ffn(h, key=key), self.pdrop, key, "residual2")
 
         if self.order == "post-layer-norm":
             x = self.ln2(x + attend(x))
-            return self.ln1(x + feed(x))
+            return self.ln1(x + feed_forward(x))
         if self.order == "mead":
             x = self.ln1(x)
             x = x + attend(x)
             x = self.ln2(x)
-            return x + feed(x)
+            return x + feed_forward(x)
         x = x + attend(self.ln1(x))
-        return x + feed(self.ln2(x))
+        return x + feed_forward(self.ln2(x))
 
 
-class TransformerEncoderStack(keras.layers.Layer):
-    """`num_layers` blocks and, unless the norms stand after, a last norm: `[B, T, d] -> [B, T, d]`.
+class TransformerEncoderStack(Layer):
+    """`num_layers` blocks, then a norm unless norms are last in each: `[B, T, d] -> [B, T, d]`.
 
-    `visible`: bool, broadcast to `[B, h, T, T]`. `causal` does not mask by itself (the mask is `visible`'s matter) but tells the layers
-    that nobody looks ahead. `seq_length`: the one length that gated MLP blocks (`mlp`) are made for.
+    `causal` selects variants of layers for causal models (buckets of T5's positions); it does not
+    mask: the causal mask is part of `attention_mask`. `seq_length`: the one length that gated MLP
+    blocks (`mlp`) accept. Call argument `attention_mask`: bool, broadcast to `[B, h, T, T]`.
+    Raises ValueError for options that contradict each other.
     """
 
     def __init__(
@@ -86,7 +93,7 @@ class TransformerEncoderStack(keras.layers.Layer):
             raise ValueError("--mlp mixes all positions: it cannot be causal")
         self.config = config
         policy = self.dtype_policy
-        self.blocks: list[keras.layers.Layer] = []
+        self.blocks: list[Layer] = []
         for i in range(config.num_layers):
             if config.mlp:
                 self.blocks.append(GatedMLPEncoder(config, seq_length, name=str(i), dtype=policy))
@@ -97,16 +104,21 @@ class TransformerEncoderStack(keras.layers.Layer):
         last = config.transformer_type != "post-layer-norm" or config.mlp
         self.ln = make_norm(config, name="ln", dtype=policy) if last else None
 
-    def caches(self, rows: int, length: int, at: tf.Tensor) -> list[Cache]:
-        """Empty caches of all blocks, for generation at the place `at`."""
-        return [block.attn.cache(rows, length, at) for block in self.blocks]
+    def caches(self, rows: int, length: int, position: tf.Tensor) -> list[Cache]:
+        """Empty caches of all blocks, for stepwise generation at `position`."""
+        return [block.attn.cache(rows, length, position) for block in self.blocks]
 
     def call(
         self,
         x: tf.Tensor,
-        visible: tf.Tensor | None = None,
+        attention_mask: tf.Tensor | None = None,
         key: Key | None = None,
         caches: Sequence[Cache] | None = None,
+        training: bool | None = None,
     ) -> tf.Tensor:
-        x = run_blocks(self.blocks, self.config, x, key=key, caches=caches, visible=visible)
+        check_static_length(x)
+        key = self.dropout_key(x, key, training)
+        x = run_blocks(
+            self.blocks, self.config, x, key=key, caches=caches, attention_mask=attention_mask
+        )
         return x if self.ln is None else self.ln(x)

@@ -1,21 +1,23 @@
-"""Gated MLP blocks, which mix positions by a learned matrix instead of attention (gMLP, arXiv 2105.08050)."""
+"""Gated MLP blocks, which mix positions by a learned matrix (gMLP, arXiv 2105.08050)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.layers.core import ACTIVATIONS, Dense, make_norm
 from tpu_tlm.models.layers.counter_rng import Key, dropout
+from tpu_tlm.models.layers.layer import Layer
+from tpu_tlm.models.positions.registry import relative_encoding
 
 
-class SpatialProjection(keras.layers.Layer):
-    """A map over positions, the same for every channel: `[B, T, c] -> [B, T, c]`, `y[t] = sum_s kernel[t, s] x[s] + bias[t]`.
+class SpatialProjection(Layer):
+    """A linear map over positions, the same for every channel: `[B, T, c] -> [B, T, c]`.
 
-    The bias starts at one, so that at first the gate lets everything through.
+    `y[t] = sum_s kernel[t, s] x[s] + bias[t]`; kernel `[T, T]`, bias `[T]`, which starts at one so
+    that the gate is open at first. Raises ValueError for inputs of another length.
     """
 
     def __init__(self, seq_length: int, **kwargs: Any) -> None:
@@ -26,39 +28,49 @@ class SpatialProjection(keras.layers.Layer):
         self.bias = self.add_weight(name="bias", shape=(seq_length,), initializer="ones")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        if x.shape[1] != self.kernel.shape[0]:
+        length = self.kernel.shape[0]
+        if x.shape[1] != length:
             raise ValueError(
-                f"a gated MLP made for {self.kernel.shape[0]} tokens cannot take {x.shape[1]}; pad to that length"
+                f"a gated MLP made for {length} tokens cannot take {x.shape[1]}; pad to that length"
             )
         return tf.einsum("ts,bsc->btc", self.kernel, x) + self.bias[None, :, None]
 
 
-class SpatialGatingUnit(keras.layers.Layer):
-    """`[B, T, f] -> [B, T, f/2]`: u * proj(norm(v)), u and v the halves of the channels. Masked positions give nothing to others."""
+class SpatialGatingUnit(Layer):
+    """u * proj(norm(v)), u and v the halves of the channels: `[B, T, f] -> [B, T, f/2]`.
+
+    `position_mask`: bool `[B, T, 1]`; positions where it is False do not affect others.
+    """
 
     def __init__(self, config: ModelConfig, seq_length: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.norm = make_norm(config, config.d_ff // 2, name="norm", dtype=self.dtype_policy)
         self.proj = SpatialProjection(seq_length, name="proj", dtype=self.dtype_policy)
 
-    def call(self, x: tf.Tensor, visible: tf.Tensor | None = None) -> tf.Tensor:
+    def call(self, x: tf.Tensor, position_mask: tf.Tensor | None = None) -> tf.Tensor:
         u, v = tf.split(x, 2, axis=-1)
         v = self.norm(v)
-        if visible is not None:
-            v = tf.where(visible, v, tf.zeros([], v.dtype))
+        if position_mask is not None:
+            v = tf.where(position_mask, v, tf.zeros([], v.dtype))
         return u * self.proj(v)
 
 
-class GatedMLPEncoder(keras.layers.Layer):
-    """x + from_sgu(sgu(activation(to_ffn(norm(x))))): `[B, T, d] -> [B, T, d]`, for one length T = `seq_length`.
+class GatedMLPEncoder(Layer):
+    """x + from_sgu(sgu(activation(to_ffn(norm(x))))): `[B, T, d] -> [B, T, d]`.
 
-    `visible`: bool `[B, 1, 1, T]`, false at padding. Raises ValueError for an odd d_ff, or for masks between pairs of positions.
+    For one length T = `seq_length`. `attention_mask`: bool `[B, 1, 1, T]`, False at padding. Raises
+    ValueError for an odd d_ff, and for masks that differ between query positions.
     """
 
     def __init__(self, config: ModelConfig, seq_length: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if config.d_ff % 2:
             raise ValueError(f"a gated MLP splits --d_ff in two: {config.d_ff} is odd")
+        if relative_encoding(config) is not None:
+            raise ValueError(
+                f"--position_encoding {config.position_encoding[-1]} acts in attention, which --mlp"
+                " does not have"
+            )
         policy = self.dtype_policy
         self.pdrop, self.ffn_pdrop = config.dropout, config.ffn_pdrop
         self.activation = ACTIVATIONS[config.activation]
@@ -68,15 +80,22 @@ class GatedMLPEncoder(keras.layers.Layer):
         self.from_sgu = Dense(config.d_ff // 2, config.d_model, name="from_sgu", dtype=policy)
 
     def call(
-        self, x: tf.Tensor, visible: tf.Tensor | None = None, key: Key | None = None
+        self,
+        x: tf.Tensor,
+        attention_mask: tf.Tensor | None = None,
+        key: Key | None = None,
+        training: bool | None = None,
     ) -> tf.Tensor:
-        if visible is not None:
-            if visible.shape[1:3] != (1, 1):
+        key = self.dropout_key(x, key, training)
+        mask = None
+        if attention_mask is not None:
+            if attention_mask.shape[1:3] != (1, 1):
                 raise ValueError(
-                    "a gated MLP has one mask for all positions: it does not go with --segment_mask or windows"
+                    "a gated MLP has one mask for all positions: it does not go with"
+                    " --segment_mask or windows"
                 )
-            visible = visible[:, 0, 0, :, None]
+            mask = attention_mask[:, 0, 0, :, None]
         y = dropout(self.activation(self.to_ffn(self.norm(x))), self.ffn_pdrop, key, "ffn")
         return x + dropout(
-            self.from_sgu(self.sgu(y, visible=visible)), self.pdrop, key, "residual1"
+            self.from_sgu(self.sgu(y, position_mask=mask)), self.pdrop, key, "residual1"
         )

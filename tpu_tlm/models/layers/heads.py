@@ -4,35 +4,37 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.layers.core import ACTIVATIONS, Dense, make_norm
-from tpu_tlm.models.layers.embeddings_stack import padded
+from tpu_tlm.models.layers.embeddings_stack import padded_vocab_size
+from tpu_tlm.models.layers.layer import Layer
 from tpu_tlm.models.layers.masks import MASKED
 
 
-class Head(keras.layers.Layer):
-    """Hidden states to logits: `[..., d] -> float32 [..., V padded]`, padding at -1e9.
+class Head(Layer):
+    """Hidden states to logits over the vocabulary: `[..., d] -> float32 [..., V padded]`.
 
-    Tied: the product with the token table. `mlm_head: bert` puts dense, activation and layer norm before it, which also bring a model
-    with factorised embeddings down to the table's width; without it a plain projection does.
+    Logits of padding ids are -1e9. Tied (`tie_weights`): the product with the token table.
+    `mlm_head: bert` adds dense, activation and layer norm before it, which also bring a model with
+    factorized embeddings to the table's width; without them a plain projection does.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.vocab_size, self.rows = vocab_size, padded(vocab_size)
+        self.vocab_size, self.rows = vocab_size, padded_vocab_size(vocab_size)
         width = (config.embedding_size or config.d_model) if config.tie_weights else config.d_model
         policy = self.dtype_policy
         self.dense: Dense | None = None
-        self.to_dsz: Dense | None = None
+        self.projection: Dense | None = None
         if config.mlm_head == "bert":
             self.dense = Dense(config.d_model, width, name="dense", dtype=policy)
             self.activation = ACTIVATIONS[config.activation]
             self.ln = make_norm(config, width, name="ln", dtype=policy)
         elif width != config.d_model:
-            self.to_dsz = Dense(config.d_model, width, name="to_dsz", dtype=policy)
+            # The name is in the paths of stored weights.
+            self.projection = Dense(config.d_model, width, name="to_dsz", dtype=policy)
         self.kernel = None
         if not config.tie_weights:
             self.kernel = self.add_weight(
@@ -47,10 +49,11 @@ class Head(keras.layers.Layer):
     def call(self, hidden: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
         if self.dense is not None:
             hidden = self.ln(self.activation(self.dense(hidden)))
-        if self.to_dsz is not None:
-            hidden = self.to_dsz(hidden)
+        if self.projection is not None:
+            hidden = self.projection(hidden)
         flat = tf.reshape(hidden, (-1, hidden.shape[-1]))
-        # The vocabulary as the first axis: its sums in the loss then run over rows (the loss turns it back, and XLA drops both turns).
+        # The vocabulary is the first axis, so that the loss sums over rows; the loss transposes
+        # back, and XLA removes both transpositions.
         if self.kernel is None:
             columns = tf.matmul(tf.cast(table, flat.dtype), flat, transpose_b=True)
         else:
@@ -63,8 +66,11 @@ class Head(keras.layers.Layer):
         return tf.reshape(tf.transpose(columns), (-1, *hidden.shape[1:-1], self.rows))
 
 
-class BinaryHead(keras.layers.Layer):
-    """One logit per position: `[..., d] -> float32 [...]`; `mlm_head: bert` puts dense and activation before it (ELECTRA)."""
+class BinaryHead(Layer):
+    """One logit per position: `[..., d] -> float32 [...]`.
+
+    `mlm_head: bert` adds dense and activation before it (ELECTRA, arXiv 2003.10555).
+    """
 
     def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -10,27 +10,28 @@ import tensorflow as tf
 from tpu_tlm.models.layers.variables import named_variables
 
 
-def after(x: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
-    """`x`, but only once a value of `other` is there.
+def depend_on(x: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+    """Identity on `x` with a data dependency on `other` (an optimization barrier).
 
-    XLA keeps no order between independent operations and would merge the second computation with the first one; 0 * value it cannot
-    do without, since that is not 0 for an infinite value.
+    XLA keeps no order between independent operations and would merge the second computation with
+    the first one. It cannot remove 0 * value, which is not 0 for an infinite value.
     """
     value = tf.reshape(other, (-1,))[0]
     return x + tf.cast(value * tf.zeros([], value.dtype), x.dtype)
 
 
-def recomputed(layer: keras.layers.Layer, *inputs: tf.Tensor, **others: Any) -> tf.Tensor:
-    """`layer(*inputs, **others)`, of which only `inputs` are kept for the backward pass; the rest is computed again there.
+def recompute(layer: keras.layers.Layer, *inputs: tf.Tensor, **others: Any) -> tf.Tensor:
+    """`layer(*inputs, **others)`, which keeps only `inputs` for the backward pass.
 
-    Gradients flow to `inputs` and to the layer's variables, not to `others` (masks, keys). Right with dropout, whose numbers are a
-    function of the key and not of a generator's state. One output.
+    Everything else is computed again there. Gradients flow to `inputs` and the layer's variables,
+    not to `others` (masks, keys). Correct with dropout, whose mask is a function of the key. The
+    layer must have one output.
     """
     variables = list(named_variables(layer).values())
     count = len(inputs)
 
     def forward(tensors: tuple[tf.Tensor, ...]) -> tf.Tensor:
-        # Values travel as arguments: what a function merely reads gets no gradient from `custom_gradient`.
+        # Values are arguments: `custom_gradient` gives none to what a function only captures.
         with keras.StatelessScope(state_mapping=list(zip(variables, tensors[count:], strict=True))):
             return layer(*tensors[:count], **others)
 
@@ -39,7 +40,7 @@ def recomputed(layer: keras.layers.Layer, *inputs: tf.Tensor, **others: Any) -> 
         def backward(gradient: tf.Tensor) -> list[tf.Tensor]:
             with tf.GradientTape() as tape:
                 again = (
-                    *(after(t, gradient) for t in tensors[:count]),
+                    *(depend_on(t, gradient) for t in tensors[:count]),
                     *(tf.identity(t) for t in tensors[count:]),
                 )
                 tape.watch(again)

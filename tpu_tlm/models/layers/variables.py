@@ -1,4 +1,4 @@
-"""The variables of a model by path, all of them made when the model is."""
+"""The variables of a model by path; all of them exist when the model is constructed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import keras
 
 
 def named_variables(layer: keras.layers.Layer, prefix: str = "") -> dict[str, keras.Variable]:
-    """Variables of a layer and of those inside it, by path (`encoder/0/attn/qkv/kernel`), in order of creation."""
+    """Variables of a layer and its inner layers by path, in order of creation.
+
+    Paths (`encoder/0/attn/qkv/kernel`) name the arrays of checkpoints: they must not change.
+    """
     found = {
         prefix + v.name: v for v in [*layer._trainable_variables, *layer._non_trainable_variables]
     }
@@ -16,10 +19,10 @@ def named_variables(layer: keras.layers.Layer, prefix: str = "") -> dict[str, ke
 
 
 def mark_built(layer: keras.layers.Layer) -> None:
-    """Tell Keras that a layer and those inside it have all their variables.
+    """Tell Keras that a layer and its inner layers have all their variables.
 
-    Else Keras finds out by tracing every layer's `call` once in a graph of its own, at the first call: time for nothing, and wrong for
-    layers that write to a cache.
+    Otherwise Keras traces every layer's `call` in a graph of its own at the first call to find
+    out: wasted time, and wrong for layers that write to a cache.
     """
     layer.built = True
     for inner in layer._layers:

@@ -1,0 +1,91 @@
+"""Projections of attention: hidden states to heads and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tpu_tlm.models.layers.core import Dense
+from tpu_tlm.models.layers.layer import Layer
+
+# Queries, keys and values, each `[B, h, T, k]`.
+Heads = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+
+
+class QKV(Layer):
+    """The fused projection to queries, keys and values: `[B, T, d] -> 3 x [B, h, T, k]`.
+
+    Kernel `[d, 3, h, k]`, bias `[3, h, k]`.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, d_k: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shape = (3, num_heads, d_k)
+        self.kernel = self.add_weight(
+            name="kernel", shape=(d_model, *self.shape), initializer="zeros"
+        )
+        self.bias = self.add_weight(name="bias", shape=self.shape, initializer="zeros")
+
+    def _project(self, x: tf.Tensor, first: int, last: int) -> list[tf.Tensor]:
+        # Keras casts within `call`; `queries` and `keys_values` may be called from outside it.
+        kernels = tf.unstack(tf.cast(self.kernel, self.compute_dtype), axis=1)
+        biases = tf.unstack(tf.cast(self.bias, self.compute_dtype))
+        # One product each, and no reshape that joins heads and widths: a TPU then writes each
+        # result in the layout of attention. Transposing a joint result cost as much as all
+        # products of the layer.
+        return [
+            tf.einsum("btd,dhk->bhtk", x, kernels[i]) + biases[i][:, None]
+            for i in range(first, last)
+        ]
+
+    def call(self, x: tf.Tensor) -> Heads:
+        q, k, v = self._project(x, 0, 3)
+        return q, k, v
+
+    def queries(self, x: tf.Tensor) -> tf.Tensor:
+        """Queries alone, `[B, T, d] -> [B, h, T, k]`, for cross attention."""
+        return self._project(x, 0, 1)[0]
+
+    def keys_values(self, encoder_output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Keys and values alone, `[B, S, d] -> 2 x [B, h, S, k]`."""
+        k, v = self._project(encoder_output, 1, 3)
+        return k, v
+
+
+class SingleQKV(Layer):
+    """Projections of MEAD's single head: queries and keys `[B, 1, T, k]`, values `[B, 1, T, d]`."""
+
+    def __init__(self, d_model: int, d_k: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.q = Dense(d_model, d_k, name="q", dtype=self.dtype_policy)
+        self.k = Dense(d_model, d_k, name="k", dtype=self.dtype_policy)
+        self.v = Dense(d_model, d_model, name="v", dtype=self.dtype_policy)
+
+    def call(self, x: tf.Tensor) -> Heads:
+        return (self.queries(x), *self.keys_values(x))
+
+    def queries(self, x: tf.Tensor) -> tf.Tensor:
+        """Queries alone, `[B, T, d] -> [B, 1, T, k]`."""
+        return self.q(x)[:, None]
+
+    def keys_values(self, encoder_output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Keys `[B, 1, S, k]` and values `[B, 1, S, d]` alone, from `[B, S, d]`."""
+        return self.k(encoder_output)[:, None], self.v(encoder_output)[:, None]
+
+
+class Output(Layer):
+    """The output projection of the heads: `[B, h, T, k] -> [B, T, d]`.
+
+    Kernel `[h, k, d]`, bias `[d]`.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, d_k: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.kernel = self.add_weight(
+            name="kernel", shape=(num_heads, d_k, d_model), initializer="zeros"
+        )
+        self.bias = self.add_weight(name="bias", shape=(d_model,), initializer="zeros")
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.einsum("bhtk,hkd->btd", x, self.kernel) + self.bias
