@@ -1,4 +1,4 @@
-# make env | plan-env | gpu-bench-env | test | repeat | fast | test-hf | lint | demo | bench | doctor | constraints | clean.   PYTHON=python3.12 make env chooses the interpreter.
+# make env | plan-env | gpu-bench-env | test | repeat | fast | test-hf | image-check | kube-check | lint | demo | bench | doctor | constraints | clean.   PYTHON=python3.12 make env chooses the interpreter.
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
@@ -13,11 +13,11 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Without bytecode on disk every process that imports TensorFlow needs some seconds more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: env plan-env gpu-bench-env test repeat fast test-hf lint format demo bench doctor constraints clean
+.PHONY: env plan-env gpu-bench-env test repeat fast test-hf image-check kube-check lint format demo bench doctor constraints clean
 
 env: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt scripts/setup.sh scripts/setup_hf.sh
+$(STAMP): pyproject.toml constraints.txt scripts/setup.sh scripts/setup_hf.sh scripts/setup_manifests.sh
 	bash scripts/setup.sh
 
 # The TPU compiler for `python -m tpu_tlm.plan`: 3 GB in an environment of its own.
@@ -50,6 +50,15 @@ fast: lint
 test-hf: env
 	bash scripts/setup_hf.sh --any
 	REQUIRE_TRANSFORMERS=1 $(BIN)/python -m pytest -q tests/formats/huggingface/test_transformers.py tests/formats/huggingface/test_real_models.py tests/examples
+
+# Build and run the images of docker/ (root, Debian: apt-get install buildah mmdebstrap).
+image-check: env
+	BUILD_IMAGES="$${BUILD_IMAGES:-cpu gpu tpu beam}" $(BIN)/python -m pytest -q -s tests/docker
+
+# Ask real API servers about manifests/ (root, Debian 12; builds them once, 12 processor minutes).
+kube-check: env
+	bash scripts/kube_servers.sh .kube-servers
+	KUBE_SERVERS=.kube-servers $(BIN)/python -m pytest -q tests/manifests/test_servers.py
 
 lint: env
 	$(BIN)/ruff check .

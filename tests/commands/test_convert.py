@@ -22,7 +22,9 @@ def convert(*words):
 
 
 def test_all_the_way_round(tmp_path, capsys):
-    """HuggingFace -> NPZ -> BERT checkpoint -> NPZ -> HuggingFace: the same bits, heads and pooler included."""
+    """HuggingFace -> NPZ -> BERT checkpoint -> NPZ -> HuggingFace: the same bits, heads and
+    pooler included.
+    """
     convert(PRETRAINING, tmp_path / "a.npz")
     convert(tmp_path / "a.npz", tmp_path / "bert", "--to", "bert")
     convert(tmp_path / "bert", tmp_path / "b.npz")
@@ -89,7 +91,10 @@ def test_mead_file_with_model_flags(tmp_path):
     source = DATA / "golden_mead" / MEAD["mlm_rpr8"]["checkpoint"]
     with pytest.raises(UsageError, match="--mead_config"):
         main([str(source), str(tmp_path / "a.npz")])
-    flags = "--d_model 32 --d_ff 64 --num_heads 4 --num_layers 2 --transformer_type mead --mask_pad false".split()
+    flags = (
+        "--d_model 32 --d_ff 64 --num_heads 4 --num_layers 2 --transformer_type mead --mask_pad "
+        "false"
+    ).split()
     convert(source, tmp_path / "a.npz", *flags)
     assert load(str(tmp_path / "a.npz")).spec.vocab_size == MEAD["mlm_rpr8"]["config"]["vocab"]
 

@@ -1,4 +1,4 @@
-"""Writing with an encoder-decoder, and beams of both kinds of model: against plain Python over full passes."""
+"""Encoder-decoder generation and beam search of both kinds of model, against plain Python."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import tensorflow as tf
 from tests.inference.test_generate import Words
 from tpu_tlm.config import DenoisingConfig, ModelConfig
 from tpu_tlm.errors import UsageError
-from tpu_tlm.inference.generate import Generate
+from tpu_tlm.inference.generate import Generator
 from tpu_tlm.inference.sampling import BeamSearch, Sampling
 from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
 
-VOCAB, START, END, NCTX = 12, 1, 2, 10
+VOCAB, START, END, SEQ_LENGTH = 12, 1, 2, 10
 GREEDY = Sampling(temperature=0.0)
 
 
@@ -37,17 +37,19 @@ def make(how=GREEDY, kind="seq2seq", seed=3, vocab=VOCAB, std=0.6, denoising=Non
         d_model=16, d_ff=32, num_heads=2, num_layers=1, rpr_k=[4], weight_std=std, **options
     )
     frame = (
-        {"y_prefix_id": START, "y_suffix_id": END, "nctx_y": 8}
+        {"y_prefix_id": START, "y_suffix_id": END, "seq_length_y": 8}
         if kind == "seq2seq"
         else {"eol_id": END}
     )
-    spec = ModelSpec(config, vocab, NCTX, kind=kind, **frame, denoising=denoising)
+    spec = ModelSpec(config, vocab, SEQ_LENGTH, kind=kind, **frame, denoising=denoising)
     model = build_model(spec, seed=seed)
-    return model, Generate(model, spec, Numbers(), how)
+    return model, Generator(model, spec, Numbers(), how)
 
 
 def log_probabilities(model, ids, texts, vocab=VOCAB):
-    """Of each token of each of the texts (and what might follow the last), by one full pass: `[n, length + 1, vocab]`.
+    """Log-probabilities of the next token at every position of texts, by one full pass.
+
+    Returns `[n, length + 1, vocab]`.
 
     `ids`: the source, or the text to write on from.
     """
@@ -55,7 +57,7 @@ def log_probabilities(model, ids, texts, vocab=VOCAB):
         [[*t, *[0] * (max(map(len, texts)) - len(t))] for t in texts], np.int32
     ).reshape(len(texts), -1)
     if hasattr(model, "decoder"):
-        source = np.array([ids + [0] * (NCTX - len(ids))] * len(texts))
+        source = np.array([ids + [0] * (SEQ_LENGTH - len(ids))] * len(texts))
         logits, begun = (
             model(
                 {
@@ -190,7 +192,7 @@ def test_draws_depend_on_the_seed():
 
 
 def test_a_denoiser_repairs_the_text_it_reads():
-    """What is written is put where the masks were; here by a model whose writing is known from full passes."""
+    """Generated spans replace the masks; their tokens are known from full passes."""
     config = DenoisingConfig(denoise="spans", noise_density=0.15, sentinels=3)
     model, generate = make(vocab=15, denoising=config)  # sentinels 12, 13, end 14
     assert generate.source("5 m 7 m") == [5, 12, 7, 13]

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tests.models.contract import fill, keys, small
 from tests.paths import ROOT
 from tpu_tlm.config import ModelConfig, cli, position_encodings
+from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.mead.arrays import from_mead, to_mead
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.models.registry import build_model
@@ -47,7 +48,8 @@ def test_its_test_passes(blocks):
 def test_the_entry_is_all_that_the_rest_needs(blocks):
     flags = ["--position_encoding", "learned", NAME]
     assert cli.parse("tpu_tlm.train", "", [ModelConfig], flags)[0].position_encoding == flags[1:]
-    assert NAME in cli.build_parser("tpu_tlm.train", "", [ModelConfig]).format_help()
+    with pytest.raises(UsageError, match=NAME):
+        cli.parse("tpu_tlm.train", "", [ModelConfig], ["--position_encoding", "distance"])
     spec = ModelSpec(small(position_encoding=[NAME]), 20, 8, kind="clm")
     model = fill(build_model(spec))
     values = {path: v.numpy() for path, v in named_variables(model).items()}

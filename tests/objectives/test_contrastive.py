@@ -1,4 +1,4 @@
-"""The dual encoder's losses and ranks against plain numpy; negatives of other replicas; what learns and what does not."""
+"""The dual encoder's losses and ranks against NumPy, negatives of other replicas, gradients."""
 
 from __future__ import annotations
 
@@ -129,7 +129,8 @@ def test_rows_that_fill_up_a_batch_are_no_queries_and_no_candidates(loss: str) -
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_sum_over_replicas_is_the_global_loss_and_so_is_its_gradient(loss: str) -> None:
-    """Two replicas played one after the other: what is gathered is the sum of both tables, whose gradient is everybody's."""
+    """Two replicas simulated one after the other: the all-gather is the sum of both tables, and
+    its gradient that of all replicas."""
     config, batch, model = ContrastiveConfig(loss=loss, scale_examples=110), batch_of(), Vectors()
     halves = [{name: value[i * 6 : i * 6 + 6] for name, value in batch.items()} for i in (0, 1)]
 
@@ -249,13 +250,18 @@ def test_padding_does_not_change_a_text_under_any_reduction_but_meads(reduction:
 
 def test_records_without_pairs_are_refused() -> None:
     with pytest.raises(UsageError, match="--pairs"):
-        DualEncoding.adapt(small_spec(), ObjectiveOptions(), {"x": 8})
-    assert DualEncoding.adapt(small_spec(), ObjectiveOptions(), {"x": 8, "y": 5}).seq_length_y == 5
+        DualEncoding.configure_model(small_spec(), ObjectiveOptions(), {"x": 8})
+    assert (
+        DualEncoding.configure_model(
+            small_spec(), ObjectiveOptions(), {"x": 8, "y": 5}
+        ).seq_length_y
+        == 5
+    )
 
 
 def test_a_scale_that_rises_over_no_example_is_refused() -> None:
-    with pytest.raises(UsageError, match="--scale_examples 0: must be at least 1"):
-        DualEncoding.adapt(
+    with pytest.raises(UsageError, match="scale_examples 0: must be at least 1"):
+        DualEncoding.configure_model(
             small_spec(),
             ObjectiveOptions(contrastive=ContrastiveConfig(scale_examples=0)),
             {"x": 8, "y": 5},

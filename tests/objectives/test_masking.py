@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tpu_tlm.config import MlmConfig
+from tpu_tlm.errors import UsageError
 from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.objectives.masking import choose, static_count, units_of, word_starts
 from tpu_tlm.objectives.mlm import MaskedLanguageModeling, Specials
@@ -182,3 +183,10 @@ def test_static_masks_of_other_programs_are_taken_as_they_are():
     np.testing.assert_array_equal(positions, [[0, 1, 2, 3]])
     np.testing.assert_array_equal(labels, y)
     np.testing.assert_array_equal(weights, [[0, 1, 0, 0]])
+
+
+def test_static_masks_of_another_length_are_refused():
+    objective = MaskedLanguageModeling(MlmConfig(), SPECIALS)
+    records = {"x": tf.constant([[7, 5, 9]]), "y": tf.constant([[0, 8, 0, 0]])}
+    with pytest.raises(UsageError, match="a y of 4 ids and an x of 3"):
+        objective.masked(records, Key.of(0, tf.constant([0], tf.int64)), True)

@@ -1,4 +1,4 @@
-"""The same examples in the same order, with the same masks, however many input pipelines feed the replicas."""
+"""The same examples, order and masks for any number of input pipelines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def dataset(tmp_path_factory):
 
 
 def masked(dataset, hosts, mode):
-    """Positions, corrupted inputs, masked places and labels of BATCHES global batches, put together from the hosts' rows."""
+    """Positions, inputs, masked positions and labels of BATCHES global batches, from the hosts'
+    rows."""
     tokenizer = dataset.load_tokenizer()
     spec = ModelSpec(ModelConfig(), len(tokenizer.tokens), dataset.seq_length, tokenizer.pad_id)
     objective = make_objective(

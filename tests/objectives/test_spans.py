@@ -45,7 +45,7 @@ def even(seen: Counter, possible: dict, rows: int = ROWS) -> bool:
 
 
 def test_counts_are_those_of_the_papers():
-    # T5's own examples: 512 tokens of input and 114 of target come from 568 tokens of text, ends included.
+    # T5's examples: 512 tokens of input and 114 of target are made from 568 tokens of text.
     assert t5_counts(568, 0.15, 3.0) == (85, 28)
     assert 568 - 85 + 28 + 1 == 512 and 85 + 28 + 1 == 114
     assert [t5_counts(n, 0.15, 3.0) for n in (0, 1, 2, 3, 20)] == [

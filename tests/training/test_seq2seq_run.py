@@ -1,4 +1,4 @@
-"""The page on the encoder-decoder, executed: damaged texts repaired, then words reversed, through the commands."""
+"""docs/seq2seq.md, executed: repairing texts, then reversing words, through the commands."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_page(tmp_path, monkeypatch, capsys):
     assert all(w["ended"] and -3 < w["log_probability"] < 0 for w in written)
     losses = [r["loss"] for r in read_metrics("repaired/metrics.jsonl") if r["kind"] == "train"]
     assert losses[-1] < 0.5 * losses[0]
-    # The export: MEAD's two copies of the one table, with the rows of the sentinels; and the same values when read back.
+    # The export has MEAD's two copies of the table, with the sentinels' rows, and reads back equal.
     arrays = read_npz(Path("repaired/npz/checkpoint-step-300.npz").read_bytes(), "npz")
     tables = [arrays[f"Seq2Seq/{name}/weights"] for name in ("SrcEmbeddings/x", "TgtEmbedding/y")]
     saved, exported = load("repaired"), load("repaired/npz/checkpoint-step-300.npz")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,7 +15,7 @@ from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.objectives.mlm import MaskedLanguageModeling, Specials
 from tpu_tlm.training.optimizers import make_optimizer
-from tpu_tlm.training.step import TrainStep, _dealt
+from tpu_tlm.training.step import TrainStep, _micro_batches
 
 ROWS, LENGTH, VOCAB = 8, 16, 50
 SPECIALS = Specials(VOCAB, 0, 5, (0, 1, 2, 3, 4, 5))
@@ -65,15 +67,15 @@ def test_two_micro_batches_are_one_batch():
 def test_a_micro_batch_holds_the_same_examples_for_any_number_of_replicas(replicas):
     """What an objective that compares the examples of a micro-batch relies on."""
     rows = tf.range(48)
-    whole = _dealt(rows, 4).numpy()
-    shares = [_dealt(share, 4).numpy() for share in tf.split(rows, replicas)]
+    whole = _micro_batches(rows, 4).numpy()
+    shares = [_micro_batches(share, 4).numpy() for share in tf.split(rows, replicas)]
     assert whole.shape == (4, 12) and sorted(whole.ravel()) == list(range(48))
     for i in range(4):
         assert sorted(whole[i]) == sorted(np.concatenate([share[i] for share in shares]))
 
 
 def test_halves_of_a_batch_add_up():
-    """What two replicas compute, dropout included: masks belong to the example, not to the row or the replica."""
+    """As on two replicas, dropout included: masks depend on the example, not on row or replica."""
     step, batch = make_step(), make_batch()
     values = [tf.convert_to_tensor(v) for v in named_variables(step.model).values()]
     gradients = tf.function(step.gradients, autograph=False)
@@ -88,7 +90,7 @@ def test_halves_of_a_batch_add_up():
 
 
 def test_replicas_with_the_same_texts_drop_and_hide_differently_and_repeat():
-    """The second half of a batch holds the texts of the first: what differs between the two replicas' shares is the noise alone."""
+    """The second half of the batch has the texts of the first: only random numbers differ."""
     step, half = make_step(dropout=0.3), ROWS // 2
     x = tf.tile(make_batch()["x"][:half], (2, 1))
     batch = {**make_batch(start=1000), "x": x}
@@ -161,7 +163,7 @@ def test_no_dynamic_dimension_no_string_no_host_callback():
     ]
     host = {"PyFunc", "EagerPyFunc", "PyFuncStateless", "PrintV2", "Where", "Unique", "AsString"}
     for graph in graphs:
-        # TensorFlow puts placeholders of unknown shape for values that the condition of a loop does not use.
+        # TensorFlow inserts placeholders of unknown shape for values that a loop condition ignores.
         for op in (op for op in graph.get_operations() if "redundant_placeholder" not in op.name):
             assert op.type not in host, op
             for tensor in op.outputs:
@@ -185,3 +187,27 @@ def test_the_gradient_is_the_slope_of_the_loss():
     slope = (loss(1) - loss(-1)) / (2 * width)
     expected = sum(float(tf.reduce_sum(g * d)) for g, d in zip(grads, direction, strict=True))
     assert slope == pytest.approx(expected, rel=0.02)
+
+
+def test_weight_decay_changes_matrices_only():
+    """With zero gradients an update is the decay alone: norms, biases and scalars stay."""
+    step = make_step()
+    step = dataclasses.replace(
+        step,
+        optimizer=make_optimizer(OptimConfig(optimizer="sgd", beta1=0.0, weight_decay=0.5)),
+        schedule=lambda i: tf.constant(0.1),
+    )
+    named = {path: np.asarray(v) + 1.0 for path, v in named_variables(step.model).items()}
+    values = [tf.constant(v, tf.float32) for v in named.values()]
+    batch = {**make_batch(), "x": tf.zeros((ROWS, LENGTH), tf.int32)}
+    update = tf.function(step, autograph=False)
+    result = update(values, step.optimizer.init_slots(values), batch, tf.constant(0, tf.int64))
+    decayed = set()
+    for (path, before), after in zip(named.items(), result.values, strict=True):
+        if np.array_equal(before.astype(np.float32), after):
+            assert before.ndim < 2 or path.rsplit("/", 1)[-1].endswith(("bias", "gamma", "beta"))
+        else:
+            np.testing.assert_allclose(after, before * 0.95, rtol=1e-6)
+            decayed.add(path)
+    assert {path for path, v in named.items() if v.ndim >= 2} == decayed
+    assert any(v.ndim == 1 for v in named.values())

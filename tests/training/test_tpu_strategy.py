@@ -1,4 +1,4 @@
-"""The loop under a real `TPUStrategy`, as far as that goes without a TPU: built for two cores that do not exist, traced, not run."""
+"""The loop under a `TPUStrategy` for two cores that do not exist: built and traced, not run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ TRACED = """
     import tensorflow as tf
     from tensorflow.python.tpu.tpu_system_metadata import TPUSystemMetadata
 
-    cores, stand_ins = ([f"/job:localhost/replica:0/task:0/device:{kind}:{i}" for i in (0, 1)] for kind in ("TPU", "CPU"))
-    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+    place = "/job:localhost/replica:0/task:0/device"
+    cores, stand_ins = ([f"{place}:{kind}:{i}" for i in (0, 1)] for kind in ("TPU", "CPU"))
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
 
     class Core:
         def __init__(self, name):
@@ -43,34 +46,41 @@ TRACED = """
     from tests.planning.steps import SIZES
     from tpu_tlm.config import cli
     from tpu_tlm.data.dataset.stream import Stream, in_order
-    from tpu_tlm.train import CLASSES
-    from tpu_tlm.training.setup import Options, make_step, open_corpora
+    from tpu_tlm.config import Config
+    from tpu_tlm.training.setup import experiment_of, open_datasets
     from tpu_tlm.training.device_feed import feed
     from tpu_tlm.training.loop import Loop
     from tpu_tlm.training.state import TrainState
 
     objective, accum, directory = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    given = {**SIZES, "objective": objective, "grad_accum": accum, "train_dir": directory, "basedir": "-"}
-    everything = Options(*cli.build(CLASSES, given, "test"))
-    corpora = open_corpora(everything)
-    step = make_step(everything, corpora, 100, "bfloat16")
+    given = {**SIZES, "objective": objective, "grad_accum": accum}
+    given |= {"train_dir": directory, "run_dir": "-"}
+    everything = Config(*cli.build(Config.groups(), given, "test"))
+    corpora = open_datasets(everything.data, everything.tokenizer)
+    step = experiment_of(everything, corpora, 100, "bfloat16").step
     state = TrainState(step, strategy)
     state.restore({name: array + 1 for name, array in state.arrays().items()}, 7, "x")
-    equal = all(np.array_equal(a, b) for one, two in [state.copies()] for a, b in zip(one.values(), two.values(), strict=True))
+    one, two = (copy.values() for copy in state.copies())
+    equal = all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
     loop = Loop(step, state, on_tpu=True)
-    batches = iter(feed(lambda hosts, host: Stream(corpora.train, seed=0, batch_size=8).batches(0, hosts=hosts, host=host), strategy))
+    stream = Stream(corpora.train, seed=0, batch_size=8)
+    batches = iter(feed(lambda n, i: stream.batches(0, hosts=n, host=i), strategy))
     traced = loop._train_call.get_concrete_function(batches, tf.constant(3))
     loop._evaluate_call.get_concrete_function(
-        iter(feed(lambda hosts, host: in_order(corpora.train, 8, hosts=hosts, host=host), strategy)), tf.constant(2)
+        iter(feed(lambda n, i: in_order(corpora.train, 8, hosts=n, host=i), strategy)),
+        tf.constant(2),
     )
-    graphs = [traced.graph, *(f.graph for f in traced.graph._functions.values() if hasattr(f, "graph"))]
+    functions = traced.graph._functions.values()
+    graphs = [traced.graph, *(f.graph for f in functions if hasattr(f, "graph"))]
     every = [op for graph in graphs for op in graph.get_operations()]
     times = [op for op in every if op.type == "Timestamp"]
-    on_core = [op for op in every if {"_tpu_replicate", "_replication_info"} & set(op.node_def.attr)]
+    marks = {"_tpu_replicate", "_replication_info"}
+    on_core = [op for op in every if marks & set(op.node_def.attr)]
+    wide = [op.name for op in on_core for t in op.outputs if t.dtype == tf.float64]
     print(json.dumps({
         "kinds": Counter(op.type for op in every), "equal": equal, "variables": len(state.values),
         "ordered": sum(bool(op.control_inputs) for op in times), "times": len(times),
-        "float64 on a core": [op.name for op in on_core for t in op.outputs if t.dtype == tf.float64],
+        "float64 on a core": wide,
         "shapes": [str(spec) for spec in tf.nest.flatten(batches.element_spec)],
     }))
 """

@@ -1,4 +1,4 @@
-"""Starting from somebody else's weights: what is taken, what is said, what is refused; and a run that does it."""
+"""Warm start from other weights: what is loaded, reported and refused; and a run."""
 
 from __future__ import annotations
 
@@ -187,7 +187,8 @@ def test_a_run_starts_from_a_huggingface_directory(corpus, tokenizer, tmp_path):
         tmp_path / "hf",
         *flags(BERT).split(),
     ]
-    given += "--batch_size 8 --steps 1 --warmup_steps 0 --lr 1e-30 --weight_decay 0 --distribute none".split()
+    given += "--batch_size 8 --steps 1 --warmup_steps 0 --lr 1e-30".split()
+    given += "--weight_decay 0 --distribute none".split()
     root = ROOT
     done = subprocess.run(
         [sys.executable, "-m", "tpu_tlm.train", *map(str, given)],

@@ -129,10 +129,10 @@ def translate(values: Mapping[str, Any], where: str, base: Mapping[str, Any]) ->
             raise UsageError(f"{where}: embed_type: {given['embed_type']!r} is not one of {known}")
         absolute = EMBED_TYPES[given["embed_type"]]
     if "ra_type" in given:
-        known = [n for n, e in POSITION_ENCODINGS.items() if e.acts == "relative"]
-        if given["ra_type"] not in known:
+        relatives = [n for n, e in POSITION_ENCODINGS.items() if e.acts == "relative"]
+        if given["ra_type"] not in relatives:
             raise UsageError(
-                f"{where}: ra_type: {given['ra_type']!r} is not one of {', '.join(known)}"
+                f"{where}: ra_type: {given['ra_type']!r} is not one of {', '.join(relatives)}"
             )
         relative = given["ra_type"]
     kept = {name: value for name, value in values.items() if name not in given}

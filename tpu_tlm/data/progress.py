@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 LINE_SECONDS = 10.0  # between lines where the stream is no terminal
 _BAR_SECONDS = 0.5
@@ -34,6 +35,8 @@ class ProgressBar:
         self._name, self._unit, self._total, self._initial = name, unit, total, initial
         self._begun = self._shown = self._clock()
         if self._stream.isatty():
+            from tqdm import tqdm  # only here: short runs need no bar
+
             self._bar = tqdm(
                 total=total,
                 initial=initial,
@@ -58,8 +61,11 @@ class ProgressBar:
 
     def message(self, text: str) -> None:
         """Print a line of its own beside the bar."""
-        tqdm.write(text, file=self._stream)
-        self._stream.flush()
+        if self._bar is not None:
+            self._bar.clear()
+        print(text, file=self._stream, flush=True)
+        if self._bar is not None:
+            self._bar.refresh()
 
     def clear(self) -> None:
         """Remove the bar."""
@@ -68,6 +74,8 @@ class ProgressBar:
             self._bar = None
 
     def _line(self, done: float, elapsed: float) -> str:
+        from tqdm import tqdm
+
         rate = (done - self._initial) / elapsed
         size = tqdm.format_sizeof
         left = tqdm.format_interval((self._total - done) / rate) if rate > 0 else "unknown"

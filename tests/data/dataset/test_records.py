@@ -34,7 +34,9 @@ def test_rows_agree_with_one_by_one(length: int) -> None:
         assert found[i] == crc32c.crc32c(rows[i].tobytes())
 
 
-@pytest.mark.parametrize(("nctx", "vocab_size"), [(7, 100), (128, 65536), (128, 65537), (70, 300)])
+@pytest.mark.parametrize(
+    ("seq_length", "vocab_size"), [(7, 100), (128, 65536), (128, 65537), (70, 300)]
+)
 def test_tensorflow_reads_what_the_template_wrote(
     tmp_path, seq_length: int, vocab_size: int
 ) -> None:
@@ -95,13 +97,13 @@ def test_sums_see_any_change_and_are_the_stated_formula() -> None:
         )
         for piece in ((0, 1, 2, 3), (4, 5, 6))
     ]
-    told = checksums.piece_sums(checksums.record_sums(rows), 4)
-    assert told == [f"{value % 2**64:016x}" for value in plain]
+    sums = checksums.piece_sums(checksums.record_sums(rows), 4)
+    assert sums == [f"{value % 2**64:016x}" for value in plain]
     for place in range(rows.size):
         changed = rows.copy()
         changed.reshape(-1)[place] ^= 1 << place % 8
         again = checksums.piece_sums(checksums.record_sums(changed), 4)
-        assert again[place // 84] != told[place // 84]
+        assert again[place // 84] != sums[place // 84]
     assert checksums.piece_sums(
         checksums.record_sums(rows[::-1].copy()), 7
     ) != checksums.piece_sums(checksums.record_sums(rows), 7)

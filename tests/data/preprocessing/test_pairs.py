@@ -167,7 +167,7 @@ def test_a_text_alone_is_framed_as_the_first_of_a_pair(
     seq_length: int,
     tokenizer: list[str],
 ) -> None:
-    """`predict respond` and `generate` read what the model was trained on, cut at the same place."""
+    """`predict respond` and `generate` read what the model was trained on, cut alike."""
     path = tmp_path / "rows.txt"
     path.write_text("".join(f"{text}\tpeace\n" for text in texts))
     wordpiece = tokenizer is WORDPIECE
@@ -397,11 +397,17 @@ def test_any_number_of_workers_gives_the_same_bytes_and_a_second_call_does_nothi
 def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     source = rows_file(tmp_path)
     for options, message in [
-        (["--pairs", "none", "--seq_length_y", "8"], "--seq_length_y: is for pairs"),
-        (["--pairs", "ntp", "--packing", "documents"], "--packing: has no meaning"),
-        (["--pairs", "nsp", "--last_turn_only"], "--last_turn_only: has no meaning"),
-        (["--pairs", "nsp", "--turn_sep", "[SEP]"], "--turn_sep: has no meaning with --pairs nsp"),
-        (["--pairs", "tsv", "--turn_sep", "[SEP]"], "--turn_sep: has no meaning with --pairs tsv"),
+        (["--pairs", "none", "--seq_length_y", "8"], "--seq_length_y: acts only with --pairs"),
+        (["--pairs", "ntp", "--packing", "documents"], "--packing: acts only with --pairs none"),
+        (["--pairs", "nsp", "--last_turn_only"], "--last_turn_only: acts only with --pairs ntp"),
+        (
+            ["--pairs", "nsp", "--turn_sep", "[SEP]"],
+            "--turn_sep: acts only with --pairs ntp, and this is --pairs nsp",
+        ),
+        (
+            ["--pairs", "tsv", "--turn_sep", "[SEP]"],
+            "--turn_sep: acts only with --pairs ntp, and this is --pairs tsv",
+        ),
         (["--pairs", "tsv", "--pair_columns", "1"], "takes 2"),
         (
             ["--pairs", "ntp", "--y_prefix", "<NONE>"],

@@ -248,3 +248,38 @@ def test_strict_stops_all_workers(tmp_path: Path, source: Path) -> None:
         and len(done.stderr.strip().splitlines()) == 1
     )
     assert time.monotonic() - begun < 60
+
+
+def test_several_machines_make_the_same_bytes(
+    tmp_path: Path, source: Path, whole: dict[str, str]
+) -> None:
+    """Three processes that share a disk, as the pods of an Indexed Job; one is killed and rerun."""
+    output = tmp_path / "out"
+    commands = [
+        _command(source, output, "--workers", "1", "--index", str(index), "--of", "3")
+        for index in range(3)
+    ]
+    work = output / ".preprocess"
+    # One that comes first waits for process 0, which prepares the work directory.
+    early = subprocess.Popen(commands[1], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    _kill_when(commands[0], lambda: len(list(work.glob("part-*.json"))) >= 2)
+    assert not list(output.rglob("md.yml"))
+    others = [
+        subprocess.Popen(commands[i], cwd=ROOT, stdout=subprocess.PIPE, text=True) for i in (0, 2)
+    ]
+    for process in (early, *others):
+        process.communicate(timeout=200)
+        assert process.returncode == 0
+    assert _hashes(output) == whole and not work.exists()
+    assert "nothing to do" in _run(commands[2])
+
+
+def test_a_share_that_cannot_be_is_refused(tmp_path: Path, source: Path) -> None:
+    for more, message in (
+        (["--index", "3", "--of", "3"], "--index 3"),
+        (["--of", "2", "--output", "ram://bucket/set"], "--work_dir"),
+    ):
+        done = subprocess.run(
+            _command(source, tmp_path / "out", *more), cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 2 and message in done.stderr

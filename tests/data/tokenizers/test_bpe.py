@@ -243,8 +243,8 @@ def test_missing_files_and_options_are_named(tmp_path: Path) -> None:
     for config, message in (
         (TokenizerConfig(), "--vocab is required"),
         (TokenizerConfig(vocab=str(FILES / "vocab")), "--codes is required"),
-        (TokenizerConfig(codes=missing, vocab=str(FILES / "vocab")), "nothing: cannot be read"),
-        (TokenizerConfig(subword_type="wordpiece", vocab=missing), "nothing: cannot be read"),
+        (TokenizerConfig(codes=missing, vocab=str(FILES / "vocab")), "nothing: No such file"),
+        (TokenizerConfig(subword_type="wordpiece", vocab=missing), "nothing: No such file"),
     ):
         with pytest.raises(UsageError, match=message):
             make_tokenizer(config)

@@ -28,8 +28,11 @@ def csv_values(
     if first is None:
         return
     delimiter = _delimiter(file.path, first)
-    quoting = csv.QUOTE_MINIMAL if delimiter != "\t" else csv.QUOTE_NONE
-    rows = csv.reader(_chained(first, lines), delimiter=delimiter, quoting=quoting)
+    chained = _chained(first, lines)
+    if delimiter == "\t":
+        rows = csv.reader(chained, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    else:
+        rows = csv.reader(chained, delimiter=delimiter)
     at = int(column) - 1 if column.isdecimal() and int(column) > 0 else None
     try:
         if at is None:

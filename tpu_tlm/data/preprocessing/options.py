@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from tpu_tlm import filesystem
 from tpu_tlm.config import CorpusConfig, PairsConfig, PreprocessConfig
 from tpu_tlm.data.corpus.pair_rows import RowRule
 from tpu_tlm.data.preprocessing.packing import Packing
@@ -17,15 +18,14 @@ _OF_NTP = ("turn_sep", "last_turn_only", "pairs_format")
 
 
 def check(corpus: CorpusConfig, config: PreprocessConfig, pairs: PairsConfig) -> None:
-    """Raise `UsageError` for values out of range and options without a meaning together."""
-    if not 0 <= config.valid_fraction < 1:
+    """Raise `UsageError` for options without a meaning together."""
+    if config.index >= config.of:
+        raise UsageError(f"--index {config.index}: must be below --of {config.of}")
+    if config.of > 1 and config.work_dir is None and filesystem.is_remote(config.output):
         raise UsageError(
-            f"--valid_fraction {config.valid_fraction}: must be at least 0 and below 1"
+            f"--of {config.of}: give a --work_dir on a disk that all processes see, because "
+            f"{config.output} is on none"
         )
-    if config.max_file_size <= 0:
-        raise UsageError(f"--max_file_size {config.max_file_size}: must be above 0")
-    if config.workers < 0:
-        raise UsageError(f"--workers {config.workers}: must be 0 (one per core) or more")
     default = PairsConfig()
     given = [
         field.name

@@ -19,7 +19,7 @@ class Tokens(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Rows of one length: ids uint32 and word starts bool, both [rows, seq_length]."""
+    """Rows of one length: ids uint32 and word starts bool, both [rows, length]."""
 
     ids: NDArray[np.uint32]
     word_start: NDArray[np.bool_]
@@ -32,10 +32,10 @@ NO_TOKENS = Tokens(np.empty(0, np.uint32), np.empty(0, bool))
 class Packing:
     """Length of examples, and the ids at fixed places (None: no token there).
 
-    An example is `prefix`, tokens, `suffix`, then `pad_id` up to `seq_length`. `eol` is appended to every
-    line. Word starts are true where a word or an `eol` begins, false on the later pieces of a word,
-    on prefix, suffix and padding. `documents`: every document begins a new example. `flag`: the
-    option that sets `seq_length`.
+    An example is `prefix`, tokens, `suffix`, then `pad_id` up to `seq_length`. `eol` is appended to
+    every line. Word starts are true where a word or an `eol` begins, false on the later pieces of a
+    word, on prefix, suffix and padding. `documents`: every document begins a new example. `flag`:
+    the option that sets `seq_length`.
     """
 
     seq_length: int

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tpu_tlm import filesystem
 from tpu_tlm.data.corpus.documents import BadInput, Part
 from tpu_tlm.data.dataset.dataset import TOKENIZER
-from tpu_tlm.data.dataset.shards import (
-    Shard,
-    remove_leftovers,
-    shard_name,
-    shard_sizes,
-    write_metadata,
-)
+from tpu_tlm.data.dataset.metadata import write_metadata
+from tpu_tlm.data.dataset.shards import Shard, remove_leftovers, shard_sizes
 from tpu_tlm.data.preprocessing.pool import PreprocessPool
+from tpu_tlm.data.preprocessing.share import Share, wait_until
 from tpu_tlm.data.preprocessing.worker import (
     PartResult,
     PreprocessJob,
     SplitResult,
     finished_shard,
+    finished_shard_names,
     load_results,
     pack_leftovers,
 )
@@ -29,6 +26,7 @@ from tpu_tlm.data.progress import ProgressBar
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
 
+_ALONE = Share()
 _COUNTS = (
     "documents",
     "lines",
@@ -60,19 +58,22 @@ def run(
     workers: int,
     max_shard_bytes: float,
     bad: BadInput | None = None,
+    share: Share = _ALONE,
+    notice: Callable[[str], None] = lambda text: None,
 ) -> Made:
     """Do all that is not done yet, up to but without `md.yml`.
 
-    `bad`: input that was left out before. Raises `TlmError` (`UsageError` under `strict`) for bad
-    input.
+    `bad`: input that was left out before; `share`: the parts and shards of this process, `notice`
+    is called with a line while it waits for the others; only process 0 waits for all shards. Raises
+    `TlmError` (`UsageError` under `strict`) for bad input.
     """
     made, progress = Made(), ProgressBar()
     if bad is not None:
         made.bad.merge(bad)
-    tokenizer.save(f"{job.work}/{TOKENIZER}")
-    pending = [part for part in parts if PartResult.load(job, part.index) is None]
-    made.kept_parts = len(parts) - len(pending)
-    total = sum(part.size for part in parts)
+    mine = [part for part in parts if share.has(part.index)]
+    pending = [part for part in mine if PartResult.load(job, part.index) is None]
+    made.kept_parts = len(mine) - len(pending)
+    total = sum(part.size for part in mine)
     before = total - sum(part.size for part in pending)
     workers = min(workers, max(len(pending), 1))
     pool = PreprocessPool(job, len(parts), workers, lambda: show_tokenizing())
@@ -88,8 +89,24 @@ def run(
         for _ in pool.tokenize(sorted(pending, key=lambda part: (-part.size, part.index))):
             show_tokenizing()
         tokenizing = False
+        missing = [part.index for part in parts if not share.has(part.index)]
+
+        def all_parts() -> bool:
+            while missing and PartResult.load(job, missing[-1]) is not None:
+                missing.pop()
+            return not missing
+
+        wait_until(all_parts, "parts of other processes", notice)
         _count(made, load_results(job, len(parts)))
-        tail = PartResult.load(job, len(parts)) or pack_leftovers(job, len(parts))
+        if share.leads and PartResult.load(job, len(parts)) is None:
+            for split in job.splits:
+                _remove_other_shards(job, split)
+            pack_leftovers(job, len(parts))
+        wait_until(
+            lambda: PartResult.load(job, len(parts)) is not None, "process 0 to pack", notice
+        )
+        tail = PartResult.load(job, len(parts))
+        assert tail is not None
         for split, counts in made.counts.items():
             counts.chunks += tail.splits[split].chunks
         for split, counts in made.counts.items():
@@ -99,9 +116,9 @@ def run(
             sizes = shard_sizes(
                 sum(made.counts[split].chunks), job.layout.record_bytes, max_shard_bytes
             )
-            made.shards[split] = _write_shards(
-                job, split, sizes, len(parts) + 1, pool, progress, made
-            )
+            _write_shards(job, split, sizes, len(parts) + 1, pool, progress, made, share)
+            if share.leads:
+                made.shards[split] = _all_shards(job, split, len(sizes), notice)
     finally:
         progress.clear()
         pool.close()
@@ -146,6 +163,12 @@ def _nothing_in(split: str, job: PreprocessJob, made: Made) -> str:
     return f"--input_files: {documents:,} documents, but no token in them"
 
 
+def _remove_other_shards(job: PreprocessJob, split: str) -> None:
+    """Remove what interrupted attempts left in the output, while no process writes there."""
+    filesystem.make_directory(job.splits[split])
+    remove_leftovers(job.splits[split], finished_shard_names(job, split))
+
+
 def _write_shards(
     job: PreprocessJob,
     split: str,
@@ -154,21 +177,32 @@ def _write_shards(
     pool: PreprocessPool,
     progress: ProgressBar,
     made: Made,
-) -> list[Shard]:
-    shards = {index: finished_shard(job, split, index) for index in range(len(sizes))}
-    pending = [index for index, shard in shards.items() if shard is None]
-    made.kept_shards += len(sizes) - len(pending)
-    filesystem.make_directory(job.splits[split])
-    if pending:
-        remove_leftovers(job.splits[split], [shard.name for shard in shards.values() if shard])
-    names = {shard_name(index, len(sizes)): index for index in pending}
-    done = len(sizes) - len(pending)
-    progress.start(f"writing {split} shards", len(sizes), " shards", initial=done)
-    for shard in pool.write_shards(split, pending, sizes, parts):
-        shards[names[shard.name]] = shard
+    share: Share,
+) -> None:
+    mine = [index for index in range(len(sizes)) if share.has(index)]
+    pending = [index for index in mine if finished_shard(job, split, index) is None]
+    made.kept_shards += len(mine) - len(pending)
+    done = len(mine) - len(pending)
+    progress.start(f"writing {split} shards", len(mine), " shards", initial=done)
+    for _ in pool.write_shards(split, pending, sizes, parts):
         done += 1
         progress.update(done)
-    return [shard for shard in shards.values() if shard is not None]
+
+
+def _all_shards(
+    job: PreprocessJob, split: str, count: int, notice: Callable[[str], None]
+) -> list[Shard]:
+    """The shards of all processes, waited for."""
+    shards: list[Shard] = []
+
+    def complete() -> bool:
+        while len(shards) < count and (shard := finished_shard(job, split, len(shards))):
+            shards.append(shard)
+        return len(shards) == count
+
+    wait_until(complete, f"{split} shards of other processes", notice)
+    _remove_other_shards(job, split)
+    return shards
 
 
 def finish(job: PreprocessJob, tokenizer: Tokenizer, made: Made, shared: dict[str, Any]) -> None:

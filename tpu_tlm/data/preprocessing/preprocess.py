@@ -9,8 +9,10 @@ from typing import Any
 
 from tpu_tlm.config import CorpusConfig, PairsConfig, PreprocessConfig, TokenizerConfig
 from tpu_tlm.data.corpus.inputs import PART_BYTES, InputReport, expand_inputs, plan_parts
-from tpu_tlm.data.dataset.shards import read_metadata
+from tpu_tlm.data.dataset.dataset import TOKENIZER
+from tpu_tlm.data.dataset.metadata import read_metadata
 from tpu_tlm.data.preprocessing import options, pipeline, provenance, work_dir
+from tpu_tlm.data.preprocessing.share import Share, wait_until
 from tpu_tlm.data.preprocessing.summary import summary, warnings
 from tpu_tlm.data.preprocessing.worker import PreprocessJob
 from tpu_tlm.data.processes import usable_cores
@@ -67,12 +69,16 @@ def preprocess(
         if before != changed:
             notice("input files were written again since; size and sampled content are the same")
         return PreprocessResult(splits, complete_before=True)
-    lock = work_dir.OutputLock(base)
+    share = Share(config.index, config.of)
+    lock = work_dir.OutputLock(base, shared=share.of > 1)
     try:
-        directory = work_dir.WorkDirectory(work)
+        directory = work_dir.WorkDirectory(work, share)
         try:
-            if reason := directory.claim(made_from):
-                notice(f"leftovers of another preprocessing removed ({reason})")
+            if share.leads:
+                keep = f"{directory.path}/{TOKENIZER}"
+                if reason := directory.claim(made_from, lambda: tokenizer.save(keep)):
+                    notice(f"leftovers of another preprocessing removed ({reason})")
+            wait_until(lambda: directory.holds(made_from), "process 0 to begin", notice)
             job = PreprocessJob(
                 work=directory.path,
                 splits=splits,
@@ -97,7 +103,12 @@ def preprocess(
                 config.workers or usable_cores(),
                 config.max_file_size * (1 << 20),
                 report.bad,
+                share,
+                notice,
             )
+            if not share.leads:
+                done = f"process {share.index} of {share.of}: its parts and shards are written"
+                return PreprocessResult(splits, lines=[f"{done}; process 0 writes md.yml"])
             metadata: dict[str, Any] = {name: made_from[name] for name in _SHARED}
             if rule is not None:
                 metadata |= options.pair_metadata(pairs, rule, tokenizer)

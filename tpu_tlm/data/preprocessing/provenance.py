@@ -14,6 +14,7 @@ from typing import Any
 
 from tpu_tlm import filesystem
 from tpu_tlm.config import CorpusConfig, PairsConfig, PreprocessConfig
+from tpu_tlm.config.options import options_in
 from tpu_tlm.data.corpus.inputs import InputFile
 from tpu_tlm.data.tokenizers.base import Tokenizer
 
@@ -43,7 +44,7 @@ def made_from(
     options = {
         _KEYS.get(name, name): value
         for name, value in dataclasses.asdict(config).items()
-        if name not in ("output", "workers", "work_dir")
+        if options_in(PreprocessConfig)[name].declared.shapes_data
     }
     options |= dataclasses.asdict(pairs) if pairs else {}
     options |= {"document": corpus.document, "text_column": corpus.text_column}

@@ -86,10 +86,10 @@ class SplitResult:
 
     def count_unknown(self, encoded: Encoded, unk_id: int) -> None:
         """Add the words, the unknown tokens and the words with one in them."""
-        self.words += int(encoded.word_start.sum())
+        self.words += int(np.count_nonzero(encoded.word_start))
         unknown = encoded.ids == unk_id
-        if unknown.any():
-            self.unknown += int(unknown.sum())
+        if count := int(np.count_nonzero(unknown)):
+            self.unknown += count
             self.unknown_words += len(np.unique(np.cumsum(encoded.word_start)[unknown]))
 
     @property

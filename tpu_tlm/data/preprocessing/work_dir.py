@@ -10,16 +10,20 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from tpu_tlm import filesystem
 from tpu_tlm.data.dataset.dataset import WORK
 from tpu_tlm.data.preprocessing.provenance import differences
+from tpu_tlm.data.preprocessing.share import Share
 from tpu_tlm.data.preprocessing.writing import writing
 from tpu_tlm.errors import UsageError
+from tpu_tlm.filesystem.lock import DiskLock, Held
 
 _STATE = "made_from.json"
 _LOCK = "lock"
+_ALONE = Share()
 
 
 def work_path(output: str, given: str | None) -> str:
@@ -33,9 +37,12 @@ def work_path(output: str, given: str | None) -> str:
 
 
 class OutputLock:
-    """Keeps a second preprocess, whatever its work directory, out of a local output directory."""
+    """Keeps a second preprocess, whatever its work directory, out of a local output directory.
 
-    def __init__(self, output: str) -> None:
+    shared: other processes of the same preprocessing may come in.
+    """
+
+    def __init__(self, output: str, shared: bool = False) -> None:
         self._handle: int | None = None
         if filesystem.is_remote(output):
             return
@@ -43,7 +50,8 @@ class OutputLock:
             os.makedirs(output, exist_ok=True)
             self._handle = os.open(output, os.O_RDONLY)
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(self._handle, kind | fcntl.LOCK_NB)
         except OSError as error:
             # Some network disks lock no directories: there the work directory's lock must do.
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
@@ -66,33 +74,44 @@ def _in_use(path: str) -> UsageError:
 class WorkDirectory:
     """Holds the finished parts of one preprocessing until its dataset is complete.
 
-    It is locked while in use.
+    It is locked while in use; share: several processes use it, each locks its own index.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, share: Share = _ALONE) -> None:
         self.path = path
+        self._share = share
+        name = _LOCK if share.of == 1 else f"{_LOCK}-{share.index}"
         with writing(path):
-            os.makedirs(path, exist_ok=True)
-            self._lock = open(os.path.join(path, _LOCK), "a")
+            filesystem.make_directory(path)
+        self._lock = DiskLock(os.path.join(path, name))
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
+            with filesystem.naming(self._lock.path):
+                self._lock.acquire(0.0, lambda holder: None)
+        except Held:
             raise _in_use(path) from None
 
-    def claim(self, made_from: dict[str, Any]) -> str | None:
+    def holds(self, made_from: dict[str, Any]) -> bool:
+        """Whether what is there belongs to this preprocessing."""
+        return self._state() == made_from
+
+    def _state(self) -> Any:
+        try:
+            return json.loads(filesystem.read_bytes(os.path.join(self.path, _STATE)))
+        except (UsageError, ValueError):
+            return {}
+
+    def claim(
+        self, made_from: dict[str, Any], prepare: Callable[[], None] = lambda: None
+    ) -> str | None:
         """Keep what belongs to the same preprocessing, else empty the directory.
 
-        Returns what differed when it was emptied.
+        prepare: called before the directory counts as claimed. Returns what differed when it was
+        emptied.
         """
-        state = os.path.join(self.path, _STATE)
         reason = None
-        names = [name for name in os.listdir(self.path) if name != _LOCK]
+        names = [name for name in os.listdir(self.path) if not name.startswith(_LOCK)]
         if names:
-            try:
-                old = json.loads(filesystem.read_bytes(state))
-            except (UsageError, ValueError):
-                old = {}
+            old = self._state()
             if old == made_from:
                 return None
             reason = differences(old, made_from)
@@ -100,6 +119,8 @@ class WorkDirectory:
                 whole = os.path.join(self.path, name)
                 with writing(whole):
                     shutil.rmtree(whole) if os.path.isdir(whole) else os.remove(whole)
+        prepare()
+        state = os.path.join(self.path, _STATE)
         filesystem.write_bytes(state, json.dumps(made_from).encode())
         return reason
 
@@ -109,8 +130,8 @@ class WorkDirectory:
             shutil.rmtree(self.path)
 
     def close(self) -> None:
-        """Let other processes in."""
-        self._lock.close()
+        """Release the lock."""
+        self._lock.release()
 
 
 def remove_finished(path: str) -> bool:

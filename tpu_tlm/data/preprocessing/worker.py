@@ -30,6 +30,7 @@ __all__ = [
     "SplitResult",
     "Worker",
     "finished_shard",
+    "finished_shard_names",
     "load_results",
     "pack_leftovers",
 ]
@@ -174,6 +175,17 @@ def finished_shard(job: PreprocessJob, split: str, index: int) -> Shard | None:
     shard = Shard(**{**found, "sums": tuple(found["sums"])})
     path = f"{job.splits[split].rstrip('/')}/{shard.name}"
     return shard if filesystem.exists(path) and filesystem.file_size(path) == shard.bytes else None
+
+
+def finished_shard_names(job: PreprocessJob, split: str) -> list[str]:
+    """The names of all shards that are noted as written and are there whole."""
+    names = []
+    for note in os.listdir(job.work):
+        if note.startswith("shard-") and note.endswith(f".{split}.json"):
+            index = int(note.removeprefix("shard-").partition(".")[0])
+            if (shard := finished_shard(job, split, index)) is not None:
+                names.append(shard.name)
+    return names
 
 
 def pack_leftovers(job: PreprocessJob, parts: int) -> PartResult:

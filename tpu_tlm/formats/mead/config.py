@@ -170,8 +170,11 @@ def spec_from_mead(
             single_head=config["num_heads"] == 1,
             mlp=kind == "gmlp" or config.get("mlp", False),
             compat="mead",
-            transformer_type=_choice(config, "transformer_type", _ORDERS),
-            layer_norms_after=config.get("layer_norms_after", False),
+            transformer_type=(
+                "post-layer-norm"
+                if config.get("layer_norms_after")
+                else _choice(config, "transformer_type", _ORDERS)
+            ),
             layer_norm_eps=config.get("layer_norm_eps") or epsilon,
             activation=config.get("activation", "gelu"),
             tie_weights=tie,

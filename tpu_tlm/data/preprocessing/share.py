@@ -1,0 +1,47 @@
+"""One preprocessing on several machines: which parts and shards are whose, and waiting for others.
+
+Each of `of` processes tokenizes its parts into a work directory that all see, and writes its shards
+once all parts are there. Process 0 prepares the work directory, packs what the parts left over, and
+writes `md.yml` when all shards are there. Each can be killed and run again by itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_POLL_SECONDS = 1.0
+_NOTICE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Share:
+    """Process `index` of `of`."""
+
+    index: int = 0
+    of: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process does what is done once."""
+        return self.index == 0
+
+    def has(self, number: int) -> bool:
+        """Whether the part or shard of that number is done by this process."""
+        return number % self.of == self.index
+
+
+def wait_until(
+    ready: Callable[[], bool],
+    what: str,
+    notice: Callable[[str], None],
+    seconds: float = _POLL_SECONDS,
+) -> None:
+    """Wait for what other processes do; says so every minute."""
+    said = time.monotonic() - _NOTICE_SECONDS + 5
+    while not ready():
+        if time.monotonic() - said >= _NOTICE_SECONDS:
+            said = time.monotonic()
+            notice(f"waiting for {what}")
+        time.sleep(seconds)
