@@ -19,7 +19,7 @@ MAX_LAYERS, MAX_WIDTH, MAX_FFN = 1_000, 65_536, 1_048_576
 MAX_VOCAB, MAX_POSITIONS, MAX_TYPES = 16_777_216, 4_194_304, 65_536
 
 # config.json's name of an activation -> ours.
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Any] = {
     "gelu": "gelu-exact",
     "gelu_new": "gelu",
     "gelu_pytorch_tanh": "gelu",

@@ -25,7 +25,11 @@ from tpu_tlm.formats.mapping import Pair, joined_heads, linear, norm, pair, rows
 from tpu_tlm.models.spec import ModelSpec
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
-_ACTIVATIONS = {"gelu": "geglu-exact", "gelu_new": "geglu", "gelu_pytorch_tanh": "geglu"}
+_ACTIVATIONS: dict[str, Any] = {
+    "gelu": "geglu-exact",
+    "gelu_new": "geglu",
+    "gelu_pytorch_tanh": "geglu",
+}
 _THEIRS = {"geglu-exact": "gelu", "geglu": "gelu_new", "swiglu": "silu"}
 _LARGEST_BASE = 1e12
 
