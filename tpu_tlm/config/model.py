@@ -110,7 +110,7 @@ class ModelConfig(OptionGroup):
     )
     rotary_base_local: float | None = _shape(
         None,
-        "rotary_base of the local layers (--local_window); none = rotary_base",
+        "rotary_base of local layers (--local_window); none = rotary_base",
         unit="number",
         above=0,
         only_with={"position_encoding": ("rotary",)},
@@ -140,14 +140,16 @@ class ModelConfig(OptionGroup):
         "with a third matrix",
         also_called=("hidden_act", "activation_function"),
     )
-    use_bias: bool = _shape(True, "biases in attention, feed-forward layers and the bert head")
+    use_bias: bool = _shape(
+        True, "biases in attention projections, feed-forward layers and the bert head"
+    )
     norm_bias: bool = _shape(True, "biases in layer norms")
     skip_first_norm: bool = _shape(
         False,
-        "pre-layer-norm: the first layer has no norm before attention (ModernBERT)",
+        "no norm before attention in the first layer (ModernBERT)",
         only_with={"transformer_type": ("pre-layer-norm",)},
     )
-    shared_layers: bool = _shape(False, "all encoder blocks share their weights (ALBERT)")
+    shared_layers: bool = _shape(False, "all encoder layers have the same weights (ALBERT)")
     tie_weights: bool = _shape(
         True,
         "use the token embedding as output projection",

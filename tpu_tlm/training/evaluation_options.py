@@ -15,7 +15,7 @@ from tpu_tlm.objectives.options import ObjectiveOptions
 from tpu_tlm.objectives.registry import evaluation_options, is_file
 
 if TYPE_CHECKING:
-    from tpu_tlm.formats.load import PretrainedModel
+    from tpu_tlm.formats.pretrained import PretrainedModel
 
 # Examples per step, and pairs among which a pair is ranked, where nothing is given.
 BATCH_SIZE, CANDIDATES = 64, 100

@@ -14,7 +14,7 @@ _OPTIMIZER = re.compile(
     r"(^|/)(adam_[mv]|Adam(_1)?|lamb_[mv]|m|v|global_step|beta[12]_power|LossScale|good_steps"
     r"|current_loss_scale)(:0)?$"
 )
-# Names that follow no rule: HuggingFace's, Google's. The next-sentence matrix is [2, d] in both.
+# Names without a rule: HuggingFace's, Google's. The next-sentence matrix is [2, d] in both.
 _FIXED = {
     "cls.predictions.bias": "cls/predictions/output_bias",
     "cls.seq_relationship.bias": "cls/seq_relationship/output_bias",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
@@ -34,8 +35,14 @@ class TransformerEncoder(Layer):
         super().__init__(**kwargs)
         self.order, self.pdrop = config.transformer_type, config.dropout
         policy = self.dtype_policy
-        skips = config.skip_first_norm and layer == 0 and self.order == "pre-layer-norm"
-        self.ln1: Any = None if skips else make_norm(config, name="ln1", dtype=policy)
+        if config.skip_first_norm and self.order != "pre-layer-norm":
+            raise ValueError("--skip_first_norm: only with --transformer_type pre-layer-norm")
+        skips = config.skip_first_norm and layer == 0
+        self.ln1: keras.layers.Layer = (
+            keras.layers.Identity(name="ln1", dtype=policy)
+            if skips
+            else make_norm(config, name="ln1", dtype=policy)
+        )
         self.ln2 = make_norm(config, name="ln2", dtype=policy)
         self.attn = make_attention(config, layer, causal=causal, name="attn", dtype=policy)
         self.ffn = FFN(
@@ -73,7 +80,7 @@ class TransformerEncoder(Layer):
             x = x + attend(x)
             x = self.ln2(x)
             return x + feed_forward(x)
-        x = x + attend(x if self.ln1 is None else self.ln1(x))
+        x = x + attend(self.ln1(x))
         return x + feed_forward(self.ln2(x))
 
 
