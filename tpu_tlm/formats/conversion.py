@@ -45,7 +45,9 @@ class Conversion:
         ]
 
 
-def convert(config: ConvertConfig, model: ModelConfig | None = None) -> tuple[list[str], Conversion]:
+def convert(
+    config: ConvertConfig, model: ModelConfig | None = None
+) -> tuple[list[str], Conversion]:
     """Convert as options describe; gives lines about what was read, and the conversion.
 
     `model`: options of an NPZ file of MEAD's, which holds none. Raises `UsageError` where the
