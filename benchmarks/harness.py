@@ -1,7 +1,10 @@
-"""Timing programs against one another on a shared machine: A B A B ..., medians of ratios of neighbours, peak memory of each.
+"""Timing programs against one another on a shared machine:
 
-Every contender is a child process of its own, built once and then asked in turn, so that neither sees the other's memory or
-threads. `python -m benchmarks.harness MODULE:FUNCTION JSON-ARGUMENTS` is such a child.
+A B A B ..., medians of ratios of neighbours, peak memory of each.
+
+Every contender is a child process of its own, built once and then asked in turn, so that neither
+sees the other's memory or threads. `python -m benchmarks.harness MODULE:FUNCTION JSON-ARGUMENTS` is
+such a child.
 """
 
 from __future__ import annotations
@@ -24,7 +27,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Contender:
-    """A program to time: `target` ("module:function") called with `arguments` gives a callable(calls) -> seconds per unit of work."""
+    """A program to time:
+
+    `target` ("module:function") called with `arguments` gives a callable(calls) -> seconds per unit
+    of work.
+    """
 
     name: str
     target: str
@@ -33,10 +40,12 @@ class Contender:
 
 @dataclass
 class Result:
-    """What was measured of a contender, a number per round: seconds per unit by the clock and of the processors; and the peak memory.
+    """What was measured of a contender, a number per round: seconds per unit by the clock and of
+    the processors; and the peak memory.
 
-    `ratios`, `cpu_ratios`: the first contender's seconds over this one's in the same round; above 1 is faster than the first. Processor
-    time says who does less work even where other programs keep the machine busy.
+    `ratios`, `cpu_ratios`: the first contender's seconds over this one's in the same round; above 1
+    is faster than the first. Processor time says who does less work even where other programs keep
+    the machine busy.
     """
 
     name: str
@@ -121,15 +130,19 @@ def alternate(contenders: Sequence[Contender], rounds: int, calls: int = 1) -> l
 
 
 def table(title: str, results: Sequence[Result], unit: str = "step") -> str:
-    """The results as a Markdown table: medians of the rounds' ratios, 1.00 being the first contender."""
+    """The results as a Markdown table: medians of the rounds' ratios, 1.00 being the first
+    contender.
+    """
     lines = [
-        f"| {title} | speed by the clock (lowest to highest) | by processor time | median s/{unit} | peak RSS, MB |",
+        f"| {title} | speed by the clock (lowest to highest) | by processor time | median "
+        f"s/{unit} | peak RSS, MB |",
         "|---|---|---|---|---|",
     ]
     for r in results:
         clock, cpu = _spread(r.ratios), _spread(r.cpu_ratios)
         lines.append(
-            f"| {r.name} | {clock} | {cpu} | {statistics.median(r.seconds):.4g} | {r.peak_mb:,.0f} |"
+            f"| {r.name} | {clock} | {cpu} | {statistics.median(r.seconds):.4g} | "
+            f"{r.peak_mb:,.0f} |"
         )
     return "\n".join(lines)
 
@@ -139,7 +152,10 @@ def _spread(ratios: Sequence[float]) -> str:
 
 
 def _peak_mb() -> float:
-    """Peak resident memory of this process. Not `ru_maxrss`: that one starts at the parent's size at the fork."""
+    """Peak resident memory of this process.
+
+    Not `ru_maxrss`: that one starts at the parent's size at the fork.
+    """
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
     if found is None:
         raise RuntimeError("/proc/self/status has no line VmHWM: peak memory is read on Linux only")

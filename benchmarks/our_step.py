@@ -23,9 +23,11 @@ STEPS = 1_000_000
 
 
 def build(workload: str, rpr_k: int = 0) -> Callable[[int], float]:
-    """A callable(calls) -> seconds per step of the whole step: masks made on the device, dropout, clipping, AdamW, schedule.
+    """A callable(calls) -> seconds per step of the whole step: masks made on the device, dropout,
+    clipping, AdamW, schedule.
 
-    The model is the reference's (learned positions, norms after); with `rpr_k` relative positions take the place of learned ones.
+    The model is the reference's (learned positions, norms after); with `rpr_k` relative positions
+    take the place of learned ones.
     """
     load = WORKLOADS[workload]
     config = ModelConfig(

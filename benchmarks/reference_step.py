@@ -1,8 +1,10 @@
-"""The step to beat: masked-LM training as a good programmer writes it in plain TensorFlow, by hand and for one model only.
+"""The step to beat: masked-LM training as a good programmer writes it in plain TensorFlow, by hand
+and for one model only.
 
-One `tf.function(jit_compile=True)` runs ten steps: post-LN blocks with fused QKV, learned positions, dropout on attention weights and
-residual branches, BERT's head at the gathered positions with the tied table, cross-entropy, AdamW without clipping; float32. Which
-positions are predicted is part of the input: nothing is masked here.
+One `tf.function(jit_compile=True)` runs ten steps: post-LN blocks with fused QKV, learned
+positions, dropout on attention weights and residual branches, BERT's head at the gathered positions
+with the tied table, cross-entropy, AdamW without clipping; float32. Which positions are predicted
+is part of the input: nothing is masked here.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import tensorflow as tf
 
 from benchmarks.workloads import WORKLOADS, Workload
 
-# The fastest of the two first: by processor time `tf.nn.dropout` took 0.98 of `stateless_dropout`'s step on W1, and 0.99 on W2.
+# The fastest of the two first: by processor time `tf.nn.dropout` took 0.98 of `stateless_dropout`'s
+# step on W1, and 0.99 on W2.
 DROPOUTS = ("stateful", "stateless", "none")
 LR, BETA1, BETA2, EPS, WEIGHT_DECAY = 1e-4, 0.9, 0.999, 1e-6, 0.01
 
@@ -76,7 +79,9 @@ class Model:
     def loss(
         self, ids: tf.Tensor, places: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
     ) -> tf.Tensor:
-        """Mean cross-entropy: ids int32 [rows, tokens]; places, targets int32 [rows, predictions]; seed int32 scalar."""
+        """Mean cross-entropy: ids int32 [rows, tokens]; places, targets int32 [rows,
+        predictions]; seed int32 scalar.
+        """
         w, d, heads = self.w, self.w.d_model, self.w.heads
         x = layer_norm(tf.gather(self.table, ids) + self.positions, *self.embedding_norm)
         for i, (
@@ -172,7 +177,9 @@ class Reference:
 
 
 def build(workload: str, dropout: str = DROPOUTS[0]) -> Callable[[int], float]:
-    """A compiled step of W1 or W2 that is called with a number of calls and says seconds per step."""
+    """A compiled step of W1 or W2 that is called with a number of calls and says seconds per
+    step.
+    """
     reference = Reference(WORKLOADS[workload], dropout)
     reference(1)
     return reference

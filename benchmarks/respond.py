@@ -1,9 +1,11 @@
-"""Choosing the response to a turn of a conversation among 100: chance, TF-IDF, and a small dual encoder trained here on a processor.
+"""Choosing the response to a turn of a conversation among 100: chance, TF-IDF, and a small dual
+encoder trained here on a processor.
 
-The 131,548 pairs of neighbouring turns of the chitchat dataset (package `chitchat-dataset`, MIT), divided by conversation: 90 % to train
-on, 5 % to choose settings by, 5 % for the figures. All rank the same lots of 100 responses, the pairs taken in random order: recall@1 and
-recall@10 (share of turns whose own response is first, or among the first ten) and the mean reciprocal rank; among equals a response counts
-as in the middle. All see the last turn alone.
+The 131,548 pairs of neighbouring turns of the chitchat dataset (package `chitchat-dataset`, MIT),
+divided by conversation: 90 % to train on, 5 % to choose settings by, 5 % for the figures. All rank
+the same lots of 100 responses, the pairs taken in random order: recall@1 and recall@10 (share of
+turns whose own response is first, or among the first ten) and the mean reciprocal rank; among
+equals a response counts as in the middle. All see the last turn alone.
 
     pip install --no-deps chitchat-dataset==0.9.0
     python -m benchmarks.respond DIRECTORY
@@ -33,9 +35,9 @@ NEIGHBOURS = (1, 20)
 Pair = tuple[str, str]
 _WORD = re.compile(r"[a-z0-9']+|[^\sa-z0-9']")
 
-# No positions beside those of attention, and no head: at first the vectors are bags of words, which is where TF-IDF ends. One head of
-# attention sums them up, since it can learn which words count; behind a norm, a plain sum cannot. BERT's standard deviation of 0.02 is
-# made for a width of 768.
+# No positions beside those of attention, and no head: at first the vectors are bags of words, which
+# is where TF-IDF ends. One head of attention sums them up, since it can learn which words count;
+# behind a norm, a plain sum cannot. BERT's standard deviation of 0.02 is made for a width of 768.
 SIZES = (
     "--d_model",
     256,
@@ -113,13 +115,17 @@ def divided(seed: int = 0) -> dict[str, list[Pair]]:
 
 
 def ranks_of(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The place of each row's own candidate (on the diagonal) in a lot, from 1; among equals the middle one."""
+    """The place of each row's own candidate (on the diagonal) in a lot, from 1; among equals the
+    middle one.
+    """
     own = np.diag(scores)[:, None]
     return 1.0 + (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
 
 
 class TfIdf:
-    """Texts as sparse unit vectors: words weighted by (1 + log of their count) times log((1 + N) / (1 + texts that have them)) + 1."""
+    """Texts as sparse unit vectors: words weighted by (1 + log of their count) times log((1 + N)
+    / (1 + texts that have them)) + 1.
+    """
 
     def __init__(self, texts: Sequence[str]) -> None:
         seen = Counter(word for text in texts for word in set(_WORD.findall(text.lower())))
@@ -179,7 +185,9 @@ class Neighbours:
         )
 
     def responses(self, turn: dict[str, float], counts: Sequence[int]) -> list[dict[str, float]]:
-        """For each count, the sum of the vectors of the responses to so many nearest turns, each by its similarity."""
+        """For each count, the sum of the vectors of the responses to so many nearest turns, each
+        by its similarity.
+        """
         found, sums = self.nearest(turn), []
         total: dict[str, float] = {}
         for place, (number, similarity) in enumerate(found, 1):
@@ -196,7 +204,9 @@ def measured(
     queries: Callable[[dict[str, float]], list[dict[str, float]]],
     count: int,
 ) -> list[dict[str, float]]:
-    """Ranks by the cosine with the responses of each of the `count` vectors that `queries` makes of a turn; whole lots only."""
+    """Ranks by the cosine with the responses of each of the `count` vectors that `queries` makes
+    of a turn; whole lots only.
+    """
     ranks: list[list[NDArray[np.float64]]] = [[] for _ in range(count)]
     for at in range(0, len(pairs) - CANDIDATES + 1, CANDIDATES):
         lot = pairs[at : at + CANDIDATES]
@@ -236,7 +246,9 @@ def command(name: str, *flags: Any) -> str:
 
 
 def prepared(base: Path, pairs: dict[str, list[Pair]], vocab_size: int, seq_length: int) -> None:
-    """Rows, a vocabulary of the training texts, and a dataset for each split; those held out keep their order."""
+    """Rows, a vocabulary of the training texts, and a dataset for each split; those held out
+    keep their order.
+    """
     base.mkdir(parents=True, exist_ok=True)
     for name, part in pairs.items():
         rows, file = "".join(f"{x}\t{y}\n" for x, y in part), base / f"{name}.tsv"
@@ -365,12 +377,14 @@ def main() -> None:
     told = evaluated(run, data / given.split)
     if int(told["examples"]) != len(held_out):
         sys.exit(
-            f"{data / given.split}: has {told['examples']} pairs of {len(held_out)}: the lots would not be the same"
+            f"{data / given.split}: has {told['examples']} pairs of {len(held_out)}: the lots "
+            "would not be the same"
         )
     rows.append(("dual encoder", told))
 
     print(
-        f"training   {given.steps} steps, {seconds / 60:.1f} minutes, {cpu / 60:.1f} CPU minutes (0 steps made anew where it was there)"
+        f"training   {given.steps} steps, {seconds / 60:.1f} minutes, {cpu / 60:.1f} CPU minutes "
+        "(0 steps made anew where it was there)"
     )
     print(f"figures    {given.split}, {len(held_out) // n * n:,} turns in lots of {n}")
     print(f"\n{'':40} {'recall@1':>9} {'recall@10':>9} {'MRR':>7}")

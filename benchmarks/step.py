@@ -1,4 +1,6 @@
-"""Our training step against the plain hand-written one, in alternation: python -m benchmarks.step [W1 W2 ...] [--rounds N]."""
+"""Our training step against the plain hand-written one, in alternation: python -m
+benchmarks.step [W1 W2 ...] [--rounds N].
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,12 @@
-"""Our training step as a StableHLO program, with values and batches: what `benchmarks.step_on_gpu` runs without TensorFlow.
+"""Our training step as a StableHLO program, with values and batches: what `benchmarks.step_on_gpu`
+runs without TensorFlow.
 
-    python -m benchmarks.step_export --out DIR [--size base] [--batch 32] [--length 128] [--values npz|seed] [training flags]
+    python -m benchmarks.step_export --out DIR [--size base] [--batch 32] [--length 128]
+    [--values npz|seed] [training flags]
 
-BERT-base with dropout 0.1 in bfloat16 unless said otherwise. Flags that this script does not know are training flags of the package.
-With --check_steps TensorFlow takes the first steps itself on this machine's processor, so that their losses can be compared.
+BERT-base with dropout 0.1 in bfloat16 unless said otherwise. Flags that this script does not know
+are training flags of the package. With --check_steps TensorFlow takes the first steps itself on
+this machine's processor, so that their losses can be compared.
 """
 
 from __future__ import annotations
@@ -19,15 +22,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.tpu_step import BERT, SIZES
-from tpu_tlm.config import ModelConfig, cli
+from tpu_tlm.config import Config, ModelConfig, cli
 from tpu_tlm.errors import TlmError, UsageError, run_command
-from tpu_tlm.train import CLASSES
 
 if TYPE_CHECKING:
-    from tpu_tlm.training.setup import Options
     from tpu_tlm.training.step import TrainStep
 
-# A rate that moves the loss within a few steps, the same at all of them, which the plain programs need not compute.
+# A rate that moves the loss within a few steps, the same at all of them, which the plain programs
+# need not compute.
 OPTIMIZER = {"lr": 1e-4, "lr_schedule": "constant", "warmup_steps": 0}
 OBJECTIVES = ("mlm", "clm")
 # Options of a model that the plain programs follow, or that do not change what they compute.
@@ -45,7 +47,7 @@ SIZED = (
 )
 
 
-def not_plain(everything: Options) -> str:
+def not_plain(everything: Config) -> str:
     """Why the plain programs do not know this step; empty when they do."""
     config, optim, run = everything.model, everything.optim, everything.run
     bert = {**dataclasses.asdict(ModelConfig()), **BERT}
@@ -64,7 +66,9 @@ def not_plain(everything: Options) -> str:
 def make_batches(
     vocab: int, rows: int, length: int, specials: int, count: int, seed: int
 ) -> list[dict[str, np.ndarray]]:
-    """Batches of ids that are no special ones, the frequent ones as much more frequent as words are (log-uniform)."""
+    """Batches of ids that are no special ones, the frequent ones as much more frequent as words
+    are (log-uniform).
+    """
     rng = np.random.default_rng(seed)
     batches = []
     for i in range(count):
@@ -85,7 +89,10 @@ def make_batches(
 
 
 def masked(step: TrainStep, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the step's own masks make of a batch, for programs that make none: `masked/x`, `places`, `labels`, `weights`."""
+    """What the step's own masks make of a batch, for programs that make none:
+
+    `masked/x`, `places`, `labels`, `weights`.
+    """
     import tensorflow as tf
 
     from tpu_tlm.models.layers.counter_rng import Key
@@ -121,7 +128,7 @@ def _take(
 
 
 def export(
-    everything: Options,
+    everything: Config,
     out: Path,
     vocab: int,
     length: int,
@@ -130,7 +137,10 @@ def export(
     batches: int,
     with_values: bool,
 ) -> None:
-    """Lower the step, take its first steps, write all of it to `out`. Raises `UsageError` for a step that is not one of a single text."""
+    """Lower the step, take its first steps, write all of it to `out`.
+
+    Raises `UsageError` for a step that is not one of a single text.
+    """
     import tensorflow as tf
     from tensorflow.compiler.mlir.stablehlo import stablehlo
 
@@ -138,25 +148,28 @@ def export(
     from tpu_tlm.models.layers.variables import named_variables
     from tpu_tlm.planning.lower import faults, state_specs, trace
     from tpu_tlm.planning.stand_in import batch_specs, stand_in
-    from tpu_tlm.training.setup import check_batch, make_step, precision_of, spec_of
+    from tpu_tlm.training.setup import check_batch, experiment_of, precision_of, spec_of
 
     if everything.run.objective not in OBJECTIVES:
         raise UsageError(
-            f"--objective {everything.run.objective}: steps of {' and '.join(OBJECTIVES)} can be exported"
+            f"--objective {everything.run.objective}: steps of {' and '.join(OBJECTIVES)} can be "
+            "exported"
         )
     check_batch(everything, 1)
     corpora, rows = stand_in(vocab, {"x": length}), everything.data.batch_size
     precision = precision_of(everything.runtime, "cpu")
-    step = make_step(everything, corpora, 100_000, precision)
+    step = experiment_of(everything, corpora, 100_000, precision).step
     specs = batch_specs(corpora.train, rows)
     function, flat, traced = trace(step, specs)
     if found := faults(traced):
         raise TlmError(f"this step cannot be exported: {found[0]}")
-    # TensorFlow's lowering for the host: for this step it is, operation for operation, the one for a TPU (docs/gpu.md).
+    # TensorFlow's lowering for the host: for this step it is, operation for operation, the one for
+    # a TPU (docs/gpu.md).
     lowered = function.experimental_get_compiler_ir(*flat)(
         stage="stablehlo_serialized", platform_name="CPU"
     )
-    # In the oldest version of StableHLO that is still written, which every JAX of the last years reads.
+    # In the oldest version of StableHLO that is still written, which every JAX of the last years
+    # reads.
     program = stablehlo.serialize_portable_artifact_str(lowered, stablehlo.get_minimum_version())
 
     variables = {path: np.asarray(v) for path, v in named_variables(step.model).items()}
@@ -178,7 +191,8 @@ def export(
     results = (*(f"{kind}/{name}" for kind, name in names[:state]), "loss", "weight", *sums, "norm")
     if len(results) != len(traced.outputs):
         raise TlmError(
-            f"the traced step has {len(traced.outputs)} results, its parts {len(results)}: benchmarks/step_export.py is too old for it"
+            f"the traced step has {len(traced.outputs)} results, its parts {len(results)}: "
+            "benchmarks/step_export.py is too old for it"
         )
     made = make_batches(
         vocab,
@@ -222,8 +236,10 @@ def export(
     )
     size = sum(file.stat().st_size for file in out.iterdir())
     print(
-        f"{out}: {manifest.parameters:,} parameters, batch {rows} x {length}, {precision}, {manifest.flops / 1e12:.3g} TFLOP a step, "
-        f"{size / 1e6:.1f} MB; losses {', '.join(f'{loss:.5f}' for loss in losses) or 'not computed'}"
+        f"{out}: {manifest.parameters:,} parameters, batch {rows} x {length}, {precision}, "
+        f"{manifest.flops / 1e12:.3g} TFLOP a step, "
+        f"{size / 1e6:.1f} MB; losses "
+        f"{', '.join(f'{loss:.5f}' for loss in losses) or 'not computed'}"
     )
 
 
@@ -263,11 +279,12 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the losses to compare with are a processor's
     values: dict[str, Any] = {**BERT, **SIZES[known.size], **OPTIMIZER, "batch_size": known.batch}
-    values |= vars(cli.build_parser("benchmarks.step_export", "", CLASSES).parse_args(flags))
+    values |= vars(
+        cli.build_parser("benchmarks.step_export", "", Config.groups()).parse_args(flags)
+    )
     values.pop("config", None)
-    from tpu_tlm.training.setup import Options
 
-    everything = Options(*cli.build(CLASSES, values, "benchmarks.step_export"))
+    everything = Config(*cli.build(Config.groups(), values, "benchmarks.step_export"))
     extras = {
         "check_steps": known.check_steps,
         "batches": known.batches,

@@ -1,9 +1,12 @@
-"""The exported training step, run by JAX without TensorFlow, against a plain JAX and a plain PyTorch step of the same model.
+"""The exported training step, run by JAX without TensorFlow, against a plain JAX and a plain
+PyTorch step of the same model.
 
-    python -m benchmarks.step_on_gpu DIR [--programs ours jax torch torch-compile] [--rounds 10] [--steps 20]
+    python -m benchmarks.step_on_gpu DIR [--programs ours jax torch torch-compile] [--rounds 10]
+    [--steps 20]
 
-DIR is what `python -m benchmarks.step_export` wrote, perhaps on another machine. Needs NumPy, JAX and, for its two programs, PyTorch; runs
-on whatever device they find (JAX_PLATFORMS=cpu: the processor). Programs are processes of their own and take turns.
+DIR is what `python -m benchmarks.step_export` wrote, perhaps on another machine. Needs NumPy, JAX
+and, for its two programs, PyTorch; runs on whatever device they find (JAX_PLATFORMS=cpu: the
+processor). Programs are processes of their own and take turns.
 """
 
 from __future__ import annotations
@@ -46,7 +49,10 @@ PROGRAMS: dict[str, tuple[str, str, tuple[bool, ...], str]] = {
 
 
 def chosen(asked: Sequence[str] | None, exported: Exported) -> tuple[list[str], list[str]]:
-    """Keys of the programs to run, and why others of the usual three are left out. `UsageError` when one that was asked for cannot run."""
+    """Keys of the programs to run, and why others of the usual three are left out.
+
+    `UsageError` when one that was asked for cannot run.
+    """
     keys, left = [], []
     for key in asked or ("ours", "jax", "torch"):
         name, _, _, package = PROGRAMS[key]
@@ -72,7 +78,8 @@ def same_device(reports: Mapping[str, Report]) -> str:
     if len(platforms) > 1:
         told = ", ".join(f"{name}: {r.device}" for name, r in reports.items())
         raise TlmError(
-            f"the programs ran on different devices ({told}): install a CUDA build of the others (jax[cuda13]), or JAX_PLATFORMS=cpu"
+            f"the programs ran on different devices ({told}): install a CUDA build of the others "
+            "(jax[cuda13]), or JAX_PLATFORMS=cpu"
         )
     return next(iter(reports.values())).device
 
@@ -81,17 +88,26 @@ def heading(device: str, platform: str, manifest: Manifest, peak: float | None) 
     """What ran, and on what."""
     caution = " (a processor: these times say nothing about a GPU)" if platform == "cpu" else ""
     told = f"a peak of {peak / 1e12:.0f} TFLOP/s" if peak else "a peak that is not known (--peak)"
-    model = f"{manifest.parameters:,} parameters, dropout {manifest.model['dropout']}, {manifest.flops / 1e12:.3g} TFLOP a step by formula"
-    return f"device: {device}{caution}, {told}\n{model}; lowered by TensorFlow {manifest.versions['tensorflow']}"
+    model = (
+        f"{manifest.parameters:,} parameters, dropout {manifest.model['dropout']}, "
+        f"{manifest.flops / 1e12:.3g} TFLOP a step by formula"
+    )
+    return (
+        f"device: {device}{caution}, {told}\n{model}; lowered by TensorFlow "
+        f"{manifest.versions['tensorflow']}"
+    )
 
 
 def speed_table(
     results: Sequence[Result], reports: Mapping[str, Report], manifest: Manifest, peak: float | None
 ) -> str:
-    """Median step (lowest to highest), tokens/s and MFU of the medians, speed beside the first program, memory, time to the first step."""
+    """Median step (lowest to highest), tokens/s and MFU of the medians, speed beside the first
+    program, memory, time to the first step.
+    """
     title = f"batch {manifest.rows} x {manifest.length}, {manifest.precision}"
     lines = [
-        f"| {title} | ms/step | tokens/s | MFU | speed beside the first | device memory | to first step |",
+        f"| {title} | ms/step | tokens/s | MFU | speed beside the first | device memory | to "
+        "first step |",
         "|---|---|---|---|---|---|---|",
     ]
     for result in results:
@@ -99,9 +115,13 @@ def speed_table(
         mfu = "unknown peak" if peak is None else f"{100 * manifest.flops / seconds / peak:.1f} %"
         memory = "not told" if report.peak_bytes is None else f"{report.peak_bytes / 2**30:.2f} GiB"
         span = f"{1e3 * min(result.seconds):.2f} to {1e3 * max(result.seconds):.2f}"
-        speed = f"{statistics.median(result.ratios):.2f} ({min(result.ratios):.2f} to {max(result.ratios):.2f})"
+        speed = (
+            f"{statistics.median(result.ratios):.2f} ({min(result.ratios):.2f} to "
+            f"{max(result.ratios):.2f})"
+        )
         lines.append(
-            f"| {result.name} | {1e3 * seconds:.2f} ({span}) | {manifest.tokens / seconds:,.0f} | {mfu} | {speed} | {memory} "
+            f"| {result.name} | {1e3 * seconds:.2f} ({span}) | {manifest.tokens / seconds:,.0f} | "
+            f"{mfu} | {speed} | {memory} "
             f"| {report.start_seconds:.1f} s |"
         )
     return "\n".join(lines)
@@ -122,7 +142,9 @@ def loss_table(losses: Mapping[str, Sequence[float]]) -> str:
 
 
 def furthest(reference: Sequence[float], losses: Sequence[float]) -> float:
-    """The largest relative difference of the steps that both have; NaN where a loss is not finite."""
+    """The largest relative difference of the steps that both have; NaN where a loss is not
+    finite.
+    """
     apart = [abs(a - b) / abs(a) for a, b in zip(reference, losses, strict=False)]
     return max(apart) if all(map(math.isfinite, apart)) else math.nan
 
@@ -130,10 +152,11 @@ def furthest(reference: Sequence[float], losses: Sequence[float]) -> float:
 def judge(
     losses: Mapping[str, Sequence[float]], manifest: Manifest, tolerance: float
 ) -> tuple[list[str], list[str]]:
-    """A sentence per program on how far its losses are from the reference's, and those of programs that are further than the tolerance.
+    """A sentence per program on how far its losses are from the reference's, and those of programs
+    that are further than the tolerance.
 
-    The reference is TensorFlow where the export has its losses, else the first program. With dropout, only this package's step draws the
-    same masks as TensorFlow, so only it is judged.
+    The reference is TensorFlow where the export has its losses, else the first program. With
+    dropout, only this package's step draws the same masks as TensorFlow, so only it is judged.
     """
     names = list(losses)
     reference, told, bad = names[0], [], []
@@ -148,7 +171,9 @@ def judge(
 
 
 def tolerance_of(manifest: Manifest, platform: str) -> float:
-    """Relative difference of losses that arithmetic alone explains: bfloat16, or a GPU's TF32, against float32."""
+    """Relative difference of losses that arithmetic alone explains: bfloat16, or a GPU's TF32,
+    against float32.
+    """
     return 1e-4 if manifest.precision == "float32" and platform == "cpu" else 1e-2
 
 

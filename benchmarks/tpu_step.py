@@ -1,7 +1,8 @@
 """Our training step as the TPU compiler sees it, and where it says the cycles go.
 
-In the environment of `make plan-env`: .venv-plan/bin/python -m benchmarks.tpu_step [--size base] [--by fusion]. These are estimates of the
-compiler, not measurements. Flags that this script does not know are training flags of the package.
+In the environment of `make plan-env`: .venv-plan/bin/python -m benchmarks.tpu_step [--size base]
+[--by fusion]. These are estimates of the compiler, not measurements. Flags that this script does
+not know are training flags of the package.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ import re
 import time
 from pathlib import Path
 
-from tpu_tlm.config import cli
+from tpu_tlm.config import Config, cli
 from tpu_tlm.planning import environment
 from tpu_tlm.planning.chips import GIB, parse_slice
 from tpu_tlm.planning.cycles import simplified
-from tpu_tlm.train import CLASSES
 
 SIZES = {
     "tiny": {"d_model": 128, "d_ff": 512, "num_heads": 2, "num_layers": 2},
     "base": {"d_model": 768, "d_ff": 3072, "num_heads": 12, "num_layers": 12},
     "large": {"d_model": 1024, "d_ff": 4096, "num_heads": 16, "num_layers": 24},
 }
-# BERT as published: learned positions, norms after, a dense layer before the output, token table tied.
+# BERT as published: learned positions, norms after, a dense layer before the output, token table
+# tied.
 BERT = {
     "embed_type": "learned-positional",
     "embeddings_reduction": "sum-layer-norm",
@@ -38,7 +39,9 @@ BERT = {
 
 
 def main() -> None:
-    """Compile one step for one chip (or one replica of several) and print a line of figures; `--by` prints the costs in groups too."""
+    """Compile one step for one chip (or one replica of several) and print a line of figures;
+    `--by` prints the costs in groups too.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -79,18 +82,18 @@ def main() -> None:
     from tpu_tlm.planning.figures import Figures, program_of
     from tpu_tlm.planning.lower import lower
     from tpu_tlm.planning.stand_in import batch_specs, fitting
-    from tpu_tlm.training.setup import Options, make_step, spec_of
+    from tpu_tlm.training.setup import experiment_of, spec_of
 
     values = {**BERT, **SIZES[known.size], "batch_size": known.batch}
-    values |= vars(cli.build_parser("benchmarks.tpu_step", "", CLASSES).parse_args(flags))
+    values |= vars(cli.build_parser("benchmarks.tpu_step", "", Config.groups()).parse_args(flags))
     values.pop("config")
     if known.layers:
         values["num_layers"] = known.layers
-    everything = Options(*cli.build(CLASSES, values, "benchmarks.tpu_step"))
+    everything = Config(*cli.build(Config.groups(), values, "benchmarks.tpu_step"))
     slice_ = parse_slice(known.chip)
     corpora = fitting(everything, known.vocab, known.length, None)
     began = time.perf_counter()
-    step = make_step(everything, corpora, 100_000, everything.runtime.precision)
+    step = experiment_of(everything, corpora, 100_000, everything.runtime.precision).step
     lowered = lower(step, batch_specs(corpora.train, known.batch), slice_.chips)
     lowering = time.perf_counter() - began
     compiled = compile_for(lowered, slice_)
@@ -117,11 +120,15 @@ def main() -> None:
     ours = step.objective.flops(spec_of(everything, corpora)) * known.batch
     milliseconds = 1e3 * found.cycles / slice_.chip.clock
     print(
-        f"{name}: HBM {compiled.hbm / GIB:.2f} GiB (temporary {compiled.temporary / GIB:.2f}), {ours / 1e9:.0f} GFLOP by our formula, "
-        f"{compiled.flops / 1e9:.0f} by the compiler, {found.cycles:,} cycles, {milliseconds:.2f} ms, "
+        f"{name}: HBM {compiled.hbm / GIB:.2f} GiB (temporary {compiled.temporary / GIB:.2f}), "
+        f"{ours / 1e9:.0f} GFLOP by our formula, "
+        f"{compiled.flops / 1e9:.0f} by the compiler, {found.cycles:,} cycles, {milliseconds:.2f} "
+        "ms, "
         f"{100 * ours / slice_.chip.peak / milliseconds * 1e3:.1f} % of peak; "
-        f"without an estimate: {', '.join(f'{n} {what}' for what, n in found.missing().items()) or 'nothing'}, "
-        f"at least {1e3 * found.floor(slice_.chip):.2f} ms and {1e3 * slice_.reducing(found.reduced):.2f} ms of all-reduce; "
+        "without an estimate: "
+        f"{', '.join(f'{n} {what}' for what, n in found.missing().items()) or 'nothing'}, "
+        f"at least {1e3 * found.floor(slice_.chip):.2f} ms and "
+        f"{1e3 * slice_.reducing(found.reduced):.2f} ms of all-reduce; "
         f"lowered in {lowering:.0f} s, compiled in {seconds:.0f} s"
     )
     if known.json:
@@ -144,8 +151,8 @@ def main() -> None:
         _groups(known, compiled.text)
 
 
-# A part of the step, and what stands in the names of its operations; the first that fits counts. What attention's own gradient does has
-# no layer in its name.
+# A part of the step, and what stands in the names of its operations; the first that fits counts.
+# What attention's own gradient does has no layer in its name.
 PARTS = (
     ("optimizer and clipping", r"optimizer/|clip/"),
     ("embeddings", r"embeddings"),
@@ -196,11 +203,13 @@ def _groups(known: argparse.Namespace, text: str) -> None:
     for cost in found.unknown:
         moved = f"at least {cost.bytes / 1e6:.1f} MB"
         print(
-            f"no estimate: {cost.times}x {cost.name} [{cost.category}] {moved} {cost.shape[:80]} {cost.operation}"
+            f"no estimate: {cost.times}x {cost.name} [{cost.category}] {moved} {cost.shape[:80]} "
+            f"{cost.operation}"
         )
     for name, total in cycles.most_common(known.top):
         print(
-            f"{100 * total / found.cycles:5.1f}% {1e3 * total / clock:8.3f} ms {times[name]:5}x  {name}"
+            f"{100 * total / found.cycles:5.1f}% {1e3 * total / clock:8.3f} ms {times[name]:5}x  "
+            f"{name}"
         )
 
 

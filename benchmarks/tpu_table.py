@@ -1,10 +1,14 @@
-"""The table of benchmarks/tpu.md: BERT-base and BERT-large at 128 and 512 tokens on one v5e and one v6e, by the TPU compiler's estimates.
+"""The table of benchmarks/tpu.md:
+
+BERT-base and BERT-large at 128 and 512 tokens on one v5e and one v6e, by the TPU compiler's
+estimates.
 
     make plan-env
     python -m benchmarks.tpu_table DIRECTORY
 
-A row is a program of full depth, compiled by `benchmarks.tpu_step` in the environment of `make plan-env` (1.5 to 6 minutes of one core
-each); its figures are kept in the directory, and what is there is not made again. No row is a measurement: nothing here has met a TPU.
+A row is a program of full depth, compiled by `benchmarks.tpu_step` in the environment of `make
+plan-env` (1.5 to 6 minutes of one core each); its figures are kept in the directory, and what is
+there is not made again. No row is a measurement: nothing here has met a TPU.
 """
 
 from __future__ import annotations
@@ -62,7 +66,8 @@ class Row(NamedTuple):
         ]
 
 
-# For each chip, size and length: the best micro-batch, several of them, and batches without micro-batches up to where memory ends.
+# For each chip, size and length: the best micro-batch, several of them, and batches without
+# micro-batches up to where memory ends.
 ROWS = (
     Row("v5e", "base", 128, 64),
     Row("v5e", "base", 128, 256),
@@ -84,15 +89,24 @@ ROWS = (
     Row("v6e", "large", 512, 32, 8),
 )
 
-HEAD = "| chip | model | batch x length | micro-batches | memory, GiB | ms a step | tokens/s | of peak |\n|---|---|---|---|---|---|---|---|"
+HEAD = (
+    "| chip | model | batch x length | micro-batches | memory, GiB | ms a step | tokens/s | of "
+    "peak |\n|---|---|---|---|---|---|---|---|"
+)
 
 
 def line(row: Row, found: dict[str, Any]) -> str:
     """A row of the table."""
-    begin = f"| {row.chip} | {row.size} | {row.batch} x {row.length} | {row.micro} | {found['hbm_bytes'] / GIB:.2f} |"
+    begin = (
+        f"| {row.chip} | {row.size} | {row.batch} x {row.length} | {row.micro} | "
+        f"{found['hbm_bytes'] / GIB:.2f} |"
+    )
     if "mfu" not in found:
         return f"{begin} does not fit | | |"
-    speed = f"{1e3 * found['step_seconds']:.1f} | {found['tokens_per_second']:,.0f} | {100 * found['mfu']:.1f} % |"
+    speed = (
+        f"{1e3 * found['step_seconds']:.1f} | {found['tokens_per_second']:,.0f} | "
+        f"{100 * found['mfu']:.1f} % |"
+    )
     return f"{begin} {speed}" + ("" if found["fits"] else " (too much memory)")
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Workload:
-    """A BERT-like masked language model and its batch: rows x tokens, a fixed number of predictions a row, steps in one call."""
+    """A BERT-like masked language model and its batch: rows x tokens, a fixed number of
+    predictions a row, steps in one call.
+    """
 
     vocab: int
     d_model: int

@@ -2,7 +2,8 @@
 
     python examples/compare_hf.py RUN HF_DIR TEXT...
 
-Needs torch and transformers (`make env` installs them where torch's build for CPUs is to be had, `make test-hf` anywhere).
+Needs torch and transformers (`make env` installs them where torch's build for CPUs is to be had,
+`make test-hf` anywhere).
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def ours(model: str, texts: list[str]) -> list[Guesses]:
 
 
 def theirs(directory: str, texts: list[str]) -> list[Guesses]:
-    """The same from the pipeline of `transformers`, with the tokenizer that it finds in the directory."""
+    """The same from the pipeline of `transformers`, with the tokenizer that it finds in the
+    directory.
+    """
     os.environ["HF_HUB_OFFLINE"] = "1"
     from transformers import pipeline
 
@@ -64,7 +67,9 @@ def theirs(directory: str, texts: list[str]) -> list[Guesses]:
 
 
 def compare(model: str, directory: str, texts: list[str]) -> tuple[int, float]:
-    """Number of masks compared and the largest difference of a probability; exits when tokens, their order or a probability differ."""
+    """Number of masks compared and the largest difference of a probability; exits when tokens,
+    their order or a probability differ.
+    """
     masks, largest = 0, 0.0
     for text, mine, other in zip(texts, ours(model, texts), theirs(directory, texts), strict=True):
         for a, b in zip(mine, other, strict=True):
@@ -84,7 +89,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     masks, largest = compare(options.model, options.directory, options.text)
     print(
-        f"transformers and predict: the same five tokens in the same order at {masks} masks, probabilities within {largest:.1e}"
+        f"transformers and predict: the same five tokens in the same order at {masks} masks, "
+        f"probabilities within {largest:.1e}"
     )
 
 

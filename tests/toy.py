@@ -1,4 +1,4 @@
-"""A toy corpus on disk, small enough for a training run in a test: a WordPiece vocabulary and a dataset of format 1."""
+"""A toy corpus on disk: a WordPiece vocabulary and a dataset of format 1."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from tpu_tlm.config import TokenizerConfig
+from tpu_tlm.data.dataset.metadata import write_metadata
 from tpu_tlm.data.dataset.records import token_layout, token_payload
-from tpu_tlm.data.dataset.shards import shard_name, write_metadata, write_shard
+from tpu_tlm.data.dataset.shards import shard_name, write_shard
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import make_tokenizer
 
@@ -64,7 +65,7 @@ def toy_dataset(
     seed: int = 0,
     words: int = WORDS,
 ) -> Path:
-    """Write a dataset whose sentences count upwards, so that a masked word can be told from its neighbours."""
+    """Write sentences that count upwards: a masked word follows from its neighbors."""
     tokenizer = _tokenizer(directory, words)
     rng = np.random.default_rng(seed)
     ids = 5 + (rng.integers(0, words, (examples, 1)) + np.arange(seq_length)) % words
@@ -81,7 +82,10 @@ def toy_pairs(
     seed: int = 0,
     words: int = WORDS,
 ) -> Path:
-    """Write pairs of different lengths, padded at the end: x counts upwards, y, between [CLS] and [SEP], counts on from its last word."""
+    """Write pairs of different lengths, padded at the end.
+
+    x counts upwards; y, between [CLS] and [SEP], continues from its last word.
+    """
     tokenizer = _tokenizer(directory, words)
     rng = np.random.default_rng(seed)
     first, m, n = (
@@ -122,7 +126,10 @@ def toy_labels(
     words: int = WORDS,
     rate: float = 0.2,
 ) -> Path:
-    """Write sentences that count upwards but for replaced words, and in y 1 for those; some are padded at the end, where y is 1 too."""
+    """Write sentences that count upwards but for replaced words; y is 1 for those.
+
+    Some are padded at the end, where y is 1, too.
+    """
     tokenizer = _tokenizer(directory, words)
     rng = np.random.default_rng(seed)
     x = (rng.integers(0, words, (examples, 1)) + np.arange(seq_length)) % words

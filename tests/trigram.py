@@ -19,10 +19,12 @@ class _Table:
 
 
 class Trigram:
-    """Probabilities of a token after the two before it, within rows of ids `[N, T]` (Kneser and Ney 1995; one discount of 0.75).
+    """Probabilities of a token after the two before it, within rows of ids `[N, T]` (Kneser and Ney
+    1995; one discount of 0.75).
 
-    p(c | a b) = (max(n(abc) - D, 0) + D types(ab) p(c | b)) / n(ab); below that, p(c | b) by the number of tokens that precede bc, and
-    p(c) by the number of tokens that precede c, plus one half.
+    p(c | a b) = (max(n(abc) - D, 0) + D types(ab) p(c | b)) / n(ab); below that, p(c | b) by the
+    number of tokens that precede bc, and p(c) by the number of tokens that precede c, plus one
+    half.
     """
 
     def __init__(self, rows, vocab):
@@ -56,7 +58,9 @@ class Trigram:
         return np.where(seen > 0, found / np.maximum(seen, 1), lower)
 
     def loss(self, rows):
-        """Mean negative logarithm over what a causal model predicts: every token of a row but the first, padding (0) left out."""
+        """Mean negative logarithm over what a causal model predicts: every token of a row but
+        the first, padding (0) left out.
+        """
         rows = rows.astype(np.int64)
         a, b, c = (rows[:, i : rows.shape[1] - 2 + i] for i in range(3))
         logs = np.concatenate(

@@ -5,32 +5,43 @@ from __future__ import annotations
 import importlib
 import sys
 
-from tpu_tlm.errors import EXIT_USAGE, run_command
-
-COMMANDS = {
-    "vocab": "learn a subword vocabulary",
-    "preprocess": "turn text into a dataset",
-    "train": "train a model",
-    "evaluate": "measure a model on a dataset",
-    "predict": "try a model out",
-    "convert": "write a model in another format",
-    "plan": "what a training step needs and takes on a TPU, without one",
-    "doctor": "check this machine and what is installed",
-}
+from tpu_tlm import __version__
+from tpu_tlm.config.cli import command_error
+from tpu_tlm.config.command_table import COMMANDS
+from tpu_tlm.errors import EXIT_USAGE, end_process, run_command
 
 
-def main() -> int:
-    """Run the command that the first argument names; without one, list them. Returns the exit code."""
-    name, *argv = sys.argv[1:] or ["--help"]
+def main(argv: list[str] | None = None) -> int:
+    """Run the command that the first argument names, or list the commands; returns the exit code.
+
+    `help COMMAND` is `COMMAND --help`.
+    """
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["help"]
+    if name == "help" and rest:
+        name, rest = rest[0], ["--help"]
     if name in COMMANDS:
-        return run_command(importlib.import_module(f"tpu_tlm.{name}").main, argv)
-    listing = "\n".join(f"  {command:12}{meaning}" for command, meaning in COMMANDS.items())
-    text = f"usage: tpu-tlm COMMAND [options]   (the same as python -m tpu_tlm.COMMAND; --help shows the options)\n\n{listing}"
-    if name in ("-h", "--help"):
-        print(text)
+        end_process(run_command(importlib.import_module(f"tpu_tlm.{name}").main, rest))
+    if name in ("-h", "--help", "help", "--help-all"):
+        print(_listing())
         return 0
-    print(f"error: there is no command {name!r}\n{text}", file=sys.stderr)
+    if name in ("--version", "version"):
+        print(f"tpu-tlm {__version__}")
+        return 0
+    print(f"error: {command_error(name, COMMANDS)}", file=sys.stderr)
     return EXIT_USAGE
+
+
+def _listing() -> str:
+    lines = [f"  {name:12}{command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: tpu-tlm COMMAND [--OPTION VALUE ...]   (the same: python -m tpu_tlm.COMMAND)",
+            "",
+            *lines,
+            "",
+            "tpu-tlm help COMMAND shows the options of a command; --version the version",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command that checks this machine: what is installed, which devices and file schemes there are, what is wrong and what mends it."""
+"""python -m tpu_tlm.doctor: check the installation, the devices and the file systems."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tpu_tlm.errors import run_command
 def seen_findings(
     versions: Versions, here: Machine, seen: Seen, python: tuple[int, ...]
 ) -> list[Finding]:
-    """What is wrong with TensorFlow as it was seen running; nothing where it is not installed."""
+    """Faults of TensorFlow as the probe saw it; none where it is not installed."""
     build = installation.tensorflow_build(versions)
     if build is None:
         return []
@@ -32,19 +32,22 @@ def seen_findings(
         ]
     found = []
     if "gs" not in seen.schemes:
-        mend = (
+        fix = (
             "pip install tensorflow-io-gcs-filesystem"
             if python[:2] < (3, 13)
             else installation.INSTALL[build]
         )
-        found.append(Finding("TensorFlow cannot open gs:// files", mend, stops=False))
+        found.append(Finding("TensorFlow cannot open gs:// files", fix, stops=False))
     if "tensorflow_text" in seen.broken:
-        mend = f"{again} tensorflow-text=={versions.get('tensorflow-text', '2.20.*')}"
+        fix = f"{again} tensorflow-text=={versions.get('tensorflow-text', '2.20.*')}"
         found.append(
-            Finding(f"tensorflow-text cannot be imported ({seen.broken['tensorflow_text']})", mend)
+            Finding(f"tensorflow-text cannot be imported ({seen.broken['tensorflow_text']})", fix)
         )
     if "fastBPE" in seen.broken:
-        what = f"fastBPE cannot be imported ({seen.broken['fastBPE']}): BPE runs on 'tokenizers', which gives the same tokens"
+        what = (
+            f"fastBPE cannot be imported ({seen.broken['fastBPE']}): BPE runs on 'tokenizers', "
+            "which gives the same tokens"
+        )
         found.append(
             Finding(what, f"pip uninstall -y fastBPE && {installation.FASTBPE}", stops=False)
         )
@@ -53,7 +56,10 @@ def seen_findings(
         and build == "tensorflow"
         and not any(device.startswith("GPU") for device in seen.devices)
     ):
-        what = "there is an NVIDIA driver, and TensorFlow sees no GPU: its CUDA libraries are missing or do not fit"
+        what = (
+            "there is an NVIDIA driver, and TensorFlow sees no GPU: its CUDA libraries are "
+            "missing or do not fit"
+        )
         found.append(Finding(what, installation.INSTALL["tensorflow"], stops=False))
     return found
 
@@ -61,7 +67,7 @@ def seen_findings(
 def findings(
     versions: Versions, here: Machine, seen: Seen, python: tuple[int, ...]
 ) -> list[Finding]:
-    """Everything that is wrong, what stops training first."""
+    """All faults, those that stop training first."""
     known = installation.tensorflow_findings(
         versions, here, loads_libtpu=os.environ.get("TPU_LOAD_LIBRARY") != "0"
     )
@@ -78,18 +84,23 @@ def findings(
 
 def _line(title: str, text: str) -> str:
     return textwrap.fill(
-        text, 110, initial_indent=f"{title:11}", subsequent_indent=" " * 11, break_on_hyphens=False
+        text,
+        110,
+        initial_indent=f"{title:11}" if len(title) < 11 else f"{title} ",
+        subsequent_indent=" " * 11,
+        break_on_hyphens=False,
     )
 
 
 def report(versions: Versions, here: Machine, seen: Seen, found: list[Finding]) -> str:
-    """The findings as a person reads them."""
+    """The report as text."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     disk = shutil.disk_usage(".").free / 2**30
     lines = [
         _line(
             "tpu_tlm",
-            f"{__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+            f"{__version__} on Python {platform.python_version()}, {platform.system()} "
+            f"{platform.machine()}",
         ),
         _line(
             "machine",
@@ -112,21 +123,46 @@ def report(versions: Versions, here: Machine, seen: Seen, found: list[Finding]) 
         lines += [
             "",
             _line("PROBLEM" if finding.stops else "note", finding.what),
-            f"{'  mend it':11}{finding.mend}",
+            f"{'  fix:':11}{finding.fix}",
         ]
     problems = sum(finding.stops for finding in found)
     lines += [
         "",
-        f"{problems} problem{'s' * (problems > 1)} to mend before training"
+        f"{problems} problem{'s' * (problems > 1)} to fix before training"
         if problems
         else "ready to train",
     ]
     return "\n".join(lines)
 
 
+def check_places(paths: list[str], as_json: bool) -> int:
+    """Try out directories, local or gs://, and print what works; 1 when one cannot be used."""
+    from tpu_tlm.filesystem.check import check_place
+
+    checks = {path: check_place(path) for path in paths}
+    if as_json:
+        told = {path: [dataclasses.asdict(one) for one in found] for path, found in checks.items()}
+        print(json.dumps({"places": told}, indent=2))
+    for path, found in checks.items() if not as_json else ():
+        print(path)
+        for one in found:
+            state = "ok" if one.good else "PROBLEM" if one.stops else "note"
+            print(_line(f"  {one.name}", f"{state}: {one.found}"))
+    return int(any(one.stops and not one.good for found in checks.values() for one in found))
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Print what there is, what is wrong and what mends it; exit code 1 when something stops training."""
-    (config,) = cli.parse("tpu_tlm.doctor", __doc__ or "", [DoctorConfig], argv)
+    """Print what there is, what is wrong and how to fix it; exit code 1 if something stops
+    training.
+
+    With paths (gs://BUCKET/DIRECTORY, /directory, ./directory) these are tried out instead.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    paths = [word for word in argv if "://" in word or word.startswith(("/", "./", "../"))]
+    rest = [word for word in argv if word not in paths]
+    (config,) = cli.parse("tpu_tlm.doctor", __doc__ or "", [DoctorConfig], rest)
+    if paths:
+        return check_places(paths, config.json)
     versions, here, python = (
         installation.installed(),
         installation.machine(),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -25,10 +28,27 @@ class UsageError(TlmError):
     exit_code = EXIT_USAGE
 
 
-class Preempted(TlmError):
-    """The run was asked to stop, saved its state and can be continued; exit code 143."""
+class OptionError(UsageError):
+    """An option whose value cannot be meant.
 
-    exit_code = EXIT_PREEMPTED
+    The message names options as flags (`--mask_rate 1.5: must be ...`), which is what a command
+    prints (`as_flags`); as a string the error names parameters (`mask_rate 1.5: must be ...`).
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(re.sub(r"(?<![\w-])--(?=[a-z])", "", message))
+        self.as_flags = message
+
+
+class Preempted(TlmError):
+    """The run was stopped by a signal or a preemption notice, saved its state and can be continued.
+
+    exit_code: 143 (SIGTERM, preemption), 130 (SIGINT) or 129 (SIGHUP).
+    """
+
+    def __init__(self, message: str, exit_code: int = EXIT_PREEMPTED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class PeerLost(TlmError):
@@ -56,8 +76,11 @@ def run_command(
     try:
         return int(main(argv) or 0)
     except TlmError as error:
-        sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        message = error.as_flags if isinstance(error, OptionError) else str(error)
+        # Output may be closed, after SIGHUP for one: the exit code must not change.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            print(f"error: {' '.join(message.split())}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -66,3 +89,18 @@ def run_command(
         # The reader (a pager, `head`) went away: not our failure, and Python must not complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def end_process(code: int) -> NoReturn:
+    """End the process with a command's exit code.
+
+    A stopped run (129, 130, 143) ends without the interpreter's teardown, which may take longer
+    than what is left of the grace period; its checkpoint is complete.
+    """
+    if code in (129, 130, EXIT_PREEMPTED):
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

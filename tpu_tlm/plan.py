@@ -1,161 +1,27 @@
-"""The command that compiles a training step for a TPU, without one: python -m tpu_tlm.plan --tpu v5e-8 [the flags of train].
+"""python -m tpu_tlm.plan: compile a training step for a TPU, without one.
 
-It says whether the step fits the memory, the largest batch that does, and what the compiler's model of the chip makes of its speed.
+    python -m tpu_tlm.plan --tpu v5e-8 [the options of train]
+
+Prints whether the step fits into memory, the largest batch that does, and the compiler's estimate
+of its speed.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import sys
-import time
-import typing
-from pathlib import Path
 
-from tpu_tlm.config import PlanConfig, cli
-from tpu_tlm.errors import TlmError, UsageError, run_command
-from tpu_tlm.train import CLASSES
-
-if typing.TYPE_CHECKING:
-    from tpu_tlm.planning.subject import Subject
+from tpu_tlm.config import Config, PlanConfig, cli
+from tpu_tlm.errors import run_command
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print what the step needs and takes; exit code 1 when it does not fit.
-
-    Works in this process where the packages that compile are installed, else in one of the environment that has them.
-    """
-    plan, *parsed = cli.parse(
-        "tpu_tlm.plan", __doc__ or "", (PlanConfig, *CLASSES), argv, check_required=False
+    """Print what the step needs; exit code 1 when it does not fit."""
+    plan, *groups = cli.parse(
+        "tpu_tlm.plan", __doc__ or "", (PlanConfig, *Config.groups()), argv, check_required=False
     )
-    from tpu_tlm.planning import environment
-    from tpu_tlm.planning.chips import parse_slice
+    from tpu_tlm.planning.launch import launch
 
-    runtime = parsed[-1]
-    if not runtime.tpu:
-        raise UsageError("--tpu is required: the slice to plan for, such as v5e-1, v5e-8 or v6e-1")
-    parse_slice(runtime.tpu)
-    if environment.missing():
-        python = environment.find_python(plan.plan_python, os.environ, Path.cwd())
-        return environment.in_child(python, "tpu_tlm.plan", sys.argv[1:] if argv is None else argv)
-    environment.prepare()
-    from tpu_tlm.planning.subject import subject_of
-    from tpu_tlm.training.setup import Options
-
-    began = time.monotonic()
-
-    def say(what: str) -> None:
-        print(f"[{time.monotonic() - began:4.0f} s] {what}", file=sys.stderr, flush=True)
-
-    subject = subject_of(Options(*parsed), plan, say)
-    return _sweep(subject, plan) if plan.sweep else _plan(subject, plan)
-
-
-def _plan(subject: Subject, plan: PlanConfig) -> int:
-    from tpu_tlm.planning import report
-    from tpu_tlm.planning.chips import GIB
-    from tpu_tlm.planning.compiler import Refused
-    from tpu_tlm.planning.search import fits, largest, needs
-
-    batch, slice_ = subject.options.data.batch_size, subject.slice_
-    compiled = subject.quick if plan.quick else subject.compile
-    answer = compiled(batch)
-    if not plan.json:
-        print(
-            report.refusal(answer, batch, slice_.name)
-            if isinstance(answer, Refused)
-            else report.full(answer),
-            flush=True,
-        )
-    found = None
-    if plan.search:
-        found = largest(batch, answer, slice_.chip.hbm, subject.unit, compiled, subject.extrapolate)
-    best = None if found is None else found.best
-    if plan.json:
-        values = {
-            "step": _values(answer, batch, subject.length, slice_.name),
-            "largest": best.as_values() if best else None,
-        }
-        print(json.dumps(values | {"refused": found.refused if found else None}, indent=2))
-    elif found is not None:
-        print(report.searched(found, slice_.chips))
-        if best is not None and best.batch != batch:
-            print(f"\n{report.full(best)}")
-    if not fits(answer):
-        most = f"; the largest batch that was found to fit is {best.batch}" if best else ""
-        raise TlmError(
-            f"--batch_size {batch} does not fit a {slice_.name}: it needs {needs(answer) / GIB:.2f} GiB of the "
-            f"{slice_.chip.hbm_gib:.2f} GiB of a chip{most}; --recompute and --grad_accum need less"
-        )
-    return 0
-
-
-def _values(answer: object, batch: int, length: int, tpu: str) -> dict[str, object]:
-    from tpu_tlm.planning.compiler import Refused
-    from tpu_tlm.planning.figures import Figures
-
-    if isinstance(answer, Refused):
-        largest = [
-            {"bytes": a.bytes, "operation": a.operation, "shape": a.shape}
-            for a in answer.allocations
-        ]
-        sizes = {
-            "hbm_bytes": answer.hbm,
-            "hbm_limit_bytes": answer.limit,
-            "state_bytes": answer.arguments,
-        }
-        return {
-            "tpu": tpu,
-            "batch": batch,
-            "length": length,
-            "fits": False,
-            **sizes,
-            "largest_allocations": largest,
-        }
-    assert isinstance(answer, Figures)
-    return answer.as_values()
-
-
-def _sweep(subject: Subject, plan: PlanConfig) -> int:
-    from tpu_tlm.planning import report
-
-    lengths, accums = (
-        plan.sweep_lengths or [subject.length],
-        plan.sweep_accum or [subject.options.optim.grad_accum],
-    )
-    if any(n < 1 for n in (*plan.sweep_batches, *lengths, *accums)):
-        raise UsageError("--sweep_batches, --sweep_lengths and --sweep_accum: must be above 0")
-    given, unit = subject.options.data.batch_size, subject.slice_.chips * math.lcm(*accums)
-    batches = plan.sweep_batches or sorted(
-        {max(unit, int(given * share) // unit * unit) for share in (0.25, 0.5, 1.0, 2.0)}
-    )
-    if uneven := [batch for batch in batches if batch % unit]:
-        raise UsageError(
-            f"--sweep_batches {uneven[0]}: must be a multiple of {unit}, to be divided among chips and micro-batches"
-        )
-    rows = [(length, batch, accum) for length in lengths for batch in batches for accum in accums]
-    values, began = [], time.monotonic()
-    if not plan.json:
-        print(report.HEAD, flush=True)
-    for done, (length, batch, accum) in enumerate(rows):
-        one = subject.of_length(length).with_accum(accum)
-        answer = one.quick(batch) if plan.quick else one.compile(batch)
-        if plan.json:
-            values.append(
-                {**_values(answer, batch, length, subject.slice_.name), "grad_accum": accum}
-            )
-        else:
-            print(report.row(batch, length, accum, answer), flush=True)
-        left = (time.monotonic() - began) / (done + 1) * (len(rows) - done - 1)
-        subject.say(f"{done + 1} of {len(rows)} rows, about {left / 60:.0f} min left")
-    if plan.json:
-        print(json.dumps({"table": values}, indent=2))
-    else:
-        from tpu_tlm.planning.figures import NOTE
-
-        print(NOTE)
-    return 0
+    return launch(plan, Config(*groups), sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

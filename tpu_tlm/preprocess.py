@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpu_tlm.config import CorpusConfig, PairsConfig, PreprocessConfig, TokenizerConfig
 from tpu_tlm.config.cli import parse
+from tpu_tlm.config.options import options_in
 from tpu_tlm.errors import UsageError, run_command
 
 if TYPE_CHECKING:
@@ -36,8 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     """Preprocess, or continue, or say that it is done; print a summary."""
     classes = (CorpusConfig, TokenizerConfig, PreprocessConfig, PairsConfig)
     corpus, tokens, config, pairs = parse("tpu_tlm.preprocess", DESCRIPTION, classes, argv)
-    _check(config)
-    _check_pairs(config, pairs)
+    _check_pairs(pairs)
     workers = config.workers or len(os.sched_getaffinity(0))
     if workers > 1:
         from tpu_tlm.data.preprocessing.start_method import prepare
@@ -117,17 +117,6 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _check(config: PreprocessConfig) -> None:
-    if not 0 <= config.valid_fraction < 1:
-        raise UsageError(
-            f"--valid_fraction {config.valid_fraction}: must be at least 0 and below 1"
-        )
-    if config.max_file_size <= 0:
-        raise UsageError(f"--max_file_size {config.max_file_size}: must be above 0")
-    if config.workers < 0:
-        raise UsageError(f"--workers {config.workers}: must be 0 (one per core) or more")
-
-
 def _id_of(tokenizer: Tokenizer, flag: str, token: str | None) -> int | None:
     if token is None:
         return None
@@ -157,28 +146,14 @@ def _packing(config: PreprocessConfig, tokenizer: Tokenizer) -> Packing:
     )
 
 
-def _check_pairs(config: PreprocessConfig, pairs: PairsConfig) -> None:
-    default = PairsConfig()
+def _check_pairs(pairs: PairsConfig) -> None:
     if pairs.pairs == "none":
-        if given := [
-            f.name
-            for f in dataclasses.fields(pairs)
-            if getattr(pairs, f.name) != getattr(default, f.name)
-        ]:
-            raise UsageError(f"--{given[0]}: is for pairs: give --pairs ntp, nsp or tsv")
         return
-    if config.packing != "across" or config.eol_token not in ("<EOS>", None):
-        raise UsageError(
-            f"--{'packing' if config.packing != 'across' else 'eol_token'}: has no meaning with --pairs {pairs.pairs}: leave it out"
-        )
     wanted = {"tsv": (0, 2), "ntp": (0, 1), "nsp": (0,)}[pairs.pairs]
     if len(pairs.pair_columns) not in wanted or "0" in pairs.pair_columns:
         raise UsageError(
             f"--pair_columns {' '.join(pairs.pair_columns)}: --pairs {pairs.pairs} takes {wanted[-1]} of them, numbers from 1"
         )
-    for name in ("turn_sep", "last_turn_only"):
-        if pairs.pairs != "ntp" and getattr(pairs, name) != getattr(default, name):
-            raise UsageError(f"--{name}: has no meaning with --pairs {pairs.pairs}: leave it out")
 
 
 def _pair_rule(
@@ -248,7 +223,7 @@ def _made_from(
     options = {
         _KEYS.get(name, name): value
         for name, value in dataclasses.asdict(config).items()
-        if name not in ("output", "workers", "work_dir")
+        if options_in(PreprocessConfig)[name].declared.shapes_data
     }
     return {
         "pipeline": _PIPELINE,
@@ -263,7 +238,7 @@ def _made_from(
 
 def _finished(base: str, splits: dict[str, str], made_from: dict[str, Any]) -> bool:
     """Whether the output is complete; `UsageError` when a finished dataset of other making is there."""
-    from tpu_tlm.data.dataset.shards import read_metadata
+    from tpu_tlm.data.dataset.metadata import read_metadata
     from tpu_tlm.data.preprocessing.work_dir import differences
 
     complete = set()

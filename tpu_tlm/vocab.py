@@ -8,7 +8,7 @@ import time
 
 from tpu_tlm.config import CorpusConfig, VocabConfig
 from tpu_tlm.config.cli import parse
-from tpu_tlm.errors import UsageError, run_command
+from tpu_tlm.errors import run_command
 
 DESCRIPTION = """Learn a subword vocabulary from text.
 
@@ -20,7 +20,6 @@ bytes, whatever the number of workers."""
 def main(argv: list[str] | None = None) -> int:
     """Count the words, learn, write the files, print a summary."""
     corpus, config = parse("tpu_tlm.vocab", DESCRIPTION, (CorpusConfig, VocabConfig), argv)
-    _check(config)
     from tpu_tlm.data.corpus.documents import expand_inputs, plan_parts
     from tpu_tlm.data.tokenizers.learn import learn
     from tpu_tlm.data.tokenizers.word_counts import CountTask, WordCounts, count_words, usable_cores
@@ -76,12 +75,6 @@ def main(argv: list[str] | None = None) -> int:
         f"wrote      {', '.join(os.path.join(config.output, name) for name in names)} in {seconds:.1f} s"
     )
     return 0
-
-
-def _check(config: VocabConfig) -> None:
-    for name, least in (("vocab_size", 1), ("min_frequency", 1), ("workers", 0)):
-        if getattr(config, name) < least:
-            raise UsageError(f"--{name}: {getattr(config, name)} is less than {least}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""What `benchmarks.step_export` writes and the timed programs read: a lowered step, the values it starts from, and batches.
+"""What `benchmarks.step_export` writes and the timed programs read: a lowered step, the values it
+starts from, and batches.
 
-A directory of `step.stablehlo` (a StableHLO portable artifact), `batches.npz`, `values.npz` unless the values are to be drawn again from
-their seed, and last `step.json`: the manifest, which says what the program's arguments and results are.
+A directory of `step.stablehlo` (a StableHLO portable artifact), `batches.npz`, `values.npz` unless
+the values are to be drawn again from their seed, and last `step.json`: the manifest, which says
+what the program's arguments and results are.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ STATE = ("value", "slot")
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of the program: kind `value` (name: the variable's path), `slot`, `batch` (name: the feature) or `index`.
+    """One argument of the program: kind `value` (name: the variable's path), `slot`, `batch` (name:
+    the feature) or `index`.
 
-    Values and slots are donated: result number `result` is the same tensor after the step. Slots begin as zeros.
+    Values and slots are donated: result number `result` is the same tensor after the step. Slots
+    begin as zeros.
     """
 
     kind: str
@@ -41,9 +45,10 @@ class Argument:
 class Manifest:
     """Everything about an exported step that is not an array.
 
-    `results`: names of the program's results (`loss` and `weight` are sums over the batch). `plain`: whether the plain programs know this
-    model and optimizer; if not, `not_plain` says why. `losses`: those of the first steps, as TensorFlow computed them on a processor.
-    `flops`: per step, by `Objective.flops`. `sha256`: of all values.
+    `results`: names of the program's results (`loss` and `weight` are sums over the batch).
+    `plain`: whether the plain programs know this model and optimizer; if not, `not_plain` says why.
+    `losses`: those of the first steps, as TensorFlow computed them on a processor. `flops`: per
+    step, by `Objective.flops`. `sha256`: of all values.
     """
 
     arguments: tuple[Argument, ...]
@@ -106,7 +111,10 @@ class Exported:
         return (self.directory / "step.stablehlo").read_bytes()
 
     def values(self) -> dict[str, np.ndarray]:
-        """The values before the first step, by path: float32. `TlmError` when they are not those that were exported."""
+        """The values before the first step, by path: float32.
+
+        `TlmError` when they are not those that were exported.
+        """
         file = self.directory / "values.npz"
         if file.exists():
             with np.load(file) as arrays:
@@ -118,12 +126,15 @@ class Exported:
         if digest(values) != self.manifest.sha256:
             mend = "export the step again" if file.exists() else "export it again with --values npz"
             raise TlmError(
-                f"{self.directory}: the values are not those that were exported (another NumPy draws others?); {mend}"
+                f"{self.directory}: the values are not those that were exported (another NumPy "
+                f"draws others?); {mend}"
             )
         return values
 
     def batches(self) -> list[dict[str, np.ndarray]]:
-        """The batches in the order of the steps: the features that the program takes, and those below `masked/` for the plain programs."""
+        """The batches in the order of the steps: the features that the program takes, and those
+        below `masked/` for the plain programs.
+        """
         with np.load(self.directory / "batches.npz") as arrays:
             stacked = {name: arrays[name] for name in arrays.files}
         count = len(next(iter(stacked.values())))
@@ -137,7 +148,9 @@ def write(
     batches: Sequence[Any],
     manifest: Manifest,
 ) -> None:
-    """Write an export, the manifest last; `values` None: they are to be drawn again from the seed."""
+    """Write an export, the manifest last; `values` None: they are to be drawn again from the
+    seed.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "step.json").unlink(missing_ok=True)
     (directory / "values.npz").unlink(missing_ok=True)
@@ -161,12 +174,14 @@ def read(directory: Path) -> Exported:
     file = directory / "step.json"
     if not file.exists():
         raise UsageError(
-            f"{directory}: holds no exported step (step.json); make one with python -m benchmarks.step_export --out {directory}"
+            f"{directory}: holds no exported step (step.json); make one with python -m "
+            f"benchmarks.step_export --out {directory}"
         )
     told = json.loads(file.read_text())
     if told.get("format") != FORMAT:
         raise UsageError(
-            f"{file}: is of format {told.get('format')}, this program reads {FORMAT}; export the step again"
+            f"{file}: is of format {told.get('format')}, this program reads {FORMAT}; export the "
+            "step again"
         )
     lists = {name: tuple(told[name]) for name in ("results", "losses")}
     return Exported(

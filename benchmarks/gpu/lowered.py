@@ -40,8 +40,9 @@ class JaxProgram(Program):
 def as_jax(exported: Exported) -> Callable[..., list[Any]]:
     """The lowered program as a JAX function of its arguments one after another.
 
-    JAX runs programs that it exported itself. So a function with the same arguments and results is exported, and its program exchanged
-    for ours: the portable artifact is the same kind of file, and nothing but the public `jax.export` is used.
+    JAX runs programs that it exported itself. So a function with the same arguments and results is
+    exported, and its program exchanged for ours: the portable artifact is the same kind of file,
+    and nothing but the public `jax.export` is used.
     """
     manifest = exported.manifest
     arguments = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in manifest.arguments]
@@ -58,7 +59,9 @@ def as_jax(exported: Exported) -> Callable[..., list[Any]]:
 
 
 class Lowered(JaxProgram):
-    """Values, slots and the count of steps stay on the device; they are donated, as in the package's loop."""
+    """Values, slots and the count of steps stay on the device; they are donated, as in the
+    package's loop.
+    """
 
     def __init__(self, exported: Exported) -> None:
         manifest = exported.manifest
@@ -68,7 +71,8 @@ class Lowered(JaxProgram):
             range(len(state))
         ):
             raise ValueError(
-                "step.json: the state must be the first arguments and the first results, in one order"
+                "step.json: the state must be the first arguments and the first results, in one "
+                "order"
             )
         call, loss, weight = (
             as_jax(exported),

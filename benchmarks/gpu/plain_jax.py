@@ -1,7 +1,8 @@
 """The same model and update in plain JAX, as one writes it by hand for BERT alone.
 
-Parameters in float32, products in the compute dtype, norms, softmax and loss in float32; XLA's own generator for dropout; the masked
-positions come ready, where the package's step makes them on the device.
+Parameters in float32, products in the compute dtype, norms, softmax and loss in float32; XLA's own
+generator for dropout; the masked positions come ready, where the package's step makes them on the
+device.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ class PlainJax(JaxProgram):
         return dense(mixed, p("attn/w_O/kernel").reshape(-1, width), p("attn/w_O/bias"))
 
     def loss_of(self, values: dict[str, Any], batch: tuple[Any, ...], key: Any) -> Any:
-        """Mean cross entropy at the masked places: x int32 [rows, tokens], places, labels int32 and weights float32 [rows, N]."""
+        """Mean cross entropy at the masked places: x int32 [rows, tokens], places, labels int32
+        and weights float32 [rows, N].
+        """
         x, places, labels, weights = batch
         rate, epsilon = self.config.dropout, self.config.layer_norm_eps
 

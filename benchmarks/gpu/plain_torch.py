@@ -61,7 +61,9 @@ class Bert(nn.Module):
         self.bias = nn.Parameter(torch.zeros(rows["embeddings/x/table"]))
 
     def forward(self, x: torch.Tensor, places: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """x, places int64 [rows, tokens], [rows, N]; labels int64 [rows, N], -100 where there is none."""
+        """x, places int64 [rows, tokens], [rows, N]; labels int64 [rows, N], -100 where there is
+        none.
+        """
         h = self.norm(self.table(x) + self.positions.weight[: x.shape[1]])
         for block in self.blocks:
             h = block(h)
@@ -108,7 +110,9 @@ def state_of(values: dict[str, np.ndarray], m: Manifest) -> dict[str, torch.Tens
 
 
 class PlainTorch(Program):
-    """Forward, backward, clipping and AdamW; `compiled`: the forward and backward pass through `torch.compile`."""
+    """Forward, backward, clipping and AdamW; `compiled`: the forward and backward pass through
+    `torch.compile`.
+    """
 
     def __init__(self, exported: Exported, compiled: bool = False) -> None:
         plain_only(exported)

@@ -17,7 +17,9 @@ WARM_UP = 3
 
 
 class Program(ABC):
-    """A training step on one device; every call of `step` is the next step, on the next batch (they come round again)."""
+    """A training step on one device; every call of `step` is the next step, on the next batch
+    (they come round again).
+    """
 
     @abstractmethod
     def step(self) -> Any:
@@ -43,7 +45,9 @@ class Program(ABC):
 
 @dataclass(frozen=True)
 class Report:
-    """What a program says of itself once it has warmed up: losses of its first steps, and seconds from start to the end of the first."""
+    """What a program says of itself once it has warmed up: losses of its first steps, and
+    seconds from start to the end of the first.
+    """
 
     platform: str
     device: str
@@ -62,14 +66,17 @@ def plain_only(exported: Exported) -> None:
     """Raise `UsageError` for an export that the plain programs do not know."""
     if not exported.manifest.plain:
         raise UsageError(
-            f"{exported.directory}: the plain programs know BERT with AdamW only; here {exported.manifest.not_plain}"
+            f"{exported.directory}: the plain programs know BERT with AdamW only; here "
+            f"{exported.manifest.not_plain}"
         )
 
 
 def serve(
     make: Callable[[Exported], Program], directory: str, report: str, first: int
 ) -> Callable[[int], float]:
-    """Make the program, take its `first` first steps one by one, warm up, write the report; then a callable(steps) -> seconds per step."""
+    """Make the program, take its `first` first steps one by one, warm up, write the report; then
+    a callable(steps) -> seconds per step.
+    """
     began = time.perf_counter()
     program = make(read(Path(directory)))
     losses = [float(program.step())]

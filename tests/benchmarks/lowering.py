@@ -9,16 +9,17 @@ import re
 import sys
 
 from benchmarks.tpu_step import BERT
-from tpu_tlm.config import cli
+from tpu_tlm.config import Config, cli
 from tpu_tlm.planning import environment
-from tpu_tlm.train import CLASSES
 
 
 def lowered_lines(precision: str, platform: str) -> list[str]:
-    """The step's StableHLO for "CPU" or "TPU", without places in the source and numbers of names."""
+    """The step's StableHLO for "CPU" or "TPU", without places in the source and numbers of
+    names.
+    """
     from tpu_tlm.planning.lower import trace
     from tpu_tlm.planning.stand_in import batch_specs, stand_in
-    from tpu_tlm.training.setup import Options, make_step
+    from tpu_tlm.training.setup import experiment_of
 
     sizes = {
         "num_layers": 1,
@@ -28,10 +29,10 @@ def lowered_lines(precision: str, platform: str) -> list[str]:
         "batch_size": 8,
         "warmup_steps": 10,
     }
-    everything = Options(*cli.build(CLASSES, {**BERT, **sizes}, "test"))
+    everything = Config(*cli.build(Config.groups(), {**BERT, **sizes}, "test"))
     corpora = stand_in(200, {"x": 16})
     function, flat, _ = trace(
-        make_step(everything, corpora, 100, precision), batch_specs(corpora.train, 8)
+        experiment_of(everything, corpora, 100, precision).step, batch_specs(corpora.train, 8)
     )
     text = function.experimental_get_compiler_ir(*flat)(stage="stablehlo", platform_name=platform)
     text = re.sub(r" loc\((?:[^()]|\([^()]*\))*\)", "", re.sub(r"(?m)^#loc.*$", "", text))

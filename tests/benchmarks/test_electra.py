@@ -1,4 +1,6 @@
-"""The linear probe that ELECTRA is compared by: it finds what is there, and nothing where nothing is."""
+"""The linear probe that ELECTRA is compared by: it finds what is there, and nothing where
+nothing is.
+"""
 
 from __future__ import annotations
 

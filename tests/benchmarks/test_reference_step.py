@@ -55,7 +55,9 @@ def test_only_predicted_places_count() -> None:
 
 
 def test_first_update_is_adamw_s() -> None:
-    """After one step Adam's update is the rate times the gradient's sign, plus the decay of matrices."""
+    """After one step Adam's update is the rate times the gradient's sign, plus the decay of
+    matrices.
+    """
     one = Workload(**{**TINY.__dict__, "steps_per_call": 1})
     reference = Reference(one, "none")
     bias = reference.model.head[1]
@@ -67,7 +69,8 @@ def test_first_update_is_adamw_s() -> None:
     reference(1)
     clear = np.abs(gradient) > 1e-5
     assert clear.any()
-    # The epsilon is added before the bias correction, so it weighs 1/sqrt(1 - 0.999) more than in the paper.
+    # The epsilon is added before the bias correction, so it weighs 1/sqrt(1 - 0.999) more than in
+    # the paper.
     expected = -1e-4 * gradient / (np.abs(gradient) + 1e-6 / math.sqrt(1 - 0.999))
     np.testing.assert_allclose(bias.numpy()[clear], expected[clear], rtol=2e-2)
 

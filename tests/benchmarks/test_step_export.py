@@ -1,4 +1,6 @@
-"""An exported step says what it is, starts from the model's own values, and its losses are those of training."""
+"""An exported step says what it is, starts from the model's own values, and its losses are those
+of training.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,11 @@ from benchmarks.gpu.exported import Exported, read
 from benchmarks.harness import ROOT
 from benchmarks.tpu_step import BERT, SIZES
 from tests.benchmarks.lowering import lowered_lines
-from tpu_tlm.config import cli
+from tpu_tlm.config import Config, cli
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.planning.stand_in import stand_in
-from tpu_tlm.train import CLASSES
 from tpu_tlm.training.loop import Loop
-from tpu_tlm.training.setup import Options, make_step
+from tpu_tlm.training.setup import experiment_of
 from tpu_tlm.training.state import TrainState
 
 SMALL = [
@@ -102,8 +103,8 @@ def test_losses_are_those_of_training(exported: Exported) -> None:
         "d_ff": 64,
         "lr": 0.01,
     }
-    everything = Options(*cli.build(CLASSES, values, "test"))
-    step = make_step(everything, stand_in(200, {"x": 16}), 100, "float32")
+    everything = Config(*cli.build(Config.groups(), values, "test"))
+    step = experiment_of(everything, stand_in(200, {"x": 16}), 100, "float32").step
     own = [{k: v for k, v in batch.items() if "/" not in k} for batch in exported.batches()]
     stacked = {name: np.stack([own[i % len(own)][name] for i in range(STEPS)]) for name in own[0]}
     loop, batches = (
@@ -147,7 +148,7 @@ def test_masks_for_the_plain_programs_are_the_step_s(exported: Exported) -> None
 def test_only_bert_is_plain() -> None:
     def reason(**values: object) -> str:
         everything = {**BERT, **step_export.OPTIMIZER, **values}
-        return step_export.not_plain(Options(*cli.build(CLASSES, everything, "test")))
+        return step_export.not_plain(Config(*cli.build(Config.groups(), everything, "test")))
 
     assert reason(d_model=96, num_layers=3, dropout=0.0, mask_rate=0.3) == ""
     assert reason(rpr_k=[8], optim="lamb") == "--rpr_k [8], --optimizer lamb"
@@ -181,7 +182,9 @@ def test_a_directory_that_is_none(exported: Exported, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_host_s_lowering_is_the_tpu_s() -> None:
-    """So what runs through JAX is the program that `plan` compiles; in the environment of `make plan-env`, which has the TPU's lowering."""
+    """So what runs through JAX is the program that `plan` compiles; in the environment of `make
+    plan-env`, which has the TPU's lowering.
+    """
     python = ROOT / ".venv-plan" / "bin" / "python"
     if not python.exists():
         pytest.skip("no environment with tensorflow-tpu: make plan-env")

@@ -1,4 +1,6 @@
-"""The runner compares, refuses and tells the truth about what ran; with a JAX at hand, all programs agree on the losses."""
+"""The runner compares, refuses and tells the truth about what ran; with a JAX at hand, all
+programs agree on the losses.
+"""
 
 from __future__ import annotations
 
@@ -221,12 +223,12 @@ def test_figures_of_the_table() -> None:
     ]
     text = speed_table(results, {OURS: report(peak_bytes=2**30), JAX: report()}, manifest(), 1e15)
     assert (
-        f"| {OURS} | 11.00 (10.00 to 12.00) | 727 | 27.3 % | 1.00 (1.00 to 1.00) | 1.00 GiB | 12.3 s |"
-        in text
+        f"| {OURS} | 11.00 (10.00 to 12.00) | 727 | 27.3 % | 1.00 (1.00 to 1.00) | 1.00 GiB | "
+        "12.3 s |" in text
     )
     assert (
-        f"| {JAX} | 22.00 (20.00 to 24.00) | 364 | 13.6 % | 0.50 (0.49 to 0.51) | not told | 12.3 s |"
-        in text
+        f"| {JAX} | 22.00 (20.00 to 24.00) | 364 | 13.6 % | 0.50 (0.49 to 0.51) | not told | 12.3 "
+        "s |" in text
     )
     assert "unknown peak" in speed_table(results, {OURS: report(), JAX: report()}, manifest(), None)
 
@@ -244,7 +246,9 @@ def test_losses_are_judged() -> None:
 
 
 def interpreter() -> Path | None:
-    """A Python with JAX: the one that GPU_BENCH_PYTHON names, this one, or that of an environment beside the tests'."""
+    """A Python with JAX: the one that GPU_BENCH_PYTHON names, this one, or that of an
+    environment beside the tests'.
+    """
     if named := os.environ.get("GPU_BENCH_PYTHON"):
         return Path(named)
     for venv in (Path(sys.prefix), ROOT / ".venv-bench", ROOT / ".venv-plan"):
@@ -255,7 +259,9 @@ def interpreter() -> Path | None:
 
 @pytest.mark.slow
 def test_all_programs_agree(tmp_path: Path) -> None:
-    """The lowered step does what TensorFlow did, and so do the plain programs, from the same values on the same batches."""
+    """The lowered step does what TensorFlow did, and so do the plain programs, from the same
+    values on the same batches.
+    """
     from tests.benchmarks.test_step_export import (
         SMALL,  # with TensorFlow, which the children above do not need
     )

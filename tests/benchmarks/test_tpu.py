@@ -44,7 +44,9 @@ def test_what_is_no_product_beside_products():
 
 
 def test_the_table_is_made_of_what_is_there(tmp_path, monkeypatch, capsys):
-    """Rows that fit, that do not, and that were compiled and are too large; nothing is compiled again."""
+    """Rows that fit, that do not, and that were compiled and are too large; nothing is compiled
+    again.
+    """
     fits = {
         "hbm_bytes": 3 * GIB,
         "fits": True,

@@ -1,7 +1,8 @@
-"""Run as a program: processes that die by SIGKILL inside `Checkpoints.save`, for test_checkpoints_killed.py.
+"""Run as a program: processes that die by SIGKILL inside `Checkpoints.save`, for test_killed.py.
 
-`dying_saves.py stages BASE OUT`: for n = 0, 1, ... a copy OUT/n of BASE, in which a save of step 4 dies at its n-th point; ends with
-the first n at which it survives. `dying_saves.py moments OUT COUNT`: COUNT directories in which saves in a row are killed at some moment.
+`dying_saves.py stages BASE OUT`: for n = 0, 1, ... a copy OUT/n of BASE, in which a save of step 4
+dies at its n-th point; ends with the first n at which it survives. `dying_saves.py moments OUT
+COUNT`: COUNT directories in which repeated saves are killed at a random moment.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import sys
 import time
 
 import numpy as np
-import tensorflow as tf  # noqa: F401 - imported once here; every child is a fork, before TensorFlow has started any thread
+import tensorflow as tf  # noqa: F401 - once; every child is a fork, before it starts any thread
 
 from tpu_tlm.checkpoints import tensor_bundle
 from tpu_tlm.checkpoints.manager import Checkpoints
-from tpu_tlm.checkpoints.storage import LocalStorage
+from tpu_tlm.filesystem import LocalDisk
 
 
 def variables(step: int, size: int = 1000) -> dict[str, np.ndarray]:
@@ -29,8 +30,8 @@ def variables(step: int, size: int = 1000) -> dict[str, np.ndarray]:
     }
 
 
-class DyingStorage(LocalStorage):
-    """A local storage that kills its process at the n-th point: before, amid and after every operation that changes the disk."""
+class DyingDisk(LocalDisk):
+    """Kills its process at the n-th point: before, amid and after every change of the disk."""
 
     def __init__(self, point: int) -> None:
         self.left = point
@@ -40,12 +41,12 @@ class DyingStorage(LocalStorage):
             os.kill(os.getpid(), signal.SIGKILL)
         self.left -= 1
 
-    def write(self, path, data):
+    def write(self, path, data, version=None):
         self.point()
-        with open(f"{path}.part", "wb") as file:
+        with open(f"{path}.{os.getpid()}.tmp", "wb") as file:
             file.write(data[: len(data) // 2])
         self.point()
-        super().write(path, data)
+        super().write(path, data, version)
         self.point()
 
     def remove(self, path):
@@ -71,18 +72,18 @@ class DyingStorage(LocalStorage):
         self.point()
 
 
-def dying_write(storage: DyingStorage, write=tensor_bundle.write):
+def dying_write(disk: DyingDisk, write=tensor_bundle.write):
     def half_then_whole(prefix, values):
         write(prefix, values)
         data = prefix + tensor_bundle.DATA
         with open(data, "rb") as file:
             whole = file.read()
         os.truncate(data, len(whole) // 2)
-        storage.point()
+        disk.point()
         with open(data, "wb") as file:
             file.write(whole)
         os.remove(prefix + tensor_bundle.INDEX)
-        storage.point()
+        disk.point()
         write(prefix, values)
 
     return half_then_whole
@@ -94,9 +95,9 @@ def stages(base: str, out: str) -> None:
         shutil.copytree(base, directory)
         child = os.fork()
         if child == 0:
-            storage = DyingStorage(n)
-            tensor_bundle.write = dying_write(storage)
-            Checkpoints(directory, keep=2, storage=storage).save(4, variables(4), {"position": 40})
+            disk = DyingDisk(n)
+            tensor_bundle.write = dying_write(disk)
+            Checkpoints(directory, keep=2, files=disk).save(4, variables(4), {"position": 40})
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status == 0:

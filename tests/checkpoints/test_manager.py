@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from tpu_tlm.checkpoints import tensor_bundle
 from tpu_tlm.checkpoints.manager import Checkpoints
-from tpu_tlm.checkpoints.storage import LocalStorage, RemoteStorage, storage_of
 from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.filesystem import LocalDisk
+from tpu_tlm.filesystem.tensorflow_files import TensorFlowFiles
 
 
 def _variables(step: int) -> dict[str, np.ndarray]:
@@ -259,12 +260,12 @@ def test_going_back_to_an_older_step_leaves_the_future_behind(tmp_path: Path) ->
 def test_pruning_waits_for_the_commit(tmp_path: Path) -> None:
     _save(tmp_path, 1, 2, keep=2)
 
-    class Full(LocalStorage):
-        def write(self, path: str, data: bytes) -> None:
+    class Full(LocalDisk):
+        def write(self, path: str, data: bytes, version: int | None = None) -> int | None:
             raise OSError(28, "No space left on device")
 
     with pytest.raises(TlmError, match="checkpoint of step 3 could not be written.*No space left"):
-        Checkpoints(str(tmp_path), keep=1, storage=Full()).save(3, _variables(3), {})
+        Checkpoints(str(tmp_path), keep=1, files=Full()).save(3, _variables(3), {})
     assert set(_steps(tmp_path)) >= {"step-00000001", "step-00000002"}
     _assert_newest(tmp_path, 2)
 
@@ -272,7 +273,7 @@ def test_pruning_waits_for_the_commit(tmp_path: Path) -> None:
 def test_an_unreadable_file_is_skipped_but_never_deleted_as_damaged(tmp_path: Path) -> None:
     _save(tmp_path, 1, 2)
 
-    class Flaky(LocalStorage):
+    class Flaky(LocalDisk):
         broken = True
 
         def read(self, path: str) -> bytes:
@@ -281,7 +282,7 @@ def test_an_unreadable_file_is_skipped_but_never_deleted_as_damaged(tmp_path: Pa
             return super().read(path)
 
     storage = Flaky()
-    checkpoints = Checkpoints(str(tmp_path), storage=storage)
+    checkpoints = Checkpoints(str(tmp_path), files=storage)
     found = checkpoints.newest()
     assert (
         found is not None
@@ -305,7 +306,7 @@ def test_a_step_that_is_not_there_or_damaged(tmp_path: Path) -> None:
 def test_a_format_of_the_future_is_an_error_and_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tpu_tlm.checkpoints.manager.FORMAT", 2)
+    monkeypatch.setattr("tpu_tlm.checkpoints.manifest.FORMAT", 2)
     _save(tmp_path, 1)
     monkeypatch.undo()
     with pytest.raises(TlmError, match="has format 2"):
@@ -316,12 +317,12 @@ def test_each_file_is_read_once(tmp_path: Path) -> None:
     _save(tmp_path, 1)
     reads: list[str] = []
 
-    class Counting(LocalStorage):
+    class Counting(LocalDisk):
         def read(self, path: str) -> bytes:
             reads.append(os.path.basename(path))
             return super().read(path)
 
-    found = Checkpoints(str(tmp_path), storage=Counting()).newest()
+    found = Checkpoints(str(tmp_path), files=Counting()).newest()
     assert found is not None
     for path in (tmp_path / "step-00000001").iterdir():
         path.unlink()
@@ -342,26 +343,20 @@ def test_state_and_checksums_stand_in_the_manifest(tmp_path: Path) -> None:
     assert set(manifest["files"]) == {"variables.index", "variables" + tensor_bundle.DATA}
 
 
-def test_which_storage() -> None:
-    assert isinstance(storage_of("gs://bucket/run"), RemoteStorage) and isinstance(
-        storage_of("runs/a"), LocalStorage
-    )
-
-
 def test_object_storage_without_renaming(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorFlow's in-memory file system, by a scheme as gs:// is, and every renaming forbidden."""
 
     def refuse(*_args, **_kwargs):
         raise AssertionError("object storage cannot rename")
 
-    class Ram(RemoteStorage):
-        def write(self, path: str, data: bytes) -> None:
-            # TensorFlow's memory file system appends to a file that is there, where gs:// replaces it.
+    class Ram(TensorFlowFiles):
+        def write(self, path: str, data: bytes, version: int | None = None) -> int | None:
+            # TensorFlow's memory file system appends to a file that is there.
             self.remove(path)
-            super().write(path, data)
+            return super().write(path, data, version)
 
     monkeypatch.setattr(tf.io.gfile, "rename", refuse)
-    monkeypatch.setattr("tpu_tlm.checkpoints.manager.storage_of", lambda _: Ram())
+    monkeypatch.setattr("tpu_tlm.filesystem.of", lambda _: Ram())
     directory = "ram://bucket/run/checkpoints"
     assert Checkpoints(directory).newest() is None
     _save(directory, 10, 20, 30, 40, keep=2, keep_every=20)

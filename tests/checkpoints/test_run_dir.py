@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from tpu_tlm import config
-from tpu_tlm.checkpoints.run_dir import CHANGEABLE, RunDir
+from tpu_tlm.checkpoints.run_dir import RunDir
 from tpu_tlm.config import cli
+from tpu_tlm.config.options import options_of
+from tpu_tlm.config.resolve import idle_options
 from tpu_tlm.errors import UsageError
 
 CLASSES = (
@@ -28,10 +30,6 @@ def _parts(directory: Path | str, **values) -> tuple:
     )
 
 
-def test_what_may_change_are_options() -> None:
-    assert set(cli.field_table(CLASSES)) >= CHANGEABLE
-
-
 def test_layout_and_config_that_reads_back(tmp_path: Path) -> None:
     run = RunDir(f"{tmp_path}/run/")
     parts = _parts(run.path, d_model=64, rpr_k=[4, 2])
@@ -45,7 +43,7 @@ def test_layout_and_config_that_reads_back(tmp_path: Path) -> None:
     assert [run.npz, run.tb, run.metrics] == [
         f"{tmp_path}/run/{name}" for name in ("npz", "tb", "metrics.jsonl")
     ]
-    assert cli.build(CLASSES, cli.load_values(Path(run.config), CLASSES), "test") == parts
+    assert cli.build(CLASSES, cli.load_values(run.config, CLASSES), "test") == parts
     [model] = run.load([config.ModelConfig])
     assert model == parts[0]
 
@@ -61,7 +59,7 @@ def test_the_same_options_continue(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [("d_model", 64, 128), ("rpr_k", [8], [4]), ("seed", 0, 1), ("batch_size", 32, 64), ("optimizer", "adamw", "lamb"),
-     ("window_shards", 16, 8), ("mask_mode", "token", "span"), ("layer_norms_after", False, True), ("d_k", None, 32)],
+     ("window_shards", 16, 8), ("mask_mode", "token", "span"), ("transformer_type", "pre-layer-norm", "mead"), ("d_k", None, 32)],
 )  # fmt: skip
 def test_another_run_is_refused_naming_option_old_and_new_value(
     tmp_path: Path, name: str, old: object, new: object
@@ -81,9 +79,8 @@ def test_another_run_is_refused_naming_option_old_and_new_value(
 
     with pytest.raises(UsageError) as error:
         run.prepare(_parts(run.path, **{name: new}), IDENTITY)
-    assert f"--{name} was {shown(old)} and is now {shown(new)}" in str(
-        error.value
-    ) and "--init_from" in str(error.value)
+    told = f"--{name} was {shown(old)} and is now {shown(new)}"
+    assert told in str(error.value) and "--init_from" in str(error.value)
     assert (tmp_path / "run" / "config.yaml").read_text() == before
 
 
@@ -121,13 +118,12 @@ def test_another_tokenizer_or_other_data_is_refused(tmp_path: Path) -> None:
     run = RunDir(str(tmp_path / "run"))
     run.prepare(_parts(run.path), IDENTITY)
     with pytest.raises(
-        UsageError, match="begun with another tokenizer .fingerprint aaaaaaaaaaaa, now cccccccccccc"
+        UsageError, match="another tokenizer .fingerprint aaaaaaaaaaaa, now cccccccccccc"
     ):
         run.prepare(_parts(run.path), {**IDENTITY, "tokenizer": "c" * 64})
     run.prepare(_parts(run.path, train_dir="moved/train"), {"tokenizer": "a" * 64})
-    assert json.loads((tmp_path / "run" / "identity.json").read_text()) == IDENTITY, (
-        "what is known is not forgotten"
-    )
+    kept = json.loads((tmp_path / "run" / "identity.json").read_text())
+    assert kept.items() >= IDENTITY.items(), "what is known is not forgotten"
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
@@ -142,7 +138,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="config.yaml is damaged"):
             run.prepare(_parts(run.path), IDENTITY)
     (tmp_path / "config.yaml").write_text("d_modle: 4\n")
-    with pytest.raises(UsageError, match="unknown key 'd_modle'; did you mean 'd_model'"):
+    with pytest.raises(UsageError, match="unknown key 'd_modle'; did you mean d_model"):
         run.prepare(_parts(run.path), IDENTITY)
     (tmp_path / "config.yaml").unlink()
     (tmp_path / "checkpoints" / "step-00000001").rmdir()
@@ -152,14 +148,77 @@ def test_damage_is_named(tmp_path: Path) -> None:
         run.prepare(_parts(run.path), IDENTITY)
 
 
+def _first_edition(run: RunDir) -> None:
+    """Rewrite the files of a run as the first edition had them: without checksums of their own."""
+    lines = Path(run.config).read_text().splitlines(True)
+    Path(run.config).write_text("".join(line for line in lines if not line.startswith("#")))
+    Path(run.identity).write_text(json.dumps(IDENTITY, indent=1, sort_keys=True) + "\n")
+
+
 def test_an_option_that_the_old_file_does_not_know_counts_as_its_default(tmp_path: Path) -> None:
     run = RunDir(str(tmp_path / "run"))
     run.prepare(_parts(run.path), IDENTITY)
+    _first_edition(run)
     text = Path(run.config).read_text()
     Path(run.config).write_text(
         "".join(line for line in text.splitlines(True) if not line.startswith("mask_mode"))
     )
     assert run.prepare(_parts(run.path), IDENTITY) == []
+    with pytest.raises(UsageError, match="another tokenizer"):
+        _first_edition(run)
+        run.prepare(_parts(run.path), {"tokenizer": "c" * 64})
+
+
+def _changed_bits(good: bytes, step: int):
+    """The file with one bit changed: every `step`-th byte, and the ends where checksums stand."""
+    for place in sorted(
+        {*range(90), *range(len(good) - 90, len(good)), *range(0, len(good), step)}
+    ):
+        if place < len(good):
+            bit = 1 << place % 8
+            yield good[:place] + bytes([good[place] ^ bit]) + good[place + 1 :]
+
+
+def test_every_changed_byte_is_named(tmp_path: Path) -> None:
+    run = RunDir(str(tmp_path / "run"))
+    run.prepare(_parts(run.path), IDENTITY)
+    path = Path(run.config)
+    good = path.read_bytes()
+    for bad in _changed_bits(good, 7):
+        path.write_bytes(bad)
+        with pytest.raises(UsageError, match="config.yaml"):
+            run.load([config.RunConfig])
+    path.write_bytes(good)
+    path = Path(run.identity)
+    for bad in _changed_bits(path.read_bytes(), 1):
+        path.write_bytes(bad)
+        with pytest.raises(UsageError, match="identity.json"):
+            RunDir(run.path).note_commit()
+
+
+def test_checkpoints_that_are_gone_are_missed_once_there_were_some(tmp_path: Path) -> None:
+    run = RunDir(str(tmp_path / "run"))
+    run.prepare(_parts(run.path), IDENTITY)
+    # A run that was stopped before its first save starts again.
+    assert run.prepare(_parts(run.path), IDENTITY) == []
+    run.note_commit()
+    (tmp_path / "run" / "checkpoints" / "step-00000001").mkdir()
+    assert RunDir(run.path).prepare(_parts(run.path), IDENTITY) == []
+    for gone in ("step-00000001", ""):
+        (tmp_path / "run" / "checkpoints" / gone).rmdir()
+        with pytest.raises(UsageError, match="checkpoints.* are missing: .*--restart"):
+            RunDir(run.path).prepare(_parts(run.path), IDENTITY)
+    again = RunDir(run.path)
+    again.prepare(_parts(run.path, restart=True), IDENTITY, restart=True)
+    assert again.prepare(_parts(run.path, restart=True), IDENTITY) == []
+
+
+def test_an_option_that_nothing_reads_stops_no_run(tmp_path: Path) -> None:
+    """A run of an earlier version may hold options that its objective does not use."""
+    run = RunDir(str(tmp_path / "run"))
+    run.prepare(_parts(run.path, objective="clm", mask_mode="span"), IDENTITY)
+    [change] = run.prepare(_parts(run.path, objective="clm"), IDENTITY)
+    assert change.name == "mask_mode"
 
 
 def test_a_moved_run_continues(tmp_path: Path) -> None:
@@ -170,22 +229,27 @@ def test_a_moved_run_continues(tmp_path: Path) -> None:
 
 
 def test_every_training_option_is_decided(tmp_path: Path) -> None:
-    """Each field either is changeable or, when changed, is refused: no third kind."""
+    """Each field is changeable or, when changed, refused."""
     run = RunDir(str(tmp_path / "run"))
     base = _parts(run.path)
     run.prepare(base, IDENTITY)
+    table, idle = options_of(CLASSES), idle_options(base)
     for at, part in enumerate(base):
         for field in dataclasses.fields(part):
             value = getattr(part, field.name)
             if (
                 not isinstance(value, int | float)
                 or isinstance(value, bool)
-                or field.name in CHANGEABLE
+                or table[field.name].declared.may_change
+                or field.name in idle
             ):
                 continue
+            option = table[field.name].declared
+            lower = option.maximum is not None or option.below is not None
+            other = value / 2 if lower and value else value + 1
             changed = [
                 *base[:at],
-                dataclasses.replace(part, **{field.name: value + 1}),
+                dataclasses.replace(part, **{field.name: other}),
                 *base[at + 1 :],
             ]
             with pytest.raises(UsageError, match=f"--{field.name} was"):

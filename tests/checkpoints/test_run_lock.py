@@ -24,7 +24,7 @@ with locked(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
 """
-# A disk's lock, and in its file the name of a process that may be gone; the lock comes free after so many seconds.
+# A disk's lock and, in its file, the name of a process that may be gone; free after some seconds.
 NAMES = """
 import fcntl, sys, time
 file = open(sys.argv[1], "a+")
@@ -49,8 +49,8 @@ def test_another_process_is_kept_out_until_it_dies(tmp_path: Path) -> None:
         locked(run_dir),
     ):
         pass
-    # The other workers of a job write nothing and need no lock; object storage has none.
-    with locked(run_dir, wanted=False), locked("gs://bucket/run"):
+    # The other workers of a job write nothing and need no lock.
+    with locked(run_dir, wanted=False):
         pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()
@@ -65,7 +65,7 @@ def test_another_process_is_kept_out_until_it_dies(tmp_path: Path) -> None:
 def test_a_lock_that_outlives_its_machine_is_waited_for(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As on NFS, until the server takes it away; in a pod of the same name process numbers come again."""
+    """As on NFS, until the server releases it; in a pod made anew process numbers come again."""
     text = text.format(ours=os.getpid(), host=socket.gethostname())
     command = [sys.executable, "-c", NAMES, str(tmp_path / "lock"), text, "1.5"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
@@ -80,10 +80,8 @@ def test_a_lock_that_outlives_its_machine_is_waited_for(
         with locked(str(tmp_path), patience=60.0):
             assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
     said = capsys.readouterr().out
-    assert (
-        said
-        == f"{tmp_path}: {who} holds the lock, as a network disk has it for a while after its machine's end; waiting up to 60 s\n"
-    )
+    assert said.startswith(f"{tmp_path}: {who} holds the lock") and "up to 60 s" in said
+    assert said.count("\n") == 1
 
 
 def test_it_is_given_back_after_an_error(tmp_path: Path) -> None:
@@ -100,4 +98,4 @@ def test_a_disk_without_locks_is_said(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with locked(str(tmp_path)):
-        assert "no lock to be had (Operation not supported)" in capsys.readouterr().err
+        assert "cannot be locked (Operation not supported)" in capsys.readouterr().err

@@ -22,7 +22,9 @@ def convert(*words):
 
 
 def test_all_the_way_round(tmp_path, capsys):
-    """HuggingFace -> NPZ -> BERT checkpoint -> NPZ -> HuggingFace: the same bits, heads and pooler included."""
+    """HuggingFace -> NPZ -> BERT checkpoint -> NPZ -> HuggingFace: the same bits, heads and
+    pooler included.
+    """
     convert(PRETRAINING, tmp_path / "a.npz")
     convert(tmp_path / "a.npz", tmp_path / "bert", "--to", "bert")
     convert(tmp_path / "bert", tmp_path / "b.npz")
@@ -82,7 +84,8 @@ def test_mead_files_with_their_hyper_parameters(name, tmp_path):
         np.load(DATA / "golden_mead" / MEAD[name]["checkpoint"]),
     )
     kept = {key for key in original.files if key in written.files}
-    # The one array that MEAD writes in a form that none of its readers takes is written in the form they do take.
+    # The one array that MEAD writes in a form that none of its readers takes is written in the form
+    # they do take.
     assert set(original.files) - kept <= {"TLM/Embeddings/x/bias"}
     for key in kept:
         np.testing.assert_array_equal(written[key], original[key], err_msg=key)
@@ -92,7 +95,10 @@ def test_mead_file_with_model_flags(tmp_path):
     source = DATA / "golden_mead" / MEAD["mlm_rpr8"]["checkpoint"]
     with pytest.raises(UsageError, match="--mead_config"):
         main([str(source), str(tmp_path / "a.npz")])
-    flags = "--d_model 32 --d_ff 64 --num_heads 4 --num_layers 2 --transformer_type mead --mask_pad false".split()
+    flags = (
+        "--d_model 32 --d_ff 64 --num_heads 4 --num_layers 2 --transformer_type mead --mask_pad "
+        "false"
+    ).split()
     convert(source, tmp_path / "a.npz", *flags)
     assert (
         read_model(str(tmp_path / "a.npz")).spec.vocab_size == MEAD["mlm_rpr8"]["config"]["vocab"]

@@ -1,4 +1,6 @@
-"""The doctor names what is wrong with the one command that mends it, and survives a TensorFlow that aborts."""
+"""The doctor names what is wrong with the one command that fixes it, and survives a TensorFlow
+that aborts.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +33,12 @@ def test_a_good_machine() -> None:
 def test_no_gs() -> None:
     seen = Seen("2.20.0", ["CPU"], ["file"])
     finding = one(doctor.seen_findings(CPU, PLAIN, seen, (3, 12)))
-    assert (finding.what, finding.mend) == (
+    assert (finding.what, finding.fix) == (
         "TensorFlow cannot open gs:// files",
         "pip install tensorflow-io-gcs-filesystem",
     )
     assert not finding.stops
-    assert "tensorflow-io" not in one(doctor.seen_findings(CPU, PLAIN, seen, (3, 13))).mend, (
+    assert "tensorflow-io" not in one(doctor.seen_findings(CPU, PLAIN, seen, (3, 13))).fix, (
         "it has no wheel for 3.13"
     )
 
@@ -50,20 +52,20 @@ def test_packages_that_cannot_be_imported() -> None:
             (3, 11),
         )
     )
-    assert text.mend == f"{AGAIN} tensorflow-text==2.20.1"
+    assert text.fix == f"{AGAIN} tensorflow-text==2.20.1"
     assert text.stops
     bpe = one(
         doctor.seen_findings(
             CPU, PLAIN, Seen("2.20.0", ["CPU"], ["gs"], {"fastBPE": "ImportError: y"}), (3, 11)
         )
     )
-    assert bpe.mend.startswith("pip uninstall -y fastBPE && ")
+    assert bpe.fix.startswith("pip uninstall -y fastBPE && ")
     assert not bpe.stops
 
 
 def test_a_gpu_that_tensorflow_does_not_see() -> None:
     versions, here = without(CPU, "tensorflow-cpu") | {"tensorflow": "2.20.0"}, Machine(nvidia=True)
-    assert "[and-cuda]" in one(doctor.findings(versions, here, GOOD, (3, 11))).mend
+    assert "[and-cuda]" in one(doctor.findings(versions, here, GOOD, (3, 11))).fix
     assert (
         doctor.findings(
             versions, here, Seen("2.20.0", ["CPU", "GPU: NVIDIA H200"], ["gs"]), (3, 11)
@@ -78,7 +80,7 @@ def test_an_import_that_fails_is_explained_by_the_versions_where_they_can() -> N
     assert "libtpu 0.0.52 is too new" in finding.what
     unexplained = one(doctor.findings(CPU, PLAIN, seen, (3, 11)))
     assert unexplained.what == "importing TensorFlow was ended by signal 6 (SIGABRT): F something"
-    assert unexplained.mend == f"{AGAIN} tensorflow-cpu==2.20.0"
+    assert unexplained.fix == f"{AGAIN} tensorflow-cpu==2.20.0"
 
 
 def test_what_stops_training_comes_first_and_is_counted() -> None:
@@ -87,8 +89,10 @@ def test_what_stops_training_comes_first_and_is_counted() -> None:
     )
     assert [finding.stops for finding in found] == [True, True, False]
     text = doctor.report(TPU, PLAIN, GOOD, found)
-    assert text.endswith("2 problems to mend before training")
-    assert f"  mend it  {PAIR}" in text.splitlines(), "a command stands on a line of its own, whole"
+    assert text.endswith("2 problems to fix before training")
+    assert "  fix:".ljust(11) + PAIR in text.splitlines(), (
+        "a command stands on a line of its own, whole"
+    )
 
 
 def fake_tensorflow(directory: Path, body: str) -> dict[str, str]:
@@ -108,9 +112,9 @@ def test_an_abort_is_reported(tmp_path: Path) -> None:
         "os.abort()\n"
     )
     seen = probe.in_child(fake_tensorflow(tmp_path, body))
-    assert (
-        seen.failure
-        == "was ended by signal 6 (SIGABRT): 2026-01-01: F lib.inc:12] Op not available in this library."
+    assert seen.failure == (
+        "was ended by signal 6 (SIGABRT): 2026-01-01: F lib.inc:12] Op not available in this "
+        "library."
     )
 
 

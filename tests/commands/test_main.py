@@ -1,15 +1,20 @@
-"""Every command stands under one name, and its help comes at once, without TensorFlow."""
+"""The commands under one name: list, help, version, and errors with a suggestion."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
 from tests.paths import ROOT
-from tpu_tlm.__main__ import COMMANDS
+from tpu_tlm import __main__, __version__
+from tpu_tlm.config import cli
+from tpu_tlm.config.command_table import COMMANDS
+from tpu_tlm.config.options import options_of
+from tpu_tlm.errors import UsageError
 
 
 def run(*argv: str) -> subprocess.CompletedProcess[str]:
@@ -23,33 +28,126 @@ def run(*argv: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_without_a_command_they_are_listed() -> None:
-    done = run()
-    assert done.returncode == 0
-    assert all(f"  {command} " in done.stdout for command in COMMANDS)
+def help_of(command: str, *more: str) -> str:
+    """The help of a command."""
+    return cli.help_text(f"tpu_tlm.{command}", "", COMMANDS[command].groups, everything=bool(more))
 
 
-def test_an_unknown_command_is_wrong_use() -> None:
-    done = run("trian")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: there is no command 'trian'")
+@pytest.mark.parametrize("argv", [[], ["--help"], ["help"]])
+def test_the_commands_are_listed(argv, capsys):
+    assert __main__.main(argv) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {command} " in out for command in COMMANDS)
 
 
-def test_an_error_is_one_line() -> None:
+def test_an_unknown_command_is_wrong_use(capsys):
+    assert __main__.main(["trian"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "'trian'" in err and "did you mean tpu-tlm train?" in err
+    assert __main__.main(["xyz"]) == 2
+    assert "did you mean" not in capsys.readouterr().err
+
+
+def test_version(capsys):
+    assert __main__.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tpu-tlm {__version__}\n"
+    with pytest.raises(SystemExit) as stop:
+        cli.parse("tpu_tlm.train", "", COMMANDS["train"].groups, ["--version"])
+    assert stop.value.code == 0 and __version__ in capsys.readouterr().out
+
+
+def test_help_command_is_command_help():
+    one, two = run("help", "train"), run("train", "--help")
+    assert one.returncode == two.returncode == 0 and one.stdout == two.stdout
+    assert run("train", "--help-all").stdout.count("\n") > 3 * one.stdout.count("\n")
+
+
+def test_an_error_is_one_line():
     done = run("doctor", "--jsom")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1 and "--jsom" in done.stderr
+    assert done.stderr.count("\n") == 1 and "--jsom" in done.stderr and "--json" in done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_quick_and_says_defaults(command: str) -> None:
+def test_the_short_help_is_short_and_the_long_one_complete(command):
+    short, full = help_of(command), help_of(command, "all")
+    assert short.count("\n") < 70
+    for line in [*short.splitlines(), *full.splitlines()]:
+        assert len(line) <= 100, line
+    for name, option in options_of(COMMANDS[command].groups).items():
+        shown = name.upper() if option.declared.positional else f"--{name} "
+        assert shown in full, name
+        if option.declared.required:
+            assert shown in short, name
+    assert all(
+        f"tpu-tlm {command} {example}".strip() in short for example in COMMANDS[command].examples
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_example_of_a_help_parses(command):
+    import shlex
+
+    for example in COMMANDS[command].examples:
+        argv = [word for word in shlex.split(example)]
+        if "--config" in argv:
+            argv[argv.index("--config") + 1] = str(ROOT / argv[argv.index("--config") + 1])
+        groups = COMMANDS[command].groups
+        cli.parse(f"tpu_tlm.{command}", "", groups, argv, check_required=command != "plan")
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "answer"),
+    [
+        ("train", "--learning_rate", "--lr"),
+        ("train", "--learning-rate", "--lr"),
+        ("train", "--per_device_train_batch_size", "--batch_size"),
+        ("train", "--num_train_epochs", "--epochs"),
+        ("train", "--max_steps", "--steps"),
+        ("train", "--output_dir", "--run_dir"),
+        ("preprocess", "--output_dir", "--output"),
+        ("train", "--model_name_or_path", "--init_from"),
+        ("predict", "--model_name_or_path", "--model"),
+        ("train", "--gradient_accumulation_steps", "--grad_accum"),
+        ("train", "--max_seq_length", "--seq_length of the command preprocess"),
+        ("train", "--batchsize", "--batch_size"),
+        ("train", "--lernin_rate", "--lr"),
+        ("train", "--no_xla", "--xla false"),
+        ("train", "--no-tie-weights", "--tie_weights false"),
+        ("evaluate", "--valid_dir", "--data"),
+    ],
+)
+def test_other_names_are_answered_with_ours(command, flag, answer):
+    with pytest.raises(UsageError) as error:
+        cli.parse(f"tpu_tlm.{command}", "", COMMANDS[command].groups, [flag, "1"])
+    assert answer in str(error.value) and "unknown flag" in str(error.value)
+
+
+def test_a_hyphen_is_an_underscore():
+    given = ["--train-dir=a-b", "--run-dir", "c-d", "--batch-size", "8"]
+    parts = cli.parse("tpu_tlm.train", "", COMMANDS["train"].groups, given)
+    assert (parts[0].train_dir, parts[0].batch_size, parts[8].run_dir) == ("a-b", 8, "c-d")
+
+
+def test_help_texts_are_sentences_without_private_words():
+    """No riddles: words of the first edition that only its author understood."""
+    riddles = re.compile(
+        r"asked of|sees others|passed by|stand[s]? |mend|told apart|so many|at once"
+    )
+    for command, entry in COMMANDS.items():
+        for option in options_of(entry.groups).values():
+            assert not riddles.search(option.declared.help), (command, option.name)
+            assert option.declared.help[0] != " " and not option.declared.help.endswith(".")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_quick(command):
     before = os.times()
     done = run(command, "--help")
     after = os.times()
     assert done.returncode == 0, done.stderr
-    assert f"tpu_tlm.{command}" in done.stdout and "default" in done.stdout
-    # Processor time of the child, not the clock: the machine may be busy. TensorFlow alone takes several seconds of it.
-    assert (
-        after.children_user + after.children_system - before.children_user - before.children_system
-        < 0.5
-    )
+    assert f"tpu_tlm.{command}" in done.stdout
+    # Processor time of the child, not the clock: the machine may be busy. TensorFlow alone takes
+    # several seconds of it.
+    used = after.children_user + after.children_system
+    assert used - before.children_user - before.children_system < 0.5

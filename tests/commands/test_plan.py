@@ -11,14 +11,13 @@ import pytest
 from tests.paths import ROOT
 from tests.planning.test_figures import figures
 from tpu_tlm import plan
-from tpu_tlm.config import PlanConfig
+from tpu_tlm.config import Config, PlanConfig
 from tpu_tlm.errors import TlmError, UsageError, run_command
+from tpu_tlm.planning import run
 from tpu_tlm.planning.chips import GIB, parse_slice
 from tpu_tlm.planning.compiler import Allocation, Refused
 from tpu_tlm.planning.stand_in import stand_in
 from tpu_tlm.planning.subject import Subject, subject_of
-from tpu_tlm.train import CLASSES
-from tpu_tlm.training.setup import Options
 
 SIZES = ["--seq_length", "128", "--vocab_size", "1000"]
 REFUSED = Refused(
@@ -30,10 +29,12 @@ REFUSED = Refused(
 )
 
 
-def given(**values) -> Options:
+def given(**values) -> Config:
     from tpu_tlm.config import cli
 
-    return Options(*cli.build(CLASSES, {"tpu": "v5e-8", **values}, "test", check_required=False))
+    return Config(
+        *cli.build(Config.groups(), {"tpu": "v5e-8", **values}, "test", check_required=False)
+    )
 
 
 def subject(**values) -> Subject:
@@ -90,7 +91,7 @@ def test_a_python_that_cannot_compile_is_named_with_the_mend(tmp_path):
 def test_without_data_their_sizes_are_needed_and_with_data_not_taken():
     with pytest.raises(UsageError, match="--train_dir, or --seq_length and --vocab_size"):
         subject_of(given(), PlanConfig(seq_length=128), print)
-    with pytest.raises(UsageError, match="--seq_length 128: --train_dir says that"):
+    with pytest.raises(UsageError, match="--seq_length 128: --train_dir"):
         subject_of(given(train_dir="somewhere"), PlanConfig(seq_length=128), print)
 
 
@@ -110,7 +111,7 @@ def test_another_length_keeps_the_proportion_of_pairs():
 
 def test_a_batch_that_fits(monkeypatch, capsys):
     monkeypatch.setattr(Subject, "compile", lambda self, batch: figures())
-    assert plan._plan(subject(batch_size=256), PlanConfig(search=False)) == 0
+    assert run.plan_batch(subject(batch_size=256), PlanConfig(search=False)) == 0
     out = capsys.readouterr().out
     assert "fits: 1.00 GiB of 15.75 GiB" in out and "not a measurement" in out
 
@@ -126,7 +127,7 @@ def test_a_batch_that_does_not_fit_is_a_failure_with_figures_and_the_largest_tha
         TlmError,
         match="--batch_size 4096 does not fit a v5e-8: it needs 40.00 GiB of the 15.75 GiB",
     ) as error:
-        plan._plan(subject(batch_size=4096), PlanConfig())
+        run.plan_batch(subject(batch_size=4096), PlanConfig())
     assert not isinstance(
         error.value, UsageError
     ) and "the largest batch that was found to fit is 256" in str(error.value)
@@ -135,7 +136,7 @@ def test_a_batch_that_does_not_fit_is_a_failure_with_figures_and_the_largest_tha
 
 def test_json_is_one_object(monkeypatch, capsys):
     monkeypatch.setattr(Subject, "compile", lambda self, batch: figures())
-    assert plan._plan(subject(batch_size=256), PlanConfig(search=False, json=True)) == 0
+    assert run.plan_batch(subject(batch_size=256), PlanConfig(search=False, json=True)) == 0
     found = json.loads(capsys.readouterr().out)
     assert (
         found["step"]["fits"] is True and found["step"]["batch"] == 256 and found["largest"] is None
@@ -151,7 +152,7 @@ def test_a_sweep_has_a_row_for_every_batch_and_length(monkeypatch, capsys):
 
     monkeypatch.setattr(Subject, "compile", answer)
     assert (
-        plan._sweep(
+        run.plan_sweep(
             subject(batch_size=256), PlanConfig(sweep_batches=[64, 128], sweep_lengths=[128, 512])
         )
         == 0
@@ -160,7 +161,7 @@ def test_a_sweep_has_a_row_for_every_batch_and_length(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert out.count("refused by the compiler") == 2 and "not a measurement" in out
 
-    assert plan._sweep(subject(batch_size=256), PlanConfig(json=True)) == 0
+    assert run.plan_sweep(subject(batch_size=256), PlanConfig(json=True)) == 0
     table = json.loads(capsys.readouterr().out)["table"]
     assert [row["fits"] for row in table] == [True, False, False, False]  # 64, 128, 256, 512
 
@@ -173,23 +174,24 @@ def test_a_sweep_over_micro_batches(monkeypatch, capsys):
         lambda self, batch: asked.append((batch, self.options.optim.grad_accum)) or figures(),
     )
     assert (
-        plan._sweep(
+        run.plan_sweep(
             subject(batch_size=64), PlanConfig(sweep_batches=[256], sweep_accum=[1, 4], json=True)
         )
         == 0
     )
     assert asked == [(256, 1), (256, 4)]
     assert [row["grad_accum"] for row in json.loads(capsys.readouterr().out)["table"]] == [1, 4]
-    # 8 chips, 3 micro-batches: the default batches are made to fit, those that are given are not changed.
+    # 8 chips, 3 micro-batches: the default batches are made to fit, those that are given are not
+    # changed.
     asked.clear()
-    assert plan._sweep(subject(batch_size=64), PlanConfig(sweep_accum=[3])) == 0
+    assert run.plan_sweep(subject(batch_size=64), PlanConfig(sweep_accum=[3])) == 0
     assert asked == [(24, 3), (48, 3), (120, 3)]
     with pytest.raises(UsageError, match="--sweep_batches 64: must be a multiple of 24"):
-        plan._sweep(subject(batch_size=64), PlanConfig(sweep_batches=[64], sweep_accum=[3]))
+        run.plan_sweep(subject(batch_size=64), PlanConfig(sweep_batches=[64], sweep_accum=[3]))
 
 
 def test_a_quick_sweep_does_not_compile_whole_models(monkeypatch, capsys):
     monkeypatch.setattr(Subject, "compile", lambda self, batch: pytest.fail("compiled"))
     monkeypatch.setattr(Subject, "extrapolate", lambda self, batch: figures())
-    assert plan._sweep(subject(batch_size=256), PlanConfig(quick=True)) == 0
-    assert plan._plan(subject(batch_size=256), PlanConfig(quick=True, search=False)) == 0
+    assert run.plan_sweep(subject(batch_size=256), PlanConfig(quick=True)) == 0
+    assert run.plan_batch(subject(batch_size=256), PlanConfig(quick=True, search=False)) == 0

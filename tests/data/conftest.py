@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tpu_tlm.data.dataset.dataset import Dataset, open_dataset
+from tpu_tlm.data.dataset.metadata import write_metadata
 from tpu_tlm.data.dataset.records import token_layout, token_payload
-from tpu_tlm.data.dataset.shards import shard_name, write_metadata, write_shard
+from tpu_tlm.data.dataset.shards import shard_name, write_shard
 
 
 def _example(number: int, seq_length: int, vocab_size: int) -> np.ndarray:
@@ -19,13 +20,13 @@ def _example(number: int, seq_length: int, vocab_size: int) -> np.ndarray:
 
 @pytest.fixture
 def example() -> Callable[[int, int, int], np.ndarray]:
-    """The ids of example `number` of a made dataset; the first of them is replaced by the number."""
+    """The ids of example `number` of a made dataset, of which the first is then the number."""
     return _example
 
 
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> Callable[..., Dataset]:
-    """A function (sizes of the shards, nctx, vocab_size) -> dataset whose example i holds `example(i)`."""
+    """A function (sizes of the shards, seq_length, vocab_size) -> dataset of `example(i)`."""
 
     def make(
         sizes: Sequence[int], seq_length: int = 8, vocab_size: int = 60000, name: str = "data"

@@ -1,4 +1,6 @@
-"""Every known fault of an installation is found from versions alone, with the command that mends it."""
+"""Every known fault of an installation is found from versions alone, with the command that fixes
+it.
+"""
 
 from __future__ import annotations
 
@@ -56,17 +58,17 @@ def test_a_good_installation_has_no_finding(versions: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "mend"),
+    ("machine", "fix"),
     [
         (PLAIN, "tensorflow-cpu"),
         (Machine(nvidia=True), "tensorflow[and-cuda]"),
         (Machine(("v5e",)), "tensorflow-tpu=="),
     ],
 )
-def test_no_tensorflow_is_mended_by_the_build_that_fits(machine: Machine, mend: str) -> None:
+def test_no_tensorflow_is_mended_by_the_build_that_fits(machine: Machine, fix: str) -> None:
     finding = one(tensorflow_findings({}, machine))
     assert finding.what == "TensorFlow is not installed"
-    assert mend in finding.mend
+    assert fix in finding.fix
     assert finding.stops
 
 
@@ -74,7 +76,7 @@ def test_no_tensorflow_is_mended_by_the_build_that_fits(machine: Machine, mend: 
 def test_libtpu_too_new(version: str) -> None:
     finding = one(tensorflow_findings(TPU | {"libtpu": version}, PLAIN))
     assert f"libtpu {version} is too new" in finding.what
-    assert finding.mend == PAIR
+    assert finding.fix == PAIR
     assert finding.stops
 
 
@@ -95,9 +97,9 @@ def test_libtpu_that_is_not_loaded_does_no_harm() -> None:
 def test_stock_build_over_the_tpu_build() -> None:
     finding = one(tensorflow_findings(TPU | {"tensorflow": "2.20.0"}, PLAIN))
     assert "both installed" in finding.what
-    assert (
-        finding.mend
-        == "pip uninstall -y tensorflow && pip install --force-reinstall --no-deps tensorflow-tpu==2.20.0"
+    assert finding.fix == (
+        "pip uninstall -y tensorflow && pip install --force-reinstall --no-deps "
+        "tensorflow-tpu==2.20.0"
     )
     assert finding.stops
 
@@ -113,14 +115,14 @@ def test_stock_build_over_the_cpu_build(other: str, stops: bool) -> None:
 
 def test_another_tensorflow_is_named_but_not_refused() -> None:
     finding = one(tensorflow_findings(CPU | {"tensorflow-cpu": "2.21.0"}, PLAIN))
-    assert "2.21.0 is not the 2.20" in finding.what
+    assert "2.21.0 is not 2.20" in finding.what
     assert not finding.stops
 
 
 def test_accelerators_that_the_build_cannot_use() -> None:
     chips = one(hardware_findings(CPU, Machine(("v6e",) * 4)))
     assert "TPU chips (4 v6e), and tensorflow-cpu" in chips.what
-    assert chips.mend == f"pip uninstall -y tensorflow-cpu && {PAIR}"
+    assert chips.fix == f"pip uninstall -y tensorflow-cpu && {PAIR}"
     assert chips.stops
     assert hardware_findings(TPU, Machine(("v6e",))) == []
     assert not one(hardware_findings(CPU, Machine(nvidia=True))).stops
@@ -137,7 +139,7 @@ def test_python_out_of_range(python: tuple[int, int]) -> None:
 def test_missing_requirement(name: str) -> None:
     finding = one(package_findings(without(CPU, name), PLAIN, (3, 11)))
     assert finding.what == f"{name} is not installed"
-    assert finding.mend.startswith(f"pip install '{name}")
+    assert finding.fix.startswith(f"pip install '{name}")
 
 
 @pytest.mark.parametrize("version", ["2.15.0", "3.11.3", "4.0.0"])
@@ -149,16 +151,16 @@ def test_keras_out_of_range(version: str) -> None:
 
 def test_fastbpe_not_built_with_and_without_a_compiler() -> None:
     with_compiler = one(package_findings(without(CPU, "fastBPE"), PLAIN, (3, 11)))
-    assert with_compiler.mend == installation.FASTBPE
+    assert with_compiler.fix == installation.FASTBPE
     assert not with_compiler.stops
     bare = one(package_findings(without(CPU, "fastBPE"), Machine(compiler=False), (3, 11)))
     assert "no C++ compiler" in bare.what
-    assert bare.mend == f"apt-get install -y g++ && {installation.FASTBPE}"
+    assert bare.fix == f"apt-get install -y g++ && {installation.FASTBPE}"
 
 
 def test_tensorflow_text_missing_or_of_another_version() -> None:
     missing = one(package_findings(without(TPU, "tensorflow-text"), PLAIN, (3, 11)))
-    assert missing.mend == "pip install --no-deps 'tensorflow-text==2.20.*'"
+    assert missing.fix == "pip install --no-deps 'tensorflow-text==2.20.*'"
     assert not missing.stops
     other = one(package_findings(CPU | {"tensorflow-text": "2.21.1"}, PLAIN, (3, 11)))
     assert "tensorflow-text 2.21.1 does not fit tensorflow-cpu 2.20.0" in other.what
@@ -167,7 +169,7 @@ def test_tensorflow_text_missing_or_of_another_version() -> None:
 
 def test_refuse_raises_the_first_that_stops() -> None:
     installation.refuse([Finding("a", "b", stops=False)])
-    with pytest.raises(UsageError, match="c; mend it: d"):
+    with pytest.raises(UsageError, match="c; fix: d"):
         installation.refuse([Finding("a", "b", stops=False), Finding("c", "d")])
 
 

@@ -1,4 +1,6 @@
-"""The device switch: what is set before TensorFlow is imported, what is refused, what comes out; real starts in processes of their own."""
+"""The device switch: what is set before TensorFlow is imported, what is refused, what comes out;
+real starts in processes of their own.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +108,7 @@ def test_mirror_over_a_split_processor() -> None:
 
 @no_gpu
 def test_mirror_without_gpus_is_refused() -> None:
-    assert "--logical_cpus 2 splits the processor" in refused(2, distribute="mirror")
+    assert "--logical_cpus 2 splits the CPU" in refused(2, distribute="mirror")
 
 
 def test_one_worker_of_one() -> None:
@@ -129,7 +131,7 @@ def test_tpu_on_a_machine_without_one(options: dict[str, str]) -> None:
 
 def test_tpu_at_an_address_that_nobody_answers() -> None:
     address = f"grpc://127.0.0.1:{free_ports(1)[0]}"
-    assert f"--tpu {address}: nobody answers there (Connection refused)" in refused(1, tpu=address)
+    assert f"--tpu {address}: does not answer (Connection refused)" in refused(1, tpu=address)
     assert "is not grpc://host:port" in refused(2, tpu="grpc://127.0.0.1:http")
 
 
@@ -165,7 +167,8 @@ WITH_MASTER = {
             {"distribute": "none"},
             Machine(),
             TWO,
-            "--distribute none: TF_CONFIG names 2 workers, which would train apart in one --run_dir",
+            "--distribute none: TF_CONFIG names 2 workers, which would train separately in one "
+            "--run_dir",
         ),
         (
             {"distribute": "mirror"},
@@ -177,19 +180,21 @@ WITH_MASTER = {
             {"distribute": "tpu"},
             V5E,
             TWO,
-            "--distribute tpu takes this machine's TPU: TF_CONFIG names 2 .* one worker per TPU slice, or",
+            "--distribute tpu takes this machine's TPU: TF_CONFIG names 2 .* one worker per TPU "
+            "slice, or",
         ),
         (
             {"tpu": "local"},
             V5E,
             TWO,
-            "--tpu local: TF_CONFIG names 2 workers.* --distribute multiworker for GPUs or processors",
+            "--tpu local: TF_CONFIG names 2 workers.* --distribute multiworker for GPUs",
         ),
         (
             {},
             V5E,
             TWO,
-            "--distribute auto takes this machine's TPU: TF_CONFIG names 2 workers.* one worker per TPU slice",
+            "--distribute auto takes this machine's TPU: TF_CONFIG names 2 workers.* one worker "
+            "per TPU slice",
         ),
         ({}, Machine(), PS, "task type 'ps' does not train"),
         ({}, V5E, EVALUATOR, "task type 'evaluator' does not train"),
@@ -347,7 +352,9 @@ def test_the_name_of_the_tpu() -> None:
 
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Make `prepare` see other versions and another machine, an environment of its own, and no TensorFlow imported yet."""
+    """Make `prepare` see other versions and another machine, an environment of its own, and no
+    TensorFlow imported yet.
+    """
 
     def set_up(
         versions: dict[str, str], machine: Machine, imported: bool = False
@@ -369,7 +376,10 @@ def test_prepare_refuses_a_libtpu_that_aborts(pretend: Any) -> None:
     environ = pretend(TPU | {"libtpu": "0.0.52"}, V5E)
     with pytest.raises(
         UsageError,
-        match="libtpu 0.0.52 is too new .*mend it: pip install tensorflow-tpu==2.20.0 'libtpu>=0.0.14,<0.0.32'",
+        match=(
+            "libtpu 0.0.52 is too new .*fix: pip install tensorflow-tpu==2.20.0 "
+            "'libtpu>=0.0.14,<0.0.32'"
+        ),
     ):
         select.prepare(RuntimeConfig())
     assert environ == {}
@@ -417,16 +427,19 @@ REFUSED = "Graph execution error:\n\nRET_CHECK failure (tpu_node_interfaces.cc:4
     ("said", "sentence"),
     [
         (
-            "TPUs not found ...: No OpKernel was registered to support Op 'ConfigureDistributedTPU' used by {{node ...}}",
-            "has no TPU in it",
+            "TPUs not found ...: No OpKernel was registered to support Op "
+            "'ConfigureDistributedTPU' used by {{node ...}}",
+            "without TPU support",
         ),
         (
-            "TPUs not found in the cluster. ... No matching devices found for '/device:TPU_SYSTEM:0' [Op:...]",
+            "TPUs not found in the cluster. ... No matching devices found for "
+            "'/device:TPU_SYSTEM:0' [Op:...]",
             "libtpu was not loaded",
         ),
         (
             REFUSED,
-            "the TPU's runtime refuses: RET_CHECK failure (tpu_node_interfaces.cc:433) *platform; libtpu and TensorFlow must fit",
+            "the TPU's runtime refuses: RET_CHECK failure (tpu_node_interfaces.cc:433) *platform; "
+            "libtpu and TensorFlow must fit",
         ),
         (
             "Internal error when accessing libtpu multi-process lockfile.",
@@ -465,7 +478,8 @@ def test_a_runtime_that_refuses(
     assert sentence in str(tpu.explained("local", ValueError(REFUSED)))
 
 
-# A TensorFlow that waits for its TPU for ever, as it does for one that others hold or that lacks hosts.
+# A TensorFlow that waits for its TPU for ever, as it does for one that others hold or that lacks
+# hosts.
 WAITS = """
 import sys, time
 from types import SimpleNamespace as Space
@@ -487,7 +501,10 @@ def test_a_tpu_that_does_not_start_in_time(hosts: str, warned: bool) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WAITS], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
     )
-    ended = "error: --tpu local: it did not start within 0.5 s; see that nothing else holds it (--start_timeout waits longer)\n"
+    ended = (
+        "error: --tpu local: it did not start within 0.5 s; check that no other process holds it "
+        "(--start_timeout waits longer)\n"
+    )
     warning = "warning: TPU_WORKER_HOSTNAMES names 2 hosts; slices of several hosts are untested\n"
     assert (done.returncode, done.stderr) == (-9, warned * warning + ended)
 
@@ -498,13 +515,14 @@ def test_the_stock_build_s_own_words_are_known() -> None:
         pytest.skip("this is the TPU build")
     code = (
         "import tensorflow as tf, sys\nfrom tpu_tlm.devices import tpu\n"
-        "try: tf.tpu.experimental.initialize_tpu_system(tf.distribute.cluster_resolver.TPUClusterResolver('local'))\n"
+        "try: "
+        "tf.tpu.experimental.initialize_tpu_system(tf.distribute.cluster_resolver.TPUClusterResolver('local'))\n"
         "except tf.errors.OpError as error: print(tpu.explained('local', error))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert (
-        "--tpu local: the installed TensorFlow has no TPU in it; mend it: pip uninstall"
+        "--tpu local: the installed TensorFlow is built without TPU support; fix: pip uninstall"
         in done.stdout
     ), done.stderr

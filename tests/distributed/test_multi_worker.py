@@ -1,4 +1,6 @@
-"""What TensorFlow raises on several workers, as sentences: a death that it cannot name, and what has other causes."""
+"""What TensorFlow raises on several workers, as sentences: a death that it cannot name, and what
+has other causes.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +104,7 @@ def test_a_start_that_fails(
             drop(second)
         raise error
 
-    monkeypatch.setattr(multi_worker, "meet", lambda cluster, timeout: first)
+    monkeypatch.setattr(multi_worker, "meet", lambda cluster, timeout, **_: first)
     monkeypatch.setattr(multi_worker.atexit, "register", registered.append)
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", connect)
 

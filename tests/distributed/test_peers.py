@@ -1,4 +1,5 @@
-"""Workers meeting, agreeing, and noticing that one is gone: threads and small processes on this machine, without TensorFlow."""
+"""Rendezvous, agreement and detection of lost peers: threads and small processes on this
+machine, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ import pytest
 
 from tests.paths import ROOT
 from tests.ports import free_ports
-from tpu_tlm.distributed.peers import Channel, PeerGroup, WorkerGroup
+from tpu_tlm.distributed.channel import Channel
+from tpu_tlm.distributed.handshake import Trust, introduce
+from tpu_tlm.distributed.peers import PeerGroup, WorkerGroup
 from tpu_tlm.distributed.rendezvous import meet
 from tpu_tlm.distributed.tf_config import Cluster
 from tpu_tlm.errors import PeerFailed, PeerLost, TlmError, UsageError
@@ -31,7 +34,9 @@ def clusters(size: int) -> list[Cluster]:
 
 
 def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
-    """The results of calls made at the same time, each in its own thread; an exception is a result."""
+    """The results of calls made at the same time, each in its own thread; an exception is a
+    result.
+    """
 
     def caught(call: Callable[[], Any]) -> Any:
         try:
@@ -85,8 +90,8 @@ def test_the_line_outlives_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_who_did_not_come_is_named_everywhere() -> None:
     all_four = clusters(4)
     begun = time.monotonic()
-    # Worker 1 (host 2) stays away; each of the others says so, in time.
-    # It is the chief's clock that counts for those that have reached it.
+    # Worker 1 (host 2) is missing, and each of the others says so in time. The chief's time-out
+    # counts for those that are connected to it.
     errors = at_once(
         [partial(meet, c, 4.0 if c.host == 0 else 3.0) for c in all_four if c.host != 2]
     )
@@ -94,7 +99,7 @@ def test_who_did_not_come_is_named_everywhere() -> None:
     for error in errors:
         assert isinstance(error, TlmError) and error.exit_code == 1
         assert str(error).startswith(
-            f"1 of 4 workers did not come within 4 s: worker 1 ({all_four[0].addresses[2]}); see whether"
+            f"1 of 4 workers did not come within 4 s: worker 1 ({all_four[0].addresses[2]}); check"
         )
 
 
@@ -102,7 +107,10 @@ def test_without_a_chief(capsys: pytest.CaptureFixture[str]) -> None:
     _, worker = clusters(2)
     with pytest.raises(
         TlmError,
-        match=r"1 of 2 workers did not come within 0.5 s: chief \(127.0.0.1:\d+\) \(Connection refused\)",
+        match=(
+            r"1 of 2 workers did not come within 0.5 s: chief \(127.0.0.1:\d+\) \(Connection "
+            r"refused\)"
+        ),
     ):
         meet(worker, 0.5)
 
@@ -118,7 +126,7 @@ def test_a_worker_whose_tf_config_differs() -> None:
 
 
 def test_strangers_and_the_dead_do_not_count() -> None:
-    """A port scan, an HTTP request, a TensorFlow server of a job before, and a worker that dies while waiting."""
+    """A port scan, an HTTP request, other JSON, and a worker that dies while waiting."""
     chief, first, second = clusters(3)
 
     def strangers() -> None:
@@ -137,7 +145,7 @@ def test_strangers_and_the_dead_do_not_count() -> None:
             except ConnectionRefusedError:
                 time.sleep(0.05)
         dying = Channel(socket.create_connection(first.endpoint(0), timeout=5))
-        dying.send({"hello": 1, "addresses": list(first.addresses)})
+        assert introduce(dying, first, Trust(b"", True)) == ""
         assert dying.receive(5.0) == {"wait": True}
         dying.close()
 
@@ -241,7 +249,7 @@ HANGS = """
 
 
 def test_a_process_that_hangs_after_a_death_is_ended() -> None:
-    """As in a collective that waits for the dead for ever; what calls no collective, such as a save, comes to its end first, if it can."""
+    """As in a collective that waits for a dead peer; a save is completed first, if it can be."""
     addresses = ",".join(clusters(4)[0].addresses)
 
     def process(host: int, what: str) -> subprocess.Popen[str]:

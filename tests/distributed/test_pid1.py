@@ -1,4 +1,6 @@
-"""What ends a process: signals handed on to a command below process 1, and the guard; processes of their own, without TensorFlow."""
+"""What ends a process: signals handed on to a command below process 1, and the guard; processes
+of their own, without TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,10 @@ def container() -> list[str]:
 )
 def test_the_exit_code_is_the_command_s(code: str, ends: int) -> None:
     # An orphan that ends first is not taken for it.
-    orphan = "import os, sys, time\nif not os.fork():\n    os._exit(0) if os.fork() else os._exit(5)\ntime.sleep(0.3)\n"
+    orphan = (
+        "import os, sys, time\nif not os.fork():\n    os._exit(0) if os.fork() else "
+        "os._exit(5)\ntime.sleep(0.3)\n"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", SUPERVISED, orphan + code], cwd=ROOT, timeout=60
@@ -68,7 +73,10 @@ def test_the_exit_code_is_the_command_s(code: str, ends: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_are_handed_on(number: signal.Signals) -> None:
-    code = f"import signal, sys, time; signal.signal({int(number)}, lambda n, f: sys.exit(7)); print('up', flush=True); time.sleep(60)"
+    code = (
+        f"import signal, sys, time; signal.signal({int(number)}, lambda n, f: sys.exit(7)); "
+        "print('up', flush=True); time.sleep(60)"
+    )
     above = started(sys.executable, "-c", SUPERVISED, code)
     assert above.stdout is not None and above.stdout.readline() == "up\n"
     above.send_signal(number)

@@ -11,7 +11,9 @@ from tpu_tlm.errors import UsageError
 
 
 def environment(kind: str, index: int, **counts: int) -> dict[str, str]:
-    """An environment with a cluster of so many hosts of each kind, named as a TFJob's services are."""
+    """An environment with a cluster of so many hosts of each kind, named as a TFJob's services
+    are.
+    """
     hosts = {
         name: [f"job-{name}-{i}.team.svc:2222" for i in range(count)]
         for name, count in counts.items()
@@ -99,6 +101,39 @@ def test_a_tf_config_that_names_nobody(text: str) -> None:
             "worker must be the list",
         ),
         (environment("ps", 0, worker=1, ps=1), "task type 'ps' does not train"),
+        (
+            {
+                "TF_CONFIG": json.dumps(
+                    {
+                        "cluster": {"chief": ["127.0.0.1:\u00b2"], "worker": ["127.0.0.1:1"]},
+                        "task": {"type": "worker", "index": 0},
+                    }
+                )
+            },
+            "is not host:port",
+        ),
+        (
+            {
+                "TF_CONFIG": json.dumps(
+                    {
+                        "cluster": {"chief": ["127.0.0.1:99999"], "worker": ["127.0.0.1:1"]},
+                        "task": {"type": "chief", "index": 0},
+                    }
+                )
+            },
+            "99999.*port from 1 to 65535",
+        ),
+        ({"TF_CONFIG": "[" * 100_000}, "nested too deep"),
+        (
+            {"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": {"type": [], "index": 0}}'},
+            "type",
+        ),
+        (
+            {
+                "TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": true}}'
+            },
+            "task index True",
+        ),
         (
             {
                 "TF_CONFIG": '{"sparseCluster": {"worker": {"0": "a:1"}, "ps": []}, "task": {"type": "worker", "index": 0}}'

@@ -1,7 +1,9 @@
-"""Several worker processes over loopback, started as Kubeflow's TFJob controller does: the same run as one process, whatever happens.
+"""Several worker processes over loopback, started as Kubeflow's TFJob controller does: the same run
+as one process, whatever happens.
 
-One story, in which each job continues what the one before left: 2 workers to step 24, then 4 until SIGTERM, then 1, then 2 of which one is
-killed, then 2 of which the chief is killed, then 4 mirrored devices. All losses are those of an uninterrupted run on one device.
+One story, in which each job continues what the one before left: 2 workers to step 24, then 4 until
+SIGTERM, then 1, then 2 of which one is killed, then 2 of which the chief is killed, then 4 mirrored
+devices. All losses are those of an uninterrupted run on one device.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.checkpoints.run_lock import locked
 from tpu_tlm.training.metrics import read_metrics
 
-# A clip that bites at every step, dropout, and a learning rate that does not depend on where the run ends.
+# A clip that bites at every step, dropout, and a learning rate that does not depend on where the
+# run ends.
 FLAGS = [
     *SIZES,
     "--batch_size",
@@ -72,7 +75,8 @@ finally:
     print("WROTE", len(written), flush=True)
 """
 
-# Put before it: the worker is killed between steps, when the others make their variables and wait for its part.
+# Put before it: the worker is killed between steps, when the others make their variables and wait
+# for its part.
 KILLED_EARLY = """
 import os, signal, time
 from tpu_tlm.devices import select
@@ -93,7 +97,8 @@ select.connect = connect_and_die_soon
 
 
 class Job:
-    """The processes of one job: a chief and workers of TF_CONFIG, or (workers=0) one process without it.
+    """The processes of one job: a chief and workers of TF_CONFIG, or (workers=0) one process
+    without it.
 
     last: code that the last of them runs first.
     """
@@ -150,7 +155,9 @@ class Job:
         }
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until the condition holds; the processes must go on meanwhile, and are ended where they do not."""
+        """Wait until the condition holds; the processes must go on meanwhile, and are ended
+        where they do not.
+        """
         deadline = time.monotonic() + PATIENCE
         while not condition():
             dead = [p for p in self.processes if p.poll() is not None]
@@ -174,7 +181,9 @@ class Job:
         process.send_signal(signal.SIGCONT)
 
     def end(self, *codes: int) -> list[tuple[str, str]]:
-        """What each process printed (output, errors), once all have ended with these codes (one for all, or one each)."""
+        """What each process printed (output, errors), once all have ended with these codes (one
+        for all, or one each).
+        """
         try:
             said = [p.communicate(timeout=PATIENCE) for p in self.processes]
         finally:
@@ -288,7 +297,8 @@ def test_one_run_on_ever_other_machines(
     kept = saved(run_dir)
     assert step + 9 <= kept
 
-    # Two workers, of which the chief is killed; as many steps per call as their clocks say, in which they differ, and agree.
+    # Two workers, of which the chief is killed; as many steps per call as their clocks say, in
+    # which they differ, and agree.
     rare = ["--save_steps", "1000000", "--eval_steps", "1000000", "--steps_per_call", "1000000"]
     job = Job(corpus, run_dir, *FOREVER, *rare, *PLAIN, workers=2)
 
@@ -344,8 +354,8 @@ def test_a_save_that_is_too_slow_and_a_notice_of_google_cloud(
     run_dir = tmp_path / "run"
     job = Job(corpus, run_dir, *FOREVER, "--save_steps", "10", "--grace_seconds", "3", *PLAIN)
     job.until(lambda: (run_dir / "checkpoints" / "checkpoint").exists())
-    # A disk that takes nothing any more: a pipe that nobody reads, in the place of the file that commits; laid while the process stands
-    # still, and has not just made that file itself.
+    # A disk that takes nothing any more: a pipe that nobody reads, in the place of the file that
+    # commits; laid while the process stands still, and has not just made that file itself.
     pipe, laid = run_dir / "checkpoints" / "checkpoint.part", False
     while not laid:
         with job.standing_still(0):
@@ -368,7 +378,8 @@ def test_a_save_that_is_too_slow_and_a_notice_of_google_cloud(
     kept = saved(run_dir)
     assert kept % 10 == 0 and f"step-{kept:08d}" in last
 
-    # The same command goes on from the last good checkpoint, until Google Cloud announces its maintenance.
+    # The same command goes on from the last good checkpoint, until Google Cloud announces its
+    # maintenance.
     address, says = google_cloud
     job = Job(
         corpus,
@@ -401,7 +412,8 @@ def test_a_worker_that_does_not_come_is_named(corpus: tuple[Path, Path], tmp_pat
     said = job.end(1, -signal.SIGKILL, 1)
     for each in (said[0], said[2]):
         assert each[1].startswith(
-            f"error: 1 of 3 workers did not come within 12 s: worker 0 (localhost:{job.ports[1]}); see whether"
+            "error: 1 of 3 workers did not come within 12 s: worker 0 "
+            f"(localhost:{job.ports[1]}); see whether"
         )
         assert each[1].count("\n") == 1
     assert not (tmp_path / "run").exists()

@@ -73,6 +73,9 @@ def test_extras_and_versions_are_those_of_the_project() -> None:
     for pin in re.findall(r"[\w-]+==[\d.]+\d", TEXT):
         assert pin in constraints
     assert "PIP_CONSTRAINT=/src/constraints.txt" in TEXT
+    beam = (ROOT / "docker" / "constraints-beam.txt").read_text().splitlines()
+    assert f"apache-beam=={argument('BEAM_VERSION')}" in beam
+    assert not any(line.startswith("tensorflow") for line in beam)
     supported = re.search(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', pyproject)
     assert supported is not None
     for name in ("PYTHON_IMAGE", "BEAM_IMAGE"):

@@ -1,4 +1,6 @@
-"""The demo on another real text, and its model in `transformers`: the same fill-masks as by `predict`."""
+"""The demo on another real text, and its model in `transformers`: the same fill-masks as by
+`predict`.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def example(name):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The demo's directory after a short training on the reference manual that comes with Python."""
+    """The demo's directory after a short training on the reference manual that comes with
+    Python.
+    """
     base, demo = tmp_path_factory.mktemp("demo"), example("demo")
 
     def in_this_process(name, *flags):
@@ -82,7 +86,9 @@ def test_it_learns_and_leaves_what_it_says(trained):
 @pytest.mark.slow
 @hf.needs_torch
 def test_transformers_fills_the_same_masks(trained, capsys):
-    """Same five tokens, same order, same probabilities, through the pipeline and the tokenizer that the conversion wrote."""
+    """Same five tokens, same order, same probabilities, through the pipeline and the tokenizer
+    that the conversion wrote.
+    """
     from transformers import pipeline
 
     from tpu_tlm import predict
@@ -117,7 +123,9 @@ def test_transformers_fills_the_same_masks(trained, capsys):
 @pytest.mark.slow
 @hf.needs_torch
 def test_the_demo_would_notice_another_model(trained, tmp_path):
-    """The demo has compared its own by now; the same comparison fails for a model with other probabilities."""
+    """The demo has compared its own by now; the same comparison fails for a model with other
+    probabilities.
+    """
     saved = read_hf(str(trained / "hf"))
     bias = saved.values["head/bias"] + np.linspace(
         0, 3, len(saved.values["head/bias"]), dtype=np.float32

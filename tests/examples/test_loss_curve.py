@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from examples.loss_curve import curve, ticks
+pytest.importorskip("matplotlib")
+
+from examples.loss_curve import curve
 from tpu_tlm.errors import TlmError
 from tpu_tlm.training.metrics import Metrics
 
@@ -24,38 +26,30 @@ def _run(directory: Path, steps: int) -> Path:
     return directory
 
 
+def _curves(path: Path) -> list[list[tuple[float, float]]]:
+    """The points of every line of the picture that has more than four."""
+    root = ElementTree.parse(path).getroot()
+    lines = [e.get("d", "") for e in root.iter(f"{SVG}path") if e.get("d", "").count("L") > 4]
+    numbers = [re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", line) for line in lines]
+    return [[(float(x), float(y)) for x, y in points] for points in numbers]
+
+
 def test_a_picture(tmp_path: Path) -> None:
-    run = _run(tmp_path / "run", 1000)
-    curve(str(run), str(tmp_path / "loss_curve.svg"), lines={"unigram <model>": 6.5})
-    root = ElementTree.parse(tmp_path / "loss_curve.svg").getroot()
-    texts = [element.text for element in root.iter(f"{SVG}text")]
-    assert {
-        "loss of run",
-        "step",
-        "loss",
-        "200",
-        "1000",
-        "4",
-        "9",
-        "unigram <model>, 6.500",
-    } <= set(texts)
-    assert "training, last 4.178" in texts and "validation, last 4.378" in texts
-    assert len(list(root.iter(f"{SVG}circle"))) == 5
-    [curve_path] = [e for e in root.iter(f"{SVG}path") if e.get("d", "").count("L") == 99]
-    points = [
-        tuple(map(float, p.split())) for p in re.split("[ML]", curve_path.get("d", "")) if p.strip()
-    ]
-    assert len(points) == 100 and all(66 <= x <= 836 and 52 <= y <= 424 for x, y in points)
-    assert [y for _, y in points] == sorted(y for _, y in points), (
-        "a falling loss goes down the picture"
-    )
+    run, path = _run(tmp_path / "run", 1000), tmp_path / "loss.svg"
+    curve(str(run), str(path), lines={"unigram <model>": 6.5})
+    texts = {element.text for element in ElementTree.parse(path).getroot().iter(f"{SVG}text")}
+    assert {"loss of run", "step", "loss", "unigram <model>, 6.500"} <= texts
+    assert {"training, last 4.178", "validation, last 4.378"} <= texts
+    points = max(_curves(path), key=len)
+    heights = [y for _, y in points]
+    assert len(points) > 20 and heights == sorted(heights), "a falling loss goes down"
 
 
 def test_a_long_run_stays_a_small_file(tmp_path: Path) -> None:
     run = _run(tmp_path / "run", 100_000)
     curve(str(run), str(tmp_path / "c.svg"), title="A title")
     text = (tmp_path / "c.svg").read_text()
-    assert len(text) < 120_000 and "A title" in text and ">100k<" in text
+    assert len(text) < 160_000 and "A title" in text
 
 
 def test_one_point_only_and_gaps(tmp_path: Path) -> None:
@@ -64,25 +58,10 @@ def test_one_point_only_and_gaps(tmp_path: Path) -> None:
     metrics.write("valid", 6, {"loss": math.nan})
     metrics.close()
     curve(str(tmp_path), str(tmp_path / "c.svg"))
-    assert (
-        "validation, last 3.000" in (tmp_path / "c.svg").read_text()
-        and "nan" not in (tmp_path / "c.svg").read_text()
-    )
+    text = (tmp_path / "c.svg").read_text()
+    assert "validation, last 3.000" in text and "nan" not in text
 
 
 def test_nothing_to_draw(tmp_path: Path) -> None:
     with pytest.raises(TlmError, match="metrics.jsonl has no figures of loss"):
         curve(str(tmp_path), str(tmp_path / "c.svg"))
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "about", "want"),
-    [
-        (0, 1000, 5, [0, 200, 400, 600, 800, 1000]),
-        (3.9, 9.1, 5, [4, 6, 8]),
-        (0, 1, 4, [0, 0.25, 0.5, 0.75, 1]),
-        (-0.3, 0.3, 3, [-0.2, 0, 0.2]),
-    ],
-)
-def test_ticks_are_round(low: float, high: float, about: int, want: list[float]) -> None:
-    assert ticks(low, high, about) == want

@@ -11,12 +11,12 @@ import tensorflow as tf
 from tests.inference.test_generate import Words
 from tpu_tlm.config import DenoisingConfig, ModelConfig
 from tpu_tlm.errors import UsageError
-from tpu_tlm.inference.generate import Generate
+from tpu_tlm.inference.generate import Generator
 from tpu_tlm.inference.sampling import BeamSearch, Sampling
 from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
 
-VOCAB, START, END, NCTX = 12, 1, 2, 10
+VOCAB, START, END, SEQ_LENGTH = 12, 1, 2, 10
 GREEDY = Sampling(temperature=0.0)
 
 
@@ -37,13 +37,13 @@ def make(how=GREEDY, kind="seq2seq", seed=3, vocab=VOCAB, std=0.6, denoising=Non
         d_model=16, d_ff=32, num_heads=2, num_layers=1, rpr_k=[4], weight_std=std, **options
     )
     frame = (
-        {"y_prefix_id": START, "y_suffix_id": END, "nctx_y": 8}
+        {"y_prefix_id": START, "y_suffix_id": END, "seq_length_y": 8}
         if kind == "seq2seq"
         else {"eol_id": END}
     )
-    spec = ModelSpec(config, vocab, NCTX, kind=kind, **frame, denoising=denoising)
+    spec = ModelSpec(config, vocab, SEQ_LENGTH, kind=kind, **frame, denoising=denoising)
     model = build_model(spec, seed=seed)
-    return model, Generate(model, spec, Numbers(), how)
+    return model, Generator(model, spec, Numbers(), how)
 
 
 def log_probabilities(model, ids, texts, vocab=VOCAB):
@@ -55,7 +55,7 @@ def log_probabilities(model, ids, texts, vocab=VOCAB):
         [[*t, *[0] * (max(map(len, texts)) - len(t))] for t in texts], np.int32
     ).reshape(len(texts), -1)
     if hasattr(model, "decoder"):
-        source = np.array([ids + [0] * (NCTX - len(ids))] * len(texts))
+        source = np.array([ids + [0] * (SEQ_LENGTH - len(ids))] * len(texts))
         logits, begun = (
             model(
                 {

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.errors import UsageError
-from tpu_tlm.inference.generate import Generate
+from tpu_tlm.inference.generate import Generator
 from tpu_tlm.inference.sampling import Sampling, draw, filtered
 from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.registry import build_model
@@ -39,7 +39,7 @@ def make(kind="clm", embed_type="default", sampling=None, **frame):
     )
     spec = ModelSpec(config, VOCAB, 16, kind=kind, eol_id=EOL, **frame)
     model = build_model(spec, seed=3)
-    return model, Generate(model, spec, Words(), sampling or Sampling(temperature=0.0))
+    return model, Generator(model, spec, Words(), sampling or Sampling(temperature=0.0))
 
 
 def test_the_greedy_text_is_the_argmax_of_the_full_pass():

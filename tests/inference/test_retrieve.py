@@ -13,7 +13,7 @@ from tpu_tlm import convert, evaluate, predict, train
 from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.load import load
-from tpu_tlm.inference.retrieve import Respond
+from tpu_tlm.inference.retrieve import Ranker
 
 FLAGS = [
     *SIZES,
@@ -135,7 +135,7 @@ def test_responses_are_ranked_as_evaluation_ranks_them(
     queries, answers = (
         [tokenizer.decode([i for i in row if i > 4]) for row in batch[name]] for name in "xy"
     )
-    respond = Respond(saved.model(), saved.spec, tokenizer, answers)
+    respond = Ranker(saved.model(), saved.spec, tokenizer, answers)
     ranked = respond(queries, 20)
     vectors = [np.asarray(t) for t in saved.model()({"x": batch["x"], "y": batch["y"]})]
     u, v = (t / np.linalg.norm(t, axis=1, keepdims=True) for t in vectors)
@@ -173,7 +173,7 @@ def test_what_cannot_respond_is_refused(trained: tuple[Path, str], tmp_path: Pat
     from dataclasses import replace
 
     with pytest.raises(UsageError, match="needs a dual encoder"):
-        Respond(None, replace(saved.spec, kind="mlm"), saved.tokenizer(), ["w1"])
+        Ranker(None, replace(saved.spec, kind="mlm"), saved.tokenizer(), ["w1"])
 
 
 def test_pairs_and_plain_text_are_not_taken_for_each_other(

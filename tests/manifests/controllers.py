@@ -102,8 +102,6 @@ class Workload:
         self.kind = self.object["kind"]
         (self.template,) = templates(self.object)
         count = self.pods or self.template.count
-        # Only a whole JobSet is made anew, never one pod of it: more than one would need that here.
-        assert self.kind != "JobSet" or count == 1
         self.starts, self.done = [0] * count, [False] * count
         self.ports = free_ports(count)
         self.failures = 0
@@ -203,7 +201,8 @@ class Workload:
         if self.kind == "Job" or action_of_jobset(self.object, reason) == "FailJobSet":
             self.status = "Failed"
             return
-        # The set is made anew: a new Job, which counts from 0.
+        # The set is made anew, not one pod of it: more than one would need that here.
+        assert len(self.starts) == 1
         self.failures = 0
 
     def run_until(self, condition: Callable[[], bool]) -> None:
@@ -215,11 +214,13 @@ class Workload:
             time.sleep(0.02)
 
     def finish(self) -> str:
-        """Act as the controller to the end; "Succeeded" or "Failed". The pods that are left end."""
+        """Act as the controller to the end: "Succeeded", or "Failed" (what still runs is ended)."""
         try:
             self.run_until(lambda: False)
             for process in self.processes:
                 if process is not None:
+                    if self.status == "Failed":
+                        process.terminate()
                     self.codes.append(exit_code(process.wait(PATIENCE)))
         finally:
             self.close()

@@ -38,8 +38,8 @@ def pod(name: str) -> tuple[list[dict[str, Any]], PodTemplate]:
 
 @functools.cache
 def options_of(module: str) -> str:
-    """The text of a command's --help."""
-    command = [sys.executable, "-m", module, "--help"]
+    """The text of a command's --help_all."""
+    command = [sys.executable, "-m", module, "--help_all"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -1,4 +1,5 @@
-"""What every objective must keep: `prepare` trains it once on a toy dataset, the `check_...` functions hold it to the contract."""
+"""The contract of objectives: `prepare` trains one on a toy dataset, the `check_...` functions
+check the run and its step."""
 
 from __future__ import annotations
 
@@ -16,10 +17,9 @@ import numpy as np
 import tensorflow as tf
 
 from tests.paths import ROOT
-from tests.toy import SIZES, toy_dataset
-from tpu_tlm import train
+from tests.toy import SIZES, toy_dataset, toy_labels, toy_pairs
 from tpu_tlm.checkpoints.manager import Checkpoints
-from tpu_tlm.config import cli
+from tpu_tlm.config import Config, cli
 from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.formats.load import load
@@ -31,7 +31,7 @@ from tpu_tlm.planning.lower import faults, trace
 from tpu_tlm.training.evaluation import evaluate_saved
 from tpu_tlm.training.loop import Totals
 from tpu_tlm.training.metrics import read_metrics
-from tpu_tlm.training.setup import Options
+from tpu_tlm.training.run import make_trainer
 from tpu_tlm.training.step import TrainStep
 from tpu_tlm.training.trainer import Trainer
 
@@ -42,11 +42,12 @@ Make = Callable[..., Path]
 
 @dataclass(frozen=True)
 class Case:
-    """An objective to hold to the contract: what `--objective` says, how its toy dataset is made, and the flags that it needs.
+    """An objective to check.
 
-    `dataset(directory, examples=, shards=, seed=)` writes one. `measure`: what `evaluate` is asked for; none = what the kind of model is
-    measured by. `whole_batch`: its loss compares the examples of a batch, so that it is another with another batch size; `same`: the
-    metrics that then must not depend on it.
+    objective: the value of `--objective`. dataset(directory, examples=, shards=, seed=) writes its
+    toy dataset. flags: what it needs. measure: the objective for `evaluate`; None = that of the
+    kind of model. whole_batch: its loss compares the examples of a batch and so depends on the
+    batch size; same: metrics that must not.
     """
 
     objective: str
@@ -57,9 +58,28 @@ class Case:
     same: tuple[str, ...] = ()
 
 
+DUAL = ("--d_out", "24", "--reduction_d_k", "8")
+# Objectives that need other data or flags than the plain ones.
+CASES: dict[str, Case] = {
+    "discriminator": Case("discriminator", toy_labels),
+    "seq2seq": Case(
+        "seq2seq", flags=("--denoise", "spans", "--noise_density", "0.4", "--mean_span", "2")
+    ),
+    "dual-encoder": Case("dual-encoder", toy_pairs, DUAL, whole_batch=True, same=("scale",)),
+}
+
+
+def case_of(name: str) -> Case:
+    """The case of a built-in objective."""
+    return CASES.get(name, Case(name))
+
+
 @dataclass(frozen=True)
 class Trained:
-    """A run of a few steps on one device, never interrupted. `metrics`: names of the objective's; `records`: of every step."""
+    """A run of a few steps on one device, never interrupted.
+
+    metrics: names of the objective's; records: the lines of metrics.jsonl.
+    """
 
     case: Case
     train: Path
@@ -109,14 +129,19 @@ class Trained:
         ]
         return [str(flag) for flag in (*given, *sizes, *steps, *self.case.flags, *more)]
 
-    def options(self, run_dir: Path, *more: str) -> Options:
+    def options(self, run_dir: Path, *more: str) -> Config:
         """The same, as options."""
-        return Options(*cli.parse("contract", "", train.CLASSES, self.flags(run_dir, *more)))
+        return Config(*cli.parse("contract", "", Config.groups(), self.flags(run_dir, *more)))
 
 
 def device(xla: bool) -> Devices:
     """This process's one device."""
     return Devices(None, "cpu", 1, "CPU", "the contract's", xla=xla)
+
+
+def trainer(options: Config) -> Trainer:
+    """A trainer of this process, not compiled: XLA compiles slowly and has a check of its own."""
+    return make_trainer(options, device(xla=False), display=False)
 
 
 def prepare(case: Case, base: Path) -> Trained:
@@ -126,22 +151,21 @@ def prepare(case: Case, base: Path) -> Trained:
         case.dataset(base / "valid", examples=HELD_OUT, shards=1, seed=1),
     )
     trained = Trained(case, *data, base / "run", objective_class(case.objective).metrics, [])
-    # Not compiled: XLA is slow to compile and has a check of its own.
-    Trainer(trained.options(trained.run), device(xla=False)).train()
+    trainer(trained.options(trained.run)).fit()
     trained.records.extend(read_metrics(str(trained.run / "metrics.jsonl")))
     assert len(trained.losses()) == STEPS and all(math.isfinite(loss) for loss in trained.losses())
     return trained
 
 
 def check_static(trained: Trained, base: Path) -> None:
-    """No dynamic dimension, no string and no call to the host in the traced step, micro-batches included."""
+    """The traced step has no dynamic dimension, string or host call, micro-batches included."""
     step, batches = _step(trained, base / "static", "--grad_accum", "2")
     assert faults(trace(step, batches.element_spec)[2]) == []
 
 
 def _step(trained: Trained, run_dir: Path, *more: str) -> tuple[TrainStep, tf.data.Dataset]:
     """The run's step, and its batches."""
-    run = Trainer(trained.options(run_dir, *more), device(xla=False))
+    run = trainer(trained.options(run_dir, *more))
     return run.step, run.stream.batches(0)
 
 
@@ -181,8 +205,10 @@ def check_bfloat16(trained: Trained, base: Path) -> None:
 
 
 def check_replicas(trained: Trained, base: Path) -> None:
-    """Two mirrored replicas make the run of one, step by step, metrics too; in a process of its own, which splits the processor."""
-    # The last word on a flag is the one that counts.
+    """Two mirrored replicas make the run of one, step by step, metrics included.
+
+    In a process of its own, which splits the processor into two devices.
+    """
     flags = trained.flags(
         base / "two", "--distribute", "mirror", "--logical_cpus", "2", "--xla", "false"
     )
@@ -209,7 +235,8 @@ def check_replicas(trained: Trained, base: Path) -> None:
 
 
 def check_continued(trained: Trained, base: Path) -> None:
-    """A process killed by SIGKILL once its first save is on disk, and continued, leaves the bits of the run that was never killed."""
+    """A run killed by SIGKILL after its first save, and continued, has the bits of an uninterrupted
+    one."""
     saves = base / "killed" / "checkpoints"
     command = [
         sys.executable,
@@ -228,9 +255,9 @@ def check_continued(trained: Trained, base: Path) -> None:
     _, errors = process.communicate()
     assert process.returncode in (-signal.SIGKILL, 0), errors
     if process.returncode == 0:
-        # The few steps that were left were over before the signal came: then its last save is what did not come to be.
+        # It finished before the signal: its last save is made incomplete instead.
         (saves / f"step-{STEPS:08d}" / "manifest.json").unlink()
-    assert Trainer(trained.options(base / "killed"), device(xla=False)).train().made in (
+    assert trainer(trained.options(base / "killed")).fit().made in (
         STEPS - SAVE,
         0,
     )
@@ -244,7 +271,7 @@ def check_continued(trained: Trained, base: Path) -> None:
 
 
 def measured(trained: Trained, path: Path, batch_size: int = BATCH) -> Totals:
-    """What `evaluate` says of a model on the held-out examples."""
+    """The evaluation of a model on the held-out examples."""
     saved, dataset = load(str(path)), open_dataset(str(trained.valid))
     return evaluate_saved(
         saved, dataset, batch_size, ObjectiveOptions(), device(xla=False), trained.case.measure
@@ -252,7 +279,7 @@ def measured(trained: Trained, path: Path, batch_size: int = BATCH) -> Totals:
 
 
 def check_exported(trained: Trained, base: Path) -> None:
-    """Out of the checkpoint into an NPZ and back the model is the same, to the bit, and is measured as the run measured it."""
+    """An NPZ of the checkpoint has the model's bits, and is evaluated like in the run."""
     saved = load(str(trained.run))
     write_model(saved, str(base / "model.npz"), "npz")
     assert check_same(saved, read_model(str(base / "model.npz"))) > 5
@@ -261,7 +288,7 @@ def check_exported(trained: Trained, base: Path) -> None:
 
 
 def check_batch_size(trained: Trained, base: Path) -> None:
-    """A measurement does not depend on how the examples are divided into batches, though the last one is not full."""
+    """An evaluation does not depend on the batch size, although the last batch is not full."""
     names = trained.case.same if trained.case.whole_batch else ("loss", *trained.metrics)
     few, many = measured(trained, trained.run, 4), measured(trained, trained.run, HELD_OUT)
     for name in names:

@@ -49,7 +49,7 @@ def test_the_sums_are_those_of_a_loop_over_prefixes():
 
 
 def test_records_with_masks_are_refused():
-    with pytest.raises(UsageError, match="carry masks"):
+    with pytest.raises(UsageError, match="static masks"):
         CausalLanguageModeling(0)(
             None, {"x": tf.constant(X), "y": tf.constant(X)}, None, training=True
         )

@@ -1,4 +1,5 @@
-"""Every objective against the contract; a new one adds its line to CASES where its data or flags are not the plain ones."""
+"""Every objective against the contract. A new one adds a line to `contract.CASES` where it needs
+other data or flags than the plain ones."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests.objectives.contract import (
     CHECKS,
+    DUAL,
     Case,
     check_batch_size,
     check_exported,
@@ -15,18 +17,10 @@ from tests.objectives.contract import (
     check_static,
     prepare,
 )
-from tests.toy import toy_labels, toy_pairs
+from tests.toy import toy_pairs
 from tpu_tlm.objectives.registry import OBJECTIVES
 
-DUAL = ("--d_out", "24", "--reduction_d_k", "8")
-CASES: dict[str, Case] = {
-    "discriminator": Case("discriminator", toy_labels),
-    "seq2seq": Case(
-        "seq2seq", flags=("--denoise", "spans", "--noise_density", "0.4", "--mean_span", "2")
-    ),
-    "dual-encoder": Case("dual-encoder", toy_pairs, DUAL, whole_batch=True, same=("scale",)),
-}
-# What an objective has more than one way of doing, each with the checks in which the way matters.
+# Other programs of an objective, each with the checks in which they matter.
 VARIANTS: dict[str, tuple[Case, tuple[Callable[..., None], ...]]] = {
     "dual-encoder in micro-batches": (
         Case(
@@ -51,10 +45,8 @@ VARIANTS: dict[str, tuple[Case, tuple[Callable[..., None], ...]]] = {
 
 
 @pytest.fixture(scope="module", params=OBJECTIVES)
-def trained(request, tmp_path_factory):
-    return prepare(
-        CASES.get(request.param, Case(request.param)), tmp_path_factory.mktemp(request.param)
-    )
+def trained(request, contract_run):
+    return contract_run(request.param)
 
 
 @pytest.mark.slow

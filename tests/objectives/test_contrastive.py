@@ -249,13 +249,18 @@ def test_padding_does_not_change_a_text_under_any_reduction_but_meads(reduction:
 
 def test_records_without_pairs_are_refused() -> None:
     with pytest.raises(UsageError, match="--pairs"):
-        DualEncoding.adapt(small_spec(), ObjectiveOptions(), {"x": 8})
-    assert DualEncoding.adapt(small_spec(), ObjectiveOptions(), {"x": 8, "y": 5}).seq_length_y == 5
+        DualEncoding.configure_model(small_spec(), ObjectiveOptions(), {"x": 8})
+    assert (
+        DualEncoding.configure_model(
+            small_spec(), ObjectiveOptions(), {"x": 8, "y": 5}
+        ).seq_length_y
+        == 5
+    )
 
 
 def test_a_scale_that_rises_over_no_example_is_refused() -> None:
-    with pytest.raises(UsageError, match="--scale_examples 0: must be at least 1"):
-        DualEncoding.adapt(
+    with pytest.raises(UsageError, match="scale_examples 0: must be at least 1"):
+        DualEncoding.configure_model(
             small_spec(),
             ObjectiveOptions(contrastive=ContrastiveConfig(scale_examples=0)),
             {"x": 8, "y": 5},

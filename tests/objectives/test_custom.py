@@ -1,4 +1,4 @@
-"""A regime of the user's own: the one that the documentation walks through, and what is said of one that is wrong."""
+"""A user's own objective: the one of the documentation, faulty ones, and first-edition files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from tests.objectives import contract
 from tests.objectives.contract import Case, prepare
 from tests.paths import ROOT
 from tests.toy import toy_dataset
-from tpu_tlm import train
-from tpu_tlm.config import cli
+from tpu_tlm.config import Config, MlmConfig, ModelConfig, cli
 from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.models.layers.counter_rng import Key
-from tpu_tlm.objectives.base import LossSums, ObjectiveOptions
+from tpu_tlm.models.registry import KINDS
+from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.objectives.base import LossSums, ObjectiveContext, ObjectiveOptions
 from tpu_tlm.objectives.mlm import Specials
-from tpu_tlm.objectives.registry import objective_class
+from tpu_tlm.objectives.registry import OBJECTIVES, objective_class
+from tpu_tlm.planning.stand_in import stand_in
 from tpu_tlm.training.evaluation import naming_input
 
 PAGE = ROOT / "docs" / "own_objective.md"
@@ -86,7 +88,7 @@ def test_the_page_trains_continues_and_is_measured(shuffled, tmp_path):
         directory = tmp_path / check.__name__
         directory.mkdir()
         check(trained, directory)
-    again = cli.parse("train", "", train.CLASSES, ["--config", str(trained.run / "config.yaml")])
+    again = cli.parse("train", "", Config.groups(), ["--config", str(trained.run / "config.yaml")])
     assert again == trained.options(trained.run).parts()
 
 
@@ -102,41 +104,39 @@ class Mine(Objective):
     def __call__(self, model, batch, key, *, training):
         return undefined
 """
+NAMED = 'name, metrics = "mine", ()'
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "words"),
     [
-        (
-            GOOD.replace("class Mine", "class Yours"),
-            "no subclass of tpu_tlm.objectives.base.Objective called 'Mine'",
-        ),
+        (GOOD.replace("class Mine", "class Yours"), "subclass .*Objective.*'Mine'"),
         (GOOD.replace("class Mine", "clas Mine"), r"mine\.py, line 4: SyntaxError"),
         ("x = 1\ny = x.nothing\n", r"mine\.py, line 2: AttributeError"),
+        ("\nfrom tpu_tlm.objectives.bas import Objective\n", r"line 2: ModuleNotFoundError"),
+        (GOOD.replace("name, metrics", "title, metrics"), "no attribute name"),
+        (GOOD.replace(NAMED, "name, metrics = 5, ()"), "name of Mine"),
+        (GOOD.replace(NAMED, 'name, metrics = "mine", "good"'), "metrics of Mine"),
+        (GOOD.replace("predictions", "prediction"), "no method predictions"),
+        (GOOD.replace(NAMED, NAMED + '; kind = "none"'), "kind 'none'"),
+        (GOOD.replace(NAMED, NAMED + "; kind = ['mlm']"), r"kind \['mlm'\]"),
+        (GOOD + "\n    def make(cls, setting):\n        return cls()\n", "@classmethod"),
+        (GOOD + "\n    def from_config(cls, context):\n        return cls()\n", "from_config"),
         (
-            "\nfrom tpu_tlm.objectives.bas import Objective\n",
-            r"mine\.py, line 2: ModuleNotFoundError",
+            GOOD
+            + "\n    @staticmethod\n    def configure_model(*given):\n        return given[0]\n",
+            "configure_model of Mine must be a @classmethod",
         ),
-        (GOOD.replace("name, metrics", "title, metrics"), "does not say its name"),
-        (GOOD.replace("predictions", "prediction"), "has no method predictions"),
         (
-            GOOD.replace('name, metrics = "mine", ()', 'name, metrics, kind = "mine", (), "none"'),
-            "'none' is no kind of model",
-        ),
-        (
-            GOOD + "\n    def make(cls, setting):\n        return cls()\n",
-            "make of Mine must be a @classmethod",
-        ),
-        (
-            GOOD + "\n    @staticmethod\n    def adapt(*given):\n        return given[0]\n",
-            "adapt of Mine must be a @classmethod",
+            "class Odd(Exception):\n    def __str__(self):\n        raise ValueError\nraise Odd\n",
+            "line 4: Odd: .*text cannot be shown",
         ),
     ],
 )
-def test_a_file_that_cannot_be_used_is_refused_with_its_line(text, says, tmp_path):
+def test_a_file_that_cannot_be_used_is_refused_with_its_line(text, words, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(text)
-    with pytest.raises(UsageError, match=says) as error:
+    with pytest.raises(UsageError, match=words) as error:
         objective_class(f"{path}:Mine")
     assert f"--objective {path}:Mine" in str(error.value)
 
@@ -146,26 +146,43 @@ def test_a_file_that_is_not_there(tmp_path):
         objective_class(f"{tmp_path}/mine.py:Mine")
 
 
+ENDS = [
+    "import sys; sys.exit(0)",
+    "raise SystemExit",
+    "raise GeneratorExit('x')",
+    "raise BaseException",
+]
+
+
+@pytest.mark.parametrize("line", ENDS)
+def test_a_file_that_ends_the_process_is_an_error_with_its_line(line, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(f"\n{line}\n")
+    with pytest.raises(TlmError, match=r"mine\.py, line 2") as error:
+        objective_class(f"{path}:Mine")
+    assert error.value.exit_code == 1
+    path.write_text(GOOD.replace("return undefined", line))
+    with pytest.raises(TlmError, match=r"mine\.py, line 11") as error:
+        objective_class(f"{path}:Mine")()(None, {}, None, training=True)
+    assert error.value.exit_code == 1
+
+
 def test_an_error_inside_names_file_and_line(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(GOOD)
     found = objective_class(f"{path}:Mine")
-    with pytest.raises(
-        TlmError,
-        match=rf"--objective .*: {re.escape(str(path))}, line 11: NameError: name 'undefined'",
-    ) as error:
+    where = rf"--objective .*: {re.escape(str(path))}, line 11: NameError: .*'undefined'"
+    with pytest.raises(TlmError, match=where) as error:
         found()(None, {}, None, training=True)
     assert isinstance(error.value.__cause__, NameError)
-    path.write_text(
-        GOOD
-        + "\n    @classmethod\n    def make(cls, setting):\n        return cls(setting.nothing)\n"
+    method = (
+        "\n    @classmethod\n    def from_config(cls, context):\n        return context.nothing\n"
     )
+    path.write_text(GOOD + method)
     with pytest.raises(TlmError, match=r"line 15: AttributeError"):
-        objective_class(f"{path}:Mine").make(ObjectiveOptions())
-    refuse = GOOD.replace(
-        "return undefined", "from tpu_tlm.errors import UsageError; raise UsageError('not so')"
-    )
-    path.write_text(refuse)
+        objective_class(f"{path}:Mine").from_config(ObjectiveOptions())
+    refuse = "from tpu_tlm.errors import UsageError; raise UsageError('not so')"
+    path.write_text(GOOD.replace("return undefined", refuse))
     with pytest.raises(UsageError, match="^not so$"):
         objective_class(f"{path}:Mine")()(None, {}, None, training=True)
 
@@ -174,60 +191,104 @@ ONE = tf.constant(1.0)
 
 
 @pytest.mark.parametrize(
-    ("declared", "given", "says"),
+    ("declared", "given", "words"),
     [
-        ("()", (ONE, ONE, {}), r"must return Sums\(loss, weight, metrics\), not tuple"),
-        (
-            "('good', 'bad')",
-            LossSums(ONE, ONE, {"good": (ONE, ONE)}),
-            "metrics of its Sums lacks 'bad'",
-        ),
-        (
-            "('good',)",
-            LossSums(ONE, ONE, {"good": (ONE, ONE), "bad": (ONE, ONE)}),
-            "metrics of its Sums has 'bad'",
-        ),
+        ("()", (ONE, ONE, {}), "must return LossSums.*tuple"),
+        ("('good', 'bad')", LossSums(ONE, ONE, {"good": (ONE, ONE)}), "metrics .*lacks 'bad'"),
+        ("()", LossSums(ONE, ONE, {"bad": (ONE, ONE)}), "metrics .*has 'bad'"),
         ("('good',)", LossSums(ONE, ONE, {"good": ONE}), "'good' must be a pair"),
         (
-            "(); parts = ('a', 'b')",
+            "(); loss_terms = ('a', 'b')",
             LossSums({"a": ONE}, {"a": ONE, "b": ONE}, {}),
-            "loss of its Sums lacks 'b', which its parts",
+            "loss .*lacks 'b'.* loss_terms",
         ),
-        (
-            "(); parts = ('a',)",
-            LossSums({"a": ONE}, ONE, {}),
-            "weight of its Sums lacks 'a', which its parts",
-        ),
-        ("()", LossSums({"a": ONE}, {"a": ONE}, {}), "loss of its Sums has 'a', which its parts"),
-        (
-            "()",
-            LossSums(tf.ones(3), ONE, {}),
-            r"loss of its Sums must be float32 scalars .*, not float32 of shape \(3,\)",
-        ),
-        (
-            "()",
-            LossSums(ONE, tf.constant(3), {}),
-            "weight of its Sums must be float32 scalars .*, not int32 of shape",
-        ),
+        ("(); loss_terms = ('a',)", LossSums({"a": ONE}, ONE, {}), "weight .*lacks 'a'"),
+        ("()", LossSums({"a": ONE}, {"a": ONE}, {}), "loss .*has 'a'.* loss_terms"),
+        ("()", LossSums(tf.ones(3), ONE, {}), r"loss .*float32 scalars.* shape \(3,\)"),
+        ("()", LossSums(ONE, tf.constant(3), {}), "weight .*float32 scalars.* int32"),
     ],
 )
-def test_other_sums_than_it_says_are_refused(declared, given, says, tmp_path):
+def test_sums_that_differ_from_the_declaration_are_refused(declared, given, words, tmp_path):
     path = tmp_path / "mine.py"
-    text = GOOD.replace('name, metrics = "mine", ()', f'name = "mine"; metrics = {declared}')
+    text = GOOD.replace(NAMED, f'name = "mine"; metrics = {declared}')
     path.write_text(text.replace("return undefined", "return batch['given']"))
-    with pytest.raises(UsageError, match=says) as error:
+    with pytest.raises(UsageError, match=words) as error:
         objective_class(f"{path}:Mine")()(None, {"given": given}, None, training=True)
     assert f"--objective {path}:Mine" in str(error.value)
 
 
-def test_the_sums_that_it_says_are_taken(tmp_path):
+def test_sums_as_declared_are_returned(tmp_path):
     path = tmp_path / "mine.py"
-    text = GOOD.replace(
-        'name, metrics = "mine", ()', "name, metrics, parts = 'mine', ('good',), ('a', 'b')"
-    )
+    text = GOOD.replace(NAMED, "name, metrics, loss_terms = 'mine', ('good',), ('a', 'b')")
     path.write_text(text.replace("return undefined", "return batch['given']"))
     given = LossSums({"b": ONE, "a": ONE}, {"a": ONE, "b": ONE}, {"good": (ONE, ONE)})
     assert objective_class(f"{path}:Mine")()(None, {"given": given}, None, training=True) is given
+
+
+FIRST_EDITION = """
+from dataclasses import replace
+
+from tpu_tlm.models.random import Key
+from tpu_tlm.objectives.base import Objective, ObjectiveOptions, Setting, Sums
+from tpu_tlm.objectives.mlm import MaskedLanguageModeling, is_special, specials_of
+
+class Old(Objective):
+    name, metrics, parts, gathers = "old", ("good",), ("a", "b"), True
+
+    def __init__(self, rate):
+        self.rate, self.key = rate, Key
+
+    @classmethod
+    def make(cls, setting: Setting):
+        return cls(setting.options.mlm.mask_rate)
+
+    @classmethod
+    def adapt(cls, spec, options: ObjectiveOptions, lengths):
+        return replace(super().adapt(spec, options, lengths), eol_id=lengths["x"])
+
+    def predictions(self, nctx):
+        return nctx
+
+    def __call__(self, model, batch, key, *, training, replicas):
+        one = batch["one"]
+        return Sums({part: one for part in self.parts}, {"a": one, "b": one}, {"good": (one, one)})
+
+class Child(MaskedLanguageModeling):
+    name = "child"
+
+    @classmethod
+    def make(cls, setting):
+        made = super().make(setting)
+        made.seen = True
+        return made
+"""
+
+
+def test_a_file_of_the_first_edition(tmp_path):
+    """Its names are aliases: Sums, Setting, make, adapt, parts, gathers, and moved modules."""
+    path = tmp_path / "old.py"
+    path.write_text(FIRST_EDITION)
+    old = objective_class(f"{path}:Old")
+    assert old.loss_terms == ("a", "b") and old.cross_replica is True
+    spec = ModelSpec(ModelConfig(), 50, 16)
+    tokenizer = stand_in(50, {"x": 16}).tokenizer
+    options = ObjectiveOptions(mlm=MlmConfig(mask_rate=0.3))
+    context = ObjectiveContext(spec, tokenizer, options)
+    assert old.configure_model(spec, options, {"x": 16}).eol_id == 16
+    made = old.from_config(context)
+    assert made.rate == 0.3 and made.key is Key and made.predictions(7) == 7
+    sums = made(None, {"one": ONE}, None, training=True, replicas=None)
+    assert isinstance(sums, LossSums) and set(sums.loss) == {"a", "b"}
+    child = objective_class(f"{path}:Child").from_config(context)
+    assert child.seen and child.config.mask_rate == 0.3
+
+
+def test_the_registry_has_the_choices_of_the_option():
+    for name in OBJECTIVES:
+        found = objective_class(name)
+        assert found.name == name and found.metrics and found.kind in KINDS
+    with pytest.raises(UsageError, match="--objective bert"):
+        objective_class("bert")
 
 
 @pytest.mark.parametrize(
@@ -257,7 +318,8 @@ def test_what_xla_cannot_compile_names_file_and_line(line, says, tmp_path):
         compiled(tf.constant([3, 4]))
     with pytest.raises(TlmError) as found, naming_input(dataset, objective):
         raise raised.value
-    told = rf"--objective {re.escape(str(path))}:Mine: {re.escape(str(path))}, line 12: XLA cannot compile this: .*{says}"
+    name = re.escape(str(path))
+    told = rf"--objective {name}:Mine: {name}, line 12: XLA cannot compile this: .*{says}"
     assert re.match(told, str(found.value)) and "\n" not in str(found.value)
     with pytest.raises(tf.errors.UnavailableError), naming_input(dataset, objective):
         raise tf.errors.UnavailableError(None, None, str(raised.value))

@@ -127,7 +127,7 @@ def test_lengths_are_those_of_a_full_text():
 
 
 @pytest.mark.parametrize("mode", ["spans", "infilling"])
-@pytest.mark.parametrize("nctx", [2, 3, 5])
+@pytest.mark.parametrize("seq_length", [2, 3, 5])
 def test_tiny_examples(mode, seq_length):
     denoiser = make(mode, seq_length=seq_length)
     x = np.tril(np.full((seq_length + 1, seq_length), 7, np.int32), -1)
@@ -169,15 +169,15 @@ def test_masks_of_a_text_to_repair_become_sentinels():
         ({"denoise": "spans", "noise_density": 0.0}, "--noise_density"),
         ({"denoise": "infilling", "noise_density": 1.0}, "--noise_density"),
         ({"denoise": "spans", "mean_span": 0.5}, "--mean_span"),
-        ({"denoise": "spans", "nctx": 1}, "too short"),
-        ({"denoise": "spans", "nctx": 9000}, "at most 8192"),
-        ({"denoise": "infilling", "nctx": 8192}, "of 8192 tokens are too long, at most 8191"),
+        ({"denoise": "spans", "seq_length": 1}, "too short"),
+        ({"denoise": "spans", "seq_length": 9000}, "at most 8192"),
+        ({"denoise": "infilling", "seq_length": 8192}, "of 8192 tokens are too long, at most 8191"),
         ({"denoise": "spans", "sentinels": 2}, "need at least 3"),
         ({"denoise": "none", "sentinels": -1}, "negative"),
     ],
 )
 def test_options_that_do_not_go_together(options, message):
-    spec = ModelSpec(ModelConfig(), VOCAB, options.pop("nctx", 40), kind="seq2seq")
+    spec = ModelSpec(ModelConfig(), VOCAB, options.pop("seq_length", 40), kind="seq2seq")
     with pytest.raises(UsageError, match=message):
         resolved(DenoisingConfig(**options), spec)
 

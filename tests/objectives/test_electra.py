@@ -257,7 +257,7 @@ def test_the_size_of_the_generator():
     )
     assert (given.d_model, given.d_ff, given.num_heads, given.num_layers) == (96, 100, 3, 2)
     assert generator_of(ModelConfig(embedding_size=64), ElectraConfig()).embedding_size == 64
-    with pytest.raises(UsageError, match="--gen_fraction 0"):
+    with pytest.raises(UsageError, match="gen_fraction 0"):
         generator_of(base, ElectraConfig(gen_fraction=0.0))
     spec = make_spec()
     assert ModelSpec.from_json(spec.to_json(), "here") == spec
@@ -266,16 +266,16 @@ def test_the_size_of_the_generator():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"gen_d_model": 0}, "--gen_d_model 0: must be at least 1"),
-        ({"gen_d_ff": -1}, "--gen_d_ff -1: must be at least 1"),
-        ({"gen_num_heads": 0}, "--gen_num_heads 0: must be at least 1"),
-        ({"gen_num_layers": 0}, "--gen_num_layers 0: must be at least 1"),
-        ({"disc_weight": -1.0}, "--disc_weight -1.0: must not be negative"),
+        ({"gen_d_model": 0}, "gen_d_model 0: must be at least 1"),
+        ({"gen_d_ff": -1}, "gen_d_ff -1: must be at least 1"),
+        ({"gen_num_heads": 0}, "gen_num_heads 0: must be at least 1"),
+        ({"gen_num_layers": 0}, "gen_num_layers 0: must be at least 1"),
+        ({"disc_weight": -1.0}, "disc_weight -1.0: must be at least 0"),
     ],
 )
 def test_options_that_cannot_be(options, says):
     with pytest.raises(UsageError, match=says):
-        ReplacedTokenDetection.adapt(
+        ReplacedTokenDetection.configure_model(
             make_spec(), ObjectiveOptions(electra=ElectraConfig(**options)), {"x": LENGTH}
         )
 

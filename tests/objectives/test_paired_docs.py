@@ -7,8 +7,8 @@ import shlex
 import pytest
 
 from tests.paths import ROOT
-from tpu_tlm import train
 from tpu_tlm.config import (
+    Config,
     CorpusConfig,
     EvaluateConfig,
     ModelConfig,
@@ -27,7 +27,7 @@ from tpu_tlm.models.spec import ModelSpec
 CLASSES = {
     "vocab": (CorpusConfig, VocabConfig),
     "preprocess": (CorpusConfig, TokenizerConfig, PreprocessConfig, PairsConfig),
-    "train": train.CLASSES,
+    "train": Config.groups(),
     "evaluate": (EvaluateConfig, RuntimeConfig),
     "predict": (PredictConfig,),
 }
@@ -51,7 +51,7 @@ def test_convert_has_the_sizes_of_the_paper() -> None:
     (given,) = [
         given for name, given in commands() if name == "train" and "--stacking_layers" in given
     ]
-    parts = cli.parse("train", "", train.CLASSES, given)
+    parts = cli.parse("train", "", Config.groups(), given)
     config = next(part for part in parts if isinstance(part, ModelConfig))
     shapes = {
         path: tuple(v.shape)

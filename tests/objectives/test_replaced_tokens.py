@@ -60,10 +60,12 @@ def test_rows_that_only_fill_up_do_not_count():
 
 def test_labels_of_another_length_are_refused():
     spec = ModelSpec(ModelConfig(), 50, 16, kind="discriminator")
-    with pytest.raises(UsageError, match="a y of 12 tokens beside an x of 16"):
-        Discrimination.adapt(spec, ObjectiveOptions(), {"x": 16, "y": 12})
+    with pytest.raises(UsageError, match="y of 12 tokens .* x of 16"):
+        Discrimination.configure_model(spec, ObjectiveOptions(), {"x": 16, "y": 12})
     assert (
-        Discrimination.adapt(spec, ObjectiveOptions(electra=ElectraConfig()), {"x": 16, "y": 16})
+        Discrimination.configure_model(
+            spec, ObjectiveOptions(electra=ElectraConfig()), {"x": 16, "y": 16}
+        )
         == spec
     )
 
@@ -82,13 +84,13 @@ def test_pairs_of_texts_are_no_labels(tmp_path):
         "--distribute",
         "none",
     ]
-    with pytest.raises(UsageError, match="pairs: is no data for --objective discriminator"):
+    with pytest.raises(UsageError, match="pairs: --objective discriminator needs a y"):
         train.main([*flags, "--steps", "1", "--batch_size", "8"])
     assert not (tmp_path / "run" / "config.yaml").exists()
     check = Discrimination(0).check
     check({"x": np.ones((2, 4)), "y": np.array([[0, 1, 1, 0]] * 2)}, "labels")
     for y in (np.ones((2, 3)), np.full((2, 4), 7)):
-        with pytest.raises(UsageError, match="labels: is no data"):
+        with pytest.raises(UsageError, match="labels: --objective discriminator needs"):
             check({"x": np.ones((2, 4)), "y": y}, "labels")
 
 

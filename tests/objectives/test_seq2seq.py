@@ -14,7 +14,7 @@ from tests.toy import toy_dataset
 from tpu_tlm.config import DenoisingConfig, ModelConfig
 from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.errors import UsageError
-from tpu_tlm.inference.generate import Generate
+from tpu_tlm.inference.generate import Generator
 from tpu_tlm.inference.sampling import Sampling
 from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.layers.variables import named_variables
@@ -24,14 +24,16 @@ from tpu_tlm.objectives.base import ObjectiveContext, ObjectiveOptions
 from tpu_tlm.objectives.registry import make_objective, objective_of_kind
 from tpu_tlm.objectives.seq2seq import SequenceToSequence
 
-VOCAB, NCTX, NCTX_Y, START, END = 30, 8, 6, 1, 2
+VOCAB, SEQ_LENGTH, SEQ_LENGTH_Y, START, END = 30, 8, 6, 1, 2
 
 
-def adapted(mode="none", seq_length=NCTX, lengths=None, config=None, **options):
+def adapted(mode="none", seq_length=SEQ_LENGTH, lengths=None, config=None, **options):
     spec = ModelSpec(config or small(rpr_k=[2]), VOCAB, seq_length, kind="seq2seq")
     denoising = ObjectiveOptions(denoising=DenoisingConfig(denoise=mode, **options))
-    lengths = lengths or ({"x": seq_length, "y": NCTX_Y} if mode == "none" else {"x": seq_length})
-    return SequenceToSequence.adapt(spec, denoising, lengths)
+    lengths = lengths or (
+        {"x": seq_length, "y": SEQ_LENGTH_Y} if mode == "none" else {"x": seq_length}
+    )
+    return SequenceToSequence.configure_model(spec, denoising, lengths)
 
 
 def made(spec):
@@ -40,7 +42,7 @@ def made(spec):
 
 def batch(y, x=None):
     y = tf.constant(y, tf.int32)
-    x = tf.constant(x if x is not None else np.full((y.shape[0], NCTX), 9), tf.int32)
+    x = tf.constant(x if x is not None else np.full((y.shape[0], SEQ_LENGTH), 9), tf.int32)
     return {"x": x, "y": y, "position": tf.range(y.shape[0], dtype=tf.int64)}
 
 
@@ -61,13 +63,13 @@ def test_what_is_read_is_framed_and_cut_as_the_pairs_were(tmp_path):
 
     def read(**more):
         framed = replace(spec, **more)
-        return Generate(build_model(framed), framed, tokenizer, Sampling()).source(asked)
+        return Generator(build_model(framed), framed, tokenizer, Sampling()).source(asked)
 
     assert read(pairs="ntp") == [cls, w[2], w[3], w[4], sep, w[5], w[6], sep]
     assert read(pairs="ntp", turn_id=None) == [cls, w[5], w[6], sep]
     assert (
         read(pairs="tsv", turn_id=None)[:2] == [cls, w[0]]
-        and len(read(pairs="tsv", turn_id=None)) == NCTX
+        and len(read(pairs="tsv", turn_id=None)) == SEQ_LENGTH
     )
     with pytest.raises(UsageError, match="tokens long, the model was trained on 8"):
         read()
@@ -188,9 +190,9 @@ def test_options_act_in_encoder_and_decoder(name):
 
 def test_every_variable_learns_from_both_kinds_of_targets():
     for mode in ("none", "spans", "infilling"):
-        spec = adapted(mode, seq_length=NCTX)
+        spec = adapted(mode, seq_length=SEQ_LENGTH)
         model, objective = fill(build_model(spec)), made(spec)
-        x = np.random.default_rng(0).integers(6, VOCAB, (4, NCTX))
+        x = np.random.default_rng(0).integers(6, VOCAB, (4, SEQ_LENGTH))
         data = batch([[START, 7, 8, END, 0, 0]] * 4, x)
         if mode != "none":
             data.pop("y")
@@ -207,7 +209,7 @@ def test_the_spec_says_what_the_model_was_trained_on():
     pairs = adapted()
     assert (pairs.vocab_size, pairs.seq_length_y, pairs.sentinels, pairs.y_prefix_id) == (
         VOCAB,
-        NCTX_Y,
+        SEQ_LENGTH_Y,
         0,
         None,
     )
@@ -217,8 +219,10 @@ def test_the_spec_says_what_the_model_was_trained_on():
     assert spans.y_prefix_id == spans.y_suffix_id == VOCAB + 6
     assert ModelSpec.from_json(spans.to_json(), "test") == spans
     kept = adapted(sentinels=7)
-    assert kept.vocab_size == spans.vocab_size and kept.seq_length_y == NCTX_Y
-    assert made(spans).tokens(spans) == 64 and made(pairs).tokens(pairs) == NCTX + NCTX_Y
+    assert kept.vocab_size == spans.vocab_size and kept.seq_length_y == SEQ_LENGTH_Y
+    assert (
+        made(spans).tokens(spans) == 64 and made(pairs).tokens(pairs) == SEQ_LENGTH + SEQ_LENGTH_Y
+    )
     assert made(spans).predictions(64) == 26
     # What is left of 64 tokens is read: 64 - 19 + 6.
     longer = replace(spans, seq_length=51, denoising=None)

@@ -1,4 +1,6 @@
-"""Compiles a small step of every objective for one v5e: python -m tests.planning.compile_each; a line of JSON for each."""
+"""Compiles a small step of every objective for one v5e: python -m tests.planning.compile_each; a
+line of JSON for each.
+"""
 
 from __future__ import annotations
 

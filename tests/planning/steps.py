@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from tpu_tlm.config import cli
+from tpu_tlm.config import Config, cli
 from tpu_tlm.planning.stand_in import fitting
-from tpu_tlm.train import CLASSES
-from tpu_tlm.training.setup import Corpora, Options, make_step
+from tpu_tlm.training.setup import Datasets, experiment_of
 from tpu_tlm.training.step import TrainStep
 
 ROWS, LENGTH, VOCAB = 8, 32, 200
@@ -29,8 +28,10 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
-def small_step(**values: object) -> tuple[TrainStep, Corpora]:
+def small_step(**values: object) -> tuple[TrainStep, Datasets]:
     """The step of these options, sizes small where not given, and the stand-in for its data."""
-    everything = Options(*cli.build(CLASSES, {**SIZES, **values}, "test", check_required=False))
+    everything = Config(
+        *cli.build(Config.groups(), {**SIZES, **values}, "test", check_required=False)
+    )
     corpora = fitting(everything, VOCAB, LENGTH, None)
-    return make_step(everything, corpora, 100, everything.runtime.precision), corpora
+    return experiment_of(everything, corpora, 100, everything.runtime.precision).step, corpora

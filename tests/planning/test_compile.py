@@ -1,4 +1,6 @@
-"""The real compiler on the real step of every objective; where its environment is (`make plan-env`)."""
+"""The real compiler on the real step of every objective; where its environment is (`make
+plan-env`).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ GATHERED, OWN = "dual-encoder@v5e-4", "own"
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """What each objective's step came to: one process for all, since importing TensorFlow takes as long as compiling."""
+    """What each objective's step came to: one process for all, since importing TensorFlow takes
+    as long as compiling.
+    """
     try:
         python = environment.find_python(None, os.environ, ROOT)
     except UsageError as error:

@@ -25,10 +25,13 @@ def test_figures_and_the_largest_allocations():
 
 def test_arguments_that_are_too_much_alone_are_counted_once():
     message = (
-        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 256.00G of 15.75G hbm. "
-        "Exceeded hbm capacity by 240.25G.\n\nTotal hbm usage >= 256.25G:\n    reserved        258.00M \n"
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
+        "hbm. Used 256.00G of 15.75G hbm. "
+        "Exceeded hbm capacity by 240.25G.\n\nTotal hbm usage >= 256.25G:\n    reserved        "
+        "258.00M \n"
         "    program         unknown size \n"
-        "    arguments       256.00G \n\nOutput size 512.00G; shares 0B with arguments.\n\nProgram hbm requirement 0B:\n"
+        "    arguments       256.00G \n\nOutput size 512.00G; shares 0B with "
+        "arguments.\n\nProgram hbm requirement 0B:\n"
     )
     found = refusal(message, 256 * GIB)
     assert found is not None

@@ -73,7 +73,7 @@ def in_a_loop(batch):
     [
         (in_python, "EagerPyFunc runs on the host"),
         (in_numpy, "PyFunc runs on the host"),
-        (with_a_string, "makes a string"),
+        (with_a_string, "produces a string"),
         (with_an_unknown_number, "has a dynamic dimension"),
         (in_a_loop, "EagerPyFunc runs on the host"),
     ],

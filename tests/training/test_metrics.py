@@ -1,3 +1,5 @@
+"""metrics.jsonl and TensorBoard files: lines, continuing, object storage, files that fail."""
+
 from __future__ import annotations
 
 import json
@@ -8,16 +10,20 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
+from tpu_tlm.training.callbacks import EvaluationReport, RunStart, StepReport
 from tpu_tlm.training.metrics import Metrics, read_metrics
+from tpu_tlm.training.recorders import RecordMetrics
+from tpu_tlm.training.tensorboard import TensorBoard
 
 
 def _write(path: Path, steps: range, *, start: int = 0, tb: str | None = None) -> None:
-    metrics = Metrics(str(path), start=start, tb=tb)
-    for step in steps:
-        metrics.write("train", step, {"loss": 10.0 - step})
-        if step % 2 == 0:
-            metrics.write("valid", step, {"loss": 11.0 - step, "accuracy": step / 10})
-    metrics.close()
+    writers = [Metrics(str(path), start=start), *([TensorBoard(tb, start)] if tb else [])]
+    for writer in writers:
+        for step in steps:
+            writer.write("train", step, {"loss": 10.0 - step})
+            if step % 2 == 0:
+                writer.write("valid", step, {"loss": 11.0 - step, "accuracy": step / 10})
+        writer.close()
 
 
 def _steps(path: Path, kind: str = "train") -> list[int]:
@@ -28,16 +34,10 @@ def test_lines(tmp_path: Path) -> None:
     path = tmp_path / "run" / "metrics.jsonl"
     _write(path, range(1, 4))
     first, second, third, _ = map(json.loads, path.read_text().splitlines())
-    assert (first["step"], first["kind"], first["loss"]) == (1, "train", 9.0) and first[
-        "time"
-    ] > 1.6e9
-    assert second["kind"] == "train" and third == {
-        "step": 2,
-        "kind": "valid",
-        "time": third["time"],
-        "loss": 9.0,
-        "accuracy": 0.2,
-    }
+    assert (first["step"], first["kind"], first["loss"]) == (1, "train", 9.0)
+    assert first["time"] > 1.6e9 and second["kind"] == "train"
+    del third["time"]
+    assert third == {"step": 2, "kind": "valid", "loss": 9.0, "accuracy": 0.2}
     assert read_metrics(str(tmp_path / "none.jsonl")) == []
 
 
@@ -57,21 +57,23 @@ def test_a_continued_run_has_no_step_twice(tmp_path: Path) -> None:
     assert _steps(path) == [1, 2], "from the beginning again"
 
 
-def test_a_torn_last_line_and_rubbish(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_incomplete_and_unreadable_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "metrics.jsonl"
     _write(path, range(1, 4))
     whole = path.read_text()
     path.write_text(whole[:-20])
     assert _steps(path) == [1, 2] and capsys.readouterr().err == ""
-    path.write_text("{}\n" + whole[:-20])
+    path.write_text("{}\n" + "[" * 100_000 + "\n" + whole[:-20])
     _write(path, range(3, 6), start=2)
-    assert "metrics.jsonl:1: no line of metrics" in capsys.readouterr().err
-    assert _steps(path) == [1, 2, 3, 4, 5] and all(
-        json.loads(line) for line in path.read_text().splitlines()
-    )
+    warnings = capsys.readouterr().err
+    assert "metrics.jsonl:1:" in warnings and "metrics.jsonl:2:" in warnings
+    assert _steps(path) == [1, 2, 3, 4, 5]
+    assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
-def test_what_is_not_finite_is_null_and_the_line_is_json(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_null(tmp_path: Path) -> None:
     metrics = Metrics(str(tmp_path / "metrics.jsonl"))
     metrics.write("train", 1, {"loss": math.nan, "grad_norm": math.inf, "lr": 0.5})
     metrics.close()
@@ -86,14 +88,14 @@ def test_what_is_not_finite_is_null_and_the_line_is_json(tmp_path: Path) -> None
 def test_object_storage(monkeypatch: pytest.MonkeyPatch) -> None:
     path = "ram://metrics/run/metrics.jsonl"
 
-    def put(self: object, path: str, data: bytes) -> None:
-        # TensorFlow's memory file system appends to a file that is there, where gs:// replaces it.
+    def put(self: object, path: str, data: bytes, version: int | None = None) -> None:
+        # TensorFlow's memory file system appends to an existing file, where gs:// replaces it.
         if tf.io.gfile.exists(path):
             tf.io.gfile.remove(path)
         with tf.io.gfile.GFile(path, "wb") as file:
             file.write(data)
 
-    monkeypatch.setattr("tpu_tlm.checkpoints.storage.RemoteStorage.write", put)
+    monkeypatch.setattr("tpu_tlm.filesystem.tensorflow_files.TensorFlowFiles.write", put)
     metrics = Metrics(path)
     metrics.write("train", 1, {"loss": 1.0})
     metrics.flush()
@@ -115,15 +117,10 @@ def _events(directory: Path) -> list[tuple[int, str, float]]:
 
 def test_tensorboard_files(tmp_path: Path) -> None:
     _write(tmp_path / "m.jsonl", range(1, 4), tb=str(tmp_path / "tb"))
-    assert _events(tmp_path / "tb" / "train") == [
-        (1, "loss", 9.0),
-        (2, "loss", 8.0),
-        (3, "loss", 7.0),
-    ]
-    assert [(step, tag) for step, tag, _ in _events(tmp_path / "tb" / "valid")] == [
-        (2, "loss"),
-        (2, "accuracy"),
-    ]
+    train = [(1, "loss", 9.0), (2, "loss", 8.0), (3, "loss", 7.0)]
+    assert _events(tmp_path / "tb" / "train") == train
+    valid = [(step, tag) for step, tag, _ in _events(tmp_path / "tb" / "valid")]
+    assert valid == [(2, "loss"), (2, "accuracy")]
 
 
 def test_tensorboard_itself_sees_no_step_twice(tmp_path: Path) -> None:
@@ -140,3 +137,39 @@ def test_tensorboard_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     _write(tmp_path / "m.jsonl", range(1, 3), tb=str(tmp_path / "tb"))
     assert len(_events(tmp_path / "tb" / "train")) == 2
+
+
+def _recorded(callback: RecordMetrics, steps: int = 3) -> None:
+    callback.on_start(RunStart(0, steps, "run"))
+    for step in range(1, steps + 1):
+        callback.on_step(StepReport(step, 1, steps, 0.1, {"loss": 1.0}, {}))
+        callback.on_evaluate(EvaluationReport(step, {"loss": 2.0}, 10))
+        callback.before_save(step)
+    callback.on_end()
+
+
+@pytest.mark.parametrize("writer", [Metrics, TensorBoard])
+def test_a_path_that_cannot_be_written_is_one_warning(
+    writer: type, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    path = str(tmp_path / "file" / "metrics")
+    _recorded(RecordMetrics(path, lambda step: writer(path)))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: ") and path in line
+
+
+def test_a_disk_that_fills_up_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """/dev/full accepts an open file and refuses every write."""
+    path = tmp_path / "metrics.jsonl"
+
+    def opened(step: int) -> Metrics:
+        metrics = Metrics(str(path))
+        metrics._file = open("/dev/full", "a", encoding="utf-8")
+        return metrics
+
+    _recorded(RecordMetrics(str(path), opened))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(path) in line and "No space left" in line

@@ -1,3 +1,5 @@
+"""The progress display, and the speeds that it shows."""
+
 from __future__ import annotations
 
 import io
@@ -5,7 +7,9 @@ import re
 
 import pytest
 
+from tpu_tlm.training.callbacks import RunStart, StepReport
 from tpu_tlm.training.progress import Progress, duration, quantity
+from tpu_tlm.training.speed import SpeedMeter
 
 
 class Terminal(io.StringIO):
@@ -21,92 +25,92 @@ class Clock:
 
 
 def _run(
-    progress: Progress, clock: Clock, calls: int, *, seconds: float = 2.0, gap: float = 0.0
+    progress: Progress,
+    clock: Clock,
+    calls: int,
+    *,
+    total: int = 1000,
+    seconds: float = 2.0,
+    gap: float = 0.0,
+    peak: float | None = 2e13,
 ) -> list[dict[str, float]]:
-    speeds = []
+    meter, found = SpeedMeter(tokens=4096, flops=1e12, peak=peak), []
+    progress.on_start(RunStart(0, total, "run"))
     for i in range(calls):
         clock.now += seconds + gap
-        speeds.append(
-            progress.update(
-                (i + 1) * 10,
-                steps=10,
-                seconds=seconds,
-                waited=0.5,
-                values={"loss": 5.0 - i, "lr": 3e-4},
-            )
-        )
-    return speeds
+        found.append(meter.add(10, seconds, 0.5))
+        values = {"loss": 5.0 - i, "lr": 3e-4}
+        progress.on_step(StepReport((i + 1) * 10, 10, total, seconds, values, found[-1]))
+    return found
 
 
 def test_the_speeds() -> None:
-    clock = Clock()
-    progress = Progress(1000, tokens=4096, flops=1e12, peak=2e13, stream=io.StringIO(), clock=clock)
-    first, second = _run(progress, clock, 2)
-    assert first == {}, "the time of the first call is compilation"
-    assert second == pytest.approx(
+    meter = SpeedMeter(tokens=4096, flops=1e12, peak=2e13)
+    assert meter.add(10, 2.0, 0.5) == {}, "the first call is mostly compilation"
+    assert meter.input_wait is None
+    assert meter.add(10, 2.0, 0.5) == pytest.approx(
         {"step_time": 0.2, "tokens_per_second": 20480, "input_wait": 0.25, "mfu": 0.25}
     )
+    meter.add(10, 2.0, 1.5)
+    assert meter.input_wait == 0.5
 
 
-def test_no_mfu_where_the_peak_is_not_known() -> None:
+def test_no_mfu_without_a_known_peak() -> None:
     clock, stream = Clock(), io.StringIO()
-    progress = Progress(
-        20, tokens=4096, flops=1e12, peak=None, stream=stream, every=0.0, clock=clock
-    )
-    assert "mfu" not in _run(progress, clock, 2)[1] and "MFU" not in stream.getvalue()
+    progress = Progress(stream=stream, every=0.0, clock=clock)
+    assert "mfu" not in _run(progress, clock, 2, peak=None)[1]
+    assert "tokens/s" in stream.getvalue() and "MFU" not in stream.getvalue()
 
 
-def test_plain_lines_at_a_sane_rate() -> None:
+def test_lines_at_intervals_without_a_terminal() -> None:
     clock, stream = Clock(), io.StringIO()
-    progress = Progress(
-        1000, tokens=4096, flops=1e12, peak=2e13, stream=stream, every=10.0, clock=clock
-    )
-    _run(progress, clock, 100)
+    _run(Progress(stream=stream, every=10.0, clock=clock), clock, 100)
     lines = stream.getvalue().splitlines()
     assert 20 <= len(lines) <= 22 and "\r" not in stream.getvalue()
     assert lines[0] == "step 10/1000 1%  loss 5  lr 0.0003  2 s with compilation"
-    assert (
-        lines[1]
-        == "step 60/1000 6%  loss 0  lr 0.0003  20.5k tokens/s  200 ms/step  input wait 25.0%  MFU 25.0%  3 min 8 s left"
-    )
+    for part in ("step 60/1000 6%", "20.5k tokens/s", "200 ms/step", "25.0%", "3 min 8 s left"):
+        assert part in lines[1]
     assert lines[-1].startswith("step 1000/1000 100%") and "left" not in lines[-1]
 
 
-def test_the_time_left_counts_what_stands_between_updates() -> None:
+def test_the_time_left_includes_saves_and_evaluations() -> None:
     clock = Clock()
-    progress = Progress(1000, tokens=1, stream=io.StringIO(), clock=clock)
-    assert progress.seconds_left() is None
+    progress = Progress(stream=io.StringIO(), clock=clock)
     _run(progress, clock, 1)
-    assert progress.seconds_left() is None, "one update says nothing yet"
+    assert progress.seconds_left(1000) is None, "unknown after one call"
     _run(progress, clock, 30, gap=1.0)
-    assert progress.seconds_left() == pytest.approx(700 * 0.3)
+    assert progress.seconds_left(1000) == pytest.approx(700 * 0.3)
 
 
 def test_a_terminal_has_one_line_that_is_rewritten() -> None:
     clock, stream = Clock(), Terminal()
-    progress = Progress(50, tokens=4096, stream=stream, clock=clock)
-    _run(progress, clock, 3)
-    progress.message("checkpoint of step 30")
-    _run(progress, clock, 2)
-    progress.close()
+    progress = Progress(stream=stream, clock=clock)
+    _run(progress, clock, 3, total=50)
+    progress.on_message("checkpoint of step 30")
+    _run(progress, clock, 2, total=50)
+    progress.on_end()
     text = stream.getvalue()
     screen = [re.split("\r", line)[-1].rstrip() for line in text.split("\n")]
-    assert (
-        screen[0] == "checkpoint of step 30"
-        and screen[1].startswith("step 20/50")
-        and screen[2:] == [""]
-    )
+    assert screen[0] == "checkpoint of step 30" and screen[1].startswith("step 20/50")
+    assert screen[2:] == [""]
     assert text.count("\r") == 6 and max(len(part) for part in re.split("[\r\n]", text)) < 200
 
 
-def test_for_people() -> None:
+def test_a_closed_stream_does_not_end_a_run() -> None:
+    clock = Clock()
+    full = open("/dev/full", "w")
+    _run(Progress(stream=full, every=0.0, clock=clock), clock, 3)
+    with pytest.raises(OSError):
+        full.close()
+    closed = io.StringIO()
+    progress = Progress(stream=closed, every=0.0, clock=clock)
+    closed.close()
+    _run(progress, clock, 3)
+
+
+def test_readable_numbers() -> None:
     assert [duration(s) for s in (0.4, 59.4, 60, 3599, 3600, 86400 * 2 + 3600 * 4 + 5)] == [
         "0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "2 d 4 h",
     ]  # fmt: skip
-    assert [quantity(v) for v in (0.5, 950, 48200, 999_600, 1.25e6)] == [
-        "0.5",
-        "950",
-        "48.2k",
-        "1000k",
-        "1.25M",
-    ]
+    numbers = [quantity(v) for v in (0.5, 950, 48200, 999_600, 1.25e6)]
+    assert numbers == ["0.5", "950", "48.2k", "1000k", "1.25M"]

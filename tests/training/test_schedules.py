@@ -121,9 +121,14 @@ def test_a_warm_up_that_does_not_fit_names_the_mend() -> None:
 
 @pytest.mark.parametrize(
     ("options", "flag"),
-    [({"lr": 0.0}, "--lr "), ({"lr": float("nan")}, "--lr "), ({"lr_end": 1.5}, "--lr_end"), ({"warmup_steps": -1}, "--warmup_steps"),
-     ({"lr_schedule": "wsd", "wsd_decay": 2.0}, "--wsd_decay")],
-)  # fmt: skip
+    [
+        ({"lr": 0.0}, "lr "),
+        ({"lr": float("nan")}, "lr "),
+        ({"lr_end": 1.5}, "lr_end"),
+        ({"warmup_steps": -1}, "warmup_steps"),
+        ({"lr_schedule": "wsd", "wsd_decay": 2.0}, "wsd_decay"),
+    ],
+)
 def test_impossible_numbers_are_refused(options: dict, flag: str) -> None:
     with pytest.raises(UsageError, match=flag):
         make_schedule(OptimConfig(**{"warmup_steps": 1, **options}), 100)

@@ -13,7 +13,7 @@ from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.objectives.mlm import MaskedLanguageModeling, Specials
 from tpu_tlm.training.optimizers import make_optimizer
-from tpu_tlm.training.step import TrainStep, _dealt
+from tpu_tlm.training.step import TrainStep, _micro_batches
 
 ROWS, LENGTH, VOCAB = 8, 16, 50
 SPECIALS = Specials(VOCAB, 0, 5, (0, 1, 2, 3, 4, 5))
@@ -65,8 +65,8 @@ def test_two_micro_batches_are_one_batch():
 def test_a_micro_batch_holds_the_same_examples_for_any_number_of_replicas(replicas):
     """What an objective that compares the examples of a micro-batch relies on."""
     rows = tf.range(48)
-    whole = _dealt(rows, 4).numpy()
-    shares = [_dealt(share, 4).numpy() for share in tf.split(rows, replicas)]
+    whole = _micro_batches(rows, 4).numpy()
+    shares = [_micro_batches(share, 4).numpy() for share in tf.split(rows, replicas)]
     assert whole.shape == (4, 12) and sorted(whole.ravel()) == list(range(48))
     for i in range(4):
         assert sorted(whole[i]) == sorted(np.concatenate([share[i] for share in shares]))

@@ -43,10 +43,8 @@ def test_a_call_twice_as_long_and_a_save_half_as_long_again_fit_into_the_grace(
 def test_a_save_that_does_not_fit_is_said_once() -> None:
     pace = paced(100, 10.0)
     assert pace.saved(2.0) == ""
-    assert (
-        pace.saved(7.0)
-        == "a save took 7 s, too long for --grace_seconds 10: after a notice it may not be done in time"
-    )
+    warning = pace.saved(7.0)
+    assert "7 s" in warning and "--grace_seconds 10" in warning
     assert pace.saved(7.0) == ""
     pace.called(1, 0.1)
     assert pace.steps == 1

@@ -43,17 +43,17 @@ TRACED = """
     from tests.planning.steps import SIZES
     from tpu_tlm.config import cli
     from tpu_tlm.data.dataset.stream import Stream, in_order
-    from tpu_tlm.train import CLASSES
-    from tpu_tlm.training.setup import Options, make_step, open_corpora
+    from tpu_tlm.config import Config
+    from tpu_tlm.training.setup import experiment_of, open_datasets
     from tpu_tlm.training.device_feed import feed
     from tpu_tlm.training.loop import Loop
     from tpu_tlm.training.state import TrainState
 
     objective, accum, directory = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     given = {**SIZES, "objective": objective, "grad_accum": accum, "train_dir": directory, "basedir": "-"}
-    everything = Options(*cli.build(CLASSES, given, "test"))
-    corpora = open_corpora(everything)
-    step = make_step(everything, corpora, 100, "bfloat16")
+    everything = Config(*cli.build(Config.groups(), given, "test"))
+    corpora = open_datasets(everything.data, everything.tokenizer)
+    step = experiment_of(everything, corpora, 100, "bfloat16").step
     state = TrainState(step, strategy)
     state.restore({name: array + 1 for name, array in state.arrays().items()}, 7, "x")
     equal = all(np.array_equal(a, b) for one, two in [state.copies()] for a, b in zip(one.values(), two.values(), strict=True))

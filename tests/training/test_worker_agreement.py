@@ -1,4 +1,4 @@
-"""What workers must have in common, and how they agree between calls."""
+"""Workers agree on options and data before training, and on stopping between calls."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tpu_tlm.training.trainer import Trainer
 from tpu_tlm.training.worker_agreement import check_same
 
 
-class Told(PeerGroup):
-    """A team whose other members' values are given; `size` and the values of each gathering."""
+class FakeGroup(PeerGroup):
+    """A peer group whose other members send given values."""
 
     def __init__(self, *others: Any) -> None:
         self.others = others
@@ -36,7 +36,7 @@ class Told(PeerGroup):
 
 
 def own(**changes: Any) -> dict[str, Any]:
-    """What a worker with these options would send."""
+    """The value that a worker with these options sends."""
     sent: list[Any] = []
 
     class Sends(PeerGroup):
@@ -60,7 +60,7 @@ def own(**changes: Any) -> dict[str, Any]:
 
 def test_workers_with_the_same_command_pass() -> None:
     check_same(
-        Told(own(), own(train_dir="/mnt/other")),
+        FakeGroup(own(), own(train_dir="/mnt/other")),
         [DataConfig(train_dir="a"), OptimConfig(lr=1e-3)],
         {"training data": "f"},
     )
@@ -85,14 +85,14 @@ def test_a_worker_with_another_command_or_other_data_is_named(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         check_same(
-            Told(own(), own(**changes)),
+            FakeGroup(own(), own(**changes)),
             [DataConfig(train_dir="a"), OptimConfig(lr=1e-3)],
             {"training data": "f"},
         )
 
 
-def part_of_a_run(team: PeerGroup, **changes: Any) -> Any:
-    """As much of a run as agreeing needs."""
+def part_of_a_trainer(team: PeerGroup, **changes: Any) -> Any:
+    """The attributes of a trainer that agreeing needs."""
     run: Any = SimpleNamespace(
         team=team,
         saved_at=5,
@@ -102,7 +102,6 @@ def part_of_a_run(team: PeerGroup, **changes: Any) -> Any:
         notice=PreemptionWatcher(0, lambda: TlmError("")),
     )
     run.__dict__.update(changes)
-    run._last = lambda: Trainer._last(run)
     return run
 
 
@@ -111,27 +110,26 @@ def says(steps: int, stop: str = "") -> dict[str, Any]:
 
 
 def test_the_slowest_worker_decides_and_the_chief_knows_what_is_saved() -> None:
-    run = part_of_a_run(Told(says(7), says(90)))
+    run = part_of_a_trainer(FakeGroup(says(7), says(90)))
     assert Trainer._agree(run) == 7
     assert (run.saved_at, run.committed, run.notice.reason) == (5, "c5", "")
 
 
 def test_one_that_is_told_to_stop_stops_all() -> None:
-    run = part_of_a_run(Told(says(7), says(90, "SIGTERM")))
+    run = part_of_a_trainer(FakeGroup(says(7), says(90, "SIGTERM")))
     assert Trainer._agree(run) == 0 and run.notice.reason == "worker 2: SIGTERM"
-    run = part_of_a_run(PeerGroup())
+    run = part_of_a_trainer(PeerGroup())
     run.notice.give("SIGTERM")
     assert Trainer._agree(run) == 0 and run.notice.reason == "SIGTERM"
 
 
 def test_what_a_run_that_is_too_late_ends_with() -> None:
-    run = part_of_a_run(Told())
+    run = part_of_a_trainer(FakeGroup())
     run.notice.grace, run.notice.reason = 3, "SIGTERM"
     error = Trainer._late(run)
     assert error.exit_code == 1 and run.team.failed is error
-    assert str(error).startswith(
-        "stopped --grace_seconds 3 after SIGTERM: step 9 could not be saved in that time; the last good checkpoint is c5"
-    )
+    for part in ("--grace_seconds 3 after SIGTERM", "step 9 could not be saved", "c5"):
+        assert part in str(error)
     run.at = 5  # as while the first call compiles
     error = Trainer._late(run)
     assert (

@@ -1,10 +1,10 @@
-"""Checkpoints of a run: committed whole, verified when read, and an older good one taken where the newest is not."""
+"""Checkpoints of a run: committed as a whole, verified when read, with fallback to older ones."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import posixpath
 import re
@@ -14,26 +14,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tpu_tlm import __version__
+from tpu_tlm import filesystem
+from tpu_tlm.checkpoints import manifest as manifests
 from tpu_tlm.checkpoints import tensor_bundle
-from tpu_tlm.checkpoints.storage import Storage, os_errors, storage_of
+from tpu_tlm.checkpoints.manifest import MANIFEST, PREFIX
 from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.filesystem import FileSystem
+from tpu_tlm.filesystem.local import TEMPORARY
 
-FORMAT = 1
-# TensorFlow's own name and text form for it, so that tf.train.latest_checkpoint finds the newest too.
+# TensorFlow's own name and text form for it: tf.train.latest_checkpoint finds the newest, too.
 POINTER = "checkpoint"
-MANIFEST = "manifest.json"
-PREFIX = "variables"
 
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 _POINTED = re.compile(rf'model_checkpoint_path: "(step-[\d.]+)/{PREFIX}"\n')
 
 
 class Skipped(NamedTuple):
-    """A checkpoint that was not taken, and why."""
+    """A checkpoint that was not taken, and why; its text is a line for the user."""
 
     path: str
     reason: str
+
+    def __str__(self) -> str:
+        return f"skipped {self.path}: {self.reason}"
 
 
 class Damaged(Exception):
@@ -44,7 +47,8 @@ class Damaged(Exception):
 class LoadedCheckpoint:
     """A checkpoint whose bytes were read once and agree with its manifest.
 
-    path: its directory; step: updates done; state: what `save` was given; hashes: SHA-256 by file name.
+    path: its directory; step: updates done; state: what `save` was given; hashes: SHA-256 by file
+    name; skipped: newer ones that could not be taken, which every command has to tell.
     """
 
     path: str
@@ -52,9 +56,10 @@ class LoadedCheckpoint:
     state: dict[str, Any]
     _files: dict[str, bytes] = dataclasses.field(repr=False)
     hashes: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    skipped: tuple[Skipped, ...] = ()
 
     def load(self) -> dict[str, np.ndarray]:
-        """Name -> array (read-only) of every variable, out of the very bytes that were verified."""
+        """Name -> array (read-only) of every variable, from the bytes that were verified."""
         return tensor_bundle.read(
             self._files[PREFIX + tensor_bundle.INDEX], self._files[PREFIX + tensor_bundle.DATA]
         )
@@ -63,15 +68,19 @@ class LoadedCheckpoint:
 class Checkpoints:
     """The checkpoints in one directory, local or in object storage.
 
-    A commit is a new directory `step-00000100`, its files, their manifest, and last the pointer `checkpoint`. Nothing that
-    a reader relies on is ever overwritten or renamed: a step that is saved again gets `step-00000100.1`. So a process
-    that dies anywhere leaves the previous checkpoint in force.
+    A commit is a new directory `step-00000100`, its files, their manifest, and last the pointer
+    `checkpoint`. Nothing that a reader relies on is ever overwritten or renamed: a step that is
+    saved again gets `step-00000100.1`. So a process that dies anywhere leaves the previous
+    checkpoint in force. In object storage every file of a commit is created under the precondition
+    that it is new, and the pointer is replaced under the precondition that nobody else replaced it
+    since it was read: of two writers, one fails.
 
-    keep: newest checkpoints kept; keep_every: multiples of this many steps are kept for good, 0 = none.
+    keep: newest checkpoints kept; keep_every: multiples of this many steps are kept for good, 0 =
+    none. `skipped`: checkpoints that the last reading did not take.
     """
 
     def __init__(
-        self, directory: str, keep: int = 5, keep_every: int = 0, *, storage: Storage | None = None
+        self, directory: str, keep: int = 5, keep_every: int = 0, *, files: FileSystem | None = None
     ) -> None:
         if keep < 1:
             raise UsageError(f"--keep {keep}: at least one checkpoint must be kept")
@@ -81,16 +90,18 @@ class Checkpoints:
         self.keep = keep
         self.keep_every = keep_every
         self.skipped: list[Skipped] = []
-        self._storage = storage or storage_of(directory)
+        self._files = files or filesystem.of(directory)
         self._damaged: set[str] = set()
+        # Version of the pointer when it was last read or written; None: not yet, or not known here.
+        self._version: int | None = None
 
     # Reading
 
     def newest(self) -> LoadedCheckpoint | None:
         """The newest good checkpoint, verified, or None when there is none.
 
-        That is the one the pointer names; failing that, the newest before it; failing those, any that is whole. What was
-        passed over on the way stands in `skipped`.
+        That is the one the pointer names; failing that, the newest before it; failing those, any
+        that is complete. Those that were not taken are listed in `skipped`, here and in the result.
         """
         self.skipped = []
         names = self._names()
@@ -118,7 +129,7 @@ class Checkpoints:
                     Skipped(self._path(other), "was not committed: its save was interrupted")
                     for other in rest
                 ]
-            return found
+            return dataclasses.replace(found, skipped=tuple(self.skipped))
         return None
 
     def at(self, step: int) -> LoadedCheckpoint:
@@ -152,16 +163,19 @@ class Checkpoints:
         return posixpath.join(self.directory, *parts)
 
     def _names(self) -> list[str]:
-        return [name for name in self._storage.names(self.directory) if _NAME.fullmatch(name)]
+        with filesystem.naming(self.directory):
+            found = self._files.sizes(self.directory)
+        return sorted(name for name in found if found[name] is None and _NAME.fullmatch(name))
 
     def _complete(self, names: list[str]) -> list[str]:
-        return [name for name in names if MANIFEST in self._storage.names(self._path(name))]
+        return [name for name in names if MANIFEST in self._files.sizes(self._path(name))]
 
     def _pointed(self) -> str | None:
-        """The checkpoint that the pointer names; None where there is no readable pointer, which `skipped` then says."""
+        """The checkpoint that the pointer names; None, with a line in `skipped`, if unreadable."""
         path = self._path(POINTER)
         try:
-            text = self._storage.read(path).decode("utf-8", "replace")
+            self._version = self._files.version(path)
+            text = self._files.read(path).decode("utf-8", "replace")
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -174,16 +188,17 @@ class Checkpoints:
         return match[1]
 
     def _verified(self, name: str) -> LoadedCheckpoint:
-        """Read every file of a checkpoint once and compare it with the manifest; Damaged says what is wrong."""
+        """Read every file once and compare it with the manifest; Damaged says what is wrong."""
         manifest = self._manifest(name)
-        blobs: dict[str, bytes] = {}
+        contents: dict[str, bytes] = {}
         for file, expected in manifest["files"].items():
-            blobs[file] = raw = self._read(name, file)
-            if len(raw) != expected["bytes"]:
+            size = self._size(name, file)
+            if size != expected["bytes"]:
                 raise self._damage(
                     name,
-                    f"is damaged: {file} has {len(raw)} bytes where {expected['bytes']} were written",
+                    f"is damaged: {file} has {size} bytes where {expected['bytes']} were written",
                 )
+            contents[file] = raw = self._read(name, file)
             if hashlib.sha256(raw).hexdigest() != expected["sha256"]:
                 raise self._damage(
                     name, f"is damaged: {file} does not have the checksum it was written with"
@@ -192,36 +207,52 @@ class Checkpoints:
             self._path(name),
             manifest["step"],
             manifest["state"],
-            blobs,
-            {f: e["sha256"] for f, e in manifest["files"].items()},
+            contents,
+            {file: expected["sha256"] for file, expected in manifest["files"].items()},
         )
 
     def _manifest(self, name: str) -> dict[str, Any]:
-        if MANIFEST not in self._storage.names(self._path(name)):
+        try:
+            names = self._files.sizes(self._path(name))
+        except OSError as error:
+            raise Damaged(f"cannot be read: {error.strerror or error}") from None
+        if MANIFEST not in names:
             raise Damaged("is half-written: it has no manifest, its save was interrupted")
         try:
-            manifest = json.loads(self._read(name, MANIFEST))
-            sealed = manifest.pop("sha256")
-        except (ValueError, TypeError, AttributeError, KeyError):
-            raise self._damage(name, f"is damaged: {MANIFEST} is not what was written") from None
-        if sealed != _seal(manifest):
-            raise self._damage(
-                name, f"is damaged: {MANIFEST} does not have the checksum it was written with"
-            )
-        if manifest["format"] != FORMAT:
-            raise TlmError(
-                f"{self._path(name)} has format {manifest['format']}, and this program reads {FORMAT}: use the tpu_tlm that wrote it"
-            )
-        return dict(manifest)
+            return manifests.parse(self._read(name, MANIFEST), self._path(name))
+        except ValueError as error:
+            raise self._damage(name, f"is damaged: {MANIFEST} {error}") from None
 
-    def _read(self, name: str, file: str) -> bytes:
+    def _inside(self, name: str, file: str) -> str:
+        """The path of a file of a checkpoint; the manifest must not name any other place."""
+        directory = self._path(name)
         try:
-            return self._storage.read(self._path(name, file))
+            return filesystem.safe_join(directory, file, f"{directory}/{MANIFEST}")
+        except UsageError as error:
+            raise self._damage(name, f"is damaged: {error}") from None
+
+    def _size(self, name: str, file: str) -> int:
+        path = self._inside(name, file)
+        try:
+            size = self._files.size(path)
+            filesystem.check_inside(self._path(name), file)
+            return size
         except FileNotFoundError:
             raise self._damage(name, f"is damaged: {file} is missing") from None
         except OSError as error:
-            # May pass, so the checkpoint is skipped but not counted as damaged, which would let it be deleted.
-            raise Damaged(f"cannot be read: {file}: {error}") from None
+            raise Damaged(f"cannot be read: {file}: {error.strerror or error}") from None
+        except UsageError as error:
+            raise self._damage(name, f"is damaged: {error}") from None
+
+    def _read(self, name: str, file: str) -> bytes:
+        try:
+            return self._files.read(self._inside(name, file))
+        except FileNotFoundError:
+            raise self._damage(name, f"is damaged: {file} is missing") from None
+        except OSError as error:
+            # May pass, so the checkpoint is skipped but not counted as damaged, which would let it
+            # be deleted.
+            raise Damaged(f"cannot be read: {file}: {error.strerror or error}") from None
 
     def _damage(self, name: str, reason: str) -> Damaged:
         self._damaged.add(name)
@@ -230,52 +261,56 @@ class Checkpoints:
     # Writing
 
     def save(self, step: int, variables: Mapping[str, Any], state: Mapping[str, Any]) -> str:
-        """Commit a checkpoint and return its directory; then delete what need not be kept any longer.
+        """Commit a checkpoint and return its directory; then delete what is no longer kept.
 
-        step: updates done; variables: name -> tf.Variable, tensor or array; state: what JSON can hold (position, seed, ...),
-        given back by `LoadedCheckpoint.state`. TlmError when it cannot be written: the checkpoints before it stay as they are.
+        step: updates done; variables: name -> tf.Variable, tensor or array; state: what JSON can
+        hold (position, seed, ...), given back by `LoadedCheckpoint.state`. Raises `TlmError` when
+        it cannot be written: the checkpoints before it stay as they are.
         """
+        failed = f"{self.directory}: the checkpoint of step {step} could not be written"
+        name = ""
         try:
+            if self._version is None:
+                self._version = self._files.version(self._path(POINTER))
             name = self._free_name(step)
-            with self._storage.staged(self._path(name)) as local, os_errors():
+            with self._files.staged(self._path(name)) as local:
                 tensor_bundle.write(os.path.join(local, PREFIX), variables)
-                files = {
-                    file: _description(os.path.join(local, file))
-                    for file in sorted(os.listdir(local))
-                }
-            manifest = {
-                "format": FORMAT,
-                "step": step,
-                "state": dict(state),
-                "files": files,
-                "written_by": f"tpu_tlm {__version__}",
-            }
-            sealed = {**manifest, "sha256": _seal(manifest)}
-            text = json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False) + "\n"
-            self._storage.write(self._path(name, MANIFEST), text.encode())
-            self._storage.write(self._path(POINTER), _pointer(name).encode())
-        except OSError as error:
+                files = manifests.describe(local)
+            text = manifests.dump(step, state, files)
+            new = None if self._version is None else 0
+            self._files.write(self._path(name, MANIFEST), text, new)
+            pointer = self._path(POINTER)
+            self._version = self._files.write(pointer, _pointer(name).encode(), self._version)
+        except FileExistsError:
             raise TlmError(
-                f"{self.directory}: the checkpoint of step {step} could not be written: {error}"
-            ) from error
+                f"{failed}: another process commits checkpoints here; end one of the two"
+            ) from None
+        except OSError as error:
+            if name:
+                with contextlib.suppress(OSError):
+                    self._files.remove_tree(self._path(name))
+            raise TlmError(f"{failed}: {filesystem.reason(error)}") from error
         self._prune(name)
         return self._path(name)
 
     def _free_name(self, step: int) -> str:
-        """A directory name that is not taken, after deleting what interrupted saves and deletions left behind."""
-        self._storage.make(self.directory)
+        """A new directory's name, after deleting what interrupted saves and deletions left."""
+        self._files.make(self.directory)
+        for name in self._files.names(self.directory):
+            if name.startswith(POINTER) and name.endswith((TEMPORARY, ".part")):
+                self._files.remove(self._path(name))
         names = self._names()
         complete = self._complete(names)
         for name in names:
             if name not in complete:
-                self._storage.remove_tree(self._path(name))
+                self._files.remove_tree(self._path(name))
         attempts = [_order(name)[1] for name in complete if _order(name)[0] == step]
         return f"step-{step:08d}" + (f".{max(attempts) + 1}" if attempts else "")
 
     def _prune(self, committed: str) -> None:
-        """Delete what the new commit made superfluous: too old, damaged, the same step before, or steps beyond it.
+        """Delete what the new commit replaces: too old, damaged, the same step, or later steps.
 
-        Steps beyond it come from a future that the run has left by continuing from an older checkpoint.
+        Later steps are there when the run continued from an older checkpoint.
         """
         step = _order(committed)[0]
         usable = [
@@ -288,12 +323,13 @@ class Checkpoints:
             if name in kept:
                 continue
             try:
-                # The manifest first: a deletion that is interrupted leaves what counts as half-written.
-                self._storage.remove(self._path(name, MANIFEST))
-                self._storage.remove_tree(self._path(name))
+                # The manifest first: an interrupted deletion leaves what counts as half-written.
+                self._files.remove(self._path(name, MANIFEST))
+                self._files.remove_tree(self._path(name))
             except OSError as error:
                 print(
-                    f"warning: {self._path(name)}: the old checkpoint could not be deleted: {error}",
+                    f"warning: {self._path(name)}: the old checkpoint could not be deleted: "
+                    f"{filesystem.reason(error)}",
                     file=sys.stderr,
                 )
 
@@ -306,20 +342,6 @@ def _order(name: str) -> tuple[int, int]:
 
 
 def _pointer(name: str) -> str:
-    """Text of the pointer: TensorFlow reads the first line, we both."""
+    """Text of the pointer; TensorFlow reads its first line."""
     line = f'model_checkpoint_path: "{name}/{PREFIX}"\n'
     return f"{line}# sha256 {hashlib.sha256(line.encode()).hexdigest()}\n"
-
-
-def _description(path: str) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return {"bytes": os.path.getsize(path), "sha256": digest.hexdigest()}
-
-
-def _seal(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(
-        json.dumps(manifest, sort_keys=True, allow_nan=False).encode()
-    ).hexdigest()

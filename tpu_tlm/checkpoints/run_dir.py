@@ -8,24 +8,17 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
-from tpu_tlm.checkpoints.storage import storage_of
+from tpu_tlm import filesystem
 from tpu_tlm.config import cli
+from tpu_tlm.config.options import options_of
+from tpu_tlm.config.resolve import idle_options
+from tpu_tlm.config.strict import mapping, read_yaml
 from tpu_tlm.errors import UsageError
+from tpu_tlm.filesystem.sealed import check_sealed, sealed
 
-# What may change when a run continues: how long, how fast, where and how often, and the numbers that only steer the updates
-# to come. Everything not named here (sizes, objective, seed, batch size, order of the data, optimizer) makes what is on disk
-# or the place in the data mean something else, so a change of it is refused. The training data may move: `identity` compares it.
-CHANGEABLE = frozenset(
-    """
-    run_dir train_dir valid_dir eval_batch_size num_train_workers verify_data
-    steps epochs steps_per_call saves_per_epoch save_steps keep keep_every eval_steps init_from export_npz tensorboard
-    lr lr_schedule warmup_steps lr_end wsd_decay weight_decay clip grad_accum
-    dropout ffn_pdrop embeddings_dropout layer_drop recompute mask_rate eval_mask_rate
-    distribute tpu logical_cpus precision xla start_timeout grace_seconds
-    """.split()
-)
+CHECKPOINTS = "checkpoints"
+_TRAINED = "trained"  # key of identity.json: a checkpoint was committed
+_SUM = "sha256"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +34,12 @@ class Change:
 
 
 class RunDir:
-    """Where a run keeps what it makes: paths, local or in object storage, and the record of what the run is."""
+    """Where a run keeps what it makes, local or in object storage, and the record of what it is."""
 
     def __init__(self, path: str) -> None:
         self.path = path.rstrip("/") or "/"
-        self._storage = storage_of(path)
+        self._files = filesystem.of(path)
+        self._noted = False
 
     config = property(
         lambda self: self._join("config.yaml"),
@@ -56,72 +50,98 @@ class RunDir:
         doc="Fingerprints of what the run is made of besides options.",
     )
     tokenizer = property(lambda self: self._join("tokenizer"), doc="The tokenizer's directory.")
-    checkpoints = property(
-        lambda self: self._join("checkpoints"), doc="Directory of `Checkpoints`."
-    )
+    checkpoints = property(lambda self: self._join(CHECKPOINTS), doc="Directory of `Checkpoints`.")
     npz = property(lambda self: self._join("npz"), doc="Directory of exports.")
     tb = property(lambda self: self._join("tb"), doc="Directory of TensorBoard files.")
     metrics = property(
-        lambda self: self._join("metrics.jsonl"), doc="The run's figures, a line each."
+        lambda self: self._join("metrics.jsonl"), doc="The run's figures, one line each."
     )
 
     def _join(self, name: str) -> str:
         return posixpath.join(self.path, name)
 
     def exists(self) -> bool:
-        """Whether a run was begun here."""
-        return "config.yaml" in self._storage.names(self.path)
+        """Whether a run was started here."""
+        return "config.yaml" in filesystem.list_names(self.path)
 
     def prepare(
-        self, parts: Sequence[Any], identity: Mapping[str, str], *, write: bool = True
+        self,
+        parts: Sequence[Any],
+        identity: Mapping[str, str],
+        *,
+        write: bool = True,
+        restart: bool = False,
     ) -> list[Change]:
-        """Begin the run here, or check that the options continue the one that is here; returns what was changed.
+        """Start the run here, or check that the options continue the one that is here.
 
-        parts: the option instances of the training command; identity: name -> fingerprint of what must stay the same besides
-        ("tokenizer", "training data"); write: False where another process of the run writes. UsageError when an option
-        or a fingerprint differs that makes it another run, or checkpoints are here without options.
+        parts: the option instances of the training command; identity: name -> fingerprint of what
+        must stay the same besides ("tokenizer", "training data"); write: False where another
+        process of the run writes; restart: begin at step 0 where the run's checkpoints are missing.
+        Returns the changed options. Raises `UsageError` when an option or a fingerprint differs
+        that makes it another run, when there are checkpoints without options, or options of a run
+        that has saved checkpoints without them.
         """
-        changes = self._compare(parts) if self.exists() else []
-        if not self.exists() and self._storage.names(self.checkpoints):
+        continued = self.exists()
+        changes = self._compare(parts) if continued else []
+        if not continued and filesystem.list_names(self.checkpoints):
             raise UsageError(
-                f"{self.path} holds checkpoints but no config.yaml, so what they are is not known: use a new --run_dir"
+                f"{self.path} holds checkpoints but no config.yaml, so what they are is not known: "
+                "use a new --run_dir"
             )
-        known = self._compare_identity(identity)
+        known, trained = self._compare_identity(identity)
+        if continued and not restart:
+            self._check_checkpoints(trained)
         if write:
             for directory in (self.path, self.checkpoints, self.tokenizer):
-                self._storage.make(directory)
-            self._storage.write(
-                self.identity,
-                (json.dumps({**known, **identity}, indent=1, sort_keys=True) + "\n").encode(),
-            )
+                filesystem.make_directory(directory)
+            self._write_identity({**known, **identity}, trained and not restart)
             # Last: a directory counts as a run from here on.
-            self._storage.write(self.config, cli.dump(*parts).encode())
+            filesystem.write_bytes(self.config, sealed(cli.dump(*parts).encode()))
         return changes
 
+    def _check_checkpoints(self, trained: bool) -> None:
+        missing = not filesystem.is_directory(self.checkpoints)
+        # In object storage a directory in which nothing was saved is no directory.
+        if trained and (missing or not filesystem.list_names(self.checkpoints)):
+            raise UsageError(
+                f"{self.checkpoints}: the checkpoints of this run are missing: restore them, use a "
+                "new --run_dir, or begin again at step 0 with --restart true"
+            )
+
+    def note_commit(self) -> None:
+        """Record that checkpoints were saved, so that their loss is noticed; once is enough."""
+        if self._noted:
+            return
+        known, trained = self._compare_identity({})
+        if not trained:
+            self._write_identity(known, True)
+        self._noted = True
+
+    def _write_identity(self, known: Mapping[str, str], trained: bool) -> None:
+        body = {**known, _TRAINED: trained}
+        filesystem.write_bytes(self.identity, _identity_text(body))
+
     def load(self, classes: Sequence[type]) -> tuple[Any, ...]:
-        """The run's options, one instance per dataclass; keys of other dataclasses are left out. UsageError when there is no run."""
-        known = cli.field_table(classes)
-        values = {
-            name: value
-            for name, value in cli.canonical(self._values(), classes, self.config).items()
-            if name in known
-        }
+        """The run's options, one instance per dataclass; keys of other dataclasses are left out.
+
+        Raises `UsageError` when there is no run, or its file is damaged.
+        """
+        values = cli.canonical_values(self._values(), classes, self.config)
         return cli.build(classes, values, self.config, check_required=False)
 
     def _values(self) -> dict[str, Any]:
+        restore = "restore it, or use a new --run_dir"
         try:
-            loaded = yaml.safe_load(self._storage.read(self.config).decode("utf-8"))
+            raw = self._files.read(self.config)
         except FileNotFoundError:
             raise UsageError(f"{self.path} is not a run directory: it has no config.yaml") from None
-        except (yaml.YAMLError, UnicodeDecodeError):
-            raise UsageError(
-                f"{self.config} is damaged: not YAML; restore it, or use a new --run_dir"
-            ) from None
-        if not isinstance(loaded, dict):
-            raise UsageError(
-                f"{self.config} is damaged: not a mapping of options; restore it, or use a new --run_dir"
-            )
-        return loaded
+        except OSError as error:
+            raise UsageError(f"{self.config}: {filesystem.reason(error)}") from None
+        check_sealed(self.config, raw, restore)
+        try:
+            return mapping(read_yaml(raw, self.config), self.config)
+        except UsageError as error:
+            raise UsageError(f"{self.config} is damaged ({error}); {restore}") from None
 
     def _compare(self, parts: Sequence[Any]) -> list[Change]:
         old_parts = cli.build(
@@ -129,31 +149,60 @@ class RunDir:
         )
         old, new = cli.as_values(*old_parts), cli.as_values(*parts)
         changes = [Change(name, old[name], new[name]) for name in new if old[name] != new[name]]
-        refused = [change for change in changes if change.name not in CHANGEABLE]
+        # Other options make what is on disk, or the place in the data, mean something else. The
+        # training data may move: `identity` compares it.
+        table = options_of([type(part) for part in parts])
+        idle = idle_options(parts)
+        refused = [
+            change
+            for change in changes
+            if not table[change.name].declared.may_change and change.name not in idle
+        ]
         if refused:
             raise UsageError(
-                f"{self.path} holds another run: {'; '.join(map(str, refused))}. Give the old values to continue it, or a new "
-                f"--run_dir to begin another (--init_from {self.path} starts that from these weights where the sizes agree)"
+                f"{self.path} holds another run: {'; '.join(map(str, refused))}. Give the old "
+                f"values to continue it, or a new --run_dir to begin another (--init_from "
+                f"{self.path} starts that from these weights where the sizes agree)"
             )
         return changes
 
-    def _compare_identity(self, identity: Mapping[str, str]) -> dict[str, str]:
-        """What is recorded so far, after comparing; UsageError where it differs."""
+    def _compare_identity(self, identity: Mapping[str, str]) -> tuple[dict[str, str], bool]:
+        """What is recorded so far, and whether checkpoints were saved; UsageError if it differs."""
         try:
-            old = dict(json.loads(self._storage.read(self.identity)))
+            old, trained = self._read_identity(self._files.read(self.identity))
         except FileNotFoundError:
-            return {}
-        except (ValueError, TypeError):
+            return {}, False
+        except OSError as error:
+            raise UsageError(f"{self.identity}: {filesystem.reason(error)}") from None
+        except (ValueError, TypeError, RecursionError) as error:
             raise UsageError(
-                f"{self.identity} is damaged: not JSON; restore it, or use a new --run_dir"
+                f"{self.identity} is damaged ({error}): restore it, or use a new --run_dir"
             ) from None
         for name, fingerprint in identity.items():
             if name in old and old[name] != fingerprint:
                 raise UsageError(
-                    f"{self.path} was begun with another {name} (fingerprint {old[name][:12]}, now {fingerprint[:12]}): "
-                    "give the old one to continue, or a new --run_dir"
+                    f"{self.path} was started with another {name} (fingerprint {old[name][:12]}, "
+                    f"now {fingerprint[:12]}): give the old one to continue, or a new --run_dir"
                 )
-        return old
+        return old, trained
+
+    def _read_identity(self, raw: bytes) -> tuple[dict[str, str], bool]:
+        body = json.loads(raw)
+        # Files of the first edition have neither; of this one, damage may hide one but not both.
+        if {_TRAINED, _SUM} & set(body):
+            body.pop(_SUM, None)
+            if raw != _identity_text(body):
+                raise ValueError("it does not have the checksum it was written with")
+        trained = body.pop(_TRAINED, False)
+        if not all(isinstance(value, str) for value in body.values()):
+            raise ValueError("a fingerprint is not text")
+        return body, trained
+
+
+def _identity_text(body: Mapping[str, Any]) -> bytes:
+    text = json.dumps(body, sort_keys=True)
+    whole = {**body, _SUM: filesystem.sha256(text.encode())}
+    return (json.dumps(whole, indent=1, sort_keys=True) + "\n").encode()
 
 
 def _shown(value: Any) -> str:

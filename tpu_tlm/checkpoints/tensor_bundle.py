@@ -1,7 +1,8 @@
-"""TensorFlow checkpoint files: named arrays written by TensorFlow, and read back from bytes that were already checked."""
+"""TensorFlow checkpoint files: written by TensorFlow, read from bytes that were already checked."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,14 +16,15 @@ _MAGIC = 0xDB4775248B80FB57
 
 
 def write(prefix: str, variables: Mapping[str, Any]) -> None:
-    """Write `prefix`.index and `prefix`.data-00000-of-00001 (local path), which tf.train.load_checkpoint reads.
+    """Write `prefix`.index and `prefix`.data-00000-of-00001, for tf.train.load_checkpoint.
 
-    variables: name -> tf.Variable, tensor or array of numbers; TypeError for anything else.
+    prefix: a local path; variables: name -> tf.Variable, tensor or array of numbers. Raises
+    `TypeError` for anything else, `OSError` when the files cannot be written.
     """
     import tensorflow as tf
 
     tensors = []
-    # A TPU of another machine has made that machine the place of whatever has no other: this is to be written here.
+    # With a TPU of another machine, that machine is the default device: this is written here.
     with tf.device(None), tf.device("CPU:0"):
         for name, variable in variables.items():
             tensor = tf.convert_to_tensor(
@@ -31,20 +33,32 @@ def write(prefix: str, variables: Mapping[str, Any]) -> None:
             if tensor.dtype in (tf.string, tf.resource, tf.variant):
                 raise TypeError(f"variable {name!r} has no numbers but {tensor.dtype.name}")
             tensors.append(tensor)
-        tf.raw_ops.SaveV2(
-            prefix=prefix,
-            tensor_names=list(variables),
-            shape_and_slices=[""] * len(tensors),
-            tensors=tensors,
-        )
+        try:
+            tf.raw_ops.SaveV2(
+                prefix=prefix,
+                tensor_names=list(variables),
+                shape_and_slices=[""] * len(tensors),
+                tensors=tensors,
+            )
+        except tf.errors.OpError as error:
+            # Disk full, no permission: TensorFlow has a kind of its own for each.
+            lines = (error.message or "").strip().splitlines() or [type(error).__name__]
+            raise OSError(errno.EIO, lines[0]) from None
 
 
 def read(index: bytes, data: bytes) -> dict[str, np.ndarray]:
-    """Name -> array out of the bytes of the two files: read-only views of `data`, nothing is copied.
+    """Name -> array from the bytes of the two files: read-only views of `data`, without a copy.
 
-    Reading from bytes is what lets a caller use exactly what it has hashed, with one pass over the disk or the network.
-    ValueError when the bytes are no such files.
+    Reading from bytes lets a caller use exactly what it has hashed, with one pass over the disk or
+    the network. Raises `ValueError` when the bytes are not such files.
     """
+    try:
+        return _arrays(index, data)
+    except (IndexError, OverflowError, UnicodeDecodeError) as error:
+        raise ValueError(f"not the index of a TensorFlow checkpoint ({error})") from None
+
+
+def _arrays(index: bytes, data: bytes) -> dict[str, np.ndarray]:
     import tensorflow as tf
     from tensorflow.core.protobuf import tensor_bundle_pb2
 
@@ -57,7 +71,8 @@ def read(index: bytes, data: bytes) -> dict[str, np.ndarray]:
                 or header.endianness != tensor_bundle_pb2.BundleHeaderProto.LITTLE
             ):
                 raise ValueError(
-                    f"checkpoint of {header.num_shards} data files, or big-endian: one, little-endian, is what is read"
+                    f"checkpoint of {header.num_shards} data files, or big-endian: only one, "
+                    "little-endian, can be read"
                 )
             continue
         entry = tensor_bundle_pb2.BundleEntryProto.FromString(value)
@@ -75,7 +90,10 @@ def read(index: bytes, data: bytes) -> dict[str, np.ndarray]:
 
 
 def _table(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a sorted string table (LevelDB's layout: data blocks, a block that indexes them, a footer)."""
+    """Keys and values of a sorted string table.
+
+    LevelDB's layout: data blocks, a block that indexes them, a footer.
+    """
     if len(raw) < _FOOTER or int.from_bytes(raw[-8:], "little") != _MAGIC:
         raise ValueError("not the index of a TensorFlow checkpoint")
     footer = raw[-_FOOTER:]
@@ -86,7 +104,10 @@ def _table(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block(raw: bytes, handle: bytes, position: int) -> Iterator[tuple[bytes, bytes]]:
-    """Entries of the block at the (offset, size) that `handle` holds from `position`; keys share prefixes with the one before."""
+    """Entries of the block whose offset and size stand in `handle` from `position` on.
+
+    A key shares a prefix with the key before it.
+    """
     offset, position = _varint(handle, position)
     size, _ = _varint(handle, position)
     if raw[offset + size] != 0:
@@ -106,10 +127,11 @@ def _block(raw: bytes, handle: bytes, position: int) -> Iterator[tuple[bytes, by
 
 def _varint(raw: bytes, position: int) -> tuple[int, int]:
     value = shift = 0
-    while True:
+    while shift < 70:
         byte = raw[position]
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
         shift += 7
+    raise ValueError("a number of more than 64 bits in the index of a checkpoint")

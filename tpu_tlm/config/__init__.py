@@ -1,4 +1,7 @@
-"""Every option of every command: one dataclass per concern, the only place where a default and its meaning stand."""
+"""The options of every command: one dataclass per concern, where all that is known of an option is.
+
+`Config` holds those of a training run. Nothing in this package imports TensorFlow.
+"""
 
 from tpu_tlm.config.commands import (
     ConvertConfig,
@@ -7,8 +10,16 @@ from tpu_tlm.config.commands import (
     PlanConfig,
     PredictConfig,
 )
+from tpu_tlm.config.experiment import Config
 from tpu_tlm.config.model import ModelConfig
-from tpu_tlm.config.objectives import ContrastiveConfig, DenoisingConfig, ElectraConfig, MlmConfig
+from tpu_tlm.config.objectives import (
+    OBJECTIVE_OPTIONS,
+    ContrastiveConfig,
+    DenoisingConfig,
+    ElectraConfig,
+    MlmConfig,
+    ObjectiveOptions,
+)
 from tpu_tlm.config.text import (
     SUBWORDS,
     CorpusConfig,
@@ -20,7 +31,9 @@ from tpu_tlm.config.text import (
 from tpu_tlm.config.training import DataConfig, OptimConfig, RunConfig, RuntimeConfig
 
 __all__ = [
+    "OBJECTIVE_OPTIONS",
     "SUBWORDS",
+    "Config",
     "ContrastiveConfig",
     "ConvertConfig",
     "CorpusConfig",
@@ -31,6 +44,7 @@ __all__ = [
     "EvaluateConfig",
     "MlmConfig",
     "ModelConfig",
+    "ObjectiveOptions",
     "OptimConfig",
     "PairsConfig",
     "PlanConfig",

@@ -1,237 +1,36 @@
-"""Options: dataclass fields become flags and configuration keys; both are checked, nothing unknown passes."""
+"""From a command line to option groups: parser, help, suggestions."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import difflib
-import json
-import types
-import typing
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+import re
+import shutil
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
-from tpu_tlm.errors import UsageError
+from tpu_tlm import __version__
+from tpu_tlm.config.experiment import as_values, with_presets
+from tpu_tlm.config.files import dump, load_values, values_in
+from tpu_tlm.config.options import Option, opt, options_of
+from tpu_tlm.config.resolve import Source, canonical, resolve, suggestion, translated
+from tpu_tlm.config.suggest import did_you_mean
+from tpu_tlm.errors import OptionError, UsageError
 
-T = TypeVar("T")
+__all__ = [
+    "as_values",
+    "build",
+    "build_parser",
+    "canonical_values",
+    "dump",
+    "load_values",
+    "opt",
+    "parse",
+    "values_in",
+]
 
-
-def opt(
-    default: Any,
-    help: str,  # noqa: A002 - the field's own word, as in argparse
-    *,
-    unit: str = "",
-    choices: Sequence[str] | None = None,
-    aliases: Sequence[str] = (),
-    required: bool = False,
-    positional: bool = False,
-) -> Any:
-    """A dataclass field that is an option: default, meaning, unit, choices, other spellings of the flag; or a positional argument."""
-    metadata = {
-        "help": help,
-        "unit": unit,
-        "choices": choices,
-        "aliases": tuple(aliases),
-        "required": required or positional,
-        "positional": positional,
-    }
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Kind:
-    """What a field's annotation asks of its value."""
-
-    base: type
-    many: bool
-    optional: bool
-
-
-def _kind(annotation: Any) -> _Kind:
-    optional = False
-    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        members = [a for a in typing.get_args(annotation) if a is not type(None)]
-        optional = len(members) != len(typing.get_args(annotation))
-        annotation = members[0]
-    if typing.get_origin(annotation) is list:
-        return _Kind(typing.get_args(annotation)[0], True, optional)
-    return _Kind(annotation, False, optional)
-
-
-def _convert_one(kind: _Kind, value: Any, name: str) -> Any:
-    if kind.base is bool:
-        if isinstance(value, bool):
-            return value
-        text = str(value).lower()
-        if text in ("true", "yes", "on", "1"):
-            return True
-        if text in ("false", "no", "off", "0"):
-            return False
-        raise UsageError(f"{name}: {value!r} is not true or false")
-    try:
-        if kind.base is int:
-            if isinstance(value, bool) or float(value) != int(float(value)):
-                raise ValueError
-            return int(value) if isinstance(value, int) else int(float(value))
-        if kind.base is float:
-            return float(value)
-    except (TypeError, ValueError):
-        raise UsageError(
-            f"{name}: {value!r} is not {'a whole number' if kind.base is int else 'a number'}"
-        ) from None
-    return str(value)
-
-
-def _convert(kind: _Kind, value: Any, name: str, choices: Sequence[str] | None) -> Any:
-    if value is None or (kind.optional and str(value).lower() == "none"):
-        if not kind.optional:
-            raise UsageError(f"{name}: needs a value")
-        return None
-    values = (value if isinstance(value, list | tuple) else [value]) if kind.many else [value]
-    converted = [_convert_one(kind, v, name) for v in values]
-    for v in converted:
-        if choices and v not in choices:
-            raise UsageError(f"{name}: {v!r} is not one of {', '.join(choices)}")
-    return converted if kind.many else converted[0]
-
-
-def field_table(classes: Sequence[type]) -> dict[str, tuple[type, dataclasses.Field[Any], _Kind]]:
-    """Option name -> (its dataclass, its field, its kind) over several dataclasses; a name may stand in one only."""
-    table: dict[str, tuple[type, dataclasses.Field[Any], _Kind]] = {}
-    for cls in classes:
-        hints = typing.get_type_hints(cls)
-        for field in dataclasses.fields(cls):
-            if field.name in table:
-                raise TypeError(
-                    f"option {field.name} is defined by {table[field.name][0].__name__} and {cls.__name__}"
-                )
-            table[field.name] = (cls, field, _kind(hints[field.name]))
-    return table
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
-
-
-def _shown(value: Any) -> str:
-    if value is None or value == []:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return " ".join(str(v) for v in value) if isinstance(value, list) else str(value)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
-
-
-def build_parser(prog: str, description: str, classes: Sequence[type]) -> argparse.ArgumentParser:
-    """An argument parser with one group per dataclass and `--config`; shows defaults, units and meaning."""
-    parser = _Parser(
-        prog=f"python -m {prog}",
-        description=description,
-        allow_abbrev=False,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-            prog, max_help_position=30, width=118
-        ),
-    )
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="YAML file of options (a run's config.yaml); flags win over it",
-    )
-    groups = {
-        cls: parser.add_argument_group(
-            (cls.__doc__ or cls.__name__).strip().splitlines()[0].rstrip(".")
-        )
-        for cls in classes
-    }
-    for name, (cls, field, kind) in field_table(classes).items():
-        meta = field.metadata
-        shown = "required" if meta["required"] else f"default {_shown(_default(field))}"
-        extra: dict[str, Any] = {}
-        if kind.many:
-            extra["nargs"] = "+"
-        elif kind.base is bool:
-            extra.update(nargs="?", const=True)
-        metavar = meta["unit"].upper().replace(" ", "_") or {
-            int: "N",
-            float: "X",
-            bool: "true|false",
-        }.get(kind.base, "TEXT")
-        if meta["choices"]:
-            metavar = "|".join(meta["choices"])
-        if meta["positional"]:
-            groups[cls].add_argument(
-                name,
-                metavar=metavar if meta["choices"] else name.upper(),
-                help=meta["help"].replace("%", "%%"),
-            )
-            continue
-        groups[cls].add_argument(
-            f"--{name}",
-            *(f"--{alias}" for alias in meta["aliases"]),
-            dest=name,
-            default=argparse.SUPPRESS,
-            metavar=metavar,
-            help=f"{meta['help']} ({shown})".replace("%", "%%"),
-            **extra,
-        )
-    return parser
-
-
-def unknown_key(key: str, known: Sequence[str], where: str) -> UsageError:
-    """The error for an option name that nobody defined, with the nearest known one."""
-    near = difflib.get_close_matches(key, known, n=1)
-    return UsageError(
-        f"{where}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-    )
-
-
-def aliases_of(classes: Sequence[type]) -> dict[str, str]:
-    """Other spelling of an option -> its name."""
-    table = field_table(classes)
-    return {
-        alias: name for name, (_, field, _) in table.items() for alias in field.metadata["aliases"]
-    }
-
-
-def canonical(values: Mapping[str, Any], classes: Sequence[type], where: str) -> dict[str, Any]:
-    """The mapping with every option under its own name.
-
-    Raises `UsageError` where an option is given twice, under two spellings.
-    """
-    other, renamed = aliases_of(classes), {}
-    for key, value in values.items():
-        name = other.get(key, key)
-        if name in renamed:
-            raise UsageError(f"{where}: {name!r} is given twice (also as {key!r})")
-        renamed[name] = value
-    return renamed
-
-
-def build(
-    classes: Sequence[type], values: dict[str, Any], where: str, *, check_required: bool = True
-) -> tuple[Any, ...]:
-    """Instances of the dataclasses from a flat mapping; unknown keys, wrong types and missing values are `UsageError`s."""
-    table = field_table(classes)
-    values = canonical(values, classes, where)
-    for key in values:
-        if key not in table:
-            raise unknown_key(key, list(table), where)
-    parts: dict[type, dict[str, Any]] = {cls: {} for cls in classes}
-    for name, (cls, field, kind) in table.items():
-        if name in values:
-            parts[cls][name] = _convert(kind, values[name], f"--{name}", field.metadata["choices"])
-        if check_required and field.metadata["required"] and parts[cls].get(name) in (None, [], ""):
-            raise UsageError(f"--{name} is required: {field.metadata['help']}")
-    return tuple(cls(**parts[cls]) for cls in classes)
+_HELP = ("-h", "--help")
+_WIDTH = 100
 
 
 def parse(
@@ -242,50 +41,241 @@ def parse(
     *,
     check_required: bool = True,
 ) -> tuple[Any, ...]:
-    """Parse a command line (and the `--config` file it names) into one instance per dataclass.
+    """Parse a command line, and the `--config` file and `--preset` that it names.
 
-    Raises `UsageError` for unknown flags or keys, wrong types, missing required options.
+    Returns one instance per group.
+    `--help`, `--help-all` and `--version` print and exit. Raises `UsageError` naming the flag, or
+    file and key, for unknown names, values that cannot be meant, and missing required options.
     """
-    parsed = vars(build_parser(prog, description, classes).parse_args(argv))
+    import sys
+
+    args = [_plain(word) for word in (sys.argv[1:] if argv is None else argv)]
+    if text := _asked_help(prog, description, classes, args):
+        print(text)
+        raise SystemExit(0)
+    parsed = vars(build_parser(prog, description, classes).parse_args(args))
     config = parsed.pop("config", None)
-    values = load_values(Path(config), classes) if config else {}
-    values.update(parsed)
-    return build(classes, values, prog, check_required=check_required)
-
-
-def load_values(path: Path, classes: Sequence[type]) -> dict[str, Any]:
-    """The flat mapping in a YAML file, every key checked against the dataclasses."""
-    import yaml
-
+    sources = [Source(parsed)]
+    if config is not None:
+        if not config:
+            raise UsageError("--config: must not be empty")
+        sources.insert(0, Source(load_values(config, classes), config, explicit=False))
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: is not YAML: {error}") from None
-    if not isinstance(loaded, dict):
-        raise UsageError(f"{path}: must hold a mapping of options to values")
-    table = field_table(classes)
-    values = canonical(loaded, classes, str(path))
-    for key in values:
-        if key not in table:
-            raise unknown_key(str(key), list(table), str(path))
-    return values
+        full = with_presets(tuple(classes), sources)
+        return resolve(classes, full, check_required=check_required)
+    except OptionError as error:
+        raise UsageError(error.as_flags) from None
 
 
-def as_values(*parts: Any) -> dict[str, Any]:
-    """The flat mapping of several option instances, in field order: what `build` takes back."""
-    return {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
+def build(
+    classes: Sequence[type], values: dict[str, Any], where: str, *, check_required: bool = True
+) -> tuple[Any, ...]:
+    """Instances of the groups from a flat mapping (of a file that this package wrote).
+
+    where: the file, as errors name it. Rules between options are not checked: files of earlier
+    versions may break them. Raises `UsageError` for unknown names and values out of range.
+    """
+    source = Source(values, where, explicit=False)
+    return resolve(classes, [source], rules=False, check_required=check_required)
 
 
-def dump(*parts: Any) -> str:
-    """YAML text of the options, one group per concern with its title as a comment; `--config` reads it back."""
-    lines: list[str] = []
-    for part in parts:
-        lines.append(f"# {(type(part).__doc__ or type(part).__name__).strip().splitlines()[0]}")
-        for field in dataclasses.fields(part):
-            # JSON scalars and lists are YAML too, and quote what needs quoting.
-            lines.append(
-                f"{field.name}: {json.dumps(getattr(part, field.name), ensure_ascii=False)}"
+def canonical_values(values: dict[str, Any], classes: Sequence[type], where: str) -> dict[str, Any]:
+    """The mapping with every option of `classes` under its present name; other keys are left out.
+
+    Raises `UsageError` where an option is given twice, under two spellings.
+    """
+    table = options_of(classes)
+    known = {
+        key: value
+        for key, value in translated(classes, Source(values, where), {}).values.items()
+        if key in table
+        or any(
+            key in option.declared.aliases or key in option.declared.shorthands
+            for option in table.values()
+        )
+    }
+    found = canonical(Source(known, where), table)
+    return {name: value for name, (value, _) in found.items()}
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are `UsageError`s with a suggestion."""
+
+    def __init__(self, command: str, table: dict[str, Option], **kwargs: Any) -> None:
+        super().__init__(add_help=False, allow_abbrev=False, **kwargs)
+        self.command, self.table = command, table
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [word for word in unknown if word.startswith("--")]
+            word = (flags or unknown)[0]
+            raise UsageError(
+                unknown_flag(word.partition("=")[0], self.command, self.table)
+                if flags
+                else f"unexpected argument {word!r}{self._see()}"
             )
-    return "\n".join(lines) + "\n"
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument (\S+?)(/\S+)*: ", r"\1: ", message)
+        if match := re.match(r"the following arguments are required: (.*)", message):
+            message = f"missing: {match[1].upper()}"
+        raise UsageError(f"{message}{self._see()}")
+
+    def _see(self) -> str:
+        return f" (see {self.prog} --help)"
+
+
+def unknown_flag(flag: str, command: str, table: dict[str, Option]) -> str:
+    """The error for an unknown flag: what it is called here, or the nearest one."""
+    name = flag.lstrip("-").replace("-", "_")
+    start = f"unknown flag {flag}"
+    if name.startswith("no_") and name[3:] in table and table[name[3:]].base is bool:
+        return f"{start}: give --{name[3:]} false"
+    if hint := suggestion(name, table):
+        return start + hint
+    if there := _elsewhere(name, command):
+        return f"{start}: {there}"
+    return f"{start} (see python -m tpu_tlm.{command} --help-all)"
+
+
+def _elsewhere(name: str, command: str) -> str:
+    """Where an option of another command is, in words; empty where there is none."""
+    from tpu_tlm.config.command_table import COMMANDS
+
+    for other, entry in COMMANDS.items():
+        for option in options_of(entry.groups).values() if other != command else ():
+            if name in (option.name, *option.declared.aliases, *option.declared.also_called):
+                return f"it is --{option.name} of the command {other}"
+    return ""
+
+
+def build_parser(prog: str, description: str, classes: Sequence[Any]) -> argparse.ArgumentParser:
+    """A parser of the flags of these groups and `--config`: texts, for the flags that are given."""
+    table = options_of(classes)
+    parser = _Parser(prog.rpartition(".")[2], table, prog=f"python -m {prog}")
+    parser.add_argument("--config")
+    for name, option in table.items():
+        declared = option.declared
+        if declared.positional:
+            parser.add_argument(name)
+            continue
+        extra: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
+        if option.many:
+            extra["nargs"] = "+"
+        elif option.base is bool:
+            extra.update(nargs="?", const=True)
+        flags = [f"--{spelling}" for spelling in (name, *declared.aliases)]
+        parser.add_argument(*flags, **extra)
+        for short in declared.shorthands:
+            parser.add_argument(
+                f"--{short}", dest=short, default=argparse.SUPPRESS, nargs="?", const=True
+            )
+    for name in dict.fromkeys(old for group in classes for old in group.old_options):
+        parser.add_argument(f"--{name}", dest=name, default=argparse.SUPPRESS)
+    return parser
+
+
+def _plain(word: str) -> str:
+    """A flag with `_` for `-` in its name."""
+    if not re.match(r"--[A-Za-z]", word):
+        return word
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}"
+
+
+def _asked_help(
+    prog: str, description: str, classes: Sequence[type], args: Sequence[str]
+) -> str | None:
+    if "--version" in args:
+        return f"tpu-tlm {__version__}"
+    if "--help_all" in args:
+        return help_text(prog, description, classes, everything=True)
+    return help_text(prog, description, classes) if any(h in args for h in _HELP) else None
+
+
+def help_text(
+    prog: str, description: str, classes: Sequence[type], *, everything: bool = False
+) -> str:
+    """The help of a command: basic options and examples, or every option by group."""
+    from tpu_tlm.config.command_table import COMMANDS
+
+    command = prog.rpartition(".")[2]
+    table = options_of(classes)
+    positional = [name for name, o in table.items() if o.declared.positional]
+    words = " ".join([*(name.upper() for name in positional), "[--OPTION VALUE ...]"])
+    lines = [f"usage: tpu-tlm {command} {words}", f"   or: python -m {prog} {words}", ""]
+    for paragraph in re.split(r"\n\s*\n", description.strip()):
+        lines += [*textwrap.wrap(paragraph, _WIDTH, break_on_hyphens=False), ""]
+    config = _lines("--config FILE", "YAML file of options, such as a run's config.yaml; flags win")
+    shown = {group: [o for o in table.values() if o.group is group] for group in classes}
+    if everything:
+        for group, options in shown.items():
+            lines.append(f"{(group.__doc__ or '').strip().splitlines()[0].rstrip('.')}:")
+            lines += [line for option in options for line in _described(option)]
+            lines.append("")
+        lines += [*config, ""]
+    else:
+        more = COMMANDS[command].basic if command in COMMANDS else ()
+        basic = [o for o in table.values() if o.declared.basic or o.name in more]
+        required = [o for o in basic if o.declared.required]
+        lines += [line for o in required for line in _described(o)]
+        lines += [line for o in basic if o not in required for line in _described(o)]
+        lines += [*config, ""]
+        hidden = len(table) - len(basic)
+        if hidden:
+            lines += [f"{hidden} more options: tpu-tlm {command} --help-all", ""]
+    if command in COMMANDS:
+        lines.append("examples:")
+        lines += [
+            f"  tpu-tlm {command} {example}".rstrip() for example in COMMANDS[command].examples
+        ]
+    return "\n".join(lines).rstrip()
+
+
+def _described(option: Option) -> list[str]:
+    declared = option.declared
+    metavar = declared.unit.upper().replace(" ", "_") or {
+        int: "N",
+        float: "X",
+        bool: "true|false",
+    }.get(option.base, "TEXT")
+    if option.choices and sum(map(len, option.choices)) < 60:
+        metavar = "|".join(option.choices)
+    elif option.choices:
+        metavar = "NAME"
+    head = option.name.upper() if declared.positional else f"--{option.name} {metavar}"
+    facts = ["required" if declared.required else f"default {_shown(option.default)}"]
+    facts += [option.range()] if option.range() else []
+    if option.choices and metavar == "NAME" and any(c not in declared.help for c in option.choices):
+        facts.append(f"one of {', '.join(option.choices)}")
+    facts += [f"also --{alias}" for alias in declared.aliases]
+    facts += [f"--{short} = {value}" for short, value in declared.shorthands.items()]
+    return _lines(head, f"{declared.help} ({'; '.join(facts)})")
+
+
+def _lines(head: str, text: str) -> list[str]:
+    width = min(_WIDTH, max(60, shutil.get_terminal_size((_WIDTH, 40)).columns))
+    indent = " " * 30
+    body = textwrap.wrap(text, width - 30, break_on_hyphens=False)
+    if len(head) > 26:
+        return [f"  {head}", *(indent + line for line in body)]
+    return [f"  {head:28}{body[0]}", *(indent + line for line in body[1:])]
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(str(v) for v in value) if isinstance(value, list) else str(value)
+
+
+def command_error(name: str, known: Iterable[str]) -> str:
+    """The message for an unknown command."""
+    known = list(known)
+    return (
+        f"there is no command {name!r}{did_you_mean(name, known, 'tpu-tlm ')}"
+        f" (commands: {', '.join(known)})"
+    )

@@ -1,188 +1,296 @@
-"""Options of the commands that use a trained model, and of the doctor."""
+"""Options of the commands that use a trained model, and of plan and doctor."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from tpu_tlm.config.cli import opt
-from tpu_tlm.config.objectives import LABEL_ONE, LOSSES
+from tpu_tlm.config.objectives import (
+    OBJECTIVES,
+    ContrastiveConfig,
+    ContrastiveLoss,
+    ElectraConfig,
+    LabelOne,
+    MlmConfig,
+)
+from tpu_tlm.config.options import LARGEST_SEED, SET, OptionGroup, opt, same_as
+from tpu_tlm.config.presets import preset_option
+from tpu_tlm.config.text import PairsConfig, PreprocessConfig
+
+_STEP = "checkpoint of the run that is used; none = the newest valid one"
+_RUN = "none = the run's"
+_GENERATE = {"task": ("generate",)}
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(OptionGroup):
     """Evaluation."""
 
-    model: str = opt("", "run directory or NPZ", required=True, unit="path")
-    data: str = opt("", "dataset directory", required=True, unit="dir")
-    batch_size: int = opt(
-        64, "examples per step (not of a dual encoder: there --candidates)", unit="examples"
+    model: str = opt(
+        "",
+        "run directory, NPZ file or HuggingFace directory",
+        required=True,
+        unit="path",
+        also_called=("model_name_or_path",),
     )
-    candidates: int = opt(
-        100,
-        "dual encoder: a pair's second text is ranked among those of so many pairs, taken in the order of the dataset",
+    data: str = opt(
+        "",
+        "dataset directory",
+        required=True,
+        unit="dir",
+        also_called=("valid_dir", "validation_file"),
+    )
+    batch_size: int | None = opt(
+        None,
+        "examples per step, not for a dual encoder (--candidates); none = 64",
+        unit="examples",
+        minimum=1,
+        basic=True,
+        also_called={"per_device_eval_batch_size": "the examples of all devices together"},
+    )
+    candidates: int | None = opt(
+        None,
+        "dual encoder: pairs, in the order of the dataset, among which a second text is ranked; "
+        "none = 100",
         unit="pairs",
+        minimum=2,
     )
-    eval_mask_rate: float | None = opt(
-        None, "share of the maskable tokens to predict; none = the run's, else 0.15", unit="0..1"
+    eval_mask_rate: float | None = same_as(
+        MlmConfig,
+        "eval_mask_rate",
+        f"mlm, electra: fraction of the maskable tokens that are predicted; {_RUN}, else 0.15",
     )
-    loss: str | None = opt(
-        None, "dual encoder: its loss; none = the run's, else symmetric", choices=LOSSES
+    loss: ContrastiveLoss | None = same_as(
+        ContrastiveConfig, "loss", f"dual encoder: loss; {_RUN}, else symmetric"
     )
-    margin: float | None = opt(
-        None, "triplet: as in training; none = the run's, else 0.2", unit="0..2"
+    margin: float | None = same_as(
+        ContrastiveConfig, "margin", f"triplet: margin; {_RUN}, else 0.2"
     )
-    disc_weight: float | None = opt(
-        None,
-        "ELECTRA: weight of the discriminator's loss; none = the run's, else 50",
-        unit="number",
+    disc_weight: float | None = same_as(
+        ElectraConfig,
+        "disc_weight",
+        f"ELECTRA: weight of the discriminator's loss; {_RUN}, else 50",
     )
-    label_one: str | None = opt(
-        None,
-        "discriminator: what 1 says in the labels; none = as in training, else replaced",
-        choices=LABEL_ONE,
+    label_one: LabelOne | None = same_as(
+        ElectraConfig, "label_one", f"discriminator: meaning of label 1; {_RUN}, else replaced"
     )
-    step: int | None = opt(None, "checkpoint to take; none = the newest good one", unit="step")
+    step: int | None = opt(None, _STEP, unit="step", minimum=0)
     objective: str | None = opt(
-        None, "measure by this objective; none = the one of the model's kind", unit="name"
+        None,
+        "objective to evaluate with; none = the one that trains this kind of model",
+        unit="name",
+        choices=OBJECTIVES,
+        open_choice=".py:",
     )
 
 
 @dataclass(frozen=True)
-class ConvertConfig:
+class ConvertConfig(OptionGroup):
     """Conversion."""
 
     source: str = opt(
         "",
-        "run directory, NPZ (ours or MEAD's), HuggingFace directory, BERT checkpoint, SavedModel",
+        "run directory, NPZ file (this package's or MEAD's), HuggingFace directory, BERT "
+        "checkpoint or SavedModel",
         positional=True,
     )
-    destination: str = opt("", "NAME.npz, or a directory to make", positional=True)
-    to: str | None = opt(
+    destination: str = opt("", "NAME.npz, or a new directory", positional=True)
+    to: Literal["npz", "hf", "bert", "savedmodel"] | None = opt(
         None,
-        "what to write; bert: Google's TensorFlow checkpoint; savedmodel: takes raw strings; none = npz when the name ends with .npz",
-        choices=("npz", "hf", "bert", "savedmodel"),
+        "format to write; hf: HuggingFace directory; bert: TensorFlow checkpoint as Google's BERT; "
+        "savedmodel: takes raw strings; none = npz for a name that ends with .npz",
+        basic=True,
     )
-    step: int | None = opt(
-        None, "checkpoint of the run to take; none = the newest good one", unit="step"
-    )
+    step: int | None = opt(None, _STEP, unit="step", minimum=0, basic=True)
     tokenizer: str | None = opt(
-        None, "tokenizer directory, where none lies beside the model", unit="dir"
+        None, "tokenizer directory, for a model that comes without one", unit="dir", basic=True
     )
     mead_config: str | None = opt(
         None,
-        "JSON file of MEAD's hyper-parameters for an NPZ of MEAD's; none = the model flags",
+        "JSON file with the hyper-parameters of MEAD's NPZ; none = the model flags",
         unit="file",
     )
-    family: str | None = opt(
-        None,
-        "hf: the kind of model to write; none = the nearest",
-        choices=("bert", "roberta", "electra", "gpt2"),
+    preset: str | None = preset_option()
+    family: Literal["bert", "roberta", "electra", "gpt2"] | None = opt(
+        None, "hf: model family to write; none = the nearest", basic=True
     )
-    part: str | None = opt(
+    part: Literal["discriminator", "generator"] | None = opt(
         None,
-        "of an ELECTRA, the model to write; none = both together for npz, the discriminator for the others",
-        choices=("discriminator", "generator"),
+        "ELECTRA: model to write; none = both for npz, the discriminator for other formats",
     )
     length: int | None = opt(
         None,
         "savedmodel: tokens that a text is cut and padded to; none = those of a training example",
         unit="tokens",
+        minimum=1,
     )
-    overwrite: bool = opt(False, "write into a directory that is not empty")
+    overwrite: bool = opt(False, "write into a directory that is not empty", basic=True)
 
 
 @dataclass(frozen=True)
-class PredictConfig:
-    """Trying a model out."""
+class PredictConfig(OptionGroup):
+    """Prediction."""
 
-    task: str = opt(
-        "",
-        "what to do: guess what the masks in the texts hide, write on from the texts, or choose responses to them",
-        choices=("fill-mask", "generate", "respond"),
+    task: Literal["fill-mask", "generate", "respond"] = opt(
+        "fill-mask",
+        "fill-mask: predict the masked tokens of the texts; generate: continue the texts; "
+        "respond: choose responses to them",
         positional=True,
     )
-    model: str = opt("", "run directory or NPZ", required=True, unit="path")
-    text: list[str] = opt([], "text to complete; without it, lines of standard input", unit="text")
+    model: str = opt(
+        "",
+        "run directory, NPZ file or HuggingFace directory",
+        required=True,
+        unit="path",
+        also_called=("model_name_or_path",),
+    )
+    text: list[str] = opt(
+        [],
+        "input texts; none = lines of standard input",
+        unit="text",
+        basic=True,
+        may_be_empty=True,
+        also_called=("prompt", "input"),
+    )
     candidates: str | None = opt(
-        None, "respond: text file of the responses to choose from, one a line", unit="file"
+        None,
+        "respond: text file with one response per line to choose from",
+        unit="file",
+        basic=True,
+        only_with={"task": ("respond",)},
     )
     top_k: int | None = opt(
         None,
-        "fill-mask: guesses per mask, respond: responses shown (none = 5); generate: draw from this many (none = all)",
+        "fill-mask, respond: number of answers (none = 5); generate: sample from the k most "
+        "probable tokens (none = all)",
         unit="tokens",
+        minimum=1,
+        basic=True,
     )
     temperature: float = opt(
-        1.0, "generate: logits are divided by this; 0 takes the most probable token", unit="number"
+        1.0,
+        "generate: the logits are divided by this; 0 = always the most probable token",
+        unit="number",
+        minimum=0,
+        basic=True,
+        only_with=_GENERATE,
+        conflicts=("beam",),
     )
     top_p: float = opt(
         1.0,
-        "generate: draw from the fewest tokens that have this probability together",
-        unit="0..1",
+        "generate: sample from the fewest tokens whose probabilities add up to this",
+        unit="fraction",
+        above=0,
+        maximum=1,
+        only_with=_GENERATE,
+        conflicts=("beam",),
     )
-    max_tokens: int = opt(64, "generate: tokens to write at most", unit="tokens")
+    max_tokens: int = opt(
+        64,
+        "generate: maximum number of new tokens",
+        unit="tokens",
+        minimum=1,
+        basic=True,
+        only_with=_GENERATE,
+        also_called=("max_new_tokens", "max_length"),
+    )
     beam: int = opt(
         0,
-        "generate: write the most probable text that a beam of this many finds; 0 = draw the tokens",
+        "generate: width of a beam search; 0 = sample",
         unit="texts",
+        minimum=0,
+        maximum=65536,
+        only_with=_GENERATE,
+        also_called=("num_beams",),
     )
     length_penalty: float = opt(
-        0.6, "--beam: texts compare by log-probability / ((5 + tokens) / 6) ** this", unit="number"
+        0.6,
+        "beam search: a text's score is log-probability / ((5 + tokens) / 6) ** this",
+        unit="number",
+        minimum=0,
+        only_with={**_GENERATE, "beam": (SET,)},
     )
-    seed: int = opt(0, "generate: of the draws", unit="integer")
-    step: int | None = opt(
-        None, "checkpoint of the run to take; none = the newest good one", unit="step"
+    seed: int = opt(
+        0,
+        "generate: seed of the sampling",
+        unit="integer",
+        minimum=0,
+        maximum=LARGEST_SEED,
+        only_with=_GENERATE,
     )
+    step: int | None = opt(None, _STEP, unit="step", minimum=0)
     tokenizer: str | None = opt(
-        None, "tokenizer directory; none = the one beside the model", unit="dir"
+        None, "tokenizer directory; none = the one that comes with the model", unit="dir"
     )
-    json: bool = opt(False, "one JSON object a line instead of a table")
+    json: bool = opt(False, "print one JSON object per line instead of a table", basic=True)
 
 
 @dataclass(frozen=True)
-class DoctorConfig:
+class DoctorConfig(OptionGroup):
     """Checks."""
 
-    json: bool = opt(False, "print the findings as JSON")
+    json: bool = opt(False, "print the findings as JSON", basic=True)
 
 
 @dataclass(frozen=True)
-class PlanConfig:
-    """Planning. --tpu names a slice here, such as v5e-8; --train_dir and --run_dir are not needed."""
+class PlanConfig(OptionGroup):
+    """Planning: --tpu names a slice, such as v5e-8; --train_dir and --run_dir are not needed."""
 
-    seq_length: int | None = opt(
-        None, "tokens of an example, where there is no --train_dir to tell", unit="tokens"
+    seq_length: int | None = same_as(
+        PreprocessConfig,
+        "seq_length",
+        "tokens of an example, without --train_dir",
+        conflicts=("train_dir",),
+        basic=True,
     )
-    seq_length_y: int | None = opt(
-        None,
-        "the same of the second text, where the objective needs one; none = as long as the first",
-        unit="tokens",
+    seq_length_y: int | None = same_as(
+        PairsConfig,
+        "seq_length_y",
+        "tokens of the second text, without --train_dir; none = as the first",
+        conflicts=("train_dir",),
     )
     vocab_size: int | None = opt(
-        None, "size of the vocabulary, where there is no --train_dir to tell", unit="entries"
+        None,
+        "entries of the vocabulary, without --train_dir",
+        unit="entries",
+        minimum=1,
+        conflicts=("train_dir",),
+        basic=True,
     )
-    search: bool = opt(True, "look for the largest batch that fits (some more compilations)")
+    search: bool = opt(True, "search the largest batch that fits (compiles several times)")
     sweep: bool = opt(
-        False, "a table over --sweep_batches, --sweep_lengths and --sweep_accum instead"
+        False,
+        "print a table over --sweep_batches, --sweep_lengths and --sweep_accum instead",
+        basic=True,
     )
     sweep_batches: list[int] = opt(
         [],
-        "batches over all chips; none = a quarter, a half, one and two times --batch_size",
+        "batches over all chips; none = 1/4, 1/2, 1 and 2 times --batch_size",
         unit="examples",
+        minimum=1,
+        only_with={"sweep": (True,)},
     )
     sweep_lengths: list[int] = opt(
-        [], "tokens of an example; none = those of the data", unit="tokens"
+        [],
+        "tokens of an example; none = those of the data",
+        unit="tokens",
+        minimum=1,
+        only_with={"sweep": (True,)},
     )
     sweep_accum: list[int] = opt(
         [],
-        "numbers of micro-batches that a batch is cut into; none = --grad_accum",
+        "micro-batches per batch; none = --grad_accum",
         unit="micro-batches",
+        minimum=1,
+        only_with={"sweep": (True,)},
     )
     quick: bool = opt(
-        False, "extrapolate from programs of one and two layers, which compile sooner"
+        False, "extrapolate from models of one and two layers, which compile faster", basic=True
     )
-    json: bool = opt(False, "print the result as JSON")
+    json: bool = opt(False, "print the result as JSON", basic=True)
     plan_python: str | None = opt(
         None,
-        "Python of the environment that compiles; none = TPU_TLM_PLAN_PYTHON, this one, or .venv-plan/bin/python here",
+        "Python of the environment with the compiler; none = TPU_TLM_PLAN_PYTHON, this one, or "
+        ".venv-plan/bin/python",
         unit="file",
     )

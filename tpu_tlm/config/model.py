@@ -2,179 +2,276 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from tpu_tlm.config.cli import opt
+from tpu_tlm.config.objectives import DUAL_ENCODER, SEQ2SEQ
+from tpu_tlm.config.options import OptionGroup, opt
+from tpu_tlm.errors import OptionError
+
+# An option that decides what the model computes.
+_shape = functools.partial(opt, shapes_model=True)
+
+_RATE: dict[str, Any] = {"unit": "fraction", "minimum": 0, "below": 1, "may_change": True}
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(OptionGroup):
     """Model."""
 
-    d_model: int = opt(512, "width of the model", unit="units")
-    d_ff: int = opt(2048, "width inside the feed-forward layers", unit="units")
-    num_heads: int = opt(8, "attention heads", unit="heads")
-    num_layers: int = opt(8, "encoder blocks", unit="layers", aliases=("layers",))
-    d_k: int | None = opt(None, "width of one head; none = d_model / num_heads", unit="units")
-    embedding_size: int | None = opt(
-        None,
-        "width of the token table when it is factorised (ALBERT, ELECTRA); none = d_model",
+    d_model: int = _shape(
+        512, "width of the model", unit="units", minimum=1, also_called=("hidden_size", "n_embd")
+    )
+    d_ff: int = _shape(
+        2048,
+        "width inside the feed-forward layers",
         unit="units",
+        minimum=1,
+        also_called=("intermediate_size", "ffn_dim"),
+    )
+    num_heads: int = _shape(
+        8,
+        "attention heads",
+        unit="heads",
+        minimum=1,
+        also_called=("num_attention_heads", "n_head"),
+    )
+    num_layers: int = _shape(
+        8,
+        "encoder blocks",
+        unit="layers",
+        minimum=1,
+        aliases=("layers",),
+        also_called=("num_hidden_layers", "n_layer", "depth"),
+    )
+    d_k: int | None = _shape(
+        None, "width of one attention head; none = d_model / num_heads", unit="units", minimum=1
+    )
+    embedding_size: int | None = _shape(
+        None,
+        "width of a factorized token embedding (ALBERT, ELECTRA); none = d_model",
+        unit="units",
+        minimum=1,
         aliases=("dsz",),
     )
-    embed_type: str = opt(
+    embed_type: Literal[
         "default",
-        "default: token table only; learned-positional: plus a learned position table (-w-bias: and a bias); positional: sines, "
-        "interleaved as "
-        "MEAD; positional-t2t: sines, in halves; modular: ConveRT's two tables by position modulo 47 and 11",
-        choices=(
-            "default",
-            "learned-positional",
-            "learned-positional-w-bias",
-            "positional",
-            "positional-t2t",
-            "modular",
-        ),
+        "learned-positional",
+        "learned-positional-w-bias",
+        "positional",
+        "positional-t2t",
+        "modular",
+    ] = _shape(
+        "default",
+        "position embeddings; default: none; learned-positional: a learned table (-w-bias: and a "
+        "bias); positional: sines and cosines interleaved as in MEAD; positional-t2t: sines, then "
+        "cosines; modular: ConveRT's two tables, by position modulo 47 and 11",
     )
-    max_positions: int | None = opt(
+    max_positions: int | None = _shape(
         None,
         "rows of the learned position table; none = seq_length",
         unit="positions",
+        minimum=1,
         aliases=("mxlen",),
+        also_called=("max_position_embeddings", "n_positions"),
     )
-    embeddings_reduction: str = opt(
-        "sum", "how embedded features are joined", choices=("sum", "concat", "sum-layer-norm")
+    embeddings_reduction: Literal["sum", "concat", "sum-layer-norm"] = _shape(
+        "sum", "how the embeddings of an input are combined; sum-layer-norm: BERT's"
     )
-    type_vocab_size: int = opt(
+    type_vocab_size: int = _shape(
         0,
-        "token types (BERT has 2); 0 = no token-type table",
+        "number of token types (BERT: 2); 0 = no token-type table",
         unit="types",
+        minimum=0,
         aliases=("token_type_vsz",),
     )
-    rpr_k: list[int] = opt(
+    rpr_k: list[int] = _shape(
         [8],
-        "Shaw relative positions reach this far; one number or one per layer; 0 = off",
+        "maximum distance of Shaw's relative positions, one for all layers or one per layer; 0 = "
+        "none",
         unit="positions",
+        minimum=0,
     )
-    rpr_value_on: bool = opt(True, "relative positions act on the values too")
-    ra_type: str = opt(
+    rpr_value_on: bool = _shape(True, "add relative positions to the values too")
+    ra_type: Literal["shaw", "alibi", "t5", "convert", "rotary"] = _shape(
         "shaw",
-        "relative attention; shaw: by --rpr_k; convert: a bias per head and distance up to --rpr_k (ConveRT); the others do not "
-        "use --rpr_k",
-        choices=("shaw", "alibi", "t5", "convert", "rotary"),
+        "relative attention; shaw: vectors up to --rpr_k; convert: a bias per head and distance "
+        "up to --rpr_k; alibi, t5, rotary: without --rpr_k",
     )
-    windowed_ra: bool = opt(False, "a token sees others up to --rpr_k away only")
-    local_window: int = opt(
+    windowed_ra: bool = _shape(False, "attend to tokens at most --rpr_k away only")
+    local_window: int = _shape(
         0,
-        "a token sees others up to this far away only, in the layers that are not global; 0 = all",
+        "local layers attend to tokens at most this far away; 0 = all layers are global",
         unit="positions",
+        minimum=0,
     )
-    global_every: int = opt(
-        3, "with --local_window: layers 0, n, 2n... see everything", unit="layers"
+    global_every: int = _shape(
+        3,
+        "with --local_window: layers 0, n, 2n, ... are global",
+        unit="layers",
+        minimum=1,
+        only_with={"local_window": ("(set)",)},
     )
-    rotary_base: float = opt(
-        10000.0, "rotary: the longest wavelength is 2 pi times this", unit="number"
+    rotary_base: float = _shape(
+        10000.0,
+        "rotary: base of the rotation frequencies",
+        unit="number",
+        above=0,
+        only_with={"ra_type": ("rotary",)},
+        also_called=("rope_theta",),
     )
-    single_head: bool = opt(
-        False,
-        "the form of one head without output projection, values as wide as the model (MEAD's --num_heads 1)",
+    single_head: bool = _shape(
+        False, "one head without output projection, with values of width d_model (MEAD's)"
     )
-    segment_mask: bool = opt(
-        False, "text after an end-of-line token and text before it do not see each other"
-    )
-    mlp: bool = opt(False, "gated MLP blocks instead of attention (arXiv 2105.08050)")
-    compat: str = opt(
+    segment_mask: bool = _shape(False, "do not attend across end-of-line tokens")
+    mlp: bool = _shape(False, "gated MLP blocks (gMLP, arXiv 2105.08050) instead of attention")
+    compat: Literal["none", "mead"] = _shape(
         "none",
-        "mead: where MEAD differs, do as it does (windows give probability to places off the text; reductions count padding and "
-        "multiply by the "
-        "root of the length)",
-        choices=("none", "mead"),
+        "mead: compute as MEAD where it differs: windows give weight to places outside the text, "
+        "reductions count padding and are multiplied by sqrt(length)",
     )
-    transformer_type: str = opt(
+    transformer_type: Literal["pre-layer-norm", "post-layer-norm", "mead"] = _shape(
         "pre-layer-norm",
-        "where the norms stand; mead: its default order, in which the normalised value is the residual",
-        choices=("pre-layer-norm", "post-layer-norm", "mead"),
+        "place of the norms; mead: MEAD's default, where the normalized value is the residual",
+        shorthands={"layer_norms_after": "post-layer-norm"},
     )
-    layer_norms_after: bool = opt(False, "the same as --transformer_type post-layer-norm")
-    norm_type: str = opt("layer-norm", "kind of norm", choices=("layer-norm", "rms-norm"))
-    layer_norm_eps: float = opt(1e-12, "added to the variance in norms", unit="number")
-    activation: str = opt(
+    norm_type: Literal["layer-norm", "rms-norm"] = _shape("layer-norm", "kind of norm")
+    layer_norm_eps: float = _shape(
+        1e-12, "added to the variance in norms", unit="number", minimum=0
+    )
+    activation: Literal["gelu", "gelu-exact", "relu", "geglu", "swiglu"] = _shape(
         "gelu",
-        "inside the feed-forward layers; gelu is the tanh form; geglu and swiglu have a gate, a third matrix",
-        choices=("gelu", "gelu-exact", "relu", "geglu", "swiglu"),
+        "activation of the feed-forward layers; gelu: tanh approximation; geglu, swiglu: gated, "
+        "with a third matrix",
+        also_called=("hidden_act", "activation_function"),
     )
-    tie_weights: bool = opt(True, "the output projection is the token table")
-    output_bias: bool = opt(False, "a bias on the logits")
-    mlm_head: str = opt(
-        "none",
-        "what stands before the projection; bert: dense, activation, layer norm",
-        choices=("none", "bert"),
+    tie_weights: bool = _shape(
+        True,
+        "use the token embedding as output projection",
+        also_called=("tie_word_embeddings",),
     )
-    reduction_type: str = opt(
+    output_bias: bool = _shape(False, "add a bias to the logits")
+    mlm_head: Literal["none", "bert"] = _shape(
+        "none", "layers before the output projection; bert: dense, activation, layer norm"
+    )
+    reduction_type: Literal[
         "2ha",
-        "dual encoder: how positions become one vector; sha, 2ha: one or two attention heads, then sum / root of the length, mean or max",
-        choices=(
-            "2ha",
-            "2ha_mean",
-            "2ha_max",
-            "sha",
-            "sha_mean",
-            "sha_max",
-            "cls",
-            "mean",
-            "max",
-            "sqrt_length",
-        ),
+        "2ha_mean",
+        "2ha_max",
+        "sha",
+        "sha_mean",
+        "sha_max",
+        "cls",
+        "mean",
+        "max",
+        "sqrt_length",
+    ] = _shape(
+        "2ha",
+        "dual encoder: pooling of a text; sha, 2ha: one or two attention heads, then the sum "
+        "divided by sqrt(length), the mean or the maximum",
+        only_with=DUAL_ENCODER,
     )
-    reduction_d_k: int = opt(
-        64, "dual encoder: width of queries and keys of the reduction heads", unit="units"
+    reduction_d_k: int = _shape(
+        64,
+        "dual encoder: width of queries and keys of the pooling heads",
+        unit="units",
+        minimum=1,
+        only_with=DUAL_ENCODER,
     )
-    d_out: int = opt(512, "dual encoder: width of a text's vector", unit="units")
-    stacking_layers: list[int] = opt(
+    d_out: int = _shape(
+        512,
+        "dual encoder: width of a text's vector",
+        unit="units",
+        minimum=1,
+        only_with=DUAL_ENCODER,
+    )
+    stacking_layers: list[int] = _shape(
         [],
         "dual encoder: hidden sizes of ConveRT's feed-forward head; none = one dense layer",
         unit="units",
+        minimum=1,
+        only_with=DUAL_ENCODER,
     )
     init_temp: float = opt(
-        1.0, "dual encoder: logarithm of the scale of the similarities at the start", unit="number"
+        1.0,
+        "dual encoder: logarithm of the initial scale of the similarities",
+        unit="number",
+        minimum=-20,
+        maximum=20,
+        only_with=DUAL_ENCODER,
     )
-    num_decoder_layers: int | None = opt(
-        None, "decoder blocks of an encoder-decoder; none = num_layers", unit="layers"
+    num_decoder_layers: int | None = _shape(
+        None,
+        "encoder-decoder: decoder blocks; none = num_layers",
+        unit="layers",
+        minimum=1,
+        only_with=SEQ2SEQ,
     )
-    mask_pad: bool = opt(True, "padding is not attended to (MEAD's pre-training attends to it)")
-    dropout: float = opt(0.1, "on attention weights and residual branches", unit="0..1")
-    ffn_pdrop: float = opt(0.0, "inside the feed-forward layers", unit="0..1")
-    embeddings_dropout: float = opt(0.0, "on the reduced embeddings", unit="0..1")
-    weight_init: str = opt(
+    mask_pad: bool = _shape(True, "do not attend to padding (MEAD's pre-training attends to it)")
+    dropout: float = opt(
+        0.1,
+        "dropout on attention weights and residual branches",
+        also_called=("hidden_dropout_prob", "dropout_rate"),
+        **_RATE,
+    )
+    ffn_pdrop: float = opt(0.0, "dropout inside the feed-forward layers", **_RATE)
+    embeddings_dropout: float = opt(0.0, "dropout on the embeddings", **_RATE)
+    weight_init: Literal["bert", "mead"] = opt(
         "bert",
-        "bert: truncated normal of weight_std; mead: Glorot uniform, tables uniform",
-        choices=("bert", "mead"),
+        "initial weights; bert: truncated normal with --weight_std; mead: Glorot uniform, and "
+        "uniform embeddings",
     )
-    weight_std: float = opt(0.02, "standard deviation of the bert initialisation", unit="number")
+    weight_std: float = opt(
+        0.02,
+        "bert: standard deviation of the initial weights",
+        unit="number",
+        above=0,
+        only_with={"weight_init": ("bert",)},
+        also_called=("initializer_range",),
+    )
     residual_scaling: bool = opt(
         False,
-        "initial matrices that end a residual branch are divided by the root of the number of branches (GPT-2)",
+        "divide the initial weights at the end of residual branches by sqrt(number of branches) "
+        "(GPT-2)",
     )
-    layer_drop: float = opt(
-        0.0, "chance that an example passes a block by, while training (LayerDrop)", unit="0..1"
-    )
+    layer_drop: float = opt(0.0, "probability of skipping a block in training (LayerDrop)", **_RATE)
     recompute: bool = opt(
         False,
-        "keep only the input of each block for the backward pass and compute the rest again: less memory, more time",
+        "recompute the activations of a block in the backward pass: less memory, more time",
+        may_change=True,
+        also_called=("gradient_checkpointing",),
     )
 
-    def __post_init__(self) -> None:
-        if self.layer_norms_after:
-            object.__setattr__(self, "transformer_type", "post-layer-norm")
+    def check_complete(self) -> None:
+        if self.d_k is None and self.d_model % self.num_heads:
+            raise OptionError(
+                f"--d_model {self.d_model} cannot be divided among --num_heads {self.num_heads}; "
+                "give --d_k"
+            )
+        if self.single_head and self.num_heads != 1:
+            raise OptionError(
+                f"--single_head is a model of one head, and this is --num_heads {self.num_heads}"
+            )
+        if self.windowed_ra and self.local_window:
+            raise OptionError(
+                f"--windowed_ra and --local_window {self.local_window} exclude each other: leave "
+                "one of the two out"
+            )
+        if len(self.rpr_k) > 1 and len(self.rpr_k) != self.num_layers:
+            raise OptionError(
+                f"--rpr_k has {len(self.rpr_k)} numbers and --num_layers is {self.num_layers}: "
+                "give one number, or one per layer"
+            )
 
     def rpr_k_of(self, layer: int) -> int:
-        """Reach of the learned relative positions in one layer (0 = it has none)."""
+        """Maximum distance of learned relative positions in one layer (0: none)."""
         if not self.rpr_k or self.mlp or self.ra_type not in ("shaw", "convert"):
             return 0
         return self.rpr_k[0] if len(self.rpr_k) == 1 else self.rpr_k[layer]
 
     def window_of(self, layer: int) -> int | None:
-        """How far a token sees in one layer (None: everything)."""
+        """Maximum distance that one layer attends over (None: unlimited)."""
         if self.windowed_ra:
             return self.rpr_k_of(layer)
         return self.local_window if self.local_window and layer % self.global_every else None

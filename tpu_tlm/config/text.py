@@ -1,26 +1,41 @@
-"""Options of text, vocabulary and dataset writing."""
+"""Options of text, vocabularies and datasets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from tpu_tlm.config.cli import opt
+from tpu_tlm.config.options import LARGEST_SEED, OptionGroup, opt
+from tpu_tlm.config.presets import preset_option
 
-SUBWORDS = ("bpe", "wordpiece")
+SubwordType = Literal["bpe", "wordpiece"]
+SUBWORDS: tuple[str, ...] = get_args(SubwordType)
+
+_BPE = {"subword_type": ("bpe",)}
+_PAIRS = {"pairs": ("ntp", "nsp", "tsv")}
+_NO_PAIRS = {"pairs": ("none",)}
+_CASED = (
+    "keep capital letters; false: lower-case (wordpiece: also strip accents, as BERT uncased does)"
+)
 
 
 @dataclass(frozen=True)
-class CorpusConfig:
+class CorpusConfig(OptionGroup):
     """Input text."""
 
     input_files: list[str] = opt(
-        [], "files, directories or globs of text, local or gs://", required=True, unit="path"
+        [],
+        "files, directories or globs of text, local or gs://",
+        required=True,
+        unit="path",
+        also_called=("train_file", "input", "corpus"),
     )
-    input_pattern: str = opt("*.txt", "which files to take inside a directory", unit="glob")
+    input_pattern: str = opt("*.txt", "files that are taken from a directory", unit="glob")
     json_field: str = opt(
         "text",
-        "field that holds the text in JSON lines (.json, .jsonl, also .gz and .zst)",
+        "field with the text in JSON lines (.json, .jsonl, also .gz and .zst)",
         unit="name",
+        also_called=("text_column_name", "text_column"),
     )
     strict: bool = opt(
         False,
@@ -29,125 +44,193 @@ class CorpusConfig:
 
 
 @dataclass(frozen=True)
-class TokenizerConfig:
-    """Subword tokenizer."""
+class TokenizerConfig(OptionGroup):
+    """Tokenizer."""
 
-    subword_type: str = opt("bpe", "kind of subwords", choices=SUBWORDS)
+    subword_type: SubwordType = opt("bpe", "kind of subwords")
     codes: str | None = opt(
-        None, "fastBPE codes file (bpe)", unit="file", aliases=("subword_model_file",)
+        None,
+        "fastBPE codes file",
+        unit="file",
+        aliases=("subword_model_file",),
+        only_with=_BPE,
     )
     vocab: str | None = opt(
-        None, "fastBPE vocab file, or BERT vocab.txt", unit="file", aliases=("subword_vocab_file",)
+        None,
+        "fastBPE vocab file, or BERT's vocab.txt",
+        unit="file",
+        aliases=("subword_vocab_file",),
+        also_called=("vocab_file", "tokenizer_name"),
     )
-    cased: bool = opt(
-        True,
-        "keep capital letters; false lower-cases (wordpiece: also strips accents, as BERT uncased)",
-    )
+    cased: bool = opt(True, _CASED, also_called={"do_lower_case": "with the opposite meaning"})
     extra_tokens: list[str] = opt(
-        ["[CLS]", "[MASK]"], "tokens that get the ids after the four specials (bpe)", unit="token"
+        ["[CLS]", "[MASK]"],
+        "tokens that get the ids after the four special ones",
+        unit="token",
+        only_with=_BPE,
     )
 
 
 @dataclass(frozen=True)
-class VocabConfig:
-    """Vocabulary learning."""
-
-    output: str = opt(
-        "", "directory for codes + vocab (bpe) or vocab.txt (wordpiece)", required=True, unit="dir"
-    )
-    subword_type: str = opt("bpe", "kind of subwords", choices=SUBWORDS)
-    vocab_size: int = opt(
-        30000,
-        "bpe: merges to learn (lines of codes); wordpiece: lines of vocab.txt",
-        unit="entries",
-    )
-    cased: bool = opt(
-        True,
-        "keep capital letters; false lower-cases (wordpiece: also strips accents, as BERT uncased)",
-    )
-    min_frequency: int = opt(2, "pairs seen less often are not merged", unit="count")
-    workers: int = opt(0, "processes that count words; 0 = one per core", unit="processes")
-
-
-@dataclass(frozen=True)
-class PreprocessConfig:
-    """Dataset writing."""
+class VocabConfig(OptionGroup):
+    """Vocabulary."""
 
     output: str = opt(
         "",
-        "dataset directory (local or gs://); with --valid_fraction gets train/ and valid/",
+        "directory for codes and vocab (bpe) or vocab.txt (wordpiece)",
         required=True,
         unit="dir",
+        also_called=("output_dir",),
     )
-    seq_length: int = opt(
-        256,
-        "length of an example, prefix and suffix included",
-        unit="tokens",
-        aliases=("nctx",),
+    preset: str | None = preset_option()
+    subword_type: SubwordType = opt("bpe", "kind of subwords", basic=True)
+    vocab_size: int = opt(
+        30000,
+        "bpe: number of merges (lines of codes); wordpiece: lines of vocab.txt",
+        unit="entries",
+        minimum=1,
+        basic=True,
     )
-    prefix: str | None = opt(
-        None,
-        "token put at the start of every example, never masked",
-        unit="token",
-        aliases=("x_prefix",),
+    cased: bool = opt(
+        True, _CASED, basic=True, also_called={"do_lower_case": "with the opposite meaning"}
     )
-    suffix: str | None = opt(
-        None,
-        "token put at the end of every example, never masked",
-        unit="token",
-        aliases=("x_suffix",),
+    min_frequency: int = opt(
+        2, "pairs of pieces that occur less often are not merged", unit="count", minimum=1
     )
-    eol_token: str | None = opt(
-        "<EOS>",
-        "token appended to every line (wordpiece: <EOS> means [SEP]); none appends nothing",
-        unit="token",
-        aliases=("tok_on_eol",),
-    )
-    packing: str = opt(
-        "across",
-        "across: full examples run over lines and documents; documents: boundaries kept, rest padded",
-        choices=("across", "documents"),
-        aliases=("pack",),
-    )
-    max_file_size: float = opt(100.0, "largest size of a shard", unit="MiB")
-    shuffle: bool = opt(True, "shuffle examples over the whole corpus while writing")
-    seed: int = opt(0, "seed of the shuffle and of the split", unit="integer")
-    valid_fraction: float = opt(0.0, "share of the documents held out into valid/", unit="0..1")
-    workers: int = opt(0, "processes; 0 = one per core", unit="processes")
-    work_dir: str | None = opt(
-        None,
-        "local scratch space for a copy of the dataset; none = in --output (gs://: temporary)",
-        unit="dir",
+    workers: int = opt(
+        0,
+        "processes that count words; 0 = one per core",
+        unit="processes",
+        minimum=0,
+        maximum=1024,
     )
 
 
 @dataclass(frozen=True)
-class PairsConfig:
-    """Pairs of texts instead of examples of one text."""
+class PreprocessConfig(OptionGroup):
+    """Dataset."""
 
-    pairs: str = opt(
+    output: str = opt(
+        "",
+        "dataset directory (local or gs://); with --valid_fraction it gets train/ and valid/",
+        required=True,
+        unit="dir",
+        shapes_data=False,
+        also_called=("output_dir",),
+    )
+    preset: str | None = preset_option(shapes_data=False)
+    seq_length: int = opt(
+        256,
+        "tokens of an example, prefix and suffix included",
+        unit="tokens",
+        minimum=1,
+        maximum=1 << 20,
+        basic=True,
+        aliases=("nctx",),
+        also_called=("max_seq_length", "max_length", "block_size"),
+    )
+    prefix: str | None = opt(
+        None,
+        "token at the start of every example, never masked",
+        unit="token",
+        aliases=("x_prefix",),
+        basic=True,
+    )
+    suffix: str | None = opt(
+        None,
+        "token at the end of every example, never masked",
+        unit="token",
+        aliases=("x_suffix",),
+        basic=True,
+    )
+    eol_token: str | None = opt(
+        "<EOS>",
+        "token after every line (wordpiece: <EOS> means [SEP]); none = no token",
+        unit="token",
+        aliases=("tok_on_eol",),
+        only_with=_NO_PAIRS,
+    )
+    packing: Literal["across", "documents"] = opt(
+        "across",
+        "across: every example is full, and may hold several documents; documents: an example "
+        "ends with its document and is padded",
+        aliases=("pack",),
+        only_with=_NO_PAIRS,
+    )
+    max_file_size: float = opt(100.0, "maximum size of a shard", unit="MiB", above=0)
+    shuffle: bool = opt(True, "shuffle the examples over the whole corpus")
+    seed: int = opt(
+        0,
+        "seed of the shuffle and of the split",
+        unit="integer",
+        minimum=0,
+        maximum=LARGEST_SEED,
+    )
+    valid_fraction: float = opt(
+        0.0,
+        "fraction of the documents that is held out in valid/",
+        unit="fraction",
+        minimum=0,
+        below=1,
+        basic=True,
+        also_called={"validation_split_percentage": "as a fraction, not in percent"},
+    )
+    workers: int = opt(
+        0,
+        "processes; 0 = one per core",
+        unit="processes",
+        minimum=0,
+        maximum=1024,
+        shapes_data=False,
+        also_called=("preprocessing_num_workers", "num_proc"),
+    )
+    work_dir: str | None = opt(
+        None,
+        "local directory for temporary files, as large as the dataset; none = inside --output (for "
+        "gs://: the system's)",
+        unit="dir",
+        shapes_data=False,
+    )
+
+
+@dataclass(frozen=True)
+class PairsConfig(OptionGroup):
+    """Pairs of texts."""
+
+    pairs: Literal["none", "ntp", "nsp", "tsv"] = opt(
         "none",
-        "ntp: next turn (lines of query, tab, response, whose history is joined by <EOU>; or conversations, a turn a line, a blank line "
-        "between; or JSON lines with a list of turns); nsp: documents cut in two between sentences; tsv: columns, or fields of JSON lines",
-        choices=("none", "ntp", "nsp", "tsv"),
+        "ntp: next turn (lines of query, tab, response with turns joined by <EOU>; or "
+        "conversations of one turn a line with empty lines between; or JSON lines with a list of "
+        "turns); nsp: documents cut in two at a sentence; tsv: two columns or two JSON fields",
     )
     seq_length_y: int | None = opt(
         None,
-        "length of the second text, prefix and suffix included; none = seq_length",
+        "tokens of the second text, prefix and suffix included; none = seq_length",
         unit="tokens",
+        minimum=1,
+        maximum=1 << 20,
         aliases=("nctx_y",),
+        only_with=_PAIRS,
     )
-    y_prefix: str | None = opt(None, "token put at the start of every second text", unit="token")
-    y_suffix: str | None = opt(None, "token put at the end of every second text", unit="token")
+    y_prefix: str | None = opt(
+        None, "token at the start of every second text", unit="token", only_with=_PAIRS
+    )
+    y_suffix: str | None = opt(
+        None, "token at the end of every second text", unit="token", only_with=_PAIRS
+    )
     pair_columns: list[str] = opt(
         [],
-        "tsv: the two columns, by number from 1 or by the names in the first line, or the two JSON fields (none = 1 2, x y); ntp: the JSON "
-        "field with the turns (none = turns)",
+        "tsv: the two columns, by number from 1 or by name in the first line, or the two JSON "
+        "fields (none = 1 2, x y); ntp: the JSON field with the turns (none = turns)",
         unit="name",
+        only_with={"pairs": ("ntp", "tsv")},
     )
     turn_sep: str = opt(
         "<EOU>",
         "ntp: token between the turns of a history (wordpiece without it: [SEP])",
         unit="token",
+        only_with={"pairs": ("ntp",)},
     )
-    last_turn_only: bool = opt(False, "ntp: the history is the last turn alone")
+    last_turn_only: bool = opt(
+        False, "ntp: the history is the last turn only", only_with={"pairs": ("ntp",)}
+    )

@@ -3,150 +3,352 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from tpu_tlm.config.cli import opt
+from tpu_tlm.config.objectives import OBJECTIVES
+from tpu_tlm.config.options import LARGEST_SEED, OptionGroup, opt
+from tpu_tlm.config.presets import preset_option
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(OptionGroup):
     """Data."""
 
-    train_dir: str = opt("", "dataset directory to train on", required=True, unit="dir")
-    valid_dir: str | None = opt(None, "dataset directory to evaluate on", unit="dir")
-    batch_size: int = opt(256, "examples per optimizer step over all replicas", unit="examples")
+    train_dir: str = opt(
+        "",
+        "dataset directory to train on, made by preprocess",
+        required=True,
+        unit="dir",
+        may_change=True,
+        may_differ=True,
+        also_called=("train_file", "train_data_file", "dataset_name"),
+    )
+    valid_dir: str | None = opt(
+        None,
+        "dataset directory to evaluate on",
+        unit="dir",
+        basic=True,
+        may_change=True,
+        may_differ=True,
+        also_called=("validation_file", "eval_data_file"),
+    )
+    batch_size: int = opt(
+        256,
+        "examples per optimizer step, over all replicas and micro-batches together",
+        unit="examples",
+        minimum=1,
+        basic=True,
+        also_called={
+            "per_device_train_batch_size": "the examples of all devices together",
+            "per_gpu_train_batch_size": "the examples of all devices together",
+            "train_batch_size": "",
+        },
+    )
     eval_batch_size: int | None = opt(
-        None, "examples per evaluation step; none = batch_size", unit="examples"
+        None,
+        "examples per evaluation step; none = batch_size",
+        unit="examples",
+        minimum=1,
+        may_change=True,
+        also_called={"per_device_eval_batch_size": "the examples of all devices together"},
     )
     window_shards: int = opt(
         16,
-        "shards, or 4 MiB pieces of larger ones, permuted together (held twice in memory)",
+        "shards (or 4 MiB pieces of larger ones) that are permuted together; twice that is held "
+        "in memory",
         unit="shards",
+        minimum=1,
     )
-    num_train_workers: int = opt(4, "shards read in parallel", unit="shards")
-    verify_data: bool = opt(False, "check every shard's checksum before training")
+    num_train_workers: int = opt(
+        4,
+        "shards that are read in parallel",
+        unit="shards",
+        minimum=1,
+        maximum=1024,
+        may_change=True,
+        may_differ=True,
+        also_called=("dataloader_num_workers",),
+    )
+    verify_data: bool = opt(
+        False,
+        "verify the checksum of every shard before training",
+        may_change=True,
+        may_differ=True,
+    )
 
 
 @dataclass(frozen=True)
-class OptimConfig:
-    """Optimizer and schedule."""
+class OptimConfig(OptionGroup):
+    """Optimizer and learning rate."""
 
-    optimizer: str = opt(
-        "adamw",
-        "update rule",
-        choices=("adamw", "adam", "lamb", "adafactor", "sgd"),
-        aliases=("optim",),
+    optimizer: Literal["adamw", "adam", "lamb", "adafactor", "sgd"] = opt(
+        "adamw", "optimizer", aliases=("optim",)
     )
-    lr: float = opt(4e-4, "peak learning rate", unit="number")
-    lr_schedule: str = opt(
+    lr: float = opt(
+        4e-4,
+        "peak learning rate",
+        unit="number",
+        above=0,
+        basic=True,
+        may_change=True,
+        also_called=("learning_rate", "peak_lr"),
+    )
+    lr_schedule: Literal["cosine", "linear", "rsqrt", "wsd", "constant"] = opt(
         "cosine",
-        "shape after the warm-up; wsd: constant, then a linear decay",
-        choices=("cosine", "linear", "rsqrt", "wsd", "constant"),
+        "learning rate after the warm-up; wsd: constant, then a linear decay",
+        may_change=True,
+        also_called=("lr_scheduler_type", "lr_scheduler"),
     )
     warmup_steps: int | None = opt(
         None,
-        "linear warm-up from lr/warmup_steps to lr; none = a tenth of the steps, at most 10000",
+        "steps of linear warm-up; none = a tenth of the steps, at most 10000",
         unit="steps",
+        minimum=0,
+        may_change=True,
+        also_called={"num_warmup_steps": "", "warmup_ratio": "in steps, not as a ratio"},
     )
     lr_end: float = opt(
-        0.0, "linear, cosine, wsd: learning rate at the last step, as a share of lr", unit="0..1"
+        0.0,
+        "linear, cosine, wsd: learning rate at the last step, as a fraction of lr",
+        unit="fraction",
+        minimum=0,
+        maximum=1,
+        may_change=True,
     )
-    wsd_decay: float = opt(0.1, "wsd: share of the steps that decay", unit="0..1")
+    wsd_decay: float = opt(
+        0.1,
+        "wsd: fraction of the steps in which the learning rate decays",
+        unit="fraction",
+        minimum=0,
+        maximum=1,
+        only_with={"lr_schedule": ("wsd",)},
+        may_change=True,
+    )
     weight_decay: float = opt(
-        1e-2, "decoupled, not on norms and biases; adam has none", unit="number"
+        1e-2,
+        "decoupled weight decay, not applied to norms and biases",
+        unit="number",
+        minimum=0,
+        only_with={"optimizer": ("adamw", "lamb", "adafactor", "sgd")},
+        may_change=True,
     )
-    clip: float = opt(1.0, "largest global gradient norm; 0 = no clipping", unit="norm")
-    beta1: float = opt(0.9, "decay of the first moment (sgd: momentum)", unit="0..1")
-    beta2: float = opt(0.98, "decay of the second moment", unit="0..1")
+    clip: float = opt(
+        1.0,
+        "maximum global gradient norm; 0 = no clipping",
+        unit="norm",
+        minimum=0,
+        may_change=True,
+        also_called=("max_grad_norm", "gradient_clip_val", "grad_clip"),
+    )
+    beta1: float = opt(
+        0.9,
+        "adamw, adam, lamb: decay of the first moment; sgd: momentum",
+        unit="fraction",
+        minimum=0,
+        below=1,
+        only_with={"optimizer": ("adamw", "adam", "lamb", "sgd")},
+        also_called=("adam_beta1",),
+    )
+    beta2: float = opt(
+        0.98,
+        "adamw, adam, lamb: decay of the second moment",
+        unit="fraction",
+        minimum=0,
+        below=1,
+        only_with={"optimizer": ("adamw", "adam", "lamb")},
+        also_called=("adam_beta2",),
+    )
     eps: float = opt(
-        1e-6, "adamw, adam, lamb: added to the root of the second moment", unit="number"
+        1e-6,
+        "adamw, adam, lamb: added to the square root of the second moment",
+        unit="number",
+        minimum=0,
+        only_with={"optimizer": ("adamw", "adam", "lamb")},
+        also_called=("adam_epsilon",),
     )
     grad_accum: int = opt(
-        1, "micro-batches per optimizer step; batch_size is divided by it", unit="micro-batches"
+        1,
+        "micro-batches per optimizer step; each has batch_size / grad_accum examples",
+        unit="micro-batches",
+        minimum=1,
+        may_change=True,
+        also_called={
+            "gradient_accumulation_steps": "--batch_size stays the examples of all micro-batches"
+        },
     )
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(OptionGroup):
     """Run."""
 
     run_dir: str = opt(
         "",
-        "run directory: the same command again continues it",
+        "run directory; the same command again continues the run in it",
         required=True,
         unit="dir",
         aliases=("basedir",),
+        may_change=True,
+        also_called=("output_dir", "save_dir", "checkpoint_dir", "out_dir"),
     )
+    preset: str | None = preset_option(may_change=True)
     objective: str = opt(
         "mlm",
-        "what is learned; mlm: hidden tokens; clm: the next token; dual-encoder: which texts belong together; seq2seq: "
-        "one text from another; electra: which tokens were replaced; discriminator: the same from given records; or your own, "
-        "path/to/file.py:Name",
-        unit="name",
+        "mlm: masked tokens; clm: next token; dual-encoder: which texts belong together; seq2seq: "
+        "one text from another; electra: replaced tokens, with a generator; discriminator: "
+        "replaced tokens, from labelled records; or a file of your own, path/to/file.py:Class",
+        choices=OBJECTIVES,
+        open_choice=".py:",
+        shorthands={"causal": "clm"},
+        basic=True,
     )
-    causal: bool = opt(False, "the same as --objective clm")
-    steps: int | None = opt(None, "optimizer steps; none = from --epochs", unit="steps")
+    steps: int | None = opt(
+        None,
+        "optimizer steps; none = from --epochs",
+        unit="steps",
+        minimum=1,
+        conflicts=("epochs",),
+        basic=True,
+        may_change=True,
+        also_called=("max_steps", "num_train_steps", "train_steps", "total_steps", "max_iters"),
+    )
     epochs: float = opt(
-        32.0, "passes over the training data, when --steps is not given", unit="epochs"
+        32.0,
+        "passes over the training data, unless --steps is given",
+        unit="epochs",
+        above=0,
+        basic=True,
+        may_change=True,
+        also_called=("num_train_epochs", "num_epochs", "max_epochs"),
     )
     steps_per_call: int = opt(
-        100, "optimizer steps the device runs before the host hears of it", unit="steps"
+        100,
+        "optimizer steps per call of the device program",
+        unit="steps",
+        minimum=1,
+        may_change=True,
+        also_called=("steps_per_loop", "steps_per_execution"),
     )
     saves_per_epoch: int = opt(
-        10, "checkpoints per epoch, when --save_steps is not given", unit="saves"
+        10,
+        "checkpoints per epoch, unless --save_steps is given",
+        unit="checkpoints",
+        minimum=1,
+        may_change=True,
     )
-    save_steps: int | None = opt(None, "steps between checkpoints", unit="steps")
-    keep: int = opt(5, "newest checkpoints kept", unit="checkpoints")
+    save_steps: int | None = opt(
+        None,
+        "steps between checkpoints",
+        unit="steps",
+        minimum=1,
+        conflicts=("saves_per_epoch",),
+        may_change=True,
+        also_called=("save_checkpoints_steps", "checkpoint_every"),
+    )
+    keep: int = opt(
+        5,
+        "number of newest checkpoints that are kept",
+        unit="checkpoints",
+        minimum=1,
+        may_change=True,
+        also_called=("save_total_limit", "keep_checkpoint_max"),
+    )
     keep_every: int = opt(
-        0, "checkpoints at multiples of this many steps are kept for good; 0 = none", unit="steps"
+        0,
+        "checkpoints at multiples of this step are kept forever; 0 = none",
+        unit="steps",
+        minimum=0,
+        may_change=True,
     )
     eval_steps: int | None = opt(
-        None, "steps between evaluations; none = at every save", unit="steps"
+        None,
+        "steps between evaluations; none = at every checkpoint",
+        unit="steps",
+        minimum=1,
+        may_change=True,
     )
     init_from: str | None = opt(
         None,
-        "weights to start from, of any kind that convert reads (run, NPZ, HuggingFace, BERT...), with a fresh optimizer",
+        "model whose weights the run starts from (a run, NPZ, HuggingFace directory, BERT "
+        "checkpoint); the optimizer starts afresh",
         unit="path",
+        basic=True,
+        may_change=True,
+        also_called=("model_name_or_path", "init_checkpoint", "resume_from_checkpoint"),
     )
-    export_npz: bool = opt(False, "write an NPZ in MEAD's layout at every save", aliases=("npz",))
-    tensorboard: bool = opt(True, "write TensorBoard scalars", aliases=("tb",))
-    seed: int = opt(0, "of initial weights, order of examples, masks and dropout", unit="integer")
-
-    def __post_init__(self) -> None:
-        if self.causal:
-            object.__setattr__(self, "objective", "clm")
-            object.__setattr__(
-                self, "causal", False
-            )  # one way to say it: either spelling continues the same run
+    export_npz: bool = opt(
+        False,
+        "write an NPZ file in MEAD's layout at every checkpoint",
+        aliases=("npz",),
+        may_change=True,
+    )
+    tensorboard: bool = opt(True, "write TensorBoard logs", aliases=("tb",), may_change=True)
+    seed: int = opt(
+        0,
+        "seed of initial weights, order of examples, masks and dropout",
+        unit="integer",
+        minimum=0,
+        maximum=LARGEST_SEED,
+    )
+    restart: bool = opt(
+        False,
+        "begin at step 0 where the checkpoints of this run are missing",
+        may_change=True,
+    )
 
 
 @dataclass(frozen=True)
-class RuntimeConfig:
+class RuntimeConfig(OptionGroup):
     """Devices."""
 
-    distribute: str = opt(
+    distribute: Literal["auto", "tpu", "multiworker", "mirror", "none"] = opt(
         "auto",
-        "how replicas are made; auto picks by what is there",
-        choices=("auto", "tpu", "multiworker", "mirror", "none"),
+        "distribution strategy; auto: chosen by the devices that are found",
+        may_change=True,
     )
     tpu: str | None = opt(
-        None, "TPU to use: local, a name, or grpc://host:port", unit="name", aliases=("tpu_ep",)
+        None,
+        "TPU to use: local, a name, or grpc://host:port",
+        unit="name",
+        aliases=("tpu_ep",),
+        may_change=True,
+        also_called=("tpu_name",),
     )
     logical_cpus: int = opt(
         0,
-        "mirror: split the processor into so many devices, to try it without GPUs; 0 = do not",
+        "mirror: number of devices that the CPU is split into, for trying it without GPUs; 0 = off",
         unit="devices",
+        minimum=0,
+        maximum=1024,
+        only_with={"distribute": ("mirror",)},
+        may_change=True,
     )
-    precision: str = opt(
+    precision: Literal["auto", "float32", "bfloat16"] = opt(
         "auto",
-        "bfloat16: parameters stay float32; auto: bfloat16 on TPU, else float32",
-        choices=("auto", "float32", "bfloat16"),
+        "dtype of the computation, parameters stay float32; auto: bfloat16 on TPU, else float32",
+        basic=True,
+        may_change=True,
+        also_called={"mixed_precision": "", "bf16": "--precision bfloat16", "fp16": "bfloat16"},
     )
-    xla: bool = opt(True, "compile the step with XLA (always so on TPU)")
+    xla: bool = opt(True, "compile the step with XLA (always on TPU)", may_change=True)
     start_timeout: float = opt(
-        600.0, "several workers, or a TPU: how long to wait for them at the start", unit="seconds"
+        600.0,
+        "seconds to wait at the start for other workers or for a TPU",
+        unit="seconds",
+        above=0,
+        may_change=True,
+    )
+    trust_network: bool = opt(
+        False,
+        "several workers on several machines without TPU_TLM_JOB_TOKEN: accept anyone who can "
+        "reach the workers' ports",
+        may_change=True,
     )
     grace_seconds: float = opt(
         25.0,
-        "longest time from SIGTERM or Google Cloud's notice to the end, the save included; 0 = no limit",
+        "seconds from a SIGTERM or preemption notice until the run has saved and ended; 0 = no "
+        "limit",
         unit="seconds",
+        minimum=0,
+        may_change=True,
     )

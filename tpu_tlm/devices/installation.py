@@ -1,4 +1,4 @@
-"""What can be told of an installation before TensorFlow is imported: versions, what is wrong with them, what mends it."""
+"""Checks of an installation before TensorFlow is imported: versions, faults, and their fixes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tpu_tlm.errors import UsageError
 
-# What a report names, in its order; importlib.metadata takes any spelling.
+# Distributions that a report lists, in its order; importlib.metadata takes any spelling.
 DISTRIBUTIONS = (
     "tensorflow",
     "tensorflow-cpu",
@@ -34,7 +34,7 @@ INSTALL = {
 }
 FASTBPE = "pip install cython setuptools wheel && pip install --no-build-isolation fastBPE==0.1.0"
 
-# A requirement of ours beside TensorFlow, as pyproject.toml has it.
+# Requirements besides TensorFlow, as in pyproject.toml.
 REQUIRED = {
     "keras": "keras>=3.12,<4",
     "numpy": "numpy>=1.26",
@@ -43,7 +43,7 @@ REQUIRED = {
     "PyYAML": "PyYAML>=6.0",
 }
 
-# Google's PCI devices that are TPU chips (its network cards have the same vendor). v2 and v3 share a number.
+# PCI device ids of TPU chips (Google's network cards have the same vendor id). v2 and v3 share one.
 _GOOGLE = "0x1ae0"
 _CHIPS = {
     "0x0027": "v3",
@@ -59,16 +59,23 @@ Versions = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be, the one command or step that mends it, and whether training stops at it."""
+    """A fault of the installation.
+
+    `what`: the fault; `fix`: the one command or step that removes it; `stops`: whether training
+    cannot start with it.
+    """
 
     what: str
-    mend: str
+    fix: str
     stops: bool = True
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What of the machine decides which packages are right: TPU chips by generation, an NVIDIA driver, a C++ compiler."""
+    """The hardware facts that decide which packages fit.
+
+    `chips`: generations of its TPU chips; `nvidia`: an NVIDIA driver; `compiler`: a C++ compiler.
+    """
 
     chips: tuple[str, ...] = ()
     nvidia: bool = False
@@ -76,13 +83,13 @@ class Machine:
 
 
 def machine() -> Machine:
-    """This machine, asked without loading any library."""
+    """Facts about this machine, found without loading a library."""
     compiler = any(shutil.which(name) for name in ("g++", "c++", "clang++"))
     return Machine(tuple(tpu_chips()), Path("/dev/nvidiactl").exists(), compiler)
 
 
 def installed() -> dict[str, str]:
-    """Versions of those of `DISTRIBUTIONS` that are installed."""
+    """Distribution -> version, for those of `DISTRIBUTIONS` that are installed."""
     versions = {}
     for name in DISTRIBUTIONS:
         try:
@@ -93,7 +100,7 @@ def installed() -> dict[str, str]:
 
 
 def tpu_chips(devices: Path = Path("/sys/bus/pci/devices")) -> list[str]:
-    """Generations of the TPU chips in this machine ("v5e", ...), one entry a chip; PCI is asked, no library."""
+    """Generation of each TPU chip in this machine ("v5e"), from its PCI devices."""
     chips = []
     for vendor in sorted(devices.glob("*/vendor")):
         if vendor.read_text(encoding="ascii").strip() == _GOOGLE:
@@ -112,12 +119,15 @@ def libtpu_path() -> str | None:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version, to compare: "2.20.0rc1" -> (2, 20, 0)."""
+    """The leading numbers of a version, for comparison: "2.20.0rc1" -> (2, 20, 0)."""
     return tuple(int(n) for n in re.findall(r"\d+", re.split(r"[^0-9.]", version)[0]))
 
 
 def tensorflow_build(versions: Versions) -> str | None:
-    """Which build of TensorFlow is installed, by its distribution's name; the TPU build before the others; None without any."""
+    """The installed build of TensorFlow by its distribution's name; None without any.
+
+    The TPU build comes before the others where several are installed.
+    """
     return next(
         (name for name in ("tensorflow-tpu", "tensorflow", "tensorflow-cpu") if name in versions),
         None,
@@ -127,7 +137,7 @@ def tensorflow_build(versions: Versions) -> str | None:
 def tensorflow_findings(
     versions: Versions, here: Machine, *, loads_libtpu: bool = True
 ) -> list[Finding]:
-    """What keeps TensorFlow from being imported, or makes it another one than it seems.
+    """Faults that break the import of TensorFlow, or mix its builds.
 
     `loads_libtpu`: False where TPU_LOAD_LIBRARY=0 keeps TensorFlow from loading libtpu.
     """
@@ -139,15 +149,19 @@ def tensorflow_findings(
         return [Finding("TensorFlow is not installed", INSTALL[fitting])]
     found = _tpu_findings(versions, loads_libtpu) if build == "tensorflow-tpu" else []
     if "tensorflow" in versions and "tensorflow-cpu" in versions:
-        what = "tensorflow and tensorflow-cpu are both installed: they share one folder, and the last one in has overwritten the other"
-        mend = f"pip uninstall -y tensorflow-cpu && pip install --force-reinstall --no-deps tensorflow=={versions['tensorflow']}"
-        found.append(
-            Finding(what, mend, stops=versions["tensorflow"] != versions["tensorflow-cpu"])
+        what = (
+            "tensorflow and tensorflow-cpu are both installed: they share one folder, "
+            "and the last one installed has overwritten the other"
         )
+        fix = (
+            "pip uninstall -y tensorflow-cpu && pip install --force-reinstall --no-deps "
+            f"tensorflow=={versions['tensorflow']}"
+        )
+        found.append(Finding(what, fix, stops=versions["tensorflow"] != versions["tensorflow-cpu"]))
     if numbers(versions[build])[:2] != (2, 20):
         found.append(
             Finding(
-                f"{build} {versions[build]} is not the 2.20 that this is tested with",
+                f"{build} {versions[build]} is not 2.20, the tested version",
                 INSTALL[build],
                 stops=False,
             )
@@ -156,11 +170,14 @@ def tensorflow_findings(
 
 
 def hardware_findings(versions: Versions, here: Machine) -> list[Finding]:
-    """Accelerators that are there and that the installed TensorFlow cannot use."""
+    """Accelerators of this machine that the installed TensorFlow cannot use."""
     build = tensorflow_build(versions)
     found = []
     if build in ("tensorflow", "tensorflow-cpu") and here.chips:
-        what = f"this machine has TPU chips ({len(here.chips)} {here.chips[0]}), and {build} cannot use them"
+        what = (
+            f"this machine has TPU chips ({len(here.chips)} {here.chips[0]}), "
+            f"and {build} cannot use them"
+        )
         found.append(Finding(what, f"pip uninstall -y {build} && {INSTALL['tensorflow-tpu']}"))
     if build == "tensorflow-cpu" and here.nvidia:
         what = "this machine has an NVIDIA GPU, and tensorflow-cpu cannot use it"
@@ -178,8 +195,10 @@ def _tpu_findings(versions: Versions, loads_libtpu: bool) -> list[Finding]:
     stock = [name for name in ("tensorflow", "tensorflow-cpu") if name in versions]
     if stock:
         what = (
-            f"{' and '.join(stock)} and tensorflow-tpu are both installed: they share one folder, and the last one in has overwritten the "
-            "other (tensorflow-text, tf-keras and keras-hub bring the stock build in: install them with --no-deps)"
+            f"{' and '.join(stock)} and tensorflow-tpu are both installed: they share one folder, "
+            "and "
+            "the last one installed has overwritten the other (tensorflow-text, tf-keras and "
+            "keras-hub pull in the stock build: install them with --no-deps)"
         )
         again = (
             f"pip install --force-reinstall --no-deps tensorflow-tpu=={versions['tensorflow-tpu']}"
@@ -204,7 +223,7 @@ def _tpu_findings(versions: Versions, loads_libtpu: bool) -> list[Finding]:
 
 
 def package_findings(versions: Versions, here: Machine, python: tuple[int, ...]) -> list[Finding]:
-    """What is wrong with Python (its version) and the packages beside TensorFlow."""
+    """Faults of Python's version and of the packages besides TensorFlow."""
     found = []
     if not (3, 10) <= python[:2] < (3, 14):
         found.append(
@@ -249,28 +268,29 @@ def _text_findings(versions: Versions) -> list[Finding]:
         return []
     wanted = ".".join(versions[build].split(".")[:2])
     no_deps = "" if build == "tensorflow" else "--no-deps "
-    mend = f"pip install {no_deps}'tensorflow-text=={wanted}.*'"
+    fix = f"pip install {no_deps}'tensorflow-text=={wanted}.*'"
     text = versions.get("tensorflow-text")
     if text is None:
         return [
             Finding(
                 "tensorflow-text is not installed: SavedModels that take strings cannot be written",
-                mend,
+                fix,
                 stops=False,
             )
         ]
     if numbers(text)[:2] != numbers(wanted):
         return [
             Finding(
-                f"tensorflow-text {text} does not fit {build} {versions[build]}: it cannot be loaded",
-                mend,
+                f"tensorflow-text {text} does not fit {build} {versions[build]}: it cannot be "
+                "loaded",
+                fix,
             )
         ]
     return []
 
 
 def refuse(findings: list[Finding]) -> None:
-    """Raise the first finding that stops training as a `UsageError` with its mend."""
+    """Raise `UsageError` with the first finding that stops training, and its fix."""
     for finding in findings:
         if finding.stops:
-            raise UsageError(f"{finding.what}; mend it: {finding.mend}")
+            raise UsageError(f"{finding.what}; fix: {finding.fix}")

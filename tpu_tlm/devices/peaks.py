@@ -8,16 +8,17 @@ from typing import NamedTuple
 
 
 class Peak(NamedTuple):
-    """TFLOP/s of one device as TensorFlow counts them, dense matrix products; None where the device has no unit for the kind."""
+    """Dense TFLOP/s of one device as TensorFlow counts devices; None without hardware for it."""
 
     bfloat16: float | None
     float32: float | None
 
 
-# TPU: "Peak compute per chip (bf16)" on cloud.google.com/tpu/docs/v2 ... /v6e. TensorFlow counts the two cores of a v2 or v3 chip as
-# two devices and later chips as one. XLA multiplies float32 matrices in one bfloat16 pass there by default, hence equal columns.
-# GPU: NVIDIA's data sheets, tensor cores without sparsity (figures printed with sparsity halved); float32 is TF32 where there is
-# TF32, which TensorFlow uses by default. V100 and T4 have no bfloat16 unit.
+# TPU: "Peak compute per chip (bf16)" of Google Cloud's page for each generation. TensorFlow counts
+# the two cores of a v2 or v3 chip as two devices, later chips as one. XLA multiplies float32
+# matrices in one bfloat16 pass by default, hence equal columns.
+# GPU: NVIDIA's data sheets, tensor cores without sparsity; float32 is TF32 where there is TF32,
+# which TensorFlow uses by default. V100 and T4 have no bfloat16 unit.
 _PEAKS: tuple[tuple[str, Peak], ...] = (
     (r"\bv2(-\d+)?\b", Peak(22.5, 22.5)),
     (r"\bv3(-\d+)?\b", Peak(61.5, 61.5)),
@@ -43,7 +44,10 @@ _PEAKS: tuple[tuple[str, Peak], ...] = (
 
 
 def peak_flops(device: str, precision: str) -> float | None:
-    """FLOP/s of one device ("NVIDIA H200", "v5litepod-8") with precision "bfloat16" or "float32"; None where not known."""
+    """Peak FLOP/s of one device ("NVIDIA H200", "v5litepod-8"); None where it is not known.
+
+    `precision`: "bfloat16" or "float32".
+    """
     for pattern, peak in _PEAKS:
         if re.search(pattern, device.lower()):
             teraflops = peak.bfloat16 if precision == "bfloat16" else peak.float32
@@ -52,9 +56,9 @@ def peak_flops(device: str, precision: str) -> float | None:
 
 
 def device_name(kind: str) -> str:
-    """What the first device of this kind ("TPU", "GPU", "CPU") calls itself; the kind where it does not say.
+    """Name of the first device of a kind ("TPU", "GPU", "CPU"); the kind where it has none.
 
-    A TPU does not tell TensorFlow its version; its machine does in TPU_ACCELERATOR_TYPE.
+    A TPU does not tell TensorFlow its version; TPU_ACCELERATOR_TYPE does.
     """
     if kind == "TPU":
         return os.environ.get("TPU_ACCELERATOR_TYPE") or kind

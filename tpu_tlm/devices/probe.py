@@ -1,4 +1,7 @@
-"""What TensorFlow sees once it is imported, as one JSON line: run in a child process, since a bad libtpu aborts the one it is in."""
+"""What TensorFlow finds once it is imported, as one line of JSON.
+
+Run in a child process, since a libtpu that does not fit aborts the process.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,11 @@ SECONDS = 180
 
 @dataclass
 class Seen:
-    """TensorFlow's version, its devices ("GPU: NVIDIA H200"), its file schemes, and why installed extras cannot be imported.
+    """What an imported TensorFlow offers.
 
-    `failure`: why TensorFlow itself could not be imported; the rest is empty then.
+    `version`; `devices` ("GPU: NVIDIA H200"); `schemes` of its file systems; `broken`: extra ->
+    why it cannot be imported; `failure`: why TensorFlow itself could not be imported, the rest is
+    empty then.
     """
 
     version: str = ""
@@ -30,7 +35,7 @@ class Seen:
 
 
 def look() -> Seen:
-    """Import TensorFlow here and say what it sees."""
+    """Import TensorFlow in this process and report what it finds."""
     import tensorflow as tf
 
     seen = Seen(version=tf.__version__)
@@ -48,15 +53,13 @@ def look() -> Seen:
         if importlib.util.find_spec(module) is not None:
             try:
                 importlib.import_module(module)
-            except (
-                Exception
-            ) as error:  # whatever a broken extension raises is what is to be reported
+            except Exception as error:  # whatever a broken extension raises is reported
                 seen.broken[module] = f"{type(error).__name__}: {error}".partition("\n")[0]
     return seen
 
 
 def in_child(environ: Mapping[str, str]) -> Seen:
-    """`look` in a process of its own with this environment; a child that fails, aborts or hangs gives its `failure`."""
+    """`look` in a child process with this environment; its failure, abort or hang is `failure`."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "tpu_tlm.devices.probe"],
@@ -79,10 +82,10 @@ def in_child(environ: Mapping[str, str]) -> Seen:
 
 
 def _reason(stderr: str) -> str:
-    """The line that says most: a fatal log line or an exception, not the stack trace that follows it."""
+    """The most informative line: a fatal log line or an exception, not the stack trace after it."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     fatal = [line for line in lines if re.search(r"^F\d{4} |: F ", line)]
-    return (fatal or lines[-1:] or ["it said nothing"])[0][:300]
+    return (fatal or lines[-1:] or ["no message"])[0][:300]
 
 
 if __name__ == "__main__":

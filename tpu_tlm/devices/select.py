@@ -1,4 +1,4 @@
-"""Devices: what must be set before TensorFlow is imported, and the switch from one device to many."""
+"""Device selection: variables to set before TensorFlow is imported, and the strategy."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from tpu_tlm.errors import UsageError
 
 @dataclass(frozen=True)
 class Devices:
-    """What a run has to compute with.
+    """The devices of a run.
 
-    `strategy`: a `tf.distribute.Strategy`, or None for one device; `kind`: "cpu", "gpu" or "tpu"; `replicas`: over all hosts;
-    `host`: this one's number among `hosts`; `name`: what one device calls itself ("NVIDIA H200", "v5litepod-8"), for its
-    peak speed; `reason`: why these were taken; `xla`: whether XLA can compile for them; `team`: the processes that train together.
+    `strategy`: a `tf.distribute.Strategy`, or None for one device; `kind`: "cpu", "gpu" or "tpu";
+    `replicas`: over all hosts; `host`: the number of this host among `hosts`; `name`: of one device
+    ("NVIDIA H200", "v5litepod-8"), for its peak FLOP/s; `reason`: why these were chosen; `xla`:
+    whether XLA can compile for them; `team`: the processes that train together.
     """
 
     strategy: Any | None
@@ -37,14 +38,15 @@ class Devices:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process writes what all share: checkpoints, metrics, exports."""
+        """Whether this process writes the shared files: checkpoints, metrics, exports."""
         return self.host == 0
 
 
 def _check(config: RuntimeConfig) -> None:
     if config.tpu and config.distribute not in ("auto", "tpu"):
         raise UsageError(
-            f"--tpu {config.tpu} and --distribute {config.distribute} contradict each other: leave one out"
+            f"--tpu {config.tpu} and --distribute {config.distribute} contradict each other: "
+            "leave one out"
         )
     if config.logical_cpus and config.distribute != "mirror":
         raise UsageError(f"--logical_cpus {config.logical_cpus} is for --distribute mirror")
@@ -61,15 +63,20 @@ def _wants_tpu(
 
 
 def _refuse_apart(config: RuntimeConfig, wants_tpu: bool, environ: Mapping[str, str]) -> None:
-    """Raise `UsageError` where the workers of TF_CONFIG would each train by themselves, or where it gives this process another part."""
+    """Raise `UsageError` where the workers of TF_CONFIG would each train by themselves."""
     cluster = named(environ)
     alone = wants_tpu or config.distribute in ("mirror", "none")
     if cluster is None or len(cluster.addresses) < 2 or not alone:
         return
-    apart = f"TF_CONFIG names {len(cluster.addresses)} workers, which would train apart in one --run_dir"
+    apart = (
+        f"TF_CONFIG names {len(cluster.addresses)} workers, which would train separately in one "
+        "--run_dir"
+    )
     if not wants_tpu:
         raise UsageError(
-            f"--distribute {config.distribute}: {apart}: say --distribute multiworker, or start one worker only"
+            f"--distribute {config.distribute}: {apart}: give --distribute multiworker, or start "
+            "one "
+            "worker only"
         )
     flag = (
         f"--tpu {config.tpu}"
@@ -77,19 +84,21 @@ def _refuse_apart(config: RuntimeConfig, wants_tpu: bool, environ: Mapping[str, 
         else f"--distribute {config.distribute} takes this machine's TPU"
     )
     raise UsageError(
-        f"{flag}: {apart}: start one worker per TPU slice, or say --distribute multiworker for GPUs or processors"
+        f"{flag}: {apart}: start one worker per TPU slice, or give --distribute multiworker for "
+        "GPUs "
+        "or CPUs"
     )
 
 
 def tpu_name(config: RuntimeConfig, environ: Mapping[str, str]) -> str:
-    """The TPU that is meant: the option's, else the environment's (TPU_NAME), else this machine's own."""
+    """The TPU to use: from the option, else from TPU_NAME, else this machine's own."""
     return config.tpu or environ.get("TPU_NAME") or "local"
 
 
 def check_paths(config: RuntimeConfig, paths: Mapping[str, str | None]) -> None:
-    """Raise `UsageError` for a path (by its flag) on this machine's disk where the TPU is another machine's: its own host reads and writes.
+    """Raise `UsageError` for a path on this machine's disk where a remote TPU could not reach it.
 
-    Call it before `connect`.
+    `paths`: by flag. The TPU's own host reads and writes. Call it before `connect`.
     """
     name = tpu_name(config, os.environ)
     if name == "local" or not _wants_tpu(config, installation.machine(), os.environ):
@@ -97,7 +106,9 @@ def check_paths(config: RuntimeConfig, paths: Mapping[str, str | None]) -> None:
     for flag, path in paths.items():
         if path and "://" not in path:
             raise UsageError(
-                f"{flag} {path}: TPU {name} is another machine, which does not see this disk; put it into a bucket, gs://..."
+                f"{flag} {path}: TPU {name} is another machine, which does not see this disk; use "
+                "a "
+                "bucket, gs://..."
             )
 
 
@@ -107,7 +118,7 @@ def variables(
     machine: installation.Machine,
     environ: Mapping[str, str],
 ) -> dict[str, str]:
-    """Environment variables that TensorFlow needs for this choice while it is imported."""
+    """Environment variables that TensorFlow must find when it is imported for this choice."""
     needed = {"TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow"}
     if installation.tensorflow_build(versions) != "tensorflow-tpu":
         return needed
@@ -123,10 +134,11 @@ def variables(
 
 
 def prepare(config: RuntimeConfig) -> None:
-    """Set what TensorFlow reads while it is imported, and refuse an installation that cannot work; call it before that import.
+    """Set the environment for the import of TensorFlow and check the installation.
 
-    Variables that are already set stay as they are. Raises `UsageError` with the command that mends the installation (libtpu too
-    new, no TensorFlow, two of them, TPU chips and a build without TPU) and for options that contradict one another; `TlmError` for
+    Call it before TensorFlow is imported; variables that are already set stay as they are. Raises
+    `UsageError` with the fix for an installation that cannot work (libtpu too new, no TensorFlow,
+    two builds, TPU chips and a build without TPU) and for contradicting options; `TlmError` for
     `--tpu local` on a machine without a TPU.
     """
     _check(config)
@@ -143,22 +155,24 @@ def prepare(config: RuntimeConfig) -> None:
     if wanted and missing and "tensorflow" in sys.modules:
         names = ", ".join(missing)
         raise UsageError(
-            f"TensorFlow was imported before {names} were set; call runtime.prepare first, or set them outside"
+            f"TensorFlow was imported before {names} were set; call devices.select.prepare first, "
+            "or "
+            "set them in the environment"
         )
     os.environ.update(missing)
 
 
 def quiet() -> None:
-    """`prepare` for commands that need no accelerator: TensorFlow on this machine's processor, without its log lines."""
+    """`prepare` for commands that need no accelerator: TensorFlow on the CPU, without its log."""
     prepare(RuntimeConfig(distribute="none"))
 
 
 def connect(config: RuntimeConfig, *, trains: bool = True) -> Devices:
-    """The devices of this choice, made ready; imports TensorFlow.
+    """Initialize the devices of this choice; imports TensorFlow.
 
-    trains: False for a command that may as well run on each worker of TF_CONFIG by itself, since it writes nothing.
-    Raises `UsageError` where the choice does not fit the machine or TF_CONFIG, `TlmError` with the mend where a TPU does not start or
-    workers do not come.
+    `trains`: False for a command that may run on each worker of TF_CONFIG by itself, since it
+    writes nothing. Raises `UsageError` where the choice does not fit the machine or TF_CONFIG,
+    `TlmError` where a TPU does not start or workers are missing.
     """
     _check(config)
     machine = installation.machine()
@@ -192,7 +206,7 @@ def connect(config: RuntimeConfig, *, trains: bool = True) -> Devices:
 
 
 def _host_xla() -> bool:
-    # The TPU build of TensorFlow has no XLA for the host's processor.
+    # The TPU build of TensorFlow has no XLA for the host's CPU.
     return installation.tensorflow_build(installation.installed()) != "tensorflow-tpu"
 
 
@@ -211,7 +225,7 @@ def _tpu(config: RuntimeConfig, machine: installation.Machine) -> Devices:
     strategy = tpu.start(name, config.start_timeout)
     replicas = int(strategy.num_replicas_in_sync)
     hosts = int(strategy.extended.num_hosts)
-    reason = f"TPU {name}, {replicas} cores: " + ("asked for" if asked else "this machine has one")
+    reason = f"TPU {name}, {replicas} cores: " + ("requested" if asked else "this machine has one")
     return Devices(
         strategy, "tpu", replicas, tpu.device_name(machine, os.environ), reason, hosts=hosts
     )
@@ -226,7 +240,9 @@ def _mirror(config: RuntimeConfig, gpus: list[Any]) -> Devices:
         count = config.logical_cpus or len(tf.config.list_logical_devices("CPU"))
         if count < 2:
             raise UsageError(
-                "--distribute mirror needs GPUs; to try it without, --logical_cpus 2 splits the processor in two"
+                "--distribute mirror needs GPUs; to try it without, --logical_cpus 2 splits the "
+                "CPU "
+                "in two"
             )
         _split_cpu(count)
         devices = [f"CPU:{i}" for i in range(count)]
@@ -256,7 +272,7 @@ def _split_cpu(count: int) -> None:
         tf.config.set_logical_device_configuration(
             processor, [tf.config.LogicalDeviceConfiguration()] * count
         )
-    except RuntimeError:  # TensorFlow is already running: what it has must do
+    except RuntimeError:  # TensorFlow is already initialized: its devices are fixed
         there = len(tf.config.list_logical_devices("CPU"))
         if there < count:
             raise UsageError(
@@ -266,12 +282,17 @@ def _split_cpu(count: int) -> None:
 
 def _multiworker(config: RuntimeConfig, why: str) -> Devices:
     cluster = cluster_of(os.environ)
-    strategy, team = multi_worker.start(cluster, config.start_timeout)
+    strategy, team = multi_worker.start(
+        cluster, config.start_timeout, trust_network=config.trust_network
+    )
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
     hosts, replicas = len(cluster.addresses), int(strategy.num_replicas_in_sync)
-    reason = f"{cluster.title(cluster.host)}, {cluster.host} of {hosts}, {replicas} replicas in all: {why}"
+    reason = (
+        f"{cluster.title(cluster.host)}, {cluster.host} of {hosts}, {replicas} replicas in all: "
+        f"{why}"
+    )
     kind, xla = "gpu" if gpus else "cpu", bool(gpus) or _host_xla()
     return Devices(
         strategy,

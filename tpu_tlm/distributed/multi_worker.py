@@ -1,4 +1,4 @@
-"""Starting several workers, one process each, from TF_CONFIG."""
+"""A `MultiWorkerMirroredStrategy` over the workers of TF_CONFIG, one process each."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from tpu_tlm.distributed.tf_config import Cluster
 from tpu_tlm.distributed.watchdog import guarded
 from tpu_tlm.errors import TlmError
 
-# All workers stand ready when TensorFlow connects them, which then takes a second or two; one that dies in it is waited for without end.
+# All workers are ready when TensorFlow connects them, which then takes a second or two; but it
+# waits without end for a worker that dies meanwhile.
 _CONNECTING = 180.0
 _STUCK = (
-    "the workers met, but TensorFlow could not connect them within {:.0f} s; start the job again"
+    "the workers found one another, but TensorFlow could not connect them within {:.0f} s; "
+    "start the job again"
 )
 
 
 def _resolver(cluster: Cluster, gpus: int) -> Any:
-    """Who trains together, in TensorFlow's terms: in TF_CONFIG itself it takes no `master`. gpus: in this machine."""
+    """The cluster in TensorFlow's terms, which has no `master`. `gpus`: those of this machine."""
     import tensorflow as tf
 
     spec = tf.train.ClusterSpec({"worker": list(cluster.addresses)})
@@ -34,14 +36,17 @@ def _resolver(cluster: Cluster, gpus: int) -> Any:
     return tf.distribute.cluster_resolver.SimpleClusterResolver(spec, rpc_layer="grpc", **here)
 
 
-def start(cluster: Cluster, timeout: float) -> tuple[Any, PeerGroup]:
-    """A `tf.distribute.MultiWorkerMirroredStrategy` over the workers of a job, and the line to them.
+def start(
+    cluster: Cluster, timeout: float, *, trust_network: bool = False
+) -> tuple[Any, PeerGroup]:
+    """The strategy over the workers of a job, and the connections to them.
 
-    timeout: seconds within which all must have come. Raises `TlmError` naming those that did not, or where TensorFlow cannot connect them;
-    `PeerLost` where one of them is gone meanwhile.
+    `timeout`: seconds within which all must be connected. `trust_network`: see
+    `handshake.trust_of`. Raises `TlmError` naming missing workers, or where TensorFlow cannot
+    connect them; `PeerLost` where one of them dies meanwhile.
     """
     alone = len(cluster.addresses) == 1
-    team = PeerGroup() if alone else meet(cluster, timeout)
+    team = PeerGroup() if alone else meet(cluster, timeout, trust_network=trust_network)
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -50,7 +55,7 @@ def start(cluster: Cluster, timeout: float) -> tuple[Any, PeerGroup]:
         implementation=communication.NCCL if gpus else communication.RING
     )
     try:
-        # TensorFlow's own wait for the others cannot be interrupted: nobody begins it before all can.
+        # TensorFlow's own wait for the others cannot be interrupted: none begins before all can.
         team.gather("TensorFlow is loaded")
         with (
             guarded(_CONNECTING, _STUCK.format(_CONNECTING))
@@ -65,7 +70,8 @@ def start(cluster: Cluster, timeout: float) -> tuple[Any, PeerGroup]:
         if not isinstance(why, TlmError):
             said = str(error).strip().splitlines() or [type(error).__name__]
             why = TlmError(
-                f"TensorFlow could not connect {cluster.title(cluster.host)} to the others: {said[0]}"
+                f"TensorFlow could not connect {cluster.title(cluster.host)} to the others: "
+                f"{said[0]}"
             )
         team.fail(why)
         raise why from (None if why is error else error)
@@ -73,6 +79,6 @@ def start(cluster: Cluster, timeout: float) -> tuple[Any, PeerGroup]:
         if not alone:
             atexit.register(team.end_now)
     if threading.current_thread() is threading.main_thread():
-        # TensorFlow has taken SIGTERM to itself, where it does nothing: give it back.
+        # TensorFlow installs its own SIGTERM handler, which does nothing: restore Python's.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
     return strategy, team

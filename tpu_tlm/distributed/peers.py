@@ -1,15 +1,14 @@
-"""The processes of one job speaking with one another: agreeing between device calls, and noticing that one is gone.
+"""The processes of one job: agreement between device calls, and detection of a lost peer.
 
-A line from every worker to the chief, kept open for the whole run: TensorFlow's own collectives cannot name who died, cannot be
-interrupted, and hang where workers do not call them equally often.
+Every worker keeps one connection to the chief for the whole run, beside TensorFlow's collectives:
+those cannot name the peer that died, cannot be interrupted, and hang when workers do not call them
+equally often.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import socket
 import sys
 import threading
 import time
@@ -17,118 +16,87 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from tpu_tlm.distributed.channel import Channel
 from tpu_tlm.distributed.tf_config import Cluster
-from tpu_tlm.errors import PeerFailed, PeerLost, Preempted, TlmError
+from tpu_tlm.errors import EXIT_FAILURE, PeerFailed, PeerLost, Preempted, TlmError
 
-# Longest time between a death of another process and this one's end, when TensorFlow does not come back by itself.
+# Seconds from a peer's death until this process is ended, if TensorFlow does not return by itself.
 PATIENCE = 30.0
-# Longest time between TensorFlow's noticing that another process is gone and our knowing which: keep-alives below.
+# Seconds to wait for the peer's name after TensorFlow reports a broken connection (keep-alives).
 _UNTIL_KNOWN = 20.0
-# The same for errors that may have any cause, NCCL's among them: our own line breaks as soon as its lines do.
+# The same for errors of any cause, NCCL's among them: our connection breaks as soon as theirs does.
 _AT_ONCE = 2.0
-# Longest time that a block which calls no collective, such as a save, may take after another process' death.
+# Seconds that a block without collectives, such as a save, may take after a peer's death.
 _UNDISTURBED = 600.0
-_AGAIN = "start the job again: it continues from the last checkpoint (a TFJob with restartPolicy ExitCode does so by itself)"
-_LONGEST_LINE = 1 << 20
+_AGAIN = (
+    "start the job again: it continues from the last checkpoint "
+    "(a TFJob with restartPolicy ExitCode does so by itself)"
+)
+# Exit codes that a peer may report. Anything else, 0 above all, counts as a failure (1).
+_PEER_CODES = frozenset({1, 2, 129, 130, 137, 138, 143})
+_LONGEST_TEXT = 2000
 
 
-class Channel:
-    """A socket that carries JSON objects, one a line."""
+def _text(given: object) -> str:
+    """A peer's message as one printable line of limited length."""
+    line = " ".join(str(given).split())
+    return "".join(c for c in line if c.isprintable())[:_LONGEST_TEXT]
 
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        # A machine that lost its power says nothing: it counts as gone after 5 + 3 * 3 seconds.
-        for name, value in (
-            ("TCP_KEEPIDLE", 5),
-            ("TCP_KEEPINTVL", 3),
-            ("TCP_KEEPCNT", 3),
-            ("TCP_USER_TIMEOUT", 14000),
-        ):
-            if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        self.socket = sock
-        self._lines = sock.makefile("rb")
-        self._sending = threading.Lock()
 
-    def send(self, message: dict[str, Any]) -> bool:
-        """Whether it could be sent: not when the other side is gone, which its reader will find."""
-        with self._sending, contextlib.suppress(OSError):
-            self.socket.sendall(json.dumps(message).encode() + b"\n")
-            return True
-        return False
-
-    def receive(self, timeout: float | None = None) -> dict[str, Any] | None:
-        """The next message; None at the end of the line, on a time-out in seconds, and where the other side speaks something else."""
-        try:
-            self.socket.settimeout(timeout)
-            line = self._lines.readline(_LONGEST_LINE)
-            loaded = json.loads(line) if line.endswith(b"\n") else None
-        except (OSError, ValueError):
-            return None
-        return loaded if isinstance(loaded, dict) else None
-
-    def closed(self) -> bool:
-        """Whether the other side hung up, nothing being unread."""
-        self.socket.settimeout(None)
-        try:
-            return self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
-    def close(self) -> None:
-        """Hang up."""
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
-        self._lines.close()
-        self.socket.close()
+def _code(given: object) -> int:
+    if isinstance(given, int) and not isinstance(given, bool) and given in _PEER_CODES:
+        return given
+    return EXIT_FAILURE
 
 
 class PeerGroup:
-    """The processes of a job; this base is a process alone, which agrees with itself.
+    """The processes of a job; this base class is a single process, which agrees with itself.
 
-    A context around all that they do together: at its end it waits for the others, or tells them the error, `explained`, that ended it.
+    A context manager around everything that the processes do together: on exit it waits for the
+    others, or reports to them the error (see `explained`) that ended this process.
     """
 
     size = 1
     host = 0
 
     def title(self, host: int) -> str:
-        """How messages call one of the processes."""
+        """The name of a process in messages."""
         return "this process"
 
     def gather(self, value: Any) -> list[Any]:
-        """Everybody's value (what JSON can hold), in the order of the hosts, once all have called this.
+        """All-gather of a JSON value: one per process, in the order of the hosts.
 
-        Raises `PeerLost` when another process is gone, `PeerFailed` when one ended with an error.
+        Returns once all processes have called it. Raises `PeerLost` when another process is gone,
+        `PeerFailed` when one ended with an error.
         """
         return [value]
 
     def explained(self, error: Exception) -> Exception:
-        """What to raise for an error of TensorFlow's: where another process is gone, that."""
+        """The error to raise for one of TensorFlow's: `PeerLost` where a peer is gone."""
         return error
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """A block that comes to its end even when another process dies meanwhile, if that is within ten minutes: it calls no collective."""
+        """A block without collectives that is completed even if a peer dies during it.
+
+        It has ten minutes from the peer's death.
+        """
         yield
 
     def fail(self, error: BaseException) -> None:
-        """Tell the others why this process ends."""
+        """Report to the others why this process ends."""
 
     def end_now(self) -> None:
-        """End the process at once, if it was to end: TensorFlow's own end waits for the others, without end."""
+        """End the process at once, if it is ending: TensorFlow's own exit waits for the others."""
 
     def leave(self, code: int = 0) -> None:
-        """Wait until all have come to their end, this process with an exit code."""
+        """Wait until all processes are done; `code`: this process's exit code."""
 
     def __enter__(self) -> PeerGroup:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        # All workers agree on being pre-empted; after any other error the others wait for nothing.
+        # All workers agree on a preemption; after any other error nobody is waited for.
         if error is None or isinstance(error, Preempted):
             self.leave(0 if error is None else error.exit_code)
             return
@@ -139,9 +107,10 @@ class PeerGroup:
 
 
 class WorkerGroup(PeerGroup):
-    """Several processes. `channels`: the chief's to each other host by number, or a worker's to the chief (0).
+    """Several processes, connected.
 
-    `patience`: seconds from another process' death until this one is ended, if it does not come to that by itself.
+    `channels`: by host; the chief's to every worker, or a worker's one to the chief (0).
+    `patience`: seconds from a peer's death until this process is ended if it does not end itself.
     """
 
     def __init__(
@@ -151,38 +120,46 @@ class WorkerGroup(PeerGroup):
         self._cluster, self._channels, self._patience = cluster, channels, patience
         self._changed = threading.Condition()
         self._inbox: dict[int, deque[Any]] = {host: deque() for host in channels}
-        self._said_bye: set[int] = set()
+        self._done: set[int] = set()
         self._error: TlmError | None = None
         self._code: int | None = None
         self._busy = 0
         for host in channels:
             threading.Thread(
-                target=self._listen, args=(host,), daemon=True, name=f"team-{host}"
+                target=self._listen, args=(host,), daemon=True, name=f"peer-{host}"
             ).start()
 
     def title(self, host: int) -> str:
-        """How messages call one of the processes: "worker 1 (host:port)"."""
+        """The name of a process in messages: "worker 1 (host:port)"."""
         return self._cluster.title(host)
 
     def _listen(self, host: int) -> None:
-        while message := self._channels[host].receive():
-            with self._changed:
-                if "value" in message:
-                    self._inbox[host].append(message["value"])
-                elif "bye" in message:
-                    self._said_bye.add(host)
-                self._changed.notify_all()
-            if "failed" in message:
-                self._stop(PeerFailed(message["failed"], message["code"]))
-            elif "lost" in message:
-                self._stop(PeerLost(message["lost"]))
+        """Read one peer's messages to the end of its connection; runs in a thread per peer."""
+        reason = "died or cannot be reached any more"
+        try:
+            while (message := self._channels[host].receive()) is not None:
+                self._take(host, message)
+        except Exception as error:  # a thread that ended unseen would leave a hang
+            reason = f"sent what cannot be read ({type(error).__name__})"
         with self._changed:
-            over = host in self._said_bye
+            over = host in self._done
         if not over:
-            self._stop(PeerLost(f"{self.title(host)} died or cannot be reached any more; {_AGAIN}"))
+            self._stop(PeerLost(f"{self.title(host)} {reason}; {_AGAIN}"))
+
+    def _take(self, host: int, message: dict[str, Any]) -> None:
+        with self._changed:
+            if "value" in message:
+                self._inbox[host].append(message["value"])
+            elif "bye" in message:
+                self._done.add(host)
+            self._changed.notify_all()
+        if "failed" in message:
+            self._stop(PeerFailed(_text(message["failed"]), _code(message.get("code"))))
+        elif "lost" in message:
+            self._stop(PeerLost(_text(message["lost"])))
 
     def _stop(self, error: TlmError) -> None:
-        """Another process is gone or about to go: the first news of it counts, and the chief passes it on."""
+        """A peer is gone or ending: the first news counts, and the chief passes it on."""
         with self._changed:
             if self._error is not None or self._code is not None:
                 return
@@ -190,11 +167,13 @@ class WorkerGroup(PeerGroup):
             self._changed.notify_all()
         if self.host == 0:
             self._tell(error)
-        threading.Thread(target=self._end_late, daemon=True, name="team-end").start()
+        threading.Thread(target=self._end_late, daemon=True, name="peer-end").start()
 
     def _tell(self, error: TlmError) -> None:
-        known = isinstance(error, PeerLost)
-        message = {"lost": str(error)} if known else {"failed": str(error), "code": error.exit_code}
+        if isinstance(error, PeerLost):
+            message: dict[str, Any] = {"lost": str(error)}
+        else:
+            message = {"failed": str(error), "code": error.exit_code}
         for channel in self._channels.values():
             channel.send(message)
 
@@ -208,7 +187,7 @@ class WorkerGroup(PeerGroup):
         self.end_now()
 
     def end_now(self) -> None:
-        """End the process at once, if it was to end, with the exit code that its end has."""
+        """End the process at once with its exit code, if it is ending."""
         if self._code is not None:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -219,10 +198,12 @@ class WorkerGroup(PeerGroup):
             raise self._error
 
     def gather(self, value: Any) -> list[Any]:
-        """Everybody's value, in the order of the hosts, once all have called this; see `PeerGroup`."""
+        """All-gather of a JSON value; see `PeerGroup.gather`."""
         if self.host:
             self._channels[0].send({"value": value})
-            everything: list[Any] = self._next(0)
+            everything = self._next(0)
+            if not isinstance(everything, list) or len(everything) != self.size:
+                raise PeerLost(f"{self.title(0)} sent an answer of another form; {_AGAIN}")
             return everything
         gathered = [value, *(self._next(host) for host in sorted(self._channels))]
         for channel in self._channels.values():
@@ -236,7 +217,7 @@ class WorkerGroup(PeerGroup):
             return self._inbox[host].popleft()
 
     def explained(self, error: Exception) -> Exception:
-        """What to raise for an error of TensorFlow's: where another process is gone, that."""
+        """The error to raise for one of TensorFlow's: `PeerLost` where a peer is gone."""
         if isinstance(error, TlmError) or "tensorflow" not in sys.modules:
             return error
         import tensorflow as tf
@@ -263,7 +244,7 @@ class WorkerGroup(PeerGroup):
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """A block that comes to its end even when another process dies meanwhile."""
+        """A block that is completed even if a peer dies during it; see `PeerGroup`."""
         self._busy += 1
         try:
             yield
@@ -271,26 +252,23 @@ class WorkerGroup(PeerGroup):
             self._busy -= 1
 
     def fail(self, error: BaseException) -> None:
-        """Tell the others why this process ends."""
+        """Report to the others why this process ends."""
         with self._changed:
-            told, self._code = (
-                self._error is not None,
-                getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1),
-            )
-        if not told:
-            text = f"{self.title(self.host)} failed: {str(error) or type(error).__name__}"
-            self._tell(
-                PeerLost(text) if isinstance(error, PeerLost) else PeerFailed(text, self._code)
-            )
+            told = self._error is not None
+            interrupted = isinstance(error, KeyboardInterrupt)
+            self._code = getattr(error, "exit_code", 130 if interrupted else EXIT_FAILURE)
+        if told:
+            return
+        text = f"{self.title(self.host)} failed: {str(error) or type(error).__name__}"
+        lost = isinstance(error, PeerLost)
+        self._tell(PeerLost(text) if lost else PeerFailed(text, self._code or EXIT_FAILURE))
 
     def leave(self, code: int = 0) -> None:
-        """Wait until all have come to their end, this process with an exit code; from then on nobody misses anybody."""
+        """Wait until all processes are done; from then on a closed connection is no loss."""
         for channel in self._channels.values() if self.host else ():
             channel.send({"bye": True})
         with self._changed:
-            self._changed.wait_for(
-                lambda: len(self._said_bye) == len(self._channels) or self._error
-            )
+            self._changed.wait_for(lambda: len(self._done) == len(self._channels) or self._error)
             self._raise()
             self._code = code
         for channel in self._channels.values() if not self.host else ():

@@ -1,4 +1,4 @@
-"""The workers of a job, as TF_CONFIG names them; TensorFlow is not needed."""
+"""TF_CONFIG -> the processes that train together; needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -9,28 +9,35 @@ from typing import Any
 
 from tpu_tlm.errors import UsageError
 
-# The kinds of task that train, the one that writes first; legacy TFJobs call their chief `master`.
+# Task types that train, the chief first; legacy TFJobs call their chief `master`.
 _KINDS = ("chief", "master", "worker")
+_LONGEST = 1 << 20
 _FORM = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The processes that train together, the chief (or, where there is none, worker 0) first; `host`: this one's number."""
+    """The processes that train together, the chief (without one, worker 0) first.
+
+    `host`: the number of this process among them.
+    """
 
     addresses: tuple[str, ...]
     names: tuple[str, ...]
     host: int
 
     def title(self, host: int) -> str:
-        """How messages call a process: "worker 1 (job-worker-1.team.svc:2222)"."""
+        """The name of a process in messages: "worker 1 (job-worker-1.team.svc:2222)"."""
         return f"{self.names[host]} ({self.addresses[host]})"
 
     def endpoint(self, host: int) -> tuple[str, int]:
-        """Name and port of a process. Raises `UsageError` where TF_CONFIG gives no port."""
+        """Host name and port of a process. Raises `UsageError` where TF_CONFIG has no such form."""
         name, _, port = self.addresses[host].rpartition(":")
-        if not name or not port.isdigit():
-            raise UsageError(f"TF_CONFIG: {self.addresses[host]!r} is not host:port")
+        digits = port.isascii() and port.isdigit() and len(port) <= 5
+        if not name or not digits or not 0 < int(port) < 65536:
+            raise UsageError(
+                f"TF_CONFIG: {self.addresses[host]!r} is not host:port with a port from 1 to 65535"
+            )
         return name.strip("[]"), int(port)
 
 
@@ -38,15 +45,19 @@ def _loaded(environ: Mapping[str, str]) -> dict[str, Any]:
     text = environ.get("TF_CONFIG", "")
     if not text:
         return {}
+    if len(text) > _LONGEST:
+        raise UsageError(f"TF_CONFIG: has {len(text)} characters, at most {_LONGEST} are read")
     try:
         loaded = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"TF_CONFIG is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        raise UsageError(f"TF_CONFIG is not JSON: {reason}") from None
     if not isinstance(loaded, dict):
         raise UsageError("TF_CONFIG must be an object with cluster and task")
     if "sparseCluster" in loaded:
         raise UsageError(
-            "TF_CONFIG has a sparseCluster, which names no other workers: set enableDynamicWorker: false in the TFJob"
+            "TF_CONFIG has a sparseCluster, which does not name the other workers: "
+            "set enableDynamicWorker: false in the TFJob"
         )
     for name in ("cluster", "task"):
         if not isinstance(loaded.get(name) or {}, dict):
@@ -62,21 +73,21 @@ def _loaded(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def workers(environ: Mapping[str, str]) -> int:
-    """How many processes of TF_CONFIG train; 0 where it is not set."""
+    """Number of processes in TF_CONFIG that train; 0 where it is not set."""
     cluster = _loaded(environ).get("cluster") or {}
     return sum(len(cluster.get(kind, [])) for kind in _KINDS)
 
 
 def named(environ: Mapping[str, str]) -> Cluster | None:
-    """`cluster_of` where TF_CONFIG names processes or this one's task, else None."""
+    """`cluster_of` where TF_CONFIG has a cluster or a task, else None."""
     config = _loaded(environ)
     return cluster_of(environ) if config.get("cluster") or config.get("task") else None
 
 
 def cluster_of(environ: Mapping[str, str]) -> Cluster:
-    """The job that TF_CONFIG describes, in the form that TensorFlow reads and Kubeflow's TFJob controller writes.
+    """The job that TF_CONFIG describes, as TensorFlow reads it and the TFJob controller writes it.
 
-    Raises `UsageError` where TF_CONFIG is missing, is incomplete, or gives this process another part than training.
+    Raises `UsageError` where TF_CONFIG is missing or incomplete, or this task does not train.
     """
     config = _loaded(environ)
     if not config:
@@ -85,11 +96,13 @@ def cluster_of(environ: Mapping[str, str]) -> Cluster:
     kind, index = task.get("type"), task.get("index")
     if kind not in _KINDS or kind not in cluster:
         raise UsageError(
-            f"TF_CONFIG: task type {kind!r} does not train; only chief, master and worker do, and the cluster must list it"
+            f"TF_CONFIG: task type {kind!r} does not train; only chief, master and worker do, "
+            "and the cluster must list it"
         )
-    if not isinstance(index, int) or not 0 <= index < len(cluster[kind]):
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(cluster[kind]):
         raise UsageError(
-            f"TF_CONFIG: task index {index!r} is not one of the cluster's {len(cluster[kind])} {kind}s"
+            f"TF_CONFIG: task index {index!r} is not one of the cluster's "
+            f"{len(cluster[kind])} {kind}s"
         )
     tasks = [
         (kind, number, address)
@@ -98,4 +111,7 @@ def cluster_of(environ: Mapping[str, str]) -> Cluster:
     ]
     names = tuple(f"worker {number}" if kind == "worker" else kind for kind, number, _ in tasks)
     host = [place[:2] for place in tasks].index((kind, index))
-    return Cluster(tuple(address for *_, address in tasks), names, host)
+    found = Cluster(tuple(address for *_, address in tasks), names, host)
+    for number in range(len(tasks)):
+        found.endpoint(number)
+    return found

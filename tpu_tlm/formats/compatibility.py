@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, NamedTuple
 
 from tpu_tlm.config import ModelConfig
+from tpu_tlm.config.objectives import DUAL_ENCODER
+from tpu_tlm.config.options import options_in
 from tpu_tlm.models.spec import ModelSpec
 
-# Options that act on training or on the first values only; every other one is taken to change what a model computes.
-_FREE = {
-    "dropout",
-    "ffn_pdrop",
-    "embeddings_dropout",
-    "weight_init",
-    "weight_std",
-    "residual_scaling",
-    "layer_drop",
-    "recompute",
-    "init_temp",
-}
-# Two spellings of one option.
-_FREE |= {"layer_norms_after"}
-# Options of what stands behind a dual encoder's encoder.
-DUAL = ("reduction_type", "reduction_d_k", "d_out", "stacking_layers")
-# Options of models that are no token predictors.
+_MODEL = options_in(ModelConfig)
+# Options of what follows a dual encoder's encoder, and of other models that predict no tokens.
+DUAL = tuple(
+    name
+    for name, option in _MODEL.items()
+    if option.declared.shapes_model and option.declared.only_with == DUAL_ENCODER
+)
 _OTHERS = {*DUAL, "num_decoder_layers"}
 
 
@@ -40,9 +31,9 @@ def structure(spec: ModelSpec) -> dict[str, Any]:
     """The options that decide the numbers; those that another one makes idle are left out."""
     config = spec.config
     values = {
-        f.name: getattr(config, f.name)
-        for f in dataclasses.fields(config)
-        if f.name not in _FREE | _OTHERS
+        name: getattr(config, name)
+        for name, option in _MODEL.items()
+        if option.declared.shapes_model and name not in _OTHERS
     }
     values["d_k"] = config.d_k or config.d_model // config.num_heads
     values["embedding_size"] = config.embedding_size or config.d_model
@@ -88,7 +79,6 @@ def as_flag(name: str, value: Any) -> str:
 def flags(config: ModelConfig) -> str:
     """The flags that make this configuration out of the defaults."""
     default = ModelConfig()
-    fields = [f.name for f in dataclasses.fields(config) if f.name != "layer_norms_after"]
     return " ".join(
-        as_flag(n, getattr(config, n)) for n in fields if getattr(config, n) != getattr(default, n)
+        as_flag(n, getattr(config, n)) for n in _MODEL if getattr(config, n) != getattr(default, n)
     )

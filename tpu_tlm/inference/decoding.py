@@ -1,4 +1,4 @@
-"""The compiled loops that write texts from cached keys and values, one place of every row at a time: by drawing, or by a beam."""
+"""Compiled decoding loops with cached keys and values: sampling and beam search."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from tpu_tlm.models.layers.attention import Cache
 from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.layers.masks import MASKED
 
-# Texts int32 [B, S], a place, the caches -> float32 logits [B, V] of the token after that place.
+# Texts int32 [B, S], a position, the caches -> float32 logits [B, V] of the token after it.
 Step = Callable[[tf.Tensor, tf.Tensor, Sequence[Cache]], tf.Tensor]
 
-# Log-probability of what cannot be: far below any text's, and finite when added up and divided.
+# Log-probability of impossible tokens: far below any text's, and finite in sums and quotients.
 _NEVER = -1e30
 
 
 class Texts(NamedTuple):
-    """Texts to write on: `x` int32 `[B, S]`, given up to `lengths` and padded behind; `stops`: where each must end; both int32 `[B]`."""
+    """Texts to continue.
+
+    `x` int32 `[B, S]`: given up to `lengths` and padded after; `lengths`, `stops` int32 `[B]`:
+    the number of given tokens, and the position where each text must end.
+    """
 
     x: tf.Tensor
     lengths: tf.Tensor
@@ -28,7 +32,10 @@ class Texts(NamedTuple):
 
 
 class Beams(NamedTuple):
-    """What a beam found, the best first: `x` int32 `[B, W, S]`; `log_probability` of the new tokens, and `score`, float32 `[B, W]`."""
+    """Results of beam search, best first.
+
+    `x` int32 `[B, W, S]`; `log_probability` of the new tokens and `score`, float32 `[B, W]`.
+    """
 
     x: tf.Tensor
     log_probability: tf.Tensor
@@ -44,14 +51,14 @@ def _pairs(caches: Sequence[Cache]) -> list[tuple[tf.Tensor, tf.Tensor]]:
 
 
 def _at(place: tf.Tensor, pairs: Any, caches: Sequence[Cache]) -> list[Cache]:
-    # The source's keys and values never change: the loop does not carry them.
+    # The source's keys and values never change, so that the loop does not carry them.
     return [
         Cache(place, keys, values, cache.source)
         for (keys, values), cache in zip(pairs, caches, strict=True)
     ]
 
 
-def drawn(
+def sample(
     step: Step,
     caches: Sequence[Cache],
     texts: Texts,
@@ -60,10 +67,10 @@ def drawn(
     pad_id: int,
     ends: Sequence[int],
 ) -> tf.Tensor:
-    """The texts written on, each up to one of `ends` or its stop: int32 `[B, S]`.
+    """The texts continued by sampling, each up to one of `ends` or its stop: int32 `[B, S]`.
 
-    Every step computes one place of every row; while a row is still in what was given, the given token is taken. Draws depend on the seed
-    and a text's `number` (int64 `[B]`) alone. Padding is never drawn.
+    Every iteration computes one position of every row; given tokens are kept. Random numbers depend
+    on the seed and the `number` of a text (int64 `[B]`) only. Padding is never drawn.
     """
     x, lengths, stops = texts
     size = x.shape[1]
@@ -99,12 +106,13 @@ def beam_search(
     pad_id: int,
     ends: Sequence[int],
 ) -> Beams:
-    """The texts written on as the most probable ones that a beam of W finds, each up to one of `ends` or its stop.
+    """The texts continued by beam search of width W, each up to one of `ends` or its stop.
 
-    `caches` and `step` are for B * W rows, the W of a text beside each other. At every place the W best continuations of a text's W are
-    kept, by log-probability over length penalty (`BeamSearch`); a text that has ended stays in its place with its score. So a beam of 1 is
-    greedy, and a wide enough one exact. Nothing is drawn: equal scores go by the order of tokens. A text is done when nothing unfinished in
-    its beam could still overtake its best.
+    `caches` and `step` are for B * W rows, the W rows of a text adjacent. At every position the W
+    best continuations of the W hypotheses are kept, by log-probability over length penalty
+    (`BeamSearch`); a hypothesis that has ended keeps its score. A beam of 1 is greedy, a wide
+    enough one is exact. Ties are broken by the order of tokens. A text is done when no unfinished
+    hypothesis can exceed its best finished one.
     """
     x, lengths, stops = texts
     rows, size = x.shape
@@ -138,7 +146,7 @@ def beam_search(
         more = tf.where(
             padding, _NEVER, tf.reshape(tf.nn.log_softmax(logits), (rows, width, vocab))
         )
-        # What has ended goes on by padding, at no cost.
+        # A finished hypothesis is continued by padding, with log-probability 0.
         all_totals = total[:, :, None] + tf.where(
             done[:, :, None], tf.where(padding, 0.0, _NEVER), more
         )
@@ -166,7 +174,7 @@ def beam_search(
         moved = [(chosen(c.keys, parent), chosen(c.values, parent)) for c in current]
         return place, x, total, count, done, moved
 
-    # All begin as the same text: only the first counts until the beam has parted.
+    # All hypotheses start as the same text: only the first one is alive at the beginning.
     total = tf.tile(tf.constant([[0.0] + [_NEVER] * (width - 1)]), (rows, 1))
     count = tf.zeros((rows, width), tf.int32)
     begun = tf.tile((lengths >= stops)[:, None], (1, width))
@@ -184,7 +192,7 @@ def beam_search(
 
 
 def repeated(caches: Sequence[Cache], copies: int) -> list[Cache]:
-    """Caches for `copies` rows of each row, beside each other."""
+    """Caches with each row repeated `copies` times, adjacent."""
 
     def rows(t: tf.Tensor) -> tf.Tensor:
         return tf.repeat(t, copies, axis=0)

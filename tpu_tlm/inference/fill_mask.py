@@ -1,7 +1,8 @@
-"""Filling masks: the most probable tokens at the masked places of a text."""
+"""Filling masks: the most probable tokens at the masked positions of a text."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import keras
@@ -10,11 +11,13 @@ import tensorflow as tf
 
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.electra_parts import GENERATOR, part_of
+from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.models.spec import ModelSpec
 
 
 class Guess(NamedTuple):
-    """One candidate for a mask. `sentence`: the text with this mask filled and the others left."""
+    """One candidate for a mask. `sentence`: the text with this mask filled and the others kept."""
 
     token: str
     probability: float
@@ -22,20 +25,43 @@ class Guess(NamedTuple):
     sentence: str
 
 
+def fill_mask(
+    model: keras.Model, spec: ModelSpec, tokenizer: Tokenizer, texts: Iterable[str], top_k: int = 5
+) -> list[list[list[Guess]]]:
+    """For each text, for each of its masks in order, the `top_k` candidates, most probable first.
+
+    Raises `UsageError` as `FillMask`.
+    """
+    fill = FillMask(model, spec, tokenizer)
+    return [fill(text, top_k) for text in texts]
+
+
 class FillMask:
-    """Guesses for the masks of texts, framed as the model's training examples were."""
+    """Candidates for the masks of texts, framed as the model's training examples were.
+
+    Raises `UsageError` for a model of another kind than mlm.
+    """
 
     def __init__(self, model: keras.Model, spec: ModelSpec, tokenizer: Tokenizer) -> None:
         if spec.kind != "mlm":
             raise UsageError(
-                f"fill-mask needs a masked language model (--objective mlm), this one is of kind {spec.kind!r}"
+                "fill-mask needs a masked language model (--objective mlm), this one is of kind"
+                f" {spec.kind!r}"
             )
         self.spec, self.tokenizer = spec, tokenizer
-        # Traced for each length: the layers want static shapes, which `reduce_retracing` would take away at the second text.
+        # Traced for each length: the layers need static shapes, which `reduce_retracing` removes
+        # at the second text.
         self._logits = tf.function(lambda x: model(x), autograph=False)
 
+    @classmethod
+    def of(cls, saved: PretrainedModel, tokenizer: str | None = None) -> FillMask:
+        """From a saved model, of an ELECTRA its generator. tokenizer: directory of another one."""
+        if saved.spec.kind == "electra":
+            saved = part_of(saved, GENERATOR)
+        return cls(saved.model(), saved.spec, saved.tokenizer(tokenizer))
+
     def framed(self, text: str) -> list[int]:
-        """Ids of a text between the prefix, the end of its line and the suffix of the training examples.
+        """Ids of a text with the prefix, end of line and suffix of the training examples.
 
         Raises `UsageError` when the text has no mask or is longer than a training example.
         """
@@ -49,12 +75,15 @@ class FillMask:
             )
         if len(ids) > spec.seq_length:
             raise UsageError(
-                f"text {text[:40]!r}... is {len(ids)} tokens long, the model was trained on {spec.seq_length}"
+                f"text {text[:40]!r}... has {len(ids)} tokens, the model was trained on"
+                f" {spec.seq_length}"
             )
         return ids
 
-    def __call__(self, text: str, top_k: int) -> list[list[Guess]]:
-        """For each mask, in order, its `top_k` guesses, most probable first."""
+    def __call__(self, text: str, top_k: int = 5) -> list[list[Guess]]:
+        """For each mask, in order, its `top_k` candidates, most probable first."""
+        if top_k < 1:
+            raise UsageError(f"--top_k {top_k}: must be at least 1")
         ids = self.framed(text)
         logits = (
             self._logits(tf.constant([ids], tf.int32))[0, :, : self.spec.vocab_size]

@@ -1,4 +1,4 @@
-"""Writing with a model: on from a text (causal), or a text for a text (encoder-decoder)."""
+"""Text generation: continuing a text (causal model), or a target for a source (encoder-decoder)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tpu_tlm.data.preprocessing.packing import Packing
 from tpu_tlm.data.preprocessing.pairs import framed_texts
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
-from tpu_tlm.inference.decoding import Step, Texts, beam_search, drawn, repeated
+from tpu_tlm.formats.pretrained import PretrainedModel
+from tpu_tlm.inference.decoding import Step, Texts, beam_search, repeated, sample
 from tpu_tlm.inference.sampling import BeamSearch, Sampling
 from tpu_tlm.models.language_models import TransformerLanguageModel
 from tpu_tlm.models.layers.attention import Cache
@@ -21,15 +22,19 @@ from tpu_tlm.models.spec import ModelSpec, longest
 from tpu_tlm.objectives.denoising import Denoiser
 from tpu_tlm.objectives.seq2seq import target_frame
 
-# Lengths are rounded up to multiples of this, so that texts of different lengths share a compiled program.
+# Lengths are rounded up to multiples of this, so that texts share a compiled program.
 _ROUND = 64
-# Texts that are written together.
+# Texts per batch.
 _ROWS = 16
 
 
-class Written(NamedTuple):
-    """What came out: the whole text, the new ids, whether they end with an end token (else the length was used up), and with a beam the
-    log-probability of the new ids."""
+class GeneratedText(NamedTuple):
+    """A generated text.
+
+    text: the whole text, of an encoder-decoder the target; ids: the new tokens; ended: whether they
+    end with an end token, otherwise the length was reached; log_probability: of the new tokens,
+    with beam search only.
+    """
 
     text: str
     ids: list[int]
@@ -37,13 +42,30 @@ class Written(NamedTuple):
     log_probability: float | None = None
 
 
-class Generate:
-    """Writes texts, framed as the training examples were, up to an end token, by drawing or by a beam.
+def generate(
+    model: Any,
+    spec: ModelSpec,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    max_tokens: int = 64,
+    how: Sampling | BeamSearch | None = None,
+) -> list[GeneratedText]:
+    """For each text its continuation or target, of at most `max_tokens` new tokens.
 
-    A causal model writes on from a text, up to an end-of-line or suffix token. An encoder-decoder reads a text of at most the length of a
-    training example (of the first text of a pair what is too much is cut away, as in training) and writes its target; one that was trained
-    by denoising repairs it, with [MASK] where something is missing. One program of static shapes writes up to 16 texts together, each of
-    which depends on its own number alone. Raises `UsageError` for a model that does not write.
+    how: None = sampling with its defaults. Raises `UsageError` as `Generator`.
+    """
+    return list(Generator(model, spec, tokenizer, how or Sampling())(texts, max_tokens))
+
+
+class Generator:
+    """Generates texts, framed as the training examples were, up to an end token.
+
+    A causal model continues a text up to an end-of-line or suffix token. An encoder-decoder reads a
+    text of at most the length of a training example (the first text of a pair is cut as in
+    training) and generates its target; one trained by denoising repairs the text, with [MASK] where
+    something is missing. One program of static shapes generates up to 16 texts together; a result
+    depends on its own text, its number and the seed only. Raises `UsageError` for a model of
+    another kind.
     """
 
     def __init__(
@@ -51,7 +73,8 @@ class Generate:
     ) -> None:
         if not isinstance(model, TransformerLanguageModel | Seq2SeqModel):
             raise UsageError(
-                f"generate needs a causal model (--objective clm) or an encoder-decoder (seq2seq), this one is of kind {spec.kind!r}"
+                "generate needs a causal model (--objective clm) or an encoder-decoder (seq2seq),"
+                f" this one is of kind {spec.kind!r}"
             )
         self.spec, self.tokenizer, self.how = spec, tokenizer, how
         self.model: Any = model
@@ -62,39 +85,48 @@ class Generate:
             else None
         )
         if self.reads:
-            self.start, end = target_frame(spec, tokenizer)
+            self.start_id, end = target_frame(spec, tokenizer)
             self.ends: tuple[int, ...] = (end,)
         else:
             self.ends = tuple(i for i in (spec.eol_id, spec.suffix_id) if i is not None)
         self._run = tf.function(
-            self._write, jit_compile=True, autograph=False, reduce_retracing=False
+            self._generate, jit_compile=True, autograph=False, reduce_retracing=False
         )
 
-    def framed(self, text: str, max_tokens: int) -> list[int]:
-        """Ids to write on from: those of a text behind the prefix of the training examples, or the start of a target.
+    @classmethod
+    def of(
+        cls, saved: PretrainedModel, how: Sampling | BeamSearch, tokenizer: str | None = None
+    ) -> Generator:
+        """From a saved model. tokenizer: directory of another one than the model's."""
+        return cls(saved.model(), saved.spec, saved.tokenizer(tokenizer), how)
 
-        Raises `UsageError` when nothing is there, or there is no room.
+    def framed(self, text: str, max_tokens: int) -> list[int]:
+        """Ids to continue: those of a text after the prefix, or the start of a target.
+
+        Raises `UsageError` for an empty text without a prefix, and for too many tokens.
         """
         ids = (
-            [self.start]
+            [self.start_id]
             if self.reads
             else [i for i in (self.spec.prefix_id,) if i is not None] + self.tokenizer.encode(text)
         )
         if not ids:
             raise UsageError(
-                "an empty text: this model has no prefix token to begin with, give at least one word (--text)"
+                "an empty text: this model has no prefix token to start with, give at least one"
+                " word (--text)"
             )
         limit = longest(self.spec)
         if limit is not None and len(ids) + max_tokens > limit:
             raise UsageError(
-                f"text {text[:40]!r} ({len(ids)} tokens) and --max_tokens {max_tokens}: the model takes {limit} tokens in all, give fewer"
+                f"text {text[:40]!r} ({len(ids)} tokens) and --max_tokens {max_tokens}: the model"
+                f" takes {limit} tokens in all, give fewer"
             )
         return ids
 
     def source(self, text: str) -> list[int]:
-        """Ids of a text to read, framed as a training example; the first text of a pair is cut as those were.
+        """Ids of a source, framed as a training example; the first text of a pair is cut like one.
 
-        Raises `UsageError` when another text is longer than an example.
+        Raises `UsageError` for any other text that is longer than an example.
         """
         spec = self.spec
         if self.denoiser is None and spec.pairs is not None:
@@ -109,11 +141,12 @@ class Generate:
         ids = [i for i in (spec.prefix_id, *ids, spec.eol_id, spec.suffix_id) if i is not None]
         if len(ids) > spec.seq_length:
             raise UsageError(
-                f"text {text[:40]!r}... is {len(ids)} tokens long, the model was trained on {spec.seq_length}"
+                f"text {text[:40]!r}... has {len(ids)} tokens, the model was trained on"
+                f" {spec.seq_length}"
             )
         return ids
 
-    def _opened(
+    def _start(
         self, rows: int, size: int, source: tf.Tensor | None, copies: int
     ) -> tuple[Step, list[Cache]]:
         at = tf.constant(0)
@@ -125,7 +158,7 @@ class Generate:
         )
         return lambda y, at, current: self.model.step(read, y, at, current), caches
 
-    def _write(
+    def _generate(
         self,
         x: tf.Tensor,
         lengths: tf.Tensor,
@@ -133,17 +166,20 @@ class Generate:
         number: tf.Tensor,
         source: tf.Tensor | None,
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """`x` int32 `[B, S]` filled up from `lengths` to `stops`, and log-probabilities; `number`: int64 `[B]`; `source`: `[B, R]`."""
+        """Texts `x` int32 `[B, S]` filled from `lengths` to `stops`, and log-probabilities.
+
+        `number`: int64 `[B]`, numbers of the texts; `source`: int32 `[B, R]`.
+        """
         texts, pad, (rows, size) = Texts(x, lengths, stops), self.spec.pad_id, x.shape
         if isinstance(self.how, Sampling):
-            step, caches = self._opened(rows, size, source, 1)
-            return drawn(step, caches, texts, number, self.how, pad, self.ends), None
-        step, caches = self._opened(rows, size, source, self.how.beam)
+            step, caches = self._start(rows, size, source, 1)
+            return sample(step, caches, texts, number, self.how, pad, self.ends), None
+        step, caches = self._start(rows, size, source, self.how.beam)
         found = beam_search(step, caches, texts, self.how, pad, self.ends)
         return found.x[:, 0], found.log_probability[:, 0]
 
     def _readable(self, source: Sequence[int], ids: Sequence[int]) -> str:
-        """The text of a source and the ids written for it."""
+        """The text of generated ids, and of the source that they repair."""
         spec = self.spec
         if self.denoiser is not None and self.denoiser.config.denoise == "spans":
             ids = self.denoiser.repaired(source, ids)
@@ -165,7 +201,7 @@ class Generate:
         sources: Sequence[list[int]],
         first: int,
         max_tokens: int,
-    ) -> Iterator[Written]:
+    ) -> Iterator[GeneratedText]:
         lengths = np.array([len(p) for p in prompts], np.int32)
         size = -(-int(lengths.max() + max_tokens) // _ROUND) * _ROUND
         size = min(size, longest(self.spec) or size)
@@ -186,7 +222,7 @@ class Generate:
                 if self.reads
                 else self._readable((), [*prompt, *new])
             )
-            yield Written(
+            yield GeneratedText(
                 text,
                 new,
                 bool(new) and new[-1] in self.ends,
@@ -199,10 +235,10 @@ class Generate:
             row[: len(ids)] = ids
         return tf.constant(x)
 
-    def __call__(self, texts: Sequence[str], max_tokens: int) -> Iterator[Written]:
-        """For each text what is written, at most `max_tokens` tokens, in order. Raises `UsageError` as `framed` and `source`."""
+    def __call__(self, texts: Sequence[str], max_tokens: int) -> Iterator[GeneratedText]:
+        """For each text its result, in order. Raises `UsageError` as `framed` and `source`."""
         if max_tokens < 1:
-            raise UsageError(f"--max_tokens {max_tokens}: at least one token must be asked for")
+            raise UsageError(f"--max_tokens {max_tokens}: must be at least 1")
         prompts = [self.framed(text, max_tokens) for text in texts]
         sources = [self.source(text) if self.reads else [] for text in texts]
         for first in range(0, len(prompts), _ROWS):

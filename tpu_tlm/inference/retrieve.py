@@ -1,4 +1,4 @@
-"""Choosing responses: the candidates whose vectors are nearest to a text's, by a dual encoder."""
+"""Retrieval with a dual encoder: the candidates whose vectors are nearest to a text's."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from tpu_tlm.data.preprocessing.packing import Packing
 from tpu_tlm.data.preprocessing.pairs import framed_texts
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.models.spec import ModelSpec
 
-# Texts that are encoded together; fewer are filled up, so that there is one compiled program.
+# Texts per batch; smaller batches are filled, so that there is one compiled program.
 _ROWS = 64
 
 
 class Response(NamedTuple):
-    """A candidate: its text, its line's number among the candidates from 0, and its cosine with the text, -1..1."""
+    """A candidate: its text, its index among the candidates, and its cosine with the query."""
 
     text: str
     number: int
@@ -29,20 +30,33 @@ class Response(NamedTuple):
 
 
 def read_candidates(path: str) -> list[str]:
-    """The lines of a text file that are not blank. Raises `UsageError` when there is none."""
+    """The lines of a text file that are not blank. Raises `UsageError` if there are none."""
     lines = [
         line.strip() for line in filesystem.read_bytes(path).decode("utf-8", "replace").splitlines()
     ]
     if not any(lines):
-        raise UsageError(f"--candidates {path}: holds no line of text")
+        raise UsageError(f"--candidates {path}: has no line of text")
     return [line for line in lines if line]
 
 
-class Respond:
-    """Ranks candidates for texts; their vectors are computed once, when it is made.
+def rank(
+    model: Any,
+    spec: ModelSpec,
+    tokenizer: Tokenizer,
+    queries: Sequence[str],
+    candidates: Sequence[str],
+    top_k: int = 5,
+) -> list[list[Response]]:
+    """For each query its `top_k` candidates, nearest first. Raises `UsageError` as `Ranker`."""
+    return Ranker(model, spec, tokenizer, candidates)(queries, top_k)
 
-    Texts are framed as the training pairs were (`data.pairs.framed_texts`): turns of a history are joined by `<EOU>`; where it is not known
-    what the pairs were, they count as histories and responses. Raises `UsageError` for a model that is no dual encoder.
+
+class Ranker:
+    """Ranks fixed candidates for queries; the candidates' vectors are computed once.
+
+    Texts are framed as the training pairs were (`framed_texts`): turns of a history are joined by
+    `<EOU>`; pairs of an unknown kind are treated as histories and responses. Raises `UsageError`
+    for a model that is not a dual encoder, and for a query without tokens.
     """
 
     def __init__(
@@ -50,8 +64,11 @@ class Respond:
     ) -> None:
         if spec.kind != "dual":
             raise UsageError(
-                f"respond needs a dual encoder (--objective dual-encoder), this model is of kind {spec.kind!r}"
+                "respond needs a dual encoder (--objective dual-encoder), this model is of kind"
+                f" {spec.kind!r}"
             )
+        if not candidates:
+            raise UsageError("there are no candidates to rank")
         self.spec, self.tokenizer, self.candidates = spec, tokenizer, list(candidates)
         self._x = Packing(spec.seq_length, spec.pad_id, spec.prefix_id, spec.suffix_id)
         self._y = Packing(
@@ -61,6 +78,13 @@ class Respond:
         self._response = tf.function(lambda y: model.encode_response(y), autograph=False)
         texts = [text.encode() for text in self.candidates]
         self._vectors = self._unit(self._response, framed_texts(texts, tokenizer, self._y))
+
+    @classmethod
+    def of(
+        cls, saved: PretrainedModel, candidates: Sequence[str], tokenizer: str | None = None
+    ) -> Ranker:
+        """From a saved model. tokenizer: directory of another one than the model's."""
+        return cls(saved.model(), saved.spec, saved.tokenizer(tokenizer), candidates)
 
     @staticmethod
     def _unit(
@@ -77,10 +101,22 @@ class Respond:
         vectors = np.concatenate(rows)[: len(ids)]
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
-    def __call__(self, texts: Sequence[str], top_k: int) -> list[list[Response]]:
-        """For each text its `top_k` candidates, nearest first; of equally near ones the earlier line."""
+    def __call__(
+        self, texts: Sequence[str], top_k: int = 5, names: Sequence[str] = ()
+    ) -> list[list[Response]]:
+        """For each query its `top_k` candidates, nearest first, of equal ones the earlier first.
+
+        names: what errors call the queries; by default "text 1" and so on.
+        """
+        if top_k < 1:
+            raise UsageError(f"--top_k {top_k}: must be at least 1")
         if not texts:
             return []
+        for number, text in enumerate(texts):
+            # The vector of padding alone would be near to some candidate.
+            if not self.tokenizer.encode(text):
+                name = names[number] if names else f"text {number + 1}"
+                raise UsageError(f"{name} ({text[:40]!r}) has no token to respond to; leave it out")
         kind = self.spec.pairs or "ntp"
         queries = framed_texts(
             [t.encode() for t in texts],

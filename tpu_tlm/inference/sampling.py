@@ -1,4 +1,4 @@
-"""How a token is chosen from logits while writing."""
+"""How generation chooses tokens: sampling, or beam search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from tpu_tlm.models.layers.masks import MASKED
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is drawn: logits over `temperature` (0: the largest), the `top_k` most probable, the fewest that make up `top_p`."""
+    """Sampling from logits divided by `temperature` (0: the most probable token).
+
+    `top_k`: only from so many most probable tokens; `top_p`: only from the fewest tokens whose
+    probabilities add up to it. Raises `UsageError` for impossible numbers.
+    """
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -24,28 +28,54 @@ class Sampling:
         if self.temperature < 0.0:
             raise UsageError(f"--temperature {self.temperature}: must not be negative")
         if self.top_k is not None and self.top_k < 1:
-            raise UsageError(f"--top_k {self.top_k}: at least one token must remain")
+            raise UsageError(f"--top_k {self.top_k}: must be at least 1")
         if not 0.0 < self.top_p <= 1.0:
             raise UsageError(f"--top_p {self.top_p}: must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)
 class BeamSearch:
-    """The most probable texts instead: `beam` of them are followed, and compare by log-probability / ((5 + tokens) / 6) ** length_penalty
-    (arXiv 1609.08144, section 7)."""
+    """Search for the most probable text with `beam` hypotheses.
+
+    They are compared by log-probability / ((5 + tokens) / 6) ** length_penalty (arXiv 1609.08144,
+    section 7). Raises `UsageError` for impossible numbers.
+    """
 
     beam: int = 4
     length_penalty: float = 0.6
 
     def __post_init__(self) -> None:
         if self.beam < 1:
-            raise UsageError(f"--beam {self.beam}: at least one text must be followed")
+            raise UsageError(f"--beam {self.beam}: must be at least 1")
         if self.length_penalty < 0.0:
             raise UsageError(f"--length_penalty {self.length_penalty}: must not be negative")
 
 
+def decoding(
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
+    beam: int = 0,
+    length_penalty: float = 0.6,
+) -> Sampling | BeamSearch:
+    """Beam search where `beam` is not 0, else sampling.
+
+    Raises `UsageError` for options of sampling together with a beam.
+    """
+    if not beam:
+        return Sampling(temperature, top_k, top_p, seed)
+    if (temperature, top_k, top_p) != (1.0, None, 1.0):
+        raise UsageError(
+            f"--beam {beam}: beam search does not sample; leave out --temperature, --top_k and"
+            " --top_p"
+        )
+    return BeamSearch(beam, length_penalty)
+
+
 def filtered(logits: tf.Tensor, sampling: Sampling) -> tf.Tensor:
-    """Logits `[B, V]` over the temperature, those that may not be drawn at -1e9."""
+    """Logits `[B, V]` divided by the temperature, with -1e9 for tokens that are excluded."""
     logits = logits / sampling.temperature
     if sampling.top_k is not None:
         floor = tf.math.top_k(logits, k=min(sampling.top_k, logits.shape[-1])).values[:, -1:]
@@ -61,7 +91,10 @@ def filtered(logits: tf.Tensor, sampling: Sampling) -> tf.Tensor:
 
 
 def draw(logits: tf.Tensor, sampling: Sampling, key: Key) -> tf.Tensor:
-    """One token per row: float32 `[B, V] -> int32 [B]`, from the softmax of the filtered logits (largest logit plus Gumbel noise)."""
+    """One token per row, float32 `[B, V] -> int32 [B]`, drawn from the filtered logits' softmax.
+
+    The draw is the largest of logits plus Gumbel noise.
+    """
     if sampling.temperature == 0.0:
         return tf.argmax(logits, axis=-1, output_type=tf.int32)
     return tf.argmax(

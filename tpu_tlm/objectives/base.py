@@ -1,4 +1,4 @@
-"""What an objective is: a loss as sum and count, and metrics as sums and counts."""
+"""The interface of a pre-training objective: a loss and metrics, each as a sum and a count."""
 
 from __future__ import annotations
 
@@ -8,22 +8,44 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import tensorflow as tf
 
-from tpu_tlm.config import ContrastiveConfig, DenoisingConfig, ElectraConfig, MlmConfig
 from tpu_tlm.models.flops import flops_per_example
 from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.objectives.options import ObjectiveOptions
 
 if TYPE_CHECKING:
     from tpu_tlm.data.tokenizers.base import Tokenizer
 
+__all__ = [
+    "Batch",
+    "Key",
+    "LossSums",
+    "Objective",
+    "ObjectiveContext",
+    "ObjectiveOptions",
+    "Setting",
+    "Sums",
+    "cross_entropy",
+]
+
 Batch = Mapping[str, tf.Tensor]
+
+# Attributes of the first edition, and their present names. A class that defines one has both.
+_OLD_NAMES = {
+    "make": "from_config",
+    "adapt": "configure_model",
+    "parts": "loss_terms",
+    "gathers": "cross_replica",
+}
 
 
 class LossSums(NamedTuple):
-    """Float32 scalars of one batch: the loss summed, its weight (count), and for each metric its sum and count.
+    """Sums over one batch, float32 scalars: the loss, its weight (a count), and per metric a sum
+    and a count.
 
-    What is learned is loss / weight over the global batch. An objective that adds up several means (`Objective.parts`) gives a loss and a
-    weight of each by name; what is learned is then the sum of their means, however the batch was split.
+    The trained loss is loss / weight over the global batch. An objective whose loss is a sum of
+    several means (`Objective.loss_terms`) gives loss and weight as dicts by term; the trained loss
+    is then the sum of the terms' means, independent of how the batch was split.
     """
 
     loss: Any
@@ -31,28 +53,25 @@ class LossSums(NamedTuple):
     metrics: dict[str, tuple[tf.Tensor, tf.Tensor]]
 
 
-class ObjectiveOptions(NamedTuple):
-    """The options of all objectives; each reads its own."""
-
-    mlm: MlmConfig = MlmConfig()
-    contrastive: ContrastiveConfig = ContrastiveConfig()
-    denoising: DenoisingConfig = DenoisingConfig()
-    electra: ElectraConfig = ElectraConfig()
-
-
 class ObjectiveContext(NamedTuple):
-    """What an objective is made from: the model's spec, the tokenizer of the data, the options."""
+    """Inputs of `Objective.from_config`: the model's spec, the tokenizer of the data, options."""
 
     spec: ModelSpec
     tokenizer: Tokenizer
     options: ObjectiveOptions = ObjectiveOptions()
 
 
-def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cross entropy of int labels `[...]` under logits `[..., V]`, and 1 where the label's logit is the largest: float32 `[...]` each.
+# Names of the first edition, for objective files written for it.
+Sums, Setting = LossSums, ObjectiveContext
 
-    The label's logit is picked by comparison, not by a gather: it fuses with the other reductions, and its gradient is no scatter. The
-    vocabulary is taken as the first axis, as the head computes it.
+
+def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cross entropy and correctness per label, float32 `[...]` each.
+
+    `labels` int `[...]`, `logits` float `[..., V]`. A label counts as correct (1.0) where its logit
+    is the largest. The label's logit is selected by comparison instead of a gather: it fuses with
+    the other reductions, and its gradient is not a scatter. The vocabulary is the first axis, which
+    is the layout that the head computes.
     """
     columns = tf.transpose(tf.reshape(logits, (-1, logits.shape[-1])))
     flat = tf.reshape(labels, (-1,))
@@ -66,59 +85,78 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.T
 
 
 class Objective(abc.ABC):
-    """A pre-training regime: what is asked of a model.
+    """A pre-training objective.
 
-    Called inside the compiled step with a model (call it like a function; pass `key` on for dropout), a batch (static shapes; `x` int32
-    `[rows, nctx]`, `position` int64 `[rows]`, and what else the dataset holds) and a `Key` per example to draw corruption from. Everything
-    in it must compile under XLA: no Python on values, no strings, no dynamic shapes.
+    It is called inside the compiled step with a model (called like a function; pass `key=` on for
+    dropout), a batch of static shapes (`x` int32 `[rows, seq_length]`, `position` int64 `[rows]`,
+    and the other features of the dataset) and a `Key` per example for random numbers. All of it
+    must compile under XLA: no Python control flow on tensor values, no strings, no dynamic shapes.
 
-    Sums are added up over micro-batches, replicas and steps before anything is divided, so a result does not depend on how a batch was
-    split.
+    Sums are added over micro-batches, replicas and steps before anything is divided, so a result
+    does not depend on how a batch was split.
 
-    `name`: what `--objective` calls it; `kind`: the kind of model that it trains (`models.build.KINDS`); `metrics`: names of its metrics;
-    `parts`: names of the means that its loss is the sum of, where there are several;
-    `cross_replica`: its loss compares examples with those of other replicas, so it is called with `replicas=` (`objectives.replicas.Replicas`);
-    `perplexity`: whether exp(loss) is a perplexity.
+    Class attributes:
+      name: what `--objective` calls it.
+      kind: the kind of model that it trains (`tpu_tlm.models.registry.KINDS`).
+      metrics: names of its metrics.
+      loss_terms: names of the means that its loss is the sum of; empty for a single mean.
+      cross_replica: whether its loss compares examples of different replicas; it is then called
+        with `replicas=` (`tpu_tlm.objectives.replicas.Replicas`).
+      perplexity: whether exp(loss) is a perplexity.
+
+    The first edition's names make, adapt, parts and gathers are aliases of from_config,
+    configure_model, loss_terms and cross_replica.
     """
 
     name: ClassVar[str]
     kind: ClassVar[str] = "mlm"
     metrics: ClassVar[tuple[str, ...]]
-    parts: ClassVar[tuple[str, ...]] = ()
+    loss_terms: ClassVar[tuple[str, ...]] = ()
     cross_replica: ClassVar[bool] = False
     perplexity: ClassVar[bool] = True
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        alias_old_names(cls)
+
     @classmethod
-    def make(cls, setting: ObjectiveContext) -> Objective:
-        """The objective for a model, a tokenizer and options; one without any of its own needs no `make`."""
+    def from_config(cls, context: ObjectiveContext) -> Objective:
+        """Create the objective for a model, a tokenizer and options."""
         return cls()
 
     @classmethod
-    def adapt(
+    def configure_model(
         cls, spec: ModelSpec, options: ObjectiveOptions, lengths: Mapping[str, int]
     ) -> ModelSpec:
-        """The spec of the model to train, from that of a text model; `lengths`: tokens of each feature of the dataset."""
+        """Return the spec of the model to train, derived from that of a text model.
+
+        `lengths`: tokens per feature of the dataset, such as `{"x": 128}`. Raises `UsageError` for
+        data or options that the objective cannot use.
+        """
         return spec
 
-    def check(self, first: Mapping[str, Any], where: str) -> None:  # noqa: B027 - most take whatever has the right shape
-        """Raise `UsageError` where the first examples of a dataset are none for this objective, though their features and lengths fit.
+    def check(self, first: Mapping[str, Any], where: str) -> None:  # noqa: B027 - optional
+        """Check the first examples of a dataset, NumPy arrays `[rows, ...]` by feature.
 
-        `first`: NumPy arrays `[rows, ...]`; `where` names the dataset.
+        Called where features and lengths already fit. Raises `UsageError` naming `where`, the
+        dataset, for values that the objective cannot use.
         """
 
     @abc.abstractmethod
     def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> LossSums:
-        """The sums of one batch. With `training` false no dropout, and the corruption must not depend on the run's seed.
+        """Compute the sums of one batch.
 
-        `batch["valid"]` (float32 `[rows]`), where present, is 0 for rows that only fill up the last batch of an evaluation.
+        With `training` false there is no dropout, and random numbers must not depend on the run's
+        seed. `batch["valid"]` (float32 `[rows]`), where present, is 0 for rows that only fill the
+        last batch of an evaluation.
         """
 
     @abc.abstractmethod
     def predictions(self, seq_length: int) -> int:
-        """How many positions of an example reach the output layer (for the count of floating-point operations)."""
+        """Positions per example that reach the output layer, for the count of FLOPs."""
 
     def flops(self, spec: ModelSpec) -> float:
-        """Floating-point operations of one example's forward and backward pass (`models.flops`)."""
+        """Floating-point operations of one example's forward and backward pass."""
         return flops_per_example(
             spec.config, spec.seq_length, self.predictions(spec.seq_length), spec.vocab_size
         )
@@ -126,3 +164,20 @@ class Objective(abc.ABC):
     def tokens(self, spec: ModelSpec) -> int:
         """Tokens of text in one example."""
         return spec.seq_length + (spec.seq_length_y or 0)
+
+
+def alias_old_names(cls: type[Objective]) -> None:
+    """Give a class every attribute that it defines itself under both its present and old name.
+
+    Done per class and not by delegation, so that `super().make(...)` in an old file and
+    `super().from_config(...)` in a new one both reach the parent's method.
+    """
+    for old, new in _OLD_NAMES.items():
+        own = vars(cls)
+        if new in own and old not in own:
+            setattr(cls, old, own[new])
+        elif old in own and new not in own:
+            setattr(cls, new, own[old])
+
+
+alias_old_names(Objective)  # type: ignore[type-abstract]

@@ -1,4 +1,4 @@
-"""Causal language modelling: every token is predicted from those before it."""
+"""Causal language modeling: every token is predicted from the tokens before it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from tpu_tlm.objectives.base import Batch, LossSums, Objective, ObjectiveContext
 
 
 class CausalLanguageModeling(Objective):
-    """Cross entropy of the next token at every position but the last; metric `accuracy`, the share whose logit is the largest.
+    """Cross entropy of the next token at every position but the last.
 
-    Labels are the input shifted by one, here on the device. Padding is not predicted; with `segment_mask`, neither is the first token of
-    a segment, which would have to be guessed from the segment before it.
+    Metric `accuracy`: share of labels whose logit is the largest. Labels are the input shifted by
+    one, on the device. Padding is not predicted; with `segment_mask`, neither is the first token of
+    a segment, which does not depend on the segment before it. Raises `UsageError` for datasets of
+    pairs or of static masks.
     """
 
     name = "clm"
@@ -26,16 +28,19 @@ class CausalLanguageModeling(Objective):
         self.pad_id, self.segment_end = pad_id, segment_end
 
     @classmethod
-    def make(cls, setting: ObjectiveContext) -> CausalLanguageModeling:
+    def from_config(cls, context: ObjectiveContext) -> CausalLanguageModeling:
         return cls(
-            setting.spec.pad_id, setting.spec.eol_id if setting.spec.config.segment_mask else None
+            context.spec.pad_id, context.spec.eol_id if context.spec.config.segment_mask else None
         )
 
     def predictions(self, seq_length: int) -> int:
         return seq_length
 
     def labels(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Labels int32 and weights float32, `[rows, T]` each. The last position has weight 0: T stays what the hardware likes."""
+        """Labels int32 and weights float32 of tokens int `[rows, T]`, `[rows, T]` each.
+
+        The last position is kept with weight 0: T stays a multiple of what the hardware prefers.
+        """
         labels = tf.pad(x[:, 1:], ((0, 0), (0, 1)), constant_values=self.pad_id)
         counted = tf.not_equal(labels, self.pad_id)
         if self.segment_end is not None:
@@ -49,7 +54,8 @@ class CausalLanguageModeling(Objective):
             )
         if "y" in batch:
             raise UsageError(
-                "--objective clm: these records carry masks (x and y); preprocess the text again, without masking"
+                "--objective clm: these records carry static masks (x and y); "
+                "preprocess the text again, without masking"
             )
         labels, weights = self.labels(batch["x"])
         if "valid" in batch:

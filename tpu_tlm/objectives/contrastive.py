@@ -1,4 +1,4 @@
-"""Contrastive learning of a dual encoder: the text that belongs to another is told from those that do not."""
+"""Contrastive training of a dual encoder, with the other pairs of the batch as negatives."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from tpu_tlm.objectives.replicas import ALONE, Replicas
 
 LARGEST_SCALE = 100.0  # of the similarities: CLIP's (arXiv 2103.00020, 2.5)
 RANKS = (1, 5, 10)
-_EQUAL = 1e-6  # cosines this near count as equal: those of equal texts are, but for rounding
+_EQUAL = 1e-6  # cosines that differ by less count as equal, as those of equal texts
 
 
 class Scores(NamedTuple):
-    """Cosines of this replica's texts with everybody's candidates.
+    """Cosines of this replica's n texts with the N candidates of all replicas.
 
-    `cosines` float32 `[n, N]`; `own`, `wrong` bool `[n, N]`: where a row's own candidate stands, and the other ones that count.
+    `cosines` float32 `[n, N]`; `own` bool `[n, N]`, true at a row's own candidate; `wrong` bool
+    `[n, N]`, true at its negatives.
     """
 
     cosines: tf.Tensor
@@ -39,14 +40,17 @@ class Scores(NamedTuple):
         return tf.reduce_sum(tf.where(self.own, self.cosines, 0.0), axis=1)
 
     def cross_entropy(self, scale: tf.Tensor) -> tf.Tensor:
-        """-log of the share that each row's own candidate has of the softmax over `scale` (scalar or `[n, 1]`) times cosine: `[n]`."""
+        """Cross entropy of each row's own candidate under softmax(scale * cosines), `[n]`.
+
+        `scale`: float32 scalar or `[n, 1]`.
+        """
         logits = tf.where(tf.logical_or(self.own, self.wrong), self.cosines * scale, MASKED)
         return tf.reduce_logsumexp(logits, axis=1) - tf.reduce_sum(
             tf.where(self.own, logits, 0.0), axis=1
         )
 
     def hinge(self, margin: float) -> tf.Tensor:
-        """By how much wrong candidates come nearer than `margin` behind the right one, on average: `[n]`."""
+        """Mean over a row's negatives of max(0, margin + cosine - positive cosine), `[n]`."""
         short = tf.nn.relu(margin + self.cosines - self.positive[:, None])
         return _over(
             tf.reduce_sum(tf.where(self.wrong, short, 0.0), axis=1),
@@ -54,7 +58,10 @@ class Scores(NamedTuple):
         )
 
     def ranks(self) -> tf.Tensor:
-        """The place of each row's own candidate, from 1, `[n]`; among equals the middle one, so that equal vectors win nothing."""
+        """Rank of each row's own candidate, from 1, float32 `[n]`.
+
+        A candidate of equal cosine counts half, so that constant vectors gain nothing.
+        """
         nearer = self.cosines - self.positive[:, None]
         before = tf.where(nearer > _EQUAL, 1.0, tf.where(nearer < -_EQUAL, 0.0, 0.5))
         before = tf.where(self.wrong, before, 0.0)
@@ -66,24 +73,29 @@ def _over(total: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
 
 
 def scale_of(temperature: tf.Tensor) -> tf.Tensor:
-    """exp of the temperature, at most `LARGEST_SCALE`; the gradient passes the limit, so that a scale can come back from it."""
+    """exp(temperature), at most `LARGEST_SCALE`.
+
+    The gradient is not clipped at the limit, so that a scale can decrease from it.
+    """
     limited = tf.minimum(temperature, math.log(LARGEST_SCALE))
     return tf.exp(temperature + tf.stop_gradient(limited - temperature))
 
 
 class DualEncoding(Objective):
-    """The loss of `--loss` over the pairs of the global batch, whose other members are what a pair is told from.
+    """Loss `--loss` over the pairs of the global batch, each with the other pairs as negatives.
 
     With unit vectors u (x) and v (y), c_ij = u_i . v_j and the scale s:
 
-        contrastive   mean of -log softmax_j(s c_ij)[i], s = exp(temperature), learned (`scale_of`)
-        symmetric     the mean of that and of the same over i, for each v (CLIP, arXiv 2103.00020)
-        triplet       mean over wrong j of max(0, margin + c_ij - c_ii) (arXiv 1411.2539)
-        all, all_mean contrastive with s rising from 1 to the root of d_out, by the place of the example in the run (ConveRT, arXiv
-                      1911.03688, 3.2); `all` is the sum over the batch, as MEAD has it. Evaluation takes the last s.
+        contrastive    mean of -log softmax_j(s c_ij)[i], s = exp(temperature), trained (`scale_of`)
+        symmetric      mean of that and of the same over i, for each v (CLIP, arXiv 2103.00020)
+        triplet        mean over j != i of max(0, margin + c_ij - c_ii) (arXiv 1411.2539)
+        all, all_mean  contrastive with s increasing from 1 to sqrt(d_out) with the example's
+                       position in the run (ConveRT, arXiv 1911.03688, 3.2); `all` is the sum over
+                       the batch, as in MEAD. Evaluation uses the final s.
 
-    Metrics over the batch's candidates, which are as many as the batch has rows: recall@k, the share of pairs whose y is among the k that
-    are nearest to x; mrr, the mean of 1 / rank; scale. Rows that only fill up a batch are no candidates.
+    Metrics, with the rows of the batch as candidates: recall@k, share of pairs whose y is among the
+    k candidates nearest to x; mrr, mean of 1 / rank; scale. Rows that only fill a batch are not
+    candidates.
     """
 
     name = "dual-encoder"
@@ -96,19 +108,23 @@ class DualEncoding(Objective):
         self.config = config
 
     @classmethod
-    def make(cls, setting: ObjectiveContext) -> DualEncoding:
-        return cls(setting.options.contrastive)
+    def from_config(cls, context: ObjectiveContext) -> DualEncoding:
+        return cls(context.options.contrastive)
 
     @classmethod
-    def adapt(
+    def configure_model(
         cls, spec: ModelSpec, options: ObjectiveOptions, lengths: Mapping[str, int]
     ) -> ModelSpec:
-        """With the length of the second text. Raises `UsageError` for records without one, or a scale that cannot rise."""
+        """Set the length of the second text.
+
+        Raises `UsageError` for records without one, and for `scale_examples` below 1.
+        """
         if (examples := options.contrastive.scale_examples) < 1:
             raise UsageError(f"--scale_examples {examples}: must be at least 1")
         if "y" not in lengths:
             raise UsageError(
-                "--objective dual-encoder: these records are no pairs; preprocess with --pairs ntp, nsp or tsv"
+                "--objective dual-encoder: these records are not pairs; "
+                "preprocess with --pairs ntp, nsp or tsv"
             )
         return replace(spec, seq_length_y=lengths["y"])
 
@@ -121,7 +137,7 @@ class DualEncoding(Objective):
         )
 
     def _scale(self, model: Any, position: tf.Tensor, width: int, training: bool) -> tf.Tensor:
-        """What the cosines are multiplied by, float32 `[n, 1]` or scalar."""
+        """The factor of the cosines, float32 `[n, 1]` or scalar."""
         if self.config.loss in ("contrastive", "symmetric"):
             temperature = tf.convert_to_tensor(model.temperature)
             return scale_of(
@@ -135,7 +151,7 @@ class DualEncoding(Objective):
     def _losses(
         self, forward: Scores, backward: Scores | None, scale: tf.Tensor, count: tf.Tensor
     ) -> tf.Tensor:
-        """The loss of each row, `[n]`; `count`: pairs in the global batch."""
+        """Loss per row, `[n]`; `count`: pairs in the global batch."""
         if self.config.loss == "triplet":
             return forward.hinge(self.config.margin)
         losses = forward.cross_entropy(scale)
@@ -148,7 +164,8 @@ class DualEncoding(Objective):
     ) -> LossSums:
         if "y" not in batch:
             raise UsageError(
-                "a dual encoder needs pairs: these records have no second text (y); preprocess with --pairs"
+                "a dual encoder needs pairs: these records have no second text (y); "
+                "preprocess with --pairs"
             )
         vectors = model(
             {"x": batch["x"], "y": batch["y"]}, key=key.fold("dropout") if training else None
@@ -160,25 +177,25 @@ class DualEncoding(Objective):
         rows, width = u.shape
         valid = batch["valid"] if "valid" in batch else tf.ones([rows])
         symmetric = self.config.loss == "symmetric"
-        # One meeting of the replicas for all that they have to know of each other.
-        everybody = replicas.gather(
+        # A single all-gather for everything that replicas exchange.
+        gathered = replicas.gather(
             tf.concat([v, *([u] if symmetric else []), valid[:, None]], axis=1)
         )
-        counts = everybody[:, -1] > 0.0
+        counts = gathered[:, -1] > 0.0
         place = tf.cast(replicas.index, tf.int32) * rows + tf.range(rows)
-        own = tf.equal(tf.range(everybody.shape[0])[None, :], place[:, None])
+        own = tf.equal(tf.range(gathered.shape[0])[None, :], place[:, None])
         wrong = tf.logical_and(counts[None, :], tf.logical_not(own))
 
         def scores(side: tf.Tensor, candidates: tf.Tensor) -> Scores:
             return Scores(tf.matmul(side, candidates, transpose_b=True), own, wrong)
 
-        forward = scores(u, everybody[:, :width])
+        forward = scores(u, gathered[:, :width])
         scale = self._scale(model, batch["position"], width, training)
         losses = self._losses(
             forward,
-            scores(v, everybody[:, width : 2 * width]) if symmetric else None,
+            scores(v, gathered[:, width : 2 * width]) if symmetric else None,
             scale,
-            tf.reduce_sum(everybody[:, -1]),
+            tf.reduce_sum(gathered[:, -1]),
         )
         weight = tf.reduce_sum(valid)
         ranks = tf.stop_gradient(forward.ranks())

@@ -1,4 +1,4 @@
-"""From a text to a damaged source and the target that repairs it, on the device: T5's way and BART's."""
+"""Denoising examples made on the device: T5's span corruption and BART's text infilling."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ from tpu_tlm.objectives.spans import (
     t5_spans,
 )
 
-# Share of the tokens that T5 and BART take away.
+# Default share of removed tokens, those of T5 and BART.
 _DENSITY = {"spans": 0.15, "infilling": 0.3}
 _COUNTS: Mapping[str, Counts] = {"spans": t5_counts, "infilling": infilling_counts}
 
 
 class Example(NamedTuple):
-    """What an encoder-decoder is trained on: `source` int32 `[rows, S]`; what the decoder is `given` and the `labels` of the tokens after,
-    int32 `[rows, T]`; `weights` float32 `[rows, T]`, 0 where there is nothing to predict."""
+    """A batch for an encoder-decoder.
+
+    `source` int32 `[rows, S]`: encoder input; `given` int32 `[rows, T]`: decoder input; `labels`
+    int32 `[rows, T]`: the next tokens; `weights` float32 `[rows, T]`: 0 where there is no label.
+    """
 
     source: tf.Tensor
     given: tf.Tensor
@@ -40,8 +43,12 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Denoiser:
-    """Damages texts. `config`: resolved; `vocab_size`: with the added ids, of which the last begins and ends a target and the others are
-    sentinels, the first span's first; `prefix`, `suffix`: whether the texts have them: they are never taken away."""
+    """Corrupts texts.
+
+    `config`: from `resolved`. `vocab_size` includes the added ids: the last one starts and ends a
+    target, the ones before it are sentinels, in the order of the spans. `mask_id`: replaces a span
+    in infilling. `prefix`, `suffix`: whether texts are framed by one, which is never removed.
+    """
 
     config: DenoisingConfig
     vocab_size: int
@@ -52,7 +59,7 @@ class Denoiser:
 
     @classmethod
     def of(cls, spec: ModelSpec, mask_id: int | None = None) -> Denoiser:
-        """The one of a model's spec. `mask_id`: what stands for a span (infilling)."""
+        """The denoiser of a model's spec. `mask_id`: replaces a span (infilling only)."""
         assert spec.denoising is not None
         return cls(
             spec.denoising,
@@ -65,28 +72,32 @@ class Denoiser:
 
     @property
     def end(self) -> int:
-        """The id at both ends of a target."""
+        """The id that starts and ends a target."""
         return self.vocab_size - 1
 
     @property
     def first(self) -> int:
-        """The first span's sentinel."""
+        """The sentinel of the first span."""
         return self.vocab_size - (self.config.sentinels or 0)
 
     def _size(self, seq_length: int) -> int:
-        """Tokens of text in an example."""
+        """Tokens of an example without prefix and suffix."""
         return seq_length - self.prefix - self.suffix
 
     @property
     def longest(self) -> int:
-        """The most tokens of an example: places in its text are drawn, for infilling gaps, of which there is one more."""
+        """The longest supported example, in tokens.
+
+        Positions of the text are drawn, or for infilling gaps, of which there is one more.
+        """
         return LONGEST - (self.config.denoise == "infilling") + self.prefix + self.suffix
 
     def check_length(self, seq_length: int) -> None:
         """Raise `UsageError` for examples of more than `longest` tokens."""
         if seq_length > self.longest:
             raise UsageError(
-                f"--denoise {self.config.denoise}: examples of {seq_length} tokens are too long, at most {self.longest}"
+                f"--denoise {self.config.denoise}: examples of {seq_length} tokens are too long,"
+                f" at most {self.longest}"
             )
 
     def _numbers(self) -> tuple[float, float]:
@@ -94,11 +105,14 @@ class Denoiser:
         return self.config.noise_density, self.config.mean_span
 
     def spans(self, seq_length: int) -> int:
-        """The most spans of an example."""
+        """The largest number of spans of an example."""
         return most(_COUNTS[self.config.denoise], self._size(seq_length), *self._numbers())[1]
 
     def lengths(self, seq_length: int) -> tuple[int, int]:
-        """Tokens of source and target of examples of `seq_length` tokens: what a full one has, so that only short ones are padded."""
+        """Tokens of source and target of examples of `seq_length` tokens.
+
+        These are the lengths of a full example, so that only shorter ones are padded.
+        """
         noise, spans, left = most(
             _COUNTS[self.config.denoise], self._size(seq_length), *self._numbers()
         )
@@ -106,11 +120,13 @@ class Denoiser:
         return left + self.prefix + self.suffix, target
 
     def __call__(self, x: tf.Tensor, key: Key) -> Example:
-        """Source and target of texts int32 `[rows, nctx]`, a pure function of text and key.
+        """Source and target of texts int32 `[rows, seq_length]`, a pure function of text and key.
 
-        spans (T5, arXiv 1910.10683, 3.1.4): every span is one sentinel in the source; the target is sentinel, span, sentinel, span..., end.
-        infilling (BART, arXiv 1910.13461): every span is one mask; the target is the whole text, then the end. A text with nothing to take
-        away has weight 0. Raises `UsageError` for examples that are too long, or of more spans than there are sentinels.
+        spans (T5, arXiv 1910.10683, 3.1.4): every span is replaced by a sentinel in the source; the
+        target is sentinel, span, sentinel, span..., end. infilling (BART, arXiv 1910.13461): every
+        span is replaced by one mask; the target is the whole text, then the end. A text too short
+        to corrupt has weight 0. Raises `UsageError` for examples that are too long, or that have
+        more spans than there are sentinels.
         """
         seq_length = x.shape[1]
         self.check_length(seq_length)
@@ -119,7 +135,8 @@ class Denoiser:
             self.config.sentinels or 0
         ):
             raise UsageError(
-                f"examples of {seq_length} tokens have {self.spans(seq_length)} spans, this model has sentinels for {self._sentinels()}"
+                f"examples of {seq_length} tokens have {self.spans(seq_length)} spans, this model"
+                f" has sentinels for {self._sentinels()}"
             )
         there = tf.not_equal(x, self.pad_id)
         lengths = tf.clip_by_value(
@@ -158,7 +175,10 @@ class Denoiser:
         return max(0, (self.config.sentinels or 0) - 1)
 
     def repaired(self, source: Sequence[int], written: Iterable[int]) -> list[int]:
-        """The text out of a source with sentinels and the target written for it; a span that was not written stays empty."""
+        """Token ids of the text that a source with sentinels and its generated target describe.
+
+        A span that the target does not contain is left empty.
+        """
         spans: dict[int, list[int]] = {}
         current: list[int] = []
         for token in written:
@@ -173,19 +193,24 @@ class Denoiser:
         ]
 
     def with_sentinels(self, ids: Sequence[int], mask_id: int) -> list[int]:
-        """Ids of a text whose masks are sentinels, in their order. Raises `UsageError` for more masks than sentinels."""
+        """Token ids with every mask replaced by the next sentinel.
+
+        Raises `UsageError` for more masks than sentinels.
+        """
         if list(ids).count(mask_id) > self._sentinels():
             raise UsageError(
-                f"the text has {list(ids).count(mask_id)} masks, this model has sentinels for {self._sentinels()}"
+                f"the text has {list(ids).count(mask_id)} masks, this model has sentinels for"
+                f" {self._sentinels()}"
             )
         numbers = iter(range(self.first, self.end))
         return [next(numbers) if token == mask_id else token for token in ids]
 
 
 def resolved(config: DenoisingConfig, spec: ModelSpec) -> DenoisingConfig:
-    """The options with every number that was left open, for texts framed as `spec` says.
+    """The options with every `None` replaced by its number, for examples as `spec` describes.
 
-    Raises `UsageError` for shares and lengths that do not go together with the examples, or too few sentinels.
+    Raises `UsageError` for shares and lengths that do not fit the examples, and for too few
+    sentinels.
     """
     if config.sentinels is not None and config.sentinels < 0:
         raise UsageError(f"--sentinels {config.sentinels}: must not be negative")
@@ -202,11 +227,13 @@ def resolved(config: DenoisingConfig, spec: ModelSpec) -> DenoisingConfig:
     spans = denoiser.spans(spec.seq_length)
     if spans < 1:
         raise UsageError(
-            f"--denoise {config.denoise}: examples of {spec.seq_length} tokens are too short to take something away"
+            f"--denoise {config.denoise}: examples of {spec.seq_length} tokens are too short to"
+            " remove a span"
         )
     needed = spans + 1 if config.denoise == "spans" else 1
     if config.sentinels is not None and config.sentinels < needed:
         raise UsageError(
-            f"--sentinels {config.sentinels}: examples of {spec.seq_length} tokens need at least {needed}"
+            f"--sentinels {config.sentinels}: examples of {spec.seq_length} tokens need at least"
+            f" {needed}"
         )
     return replace(full, sentinels=config.sentinels or needed)

@@ -1,4 +1,4 @@
-"""Replaced-token detection: a generator fills masks, a discriminator says which tokens are not the text's (ELECTRA, arXiv 2003.10555)."""
+"""Replaced-token detection with a generator and a discriminator (ELECTRA, arXiv 2003.10555)."""
 
 from __future__ import annotations
 
@@ -29,9 +29,11 @@ GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 
 
 def generator_of(config: ModelConfig, options: ElectraConfig) -> ModelConfig:
-    """The generator beside a discriminator: narrower by `gen_fraction` in width, feed-forward and heads, as wide a token table.
+    """Configuration of the generator that belongs to a discriminator's.
 
-    Raises `UsageError` for a fraction that is not above 0, or a size below 1.
+    Width, feed-forward width and heads are those of the discriminator times `gen_fraction`, unless
+    given; both share one token table. Raises `UsageError` for a fraction that is not above 0, or a
+    size below 1.
     """
     if not options.gen_fraction > 0.0:
         raise UsageError(f"--gen_fraction {options.gen_fraction}: must be above 0")
@@ -52,35 +54,39 @@ def generator_of(config: ModelConfig, options: ElectraConfig) -> ModelConfig:
 
 
 def sample(logits: tf.Tensor, specials: Specials, key: Key) -> tf.Tensor:
-    """Tokens int32 `[B, N]` drawn from the softmax of `[B, N, V]`, no special token among them; no gradient flows back.
+    """Tokens int32 `[B, N]` sampled from softmax(logits `[B, N, V]`), without gradient.
 
-    A special token in a text would give itself away, and padding would hide its place.
+    Special tokens are never drawn: one inside a text is trivially a replacement, and padding would
+    hide its position.
     """
     vocabulary = logits.shape[-1]
     allowed = tf.constant([MASKED if i in specials.ids else 0.0 for i in range(vocabulary)])
     scores = tf.stop_gradient(logits) + allowed + key.gumbel(*logits.shape[1:])
-    # Two plain reductions in place of an argmax, into which XLA draws the noise unvectorised: 28 against 138 ms of a CPU for 32 * 10 draws
-    # among 8,192.
+    # Two reductions instead of an argmax, into which XLA fuses the noise without vectorizing it:
+    # 28 against 138 ms on a CPU for 32 * 10 draws among 8,192.
     largest = tf.equal(scores, tf.reduce_max(scores, axis=-1, keepdims=True))
     return tf.reduce_min(tf.where(largest, tf.range(vocabulary), vocabulary - 1), axis=-1)
 
 
 class ReplacedTokenDetection(Objective):
-    """Generator's cross entropy (mean over masked tokens) + `disc_weight` * discriminator's (mean over tokens that are no padding).
+    """Generator's cross entropy (mean over masked tokens) plus `disc_weight` times the
+    discriminator's (mean over tokens that are not padding).
 
-    The generator sees masks as masked language modelling makes them. The discriminator sees the original text with a draw of the generator
-    at each masked place, and is asked of every token whether it is another than the text's: a right guess is no replacement. Nothing is
-    learned through the draw; both meet in the embeddings.
+    The generator's input is masked as in masked language modeling. The discriminator's input is the
+    original text with a sample of the generator at each masked position; it classifies every token
+    as original or replaced, where a sample equal to the original counts as original. No gradient
+    flows through the sample; the two models share the embeddings.
 
-    Metrics: the generator's loss and accuracy; the discriminator's loss (unweighted) and accuracy, precision and recall of what it calls
-    replaced; `replaced`, the share of tokens that were.
+    Metrics: generator_loss, generator_accuracy; discriminator_loss (unweighted) and
+    discriminator_accuracy; precision and recall of the predicted replacements; replaced, the share
+    of replaced tokens.
     """
 
     name = "electra"
     kind = "electra"
     perplexity = False
     metrics = ("generator_loss", "generator_accuracy", *METRICS)
-    parts = (GENERATOR, DISCRIMINATOR)
+    loss_terms = (GENERATOR, DISCRIMINATOR)
 
     def __init__(self, mlm: MlmConfig, specials: Specials, disc_weight: float) -> None:
         self.mlm, self.specials, self.disc_weight = (
@@ -90,16 +96,19 @@ class ReplacedTokenDetection(Objective):
         )
 
     @classmethod
-    def make(cls, setting: ObjectiveContext) -> ReplacedTokenDetection:
+    def from_config(cls, context: ObjectiveContext) -> ReplacedTokenDetection:
         return cls(
-            setting.options.mlm, specials_of(setting.tokenizer), setting.options.electra.disc_weight
+            context.options.mlm, specials_of(context.tokenizer), context.options.electra.disc_weight
         )
 
     @classmethod
-    def adapt(
+    def configure_model(
         cls, spec: ModelSpec, options: ObjectiveOptions, lengths: Mapping[str, int]
     ) -> ModelSpec:
-        """With the generator. Raises `UsageError` for sizes of it that cannot be, or a negative weight of the discriminator."""
+        """Add the generator.
+
+        Raises `UsageError` for impossible sizes of it, or a negative `disc_weight`.
+        """
         if not options.electra.disc_weight >= 0.0:
             raise UsageError(f"--disc_weight {options.electra.disc_weight}: must not be negative")
         return replace(spec, generator=generator_of(spec.config, options.electra))
@@ -108,7 +117,7 @@ class ReplacedTokenDetection(Objective):
         return self.mlm.predictions(seq_length)
 
     def flops(self, spec: ModelSpec) -> float:
-        """Of both models."""
+        """Floating-point operations of one example in both models."""
         assert spec.generator is not None
         generator = flops_per_example(
             spec.generator, spec.seq_length, self.predictions(spec.seq_length), spec.vocab_size

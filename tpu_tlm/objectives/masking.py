@@ -1,4 +1,4 @@
-"""Which positions are masked, chosen on the device: without replacement, of a static number, by token, word or span."""
+"""Choice of masked positions on the device: a static number, by token, whole word or span."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ _NOISE_BITS = 31 - _POSITION_BITS
 
 
 class Chosen(NamedTuple):
-    """Positions int32 `[rows, N]` and float32 `[rows, N]`, 1 where the position is to be predicted and 0 where it only fills up."""
+    """`positions` int32 `[rows, N]`, distinct per row; `weights` float32 `[rows, N]`, 1 where a
+    position is predicted and 0 where it only fills the row."""
 
     positions: tf.Tensor
     weights: tf.Tensor
 
 
 def static_count(rate: float, length: int) -> int:
-    """Positions per example that the masks can have: the share of the whole length, rounded up."""
+    """Largest number of masked positions per example: rate * length, rounded up."""
     return max(1, math.ceil(rate * length - 1e-9))
 
 
 def word_starts(packed: tf.Tensor, length: int) -> tf.Tensor:
-    """Little-endian bits uint8 `[rows, ceil(length / 8)]` -> bool `[rows, length]`."""
+    """Unpack little-endian bits uint8 `[rows, ceil(length / 8)]` to bool `[rows, length]`."""
     bits = tf.bitwise.right_shift(
         packed[:, :, None], tf.constant(list(range(8)), tf.uint8)[None, None, :]
     )
@@ -37,7 +38,7 @@ def word_starts(packed: tf.Tensor, length: int) -> tf.Tensor:
 
 
 def _last_start(starts: tf.Tensor) -> tf.Tensor:
-    """For each position the place of the last start at or before it (0 before the first): int32 `[rows, T]`."""
+    """Position of the last start at or before each position, 0 if none: int32 `[rows, T]`."""
     length = starts.shape[1]
     places = tf.where(starts, tf.range(length, dtype=tf.int32)[None, :], 0)
     # A running maximum by doubling: log2(T) static steps.
@@ -49,10 +50,11 @@ def _last_start(starts: tf.Tensor) -> tf.Tensor:
 
 
 def units_of(starts: tf.Tensor, mode: str, config: MlmConfig, key: Key) -> tf.Tensor:
-    """The place where each position's unit (what is masked as one) begins: int32 `[rows, T]`.
+    """First position of each position's unit, which is masked as a whole: int32 `[rows, T]`.
 
-    `starts`: bool `[rows, T]`, word starts. Tokens are their own units. Spans: each word start begins a new span with probability
-    1 / span_mean, which gives geometric lengths (SpanBERT, arXiv 1907.10529), and every span_max words at the latest.
+    `starts`: bool `[rows, T]`, word starts. `mode`: token, whole-word or span. A word start begins
+    a new span with probability 1 / span_mean, which gives geometric lengths (SpanBERT, arXiv
+    1907.10529), and after span_max words in any case.
     """
     length = starts.shape[1]
     if mode == "token":
@@ -68,8 +70,9 @@ def units_of(starts: tf.Tensor, mode: str, config: MlmConfig, key: Key) -> tf.Te
 def choose(maskable: tf.Tensor, units: tf.Tensor, rate: float, key: Key) -> Chosen:
     """Choose whole units at random until `rate` of the maskable positions is reached.
 
-    `maskable`: bool `[rows, T]`; `units`: int32 `[rows, T]` from `units_of`. Every example with a maskable position gets at least one.
-    A unit that would pass the limit is left out, unless it is the first: then its beginning is taken. Raises ValueError for T > 8192.
+    `maskable`: bool `[rows, T]`; `units`: int32 `[rows, T]` from `units_of`. Every example with a
+    maskable position gets at least one. A unit that would exceed the limit is left out, unless it
+    is the first: then its first positions are chosen. Raises ValueError for T > 8192.
     """
     rows, length = maskable.shape
     if length > 1 << _POSITION_BITS:
@@ -83,7 +86,8 @@ def choose(maskable: tf.Tensor, units: tf.Tensor, rate: float, key: Key) -> Chos
         ),
         tf.int32,
     )
-    # Positions of a unit share its noise and sort by place within it, so that a unit stays together in the order.
+    # Positions of a unit share its noise and are ordered by position within it, so that a unit is
+    # contiguous in the order.
     noise = tf.gather(noise, units, batch_dims=1)
     places = tf.range(length, dtype=tf.int32)
     order = tf.bitwise.bitwise_or(
@@ -95,7 +99,7 @@ def choose(maskable: tf.Tensor, units: tf.Tensor, rate: float, key: Key) -> Chos
     wanted = tf.clip_by_value(tf.cast(tf.round(rate * available), tf.int32), 1, count)[:, None]
     rank = tf.range(positions.shape[1], dtype=tf.int32)[None, :]
     taken = tf.logical_and(rank < wanted, ranked >= 0)
-    # The unit of the first position beyond the limit: if it began before the limit, it is cut, and is left out whole.
+    # The unit of the first position beyond the limit is left out if it starts before the limit.
     unit = tf.where(ranked >= 0, tf.gather(units, positions, batch_dims=1), -1)
     beyond = tf.reduce_max(tf.where(rank == wanted, unit, -1), axis=1, keepdims=True)
     whole = tf.logical_and(taken, unit != beyond)

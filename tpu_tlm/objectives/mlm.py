@@ -1,4 +1,4 @@
-"""Masked language modelling with masks made on the device (BERT, arXiv 1810.04805; whole words and spans as options)."""
+"""Masked language modeling with masks made on the device (BERT, arXiv 1810.04805)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.objectives.base import Batch, LossSums, Objective, ObjectiveContext, cross_entropy
 from tpu_tlm.objectives.masking import choose, static_count, units_of, word_starts
 
-# The masks of an evaluation are those of this seed, whatever the run's: figures of different runs compare.
+# Evaluation masks use this seed instead of the run's, so that figures of different runs compare.
 EVALUATION_SEED = 20181011
 
 
 @dataclass(frozen=True)
 class Specials:
-    """What masking must know of a tokenizer: ids that are never masked nor drawn, padding and mask among them."""
+    """A tokenizer's special ids.
+
+    `ids` are neither masked nor drawn as random tokens; they include `pad_id` and `mask_id`.
+    """
 
     vocab_size: int
     pad_id: int
@@ -29,7 +32,7 @@ class Specials:
 
 
 def specials_of(tokenizer: Tokenizer) -> Specials:
-    """A tokenizer's special ids, as masking must know them."""
+    """The special ids of a tokenizer."""
     return Specials(
         len(tokenizer.tokens), tokenizer.pad_id, tokenizer.mask_id, tuple(tokenizer.special_ids)
     )
@@ -43,7 +46,11 @@ def corrupt(
     config: MlmConfig,
     key: Key,
 ) -> tf.Tensor:
-    """Replace the chosen tokens: by default 80 % mask, 10 % a random token that is not special, 10 % unchanged. int32 `[rows, T]`."""
+    """Replace the tokens at `positions` int32 `[rows, N]` where `weights` is 1: int32 `[rows, T]`.
+
+    By default 80 % become the mask token and 10 % a random token that is not special; 10 % are
+    unchanged.
+    """
     count = positions.shape[1]
     draw = key.fold("replace").uniform(count)
     random_token = key.fold("random").below(specials.vocab_size - len(specials.ids), count)
@@ -64,15 +71,17 @@ def corrupt(
 
 
 def is_special(x: tf.Tensor, specials: Specials) -> tf.Tensor:
-    """Bool, true at ids that are never masked."""
+    """Boolean tensor of the shape of `x`, true at special ids."""
     return tf.reduce_any(tf.equal(x[..., None], tf.constant(specials.ids, x.dtype)), axis=-1)
 
 
 class MaskedLanguageModeling(Objective):
-    """Cross entropy of the original tokens at the masked positions; metric `accuracy`, the share guessed right.
+    """Cross entropy of the original tokens at the masked positions.
 
-    Evaluation always masks single tokens at `eval_mask_rate`, with masks that depend on the example alone. Records that carry static
-    masks (MEAD's `x` and `y`) are taken as they are, labels where `y` is not padding.
+    Metric `accuracy`: share predicted correctly. Evaluation always masks single tokens at
+    `eval_mask_rate`, with masks that depend on the example alone. Records with static masks (MEAD's
+    `x` and `y`) are used unchanged, with labels where `y` is not padding. Raises `UsageError` for
+    datasets of pairs, and for whole-word or span masks on records without word starts.
     """
 
     name = "mlm"
@@ -82,8 +91,8 @@ class MaskedLanguageModeling(Objective):
         self.config, self.specials = config, specials
 
     @classmethod
-    def make(cls, setting: ObjectiveContext) -> MaskedLanguageModeling:
-        return cls(setting.options.mlm, specials_of(setting.tokenizer))
+    def from_config(cls, context: ObjectiveContext) -> MaskedLanguageModeling:
+        return cls(context.options.mlm, specials_of(context.tokenizer))
 
     def predictions(self, seq_length: int) -> int:
         return static_count(self.config.mask_rate, seq_length)
@@ -91,7 +100,8 @@ class MaskedLanguageModeling(Objective):
     def masked(
         self, batch: Batch, key: Key, training: bool
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Corrupted input int32 `[rows, T]`, positions and labels int32 `[rows, N]`, weights float32 `[rows, N]`."""
+        """Corrupted input int32 `[rows, T]`, positions int32 `[rows, N]`, labels int32 `[rows, N]`
+        and weights float32 `[rows, N]`."""
         x = batch["x"]
         if "y" in batch:
             if "w" in batch:
@@ -107,7 +117,8 @@ class MaskedLanguageModeling(Objective):
             key = Key.of(EVALUATION_SEED, batch["position"])
         if "w" not in batch and mode != "token":
             raise UsageError(
-                f"--mask_mode {mode}: these records do not say where words start; use token, or preprocess the text again"
+                f"--mask_mode {mode}: these records do not say where words start; "
+                "use --mask_mode token, or preprocess the text again"
             )
         starts = word_starts(batch["w"], x.shape[1]) if "w" in batch else tf.ones_like(x, tf.bool)
         units = units_of(starts, mode, self.config, key)

@@ -1,4 +1,4 @@
-"""Replaced-token detection from records that say which tokens were replaced: `x`, and `y` in {0, 1} of the same length."""
+"""Replaced-token detection from labeled records: `x`, and `y` in {0, 1} of the same length."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ METRICS = ("discriminator_loss", "discriminator_accuracy", "precision", "recall"
 
 
 def detection(logits: tf.Tensor, replaced: tf.Tensor, weights: tf.Tensor) -> LossSums:
-    """Sigmoid cross entropy of `replaced` (0 or 1) under logits, float32 `[B, T]` each, and the metrics METRICS.
+    """Sigmoid cross entropy of `replaced` (0 or 1) under `logits`, and the metrics METRICS.
 
-    A token is called replaced where its logit is above 0. `precision`: share of those that were; `recall`: share of the replaced ones
-    that were called so; `replaced`: share of the tokens that were.
+    All arguments are float32 `[B, T]`. A token is predicted as replaced where its logit is above 0.
+    `precision` and `recall` are those of this prediction; `replaced` is the share of replaced
+    tokens.
     """
     called = tf.cast(logits > 0, tf.float32) * weights
     loss, count = (
@@ -44,9 +45,10 @@ def detection(logits: tf.Tensor, replaced: tf.Tensor, weights: tf.Tensor) -> Los
 
 
 class Discrimination(Objective):
-    """Which tokens were replaced, learned from records that tell (`y`, 1 for replaced, or with `--label_one original` 0); padding is out.
+    """Binary classification of tokens as replaced or original, with labels from the records.
 
-    Metrics as ELECTRA's discriminator has them.
+    `y` is 1 for a replaced token (with `--label_one original`: 0). Padding has no weight. Metrics
+    are those of ELECTRA's discriminator.
     """
 
     name = "discriminator"
@@ -58,21 +60,22 @@ class Discrimination(Objective):
         self.pad_id, self.one_is_replaced = pad_id, one_is_replaced
 
     @classmethod
-    def make(cls, setting: ObjectiveContext) -> Discrimination:
-        return cls(setting.spec.pad_id, setting.options.electra.label_one == "replaced")
+    def from_config(cls, context: ObjectiveContext) -> Discrimination:
+        return cls(context.spec.pad_id, context.options.electra.label_one == "replaced")
 
     @classmethod
-    def adapt(
+    def configure_model(
         cls, spec: ModelSpec, options: ObjectiveOptions, lengths: Mapping[str, int]
     ) -> ModelSpec:
         if lengths.get("y") != lengths["x"]:
-            there = (
-                f"a y of {lengths['y']} tokens beside an x of {lengths['x']}"
+            found = (
+                f"a y of {lengths['y']} tokens and an x of {lengths['x']}"
                 if "y" in lengths
                 else "no y"
             )
             raise UsageError(
-                f"--objective discriminator: needs records whose y has 0 or 1 for every token of x; these have {there}"
+                "--objective discriminator: needs records whose y has 0 or 1 for every token of x;"
+                f" these have {found}"
             )
         return spec
 
@@ -80,8 +83,8 @@ class Discrimination(Objective):
         y = first.get("y")
         if y is None or y.shape != first["x"].shape or y.max() > 1:
             raise UsageError(
-                f"{where}: is no data for --objective discriminator, whose y says 0 or 1 of every token of x; pairs of texts and masked "
-                "texts have other numbers there"
+                f"{where}: --objective discriminator needs a y of 0 or 1 for every token of x;"
+                " this dataset has other numbers, as pairs of texts and masked texts do"
             )
 
     def predictions(self, seq_length: int) -> int:
@@ -96,7 +99,7 @@ class Discrimination(Objective):
     def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> LossSums:
         if "y" not in batch:
             raise UsageError(
-                "--objective discriminator: these records have no y that says which tokens were replaced"
+                "--objective discriminator: these records have no y, the labels of the tokens"
             )
         x = batch["x"]
         ones = tf.cast(tf.not_equal(batch["y"], 0), tf.float32)

@@ -1,4 +1,4 @@
-"""What an objective may know of the other replicas: their number, and a gather through which gradients flow."""
+"""Communication between the replicas of a batch inside an objective, differentiable."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ def _alone(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
 
 @dataclass(frozen=True)
 class Replicas:
-    """The replicas that share a batch. `count`: how many; `index`: this one (int32 scalar); `all_reduce`: sums tensors over them.
+    """The replicas that share a batch.
 
-    `all_reduce` must be differentiable where gradients have to flow (its gradient is itself: every replica's loss is part of the sum).
+    `count`: their number; `index`: this replica's, int32 scalar; `all_reduce`: sums tensors over
+    replicas. `all_reduce` must be differentiable where gradients flow through it; its gradient is
+    itself, since every replica's loss is part of the sum.
     """
 
     count: int = 1
@@ -26,17 +28,17 @@ class Replicas:
     all_reduce: AllReduce = _alone
 
     def gather(self, tensor: tf.Tensor) -> tf.Tensor:
-        """Everybody's rows in the order of the replicas: `[rows, ...] -> [count * rows, ...]`.
+        """All-gather rows in the order of the replicas: `[rows, ...] -> [count * rows, ...]`.
 
-        Its gradient adds up what all replicas' losses ask of this replica's rows. Made of a sum of zero-filled tables, which every
-        strategy, and the ahead-of-time compiler, has.
+        The gradient sums the gradients of all replicas' losses for this replica's rows. Implemented
+        as a sum of zero-filled tables, which every strategy and the ahead-of-time compiler support.
         """
         if self.count == 1:
             return tensor
         here = tf.one_hot(self.index, self.count, dtype=tensor.dtype)
         table = tf.reshape(here, (self.count, *[1] * len(tensor.shape))) * tensor[None]
-        (everybody,) = self.all_reduce([table])
-        return tf.reshape(everybody, (self.count * tensor.shape[0], *tensor.shape[1:]))
+        (gathered,) = self.all_reduce([table])
+        return tf.reshape(gathered, (self.count * tensor.shape[0], *tensor.shape[1:]))
 
 
 ALONE = Replicas()

@@ -1,4 +1,4 @@
-"""Sequence to sequence: one text is read, another written, or a damaged text repaired (arXiv 1706.03762, 1910.10683, 1910.13461)."""
+"""Sequence-to-sequence training: pairs of texts, or denoising (arXiv 1706.03762, 1910.10683)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ from tpu_tlm.objectives.mlm import EVALUATION_SEED
 
 
 def target_frame(spec: ModelSpec, tokenizer: Tokenizer) -> tuple[int, int]:
-    """The ids that begin and end a target: the model's own; for a model that has none, `<GO>` or [CLS], and `<EOS>` or [SEP]."""
+    """The ids that start and end a target.
+
+    Those of the model's spec; where it has none, `<GO>` or [CLS], and `<EOS>` or [SEP].
+    """
     go = tokenizer.id_of("<GO>")
     start = (
         spec.y_prefix_id
@@ -39,11 +42,13 @@ def target_frame(spec: ModelSpec, tokenizer: Tokenizer) -> tuple[int, int]:
 
 
 class SequenceToSequence(Objective):
-    """Cross entropy of every token of the target, given the source and the target before it; metric `accuracy`.
+    """Cross entropy of every target token, given the source and the target tokens before it.
 
-    The target is `y` of the records (`--denoise none`), or what repairs `x` (`objectives.denoising`). A `y` that does not begin or end with
-    the model's start and end tokens gets them, the end where there is room. Padding is hidden in the source and not predicted in the
-    target. The corruption of an evaluation depends on the example alone.
+    Metric `accuracy`: share of labels whose logit is the largest. The target is `y` of the records
+    (`--denoise none`), or is made from `x` (`tpu_tlm.objectives.denoising`). Start and end tokens
+    are added to a `y` without them, the end token only where there is room. Padding is masked in
+    the source and not predicted in the target. In evaluation the corruption depends on the example
+    alone. Raises `UsageError` for records without the features that this needs.
     """
 
     name = "seq2seq"
@@ -62,8 +67,8 @@ class SequenceToSequence(Objective):
         )
 
     @classmethod
-    def make(cls, setting: ObjectiveContext) -> SequenceToSequence:
-        spec, tokenizer = setting.spec, setting.tokenizer
+    def from_config(cls, context: ObjectiveContext) -> SequenceToSequence:
+        spec, tokenizer = context.spec, context.tokenizer
         denoiser = None
         if spec.denoising is not None and spec.denoising.denoise != "none":
             denoiser = Denoiser.of(
@@ -77,12 +82,12 @@ class SequenceToSequence(Objective):
         )
 
     @classmethod
-    def adapt(
+    def configure_model(
         cls, spec: ModelSpec, options: ObjectiveOptions, lengths: Mapping[str, int]
     ) -> ModelSpec:
-        """A vocabulary with sentinels behind the tokenizer's ids, and the length of the targets.
+        """Add sentinels after the tokenizer's ids, and set the length of targets.
 
-        Raises `UsageError` when there are no targets, or two kinds of them.
+        Raises `UsageError` when records have no targets, or targets as well as `--denoise`.
         """
         denoising = resolved(options.denoising, spec)
         spec = replace(
@@ -91,12 +96,14 @@ class SequenceToSequence(Objective):
         if denoising.denoise == "none":
             if "y" not in lengths:
                 raise UsageError(
-                    "--objective seq2seq: these records have no targets (y); preprocess with --pairs, or give --denoise spans or infilling"
+                    "--objective seq2seq: these records have no targets (y); preprocess with "
+                    "--pairs, or give --denoise spans or infilling"
                 )
             return replace(spec, seq_length_y=lengths["y"])
         if "y" in lengths:
             raise UsageError(
-                f"--denoise {denoising.denoise}: these records are pairs; give --denoise none, or records of plain text"
+                f"--denoise {denoising.denoise}: these records are pairs; give --denoise none, or"
+                " records of plain text"
             )
         end = spec.vocab_size - 1
         return replace(
@@ -123,18 +130,20 @@ class SequenceToSequence(Objective):
         return spec.seq_length if self.denoiser is not None else spec.seq_length + self.seq_length_y
 
     def example(self, batch: Batch, key: Key, training: bool) -> Example:
-        """Source, target and weights of a batch; `key` draws the corruption."""
+        """Source, target and weights of a batch, corrupted with random numbers from `key`."""
         if self.denoiser is not None:
             if "y" in batch:
                 raise UsageError(
-                    "this model was trained by --denoise: it needs records of plain text, these are pairs"
+                    "this model was trained with --denoise: it needs records of plain text, "
+                    "these are pairs"
                 )
             return self.denoiser(
                 batch["x"], key if training else Key.of(EVALUATION_SEED, batch["position"])
             )
         if "y" not in batch:
             raise UsageError(
-                "this model was trained on pairs: these records have no targets (y); preprocess with --pairs"
+                "this model was trained on pairs: these records have no targets (y); "
+                "preprocess with --pairs"
             )
         y, one = batch["y"], ((0, 0), (0, 1))
         begun = tf.equal(y[:, :1], self.start)

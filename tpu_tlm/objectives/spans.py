@@ -1,4 +1,4 @@
-"""Which spans of a text are taken away, drawn on the device in static shapes: T5's span corruption and BART's text infilling."""
+"""Random spans of a text, drawn on the device in static shapes, as T5 and BART remove them."""
 
 from __future__ import annotations
 
@@ -9,25 +9,31 @@ import tensorflow as tf
 
 from tpu_tlm.models.layers.counter_rng import Key
 
-# Bits of a sort key that hold a place; the rest are noise. Longer examples are refused.
-_PLACE_BITS = 13
-_NOISE_BITS = 31 - _PLACE_BITS
-LONGEST = 1 << _PLACE_BITS
+# Bits of a sort key that hold a position; the rest are noise. Longer examples are refused.
+_POSITION_BITS = 13
+_NOISE_BITS = 31 - _POSITION_BITS
+LONGEST = 1 << _POSITION_BITS
 
-# Length, density, mean span -> tokens taken away, spans.
+# Length, density, mean span -> removed tokens, spans.
 Counts = Callable[[int, float, float], tuple[int, int]]
 
 
 class Spans(NamedTuple):
-    """Spans of texts of up to T tokens: `noise` bool `[rows, T]`, the tokens taken away; `starts` bool `[rows, T + 1]`, true at the token
-    before which a span begins, which for an empty span is one that stays (or T)."""
+    """Spans of texts of up to T tokens.
+
+    `noise` bool `[rows, T]`: the removed tokens; `starts` bool `[rows, T + 1]`: true at the token
+    before which a span begins, which for an empty span is a token that is kept (or T).
+    """
 
     noise: tf.Tensor
     starts: tf.Tensor
 
 
 def t5_counts(length: int, density: float, mean: float) -> tuple[int, int]:
-    """Tokens and spans that T5 takes from a text (arXiv 1910.10683, its `random_spans_noise_mask`); none from a text of one token."""
+    """Tokens and spans that T5 removes from a text (arXiv 1910.10683, `random_spans_noise_mask`).
+
+    None are removed from a text of one token.
+    """
     if length < 2:
         return 0, 0
     noise = min(max(round(length * density), 1), length - 1)
@@ -35,7 +41,7 @@ def t5_counts(length: int, density: float, mean: float) -> tuple[int, int]:
 
 
 def infilling_counts(length: int, density: float, mean: float) -> tuple[int, int]:
-    """Tokens and spans that infilling takes; there is a token between any two spans."""
+    """Tokens and spans that infilling removes; at least one token separates two spans."""
     if length < 1:
         return 0, 0
     noise = min(max(round(length * density), 1), length)
@@ -43,7 +49,11 @@ def infilling_counts(length: int, density: float, mean: float) -> tuple[int, int
 
 
 def most(counts: Counts, length: int, density: float, mean: float) -> tuple[int, int, int]:
-    """The most tokens taken away, the most spans, and the longest rest (a token for every span), of texts of up to `length`."""
+    """Maxima over texts of up to `length` tokens.
+
+    Returns the largest number of removed tokens, of spans, and of tokens in the corrupted text,
+    where a span counts as one token.
+    """
     table = [(n, *counts(n, density, mean)) for n in range(length + 1)]
     return (
         max(noise for _, noise, _ in table),
@@ -55,16 +65,20 @@ def most(counts: Counts, length: int, density: float, mean: float) -> tuple[int,
 def counted(
     counts: Counts, lengths: tf.Tensor, size: int, density: float, mean: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The counts of texts of int32 `lengths` `[rows]`, each up to `size`: from a table, so that device and host round alike."""
+    """Removed tokens and spans, int32 `[rows]` each, of texts of `lengths` int32 `[rows]`.
+
+    From a table for lengths up to `size`, so that device and host round alike.
+    """
     table = tf.constant([counts(n, density, mean) for n in range(size + 1)], tf.int32)
     both = tf.gather(table, lengths)
     return both[:, 0], both[:, 1]
 
 
 def distinct(key: Key, below: tf.Tensor, count: tf.Tensor, size: int, width: int) -> tf.Tensor:
-    """`count` different numbers out of [0, `below`), all choices equally likely, in order: int32 `[rows, width]`, behind them `size`.
+    """A uniformly random subset of `count` numbers of [0, `below`), ascending, padded with `size`.
 
-    `below`, `count`: int32 `[rows]`, at most `size` and `width`. Raises ValueError for a size above 8192.
+    Returns int32 `[rows, width]`. `below`, `count`: int32 `[rows]`, at most `size` and `width`.
+    Raises ValueError for a size above 8192.
     """
     if size > LONGEST:
         raise ValueError(f"examples of {size} tokens are too long for denoising; at most {LONGEST}")
@@ -74,14 +88,17 @@ def distinct(key: Key, below: tf.Tensor, count: tf.Tensor, size: int, width: int
         tf.bitwise.right_shift(key.bits(size), tf.constant(32 - _NOISE_BITS, tf.uint32)), tf.int32
     )
     places = tf.range(size, dtype=tf.int32)
-    order = tf.bitwise.bitwise_or(tf.bitwise.left_shift(noise, _PLACE_BITS), places)
+    order = tf.bitwise.bitwise_or(tf.bitwise.left_shift(noise, _POSITION_BITS), places)
     _, drawn = tf.math.top_k(tf.where(places < below[:, None], order, -1), k=min(width, size))
     drawn = tf.sort(tf.where(tf.range(drawn.shape[1]) < count[:, None], drawn, size), axis=-1)
     return tf.pad(drawn, ((0, 0), (0, width - drawn.shape[1])), constant_values=size)
 
 
 def _placed(before: tf.Tensor, lengths: tf.Tensor, spans: tf.Tensor, size: int) -> Spans:
-    """Spans from the tokens that stay before each (in all, rising) and its length, int32 `[rows, K]`; the first `spans` `[rows]` count."""
+    """Spans from their lengths and the number of kept tokens before each, int32 `[rows, K]`.
+
+    Only the first `spans` (int32 `[rows]`) of a row are used.
+    """
     alive = tf.range(before.shape[1]) < spans[:, None]
     begin = tf.where(alive, before + tf.cumsum(lengths, axis=1, exclusive=True), -1)[:, :, None]
     end = begin + tf.where(alive, lengths, 0)[:, :, None]
@@ -93,8 +110,11 @@ def _placed(before: tf.Tensor, lengths: tf.Tensor, spans: tf.Tensor, size: int) 
 
 
 def t5_spans(key: Key, lengths: tf.Tensor, size: int, density: float, mean: float) -> Spans:
-    """Spans of texts of int32 `lengths` `[rows]` as T5 draws them: noise and what stays are each cut into as many parts, all ways equally
-    likely, and laid down by turns; a text begins with what stays and ends with a span."""
+    """Spans of texts of `lengths` int32 `[rows]` as T5 draws them.
+
+    Removed and kept tokens are each divided into as many parts, all divisions equally likely, and
+    alternate; a text begins with kept tokens and ends with a span.
+    """
     most_noise, most_spans, _ = most(t5_counts, size, density, mean)
     noise, spans = counted(t5_counts, lengths, size, density, mean)
     cuts = tf.minimum(
@@ -110,11 +130,11 @@ def t5_spans(key: Key, lengths: tf.Tensor, size: int, density: float, mean: floa
 
 
 def infilling_spans(key: Key, lengths: tf.Tensor, size: int, density: float, mean: float) -> Spans:
-    """Spans of texts of int32 `lengths` `[rows]` for BART's infilling (arXiv 1910.13461, section 2.2).
+    """Spans of texts of `lengths` int32 `[rows]` for BART's infilling (arXiv 1910.13461, 2.2).
 
-    Lengths are Poisson with mean `mean`, given that they add up to the tokens to take: then each of those tokens belongs to one of the
-    spans at random. Some spans are empty: a mask where nothing is missing. The places are different gaps between the tokens that stay, all
-    choices equally likely.
+    Lengths are Poisson with mean `mean`, conditioned on their sum: each removed token belongs to a
+    uniformly random span. A span may be empty, which inserts a mask. Spans begin at distinct gaps
+    between kept tokens, all choices equally likely.
     """
     most_noise, most_spans, _ = most(infilling_counts, size, density, mean)
     noise, spans = counted(infilling_counts, lengths, size, density, mean)
@@ -132,10 +152,11 @@ def infilling_spans(key: Key, lengths: tf.Tensor, size: int, density: float, mea
 
 
 def compact_left(values: tf.Tensor, keep: tf.Tensor, fill: int) -> tf.Tensor:
-    """The values `[rows, T]` with `keep` moved to the left in their order, `fill` behind them.
+    """Values `[rows, T]` where `keep` is true, moved to the left in order and padded with `fill`.
 
-    Each moves by the number of dropped ones before it, one bit of that number at a time, the lowest first: log2(T) shifts, no scatter and
-    no sort. None meets another: of two kept values the later moves further by at most the places between them.
+    Each value moves by the number of dropped values before it, one bit of that number at a time,
+    the lowest first: log2(T) shifts without scatter or sort. Values never collide: of two kept
+    values, the later moves further by at most the number of positions between them.
     """
     length = values.shape[1]
     move = tf.cumsum(tf.cast(tf.logical_not(keep), tf.int32), axis=1)
@@ -156,7 +177,11 @@ def compact_left(values: tf.Tensor, keep: tf.Tensor, fill: int) -> tf.Tensor:
 def marked(
     x: tf.Tensor, marks: tf.Tensor, starts: tf.Tensor, keep: tf.Tensor, fill: int
 ) -> tf.Tensor:
-    """The tokens `x` int32 `[rows, T]` with `keep`, before them the `marks` `[rows, T + 1]` at `starts`, then `fill`: `[rows, 2 T + 2]`."""
+    """Kept tokens of `x` int32 `[rows, T]` with `marks` inserted at `starts`: `[rows, 2 T + 2]`.
+
+    `marks`, `starts`: `[rows, T + 1]`; a mark goes before the token of its index. The rest is
+    `fill`.
+    """
     rows, length = x.shape
     more = ((0, 0), (0, 1))
     values = tf.reshape(tf.stack([marks, tf.pad(x, more)], axis=2), (rows, 2 * length + 2))

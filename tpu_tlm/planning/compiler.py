@@ -1,4 +1,4 @@
-"""libtpu without a TPU: a lowered program -> its memory and its code's estimates, or a refusal with figures."""
+"""libtpu's compiler without a TPU: a lowered program -> memory and cost estimates, or a refusal."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ from tpu_tlm.planning.lower import Lowered
 
 @dataclass(frozen=True)
 class Compiled:
-    """A program for one chip. Bytes of its memory there: `arguments` and `outputs`, of which `aliased` share theirs (donated), working
-    memory `temporary`, machine code `code`. `flops` as the compiler counts them, a loop's body once; `text`: the optimized HLO."""
+    """A compiled program of one chip.
+
+    Bytes of memory: `arguments` and `outputs`, of which `aliased` share theirs (donated),
+    `temporary` (working memory), `code`. `flops`: as the compiler counts them, a loop's body once;
+    `text`: the optimized HLO.
+    """
 
     arguments: int
     outputs: int
@@ -31,13 +35,13 @@ class Compiled:
 
     @property
     def hbm(self) -> int:
-        """Bytes of the chip's memory that the program needs."""
+        """Bytes of HBM that the program needs."""
         return self.arguments + self.outputs - self.aliased + self.temporary + self.code
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """One of the largest pieces of a refused program: bytes, the operation's name (layers in it), its shape."""
+    """One of the largest allocations of a refused program; `operation`: its name, with layers."""
 
     bytes: int
     operation: str
@@ -46,8 +50,11 @@ class Allocation:
 
 @dataclass(frozen=True)
 class Refused:
-    """The compiler's refusal: bytes of HBM that the program needs and that there are, of them its `arguments` (weights, optimizer's state,
-    batch), and its largest allocations."""
+    """A program that does not fit.
+
+    Bytes of HBM that it needs (`hbm`) and that there are (`limit`); `arguments`: of the needed
+    ones, those of weights, optimizer state and batch.
+    """
 
     hbm: int
     limit: int
@@ -64,9 +71,10 @@ def _bytes(number: str, unit: str) -> int:
 
 
 def refusal(message: str, arguments: int) -> Refused | None:
-    """The figures in libtpu's words for a program that does not fit; None when the message says something else.
+    """The figures in libtpu's message about a program that does not fit; None for another message.
 
-    `arguments`: bytes of the program's arguments. libtpu counts them only where they alone are too much, and the program elsewhere.
+    `arguments`: bytes of the program's arguments. libtpu counts either them, where they alone are
+    too much, or the program without them.
     """
     used = re.search(r"Used ([\d.]+)([KMGTB]?) of ([\d.]+)([KMGTB]?) hbm", message)
     if used is None:
@@ -90,7 +98,7 @@ def refusal(message: str, arguments: int) -> Refused | None:
 
 
 def _module(lowered: Lowered) -> Any:
-    """The program as an MLIR module, donations marked on its arguments."""
+    """The program as an MLIR module with the donated arguments marked."""
     from jax._src.interpreters import mlir
     from jax._src.lib.mlir import ir
     from jaxlib import _jax
@@ -107,7 +115,8 @@ def _module(lowered: Lowered) -> Any:
                 out = lowered.donated[i]
                 if str(main.arguments[i].type) != str(results[out]):
                     raise TlmError(
-                        f"argument {i} ({main.arguments[i].type}) cannot be donated to result {out} ({results[out]})"
+                        f"argument {i} ({main.arguments[i].type}) cannot be donated to result "
+                        f"{out} ({results[out]})"
                     )
                 marked["tf.aliasing_output"] = ir.IntegerAttr.get(number, out)
             attributes.append(ir.DictAttr.get(marked))
@@ -116,7 +125,7 @@ def _module(lowered: Lowered) -> Any:
 
 
 def _devices(slice_: Slice) -> Any:
-    import tensorflow  # noqa: F401 - it must have been imported while TPU_LOAD_LIBRARY kept libtpu away from it
+    import tensorflow  # noqa: F401 - before libtpu may be loaded
 
     os.environ.pop("TPU_LOAD_LIBRARY", None)
     from jax.experimental import topologies
@@ -130,10 +139,12 @@ def _devices(slice_: Slice) -> Any:
 def compile_for(
     lowered: Lowered, slice_: Slice, options: Mapping[str, Any] | None = None
 ) -> Compiled | Refused:
-    """Compile a program for a slice, each chip running one replica; minutes of one core for a BERT.
+    """Compile a program for a slice with one replica per chip; takes minutes of one core for a
+    BERT.
 
-    `options`: fields of XLA's `ExecutableBuildOptions`, for experiments. Too large a program is an answer (`Refused`); raises `TlmError`
-    for anything else that the compiler refuses. Needs the environment of `planning.environment`.
+    `options`: fields of XLA's `ExecutableBuildOptions`, for experiments. Returns `Refused` for a
+    program that is too large; raises `TlmError` for any other refusal. Needs the environment of
+    `planning.environment`.
     """
     devices = _devices(slice_)
     import jax
@@ -141,7 +152,7 @@ def compile_for(
 
     if lowered.replicas > len(devices):
         raise TlmError(
-            f"{lowered.replicas} replicas do not go on the {len(devices)} chips of a {slice_.name}"
+            f"{lowered.replicas} replicas do not fit on the {len(devices)} chips of a {slice_.name}"
         )
     chosen = tuple(devices[: lowered.replicas])
     build = xla_client.CompileOptions()

@@ -1,4 +1,4 @@
-"""Where a compiled program's time goes, by the estimate that its compiler wrote beside each instruction."""
+"""Where a compiled program's time goes, by the compiler's estimate for each instruction."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from tpu_tlm.planning.chips import Chip
 
 @dataclass(frozen=True)
 class Cost:
-    """One instruction: what kind of work it is, its operation's name and shape, how often it runs, and what one run costs.
+    """One instruction.
 
-    `cycles`: the compiler's estimate, 0 where it has none; `bytes`: then what it must at least move to and from the chip's memory, or for
-    an all-reduce sum over the links.
+    `category`: the kind of work; `times`: how often it runs; `cycles`: the compiler's estimate for
+    one run, 0 where it has none; `bytes`: in that case the least that it moves to and from memory,
+    or sums over the links in an all-reduce.
     """
 
     name: str
@@ -36,29 +37,32 @@ class Cost:
 
 @dataclass(frozen=True)
 class Costs:
-    """The instructions of a program that the compiler has an estimate for, and those that take time and have none."""
+    """The instructions with an estimate, and those that take time and have none."""
 
     estimated: tuple[Cost, ...]
     unknown: tuple[Cost, ...]
 
     @property
     def cycles(self) -> int:
-        """Sum over all estimates, as if nothing ran beside anything else."""
+        """Sum of all estimates, as if nothing ran in parallel."""
         return sum(cost.total for cost in self.estimated)
 
     @property
     def reduced(self) -> int:
-        """Bytes that all-reduces sum."""
+        """Bytes summed by all-reduces."""
         return sum(
             cost.bytes * cost.times for cost in self.unknown if cost.category == "all-reduce"
         )
 
     def missing(self) -> dict[str, int]:
-        """How many instructions of each category have no estimate."""
+        """Category -> number of instructions without an estimate."""
         return dict(Counter(cost.category for cost in self.unknown for _ in range(cost.times)))
 
     def floor(self, chip: Chip) -> float:
-        """Seconds that the instructions without an estimate take at least, all-reduces aside: their bytes at the memory's bandwidth."""
+        """Lower bound in seconds of the instructions without an estimate, all-reduces aside.
+
+        Their bytes at the memory's bandwidth.
+        """
         moved = sum(
             cost.bytes * cost.times for cost in self.unknown if cost.category != "all-reduce"
         )
@@ -103,7 +107,8 @@ _MOVES |= {
     "copy-done",
     "convert",
 }
-# What takes time of its own even where it has no estimate. Copies between memories run beside other work, and scalars are nothing.
+# Instructions that take time even without an estimate. Copies between memories run in parallel
+# with other work, and scalars cost nothing.
 _MOVERS = (
     "all-reduce",
     "all-gather",
@@ -141,7 +146,7 @@ def _operands(instruction: _Instruction) -> list[str]:
 
 
 def _constant(name: str, where: dict[str, _Instruction]) -> int | None:
-    """The number that a scalar is, seen through copies; None where it is computed."""
+    """The value of a constant scalar, followed through copies; None where it is computed."""
     while name in where and where[name].opcode in ("copy", "bitcast"):
         (name,) = _operands(where[name])
     found = re.search(r" constant\((-?\d+)\)", where[name].line) if name in where else None
@@ -151,7 +156,9 @@ def _constant(name: str, where: dict[str, _Instruction]) -> int | None:
 def _rounds(
     loop: _Instruction, where: dict[str, _Instruction], computations: _Computations
 ) -> int | None:
-    """How often a loop's body runs: as the compiler says, or counting from a constant below a constant by ones; else None."""
+    """Trip count of a loop: as the compiler states it, or of a constant counting loop; else
+    None.
+    """
     if trips := _TRIPS.search(loop.line):
         return int(trips[1])
     condition = computations[re.findall(r"condition=%?([^\s,]+)", loop.line)[0]]
@@ -184,7 +191,7 @@ def _rounds(
 
 
 def _called(instruction: _Instruction, rounds: int | None) -> Iterator[tuple[str, int]]:
-    """Computations that run when this instruction does, and how often; what is fused into it runs as one with it."""
+    """Computations that this instruction calls, and how often; fused ones are part of it."""
     line = instruction.line
     if instruction.opcode == "while":
         yield re.findall(r"body=%?([^\s,]+)", line)[0], 1 if rounds is None else rounds
@@ -204,7 +211,7 @@ def _called(instruction: _Instruction, rounds: int | None) -> Iterator[tuple[str
 def _inside(
     instruction: _Instruction, computations: _Computations
 ) -> Iterator[tuple[_Instruction, dict[str, _Instruction]]]:
-    """The instruction, or all that is fused into it, each with the computation it stands in."""
+    """The instruction, or those fused into it, each with its computation."""
     target = re.search(r"calls=%?([^\s,]+)", instruction.line)
     if instruction.opcode != "fusion" or target is None or target[1] not in computations:
         yield instruction, {}
@@ -227,7 +234,7 @@ def _category(opcodes: set[str]) -> str:
 
 
 def _bytes(shape: str, *, in_core: bool = False) -> int:
-    """Bytes of a shape in the chip's memory; arrays that stay in the core count when `in_core`."""
+    """Bytes of a shape in HBM; arrays in on-core memory count when `in_core`."""
     total = 0
     for kind, bits, sizes, layout in _ARRAY.findall(shape):
         if in_core or "S(1)" not in layout:
@@ -238,8 +245,11 @@ def _bytes(shape: str, *, in_core: bool = False) -> int:
 
 
 def _least(instruction: _Instruction, category: str, computations: _Computations) -> int:
-    """Bytes that an instruction without an estimate must move: its result, written and made from as much; of a scatter only the rows
-    that it changes, read and written, and what it adds to them."""
+    """Least bytes that an instruction without an estimate moves.
+
+    Its result, and as much to make it from; for a scatter the changed rows, read and written, and
+    the updates.
+    """
     if category == "all-reduce":
         return _bytes(instruction.shape, in_core=True)
     if category == "scatter":
@@ -254,15 +264,15 @@ def _least(instruction: _Instruction, category: str, computations: _Computations
 
 
 def simplified(operation: str) -> str:
-    """An operation's name without numbers of layers and copies, so that the same work in every layer is one group."""
+    """An operation's name without layer and copy numbers, so that layers group together."""
     return re.sub(r"(?<![A-Za-z])\d+(?![A-Za-z])", "N", re.sub(r"_\d+(?=/|$)", "", operation))
 
 
 def costs(text: str) -> Costs:
     """Costs in an optimized HLO text, as libtpu prints it (`estimated_cycles`).
 
-    A loop's body counts as often as it runs, where the compiler knows that, else once; all branches of a conditional count. Raises
-    ValueError for a text without an entry computation.
+    A loop's body counts by its trip count where it is known, else once; all branches of a
+    conditional count. Raises `ValueError` for a text without an entry computation.
     """
     computations, entry = _parse(text)
     if not entry:

@@ -1,4 +1,4 @@
-"""The packages that compile for a TPU without one, which of them are missing here, and what they read from the environment."""
+"""The environment of the TPU compiler: its packages, which are missing, and its variables."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from pathlib import Path
 
 from tpu_tlm.errors import TlmError, UsageError, run_command
 
-# As the extra `plan` pins them. JAX is driven through names that it calls private; libtpu 0.0.31 is the newest that TensorFlow 2.20 loads.
+# As the extra `plan` pins them. JAX is used through private names; libtpu 0.0.31 is the newest
+# that TensorFlow 2.20 loads.
 VERSIONS = {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.31", "jax": "0.10.2", "keras": "3.15.1"}
-MEND = "make plan-env (or: python3.11 -m venv .venv-plan && .venv-plan/bin/python -m pip install 'tpu-tlm[plan]')"
+FIX = (
+    "make plan-env (or: python3.11 -m venv .venv-plan && .venv-plan/bin/python -m pip install "
+    "'tpu-tlm[plan]')"
+)
 
-# TensorFlow only lowers, so it must not load libtpu (a process can hold one of it); JAX compiles, and must neither look for a TPU nor ask
-# Google Cloud's metadata server about one (minutes), nor stop at the lock of another process that compiles.
+# TensorFlow only lowers, so it must not load libtpu (a process can hold one). JAX compiles, and
+# must not look for a TPU, ask Google Cloud's metadata server (minutes), or wait for the lock of
+# another compiling process.
 VARIABLES = {
     "TPU_LOAD_LIBRARY": "0",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -34,11 +39,13 @@ VARIABLES = {
 PYTHON = "TPU_TLM_PLAN_PYTHON"
 _CHILD = "TPU_TLM_PLAN_CHILD"
 
-# The child runs this very package, whatever is installed where it runs; only the packages that it needs come from there.
+# The child runs this very package, whatever is installed in its environment.
 _START = """
 import importlib.util, sys
-place, name, *argv = sys.argv[1:]
-spec = importlib.util.spec_from_file_location("tpu_tlm", place + "/__init__.py", submodule_search_locations=[place])
+location, name, *argv = sys.argv[1:]
+spec = importlib.util.spec_from_file_location(
+    "tpu_tlm", location + "/__init__.py", submodule_search_locations=[location]
+)
 package = sys.modules["tpu_tlm"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(package)
 from tpu_tlm.errors import run_command
@@ -47,7 +54,7 @@ sys.exit(run_command(importlib.import_module(name).main, argv))
 
 
 def missing() -> list[str]:
-    """What this environment lacks of `VERSIONS`, as "jax 0.10.2 (not installed)" or "libtpu 0.0.31 (here 0.0.52)"; nothing is imported."""
+    """Packages of `VERSIONS` that are missing: "jax 0.10.2 (not installed)". Imports nothing."""
     lacks = []
     for name, version in VERSIONS.items():
         try:
@@ -61,10 +68,13 @@ def missing() -> list[str]:
 
 
 def prepare() -> None:
-    """Set what TensorFlow and libtpu read, before either is imported. `UsageError` where a package is missing or too late for it."""
+    """Set the variables of TensorFlow and libtpu, before either is imported.
+
+    Raises `UsageError` where a package is missing, or TensorFlow is already imported.
+    """
     if lacks := missing():
         raise UsageError(
-            f"this environment cannot compile for a TPU: it lacks {', '.join(lacks)}; make one that can: {MEND}"
+            f"this environment cannot compile for a TPU: it lacks {', '.join(lacks)}; fix: {FIX}"
         )
     if "tensorflow" in sys.modules and any(
         os.environ.get(key) != value for key, value in VARIABLES.items()
@@ -81,15 +91,17 @@ def find_python(
     here: Path,
     beside: Path = Path(sys.prefix).parent,
 ) -> str:
-    """The Python that compiles: the one given, that of `PYTHON`, or .venv-plan/bin/python in `here` or beside this environment.
+    """The Python that compiles: the one given, that of `PYTHON`, or .venv-plan/bin/python in `here`
+    or beside this environment.
 
-    Raises `UsageError` with the command that makes one when there is none, or the one that was named is not there.
+    Raises `UsageError` with the command that makes one when there is none, or the one that was
+    named is not there.
     """
     for name, what in ((given, "--plan_python"), (environ.get(PYTHON), PYTHON)):
         if name:
             if not os.access(name, os.X_OK):
                 raise UsageError(
-                    f"{what} {name}: there is no such program; make the environment: {MEND}"
+                    f"{what} {name}: there is no such program; make the environment: {FIX}"
                 )
             return name
     for place in (here, beside):
@@ -97,15 +109,20 @@ def find_python(
         if os.access(python, os.X_OK):
             return str(python)
     raise UsageError(
-        f"no environment can compile for a TPU here: this one lacks {', '.join(missing())}; make one: {MEND}"
+        f"no environment can compile for a TPU here: this one lacks {', '.join(missing())}; make "
+        f"one: {FIX}"
     )
 
 
 def in_child(python: str, module: str, argv: Sequence[str]) -> int:
-    """Run `module.main(argv)` of this package with another Python, and give its exit code. Raises `TlmError` when it is killed."""
+    """Run `module.main(argv)` of this package with another Python, and give its exit code.
+
+    Raises `TlmError` when it is killed.
+    """
     if os.environ.get(_CHILD):
         raise UsageError(
-            f"{sys.executable} cannot compile for a TPU: it lacks {', '.join(missing())}; make one that can: {MEND}"
+            f"{sys.executable} cannot compile for a TPU: it lacks {', '.join(missing())}; make "
+            f"one that can: {FIX}"
         )
     command = [python, "-c", _START, str(Path(__file__).resolve().parent.parent), module, *argv]
     # What leads Python to this environment's packages must not lead the other one there.
@@ -127,7 +144,8 @@ def main(argv: list[str] | None = None) -> int:
     """Say whether this environment can compile for a TPU."""
     prepare()
     print(
-        f"can compile for TPUs: {', '.join(f'{name} {version}' for name, version in VERSIONS.items())}"
+        "can compile for TPUs: "
+        f"{', '.join(f'{name} {version}' for name, version in VERSIONS.items())}"
     )
     return 0
 

@@ -15,8 +15,9 @@ NOTE = "time, speed and MFU are the compiler's estimate, not a measurement"
 class Program:
     """The additive figures of one chip's program: they grow by the same with every layer.
 
-    Bytes: `state` (weights, optimizer's slots, batch), `working`, `code`, `accessed`, `reduced` (by all-reduces). `floor`: seconds that
-    instructions without an estimate take at least; `missing`: how many of each kind those are.
+    Bytes: `state` (weights, optimizer's slots, batch), `working`, `code`, `accessed`, `reduced` (by
+    all-reduces). `floor`: seconds that instructions without an estimate take at least; `missing`:
+    how many of each kind those are.
     """
 
     state: float
@@ -53,8 +54,11 @@ class Program:
 
 @dataclass(frozen=True)
 class Figures:
-    """One step of `batch` examples of `length` tokens on all chips. `layers_compiled`: those of the programs that the figures come from;
-    `flops`: by this package's formula; `seconds`: of one step."""
+    """Figures of one step of `batch` examples of `length` tokens on all chips.
+
+    `layers_compiled`: layers of the programs that the figures come from; `flops`: by this
+    package's formula.
+    """
 
     slice_: Slice
     batch: int
@@ -67,17 +71,17 @@ class Figures:
 
     @property
     def extrapolated(self) -> bool:
-        """Whether the program of the whole model was not compiled."""
+        """Whether the figures come from programs of fewer layers."""
         return len(self.layers_compiled) > 1
 
     @property
     def fits(self) -> bool:
-        """Whether the chip's memory is enough."""
+        """Whether the program fits into the chip's memory."""
         return self.program.hbm <= self.slice_.chip.hbm
 
     @property
     def reducing(self) -> float:
-        """Seconds that the all-reduces take at least."""
+        """Lower bound of the all-reduces, seconds."""
         return self.slice_.reducing(self.program.reduced)
 
     @property
@@ -87,7 +91,7 @@ class Figures:
 
     @property
     def seconds(self) -> float:
-        """Computing, and what has no estimate at its least, one after the other."""
+        """Seconds per step: computing plus the lower bounds of what has no estimate."""
         return self.computing + self.program.floor + self.reducing
 
     @property
@@ -96,7 +100,7 @@ class Figures:
         return self.flops / (self.seconds * self.slice_.chips * self.slice_.chip.peak)
 
     def as_values(self) -> dict[str, object]:
-        """For JSON."""
+        """The figures as a JSON object."""
         p, chip = self.program, self.slice_.chip
         return {
             "tpu": self.slice_.name,

@@ -1,4 +1,4 @@
-"""A training step and its shapes -> the program that TensorFlow would hand to a TPU's compiler."""
+"""A training step and its shapes -> the program that TensorFlow gives to the TPU compiler."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ HOST_OPS = {
 
 @dataclass(frozen=True)
 class Lowered:
-    """A program as a serialized `HloModuleProto`, bytes of its arguments, its donations (argument number -> output number), and how many
-    replicas sum in it."""
+    """A lowered program.
+
+    `hlo`: serialized `HloModuleProto`; `arguments`: their bytes; `donated`: argument -> output
+    number; `replicas`: number of replicas in its all-reduces.
+    """
 
     hlo: bytes
     arguments: int
@@ -39,7 +42,7 @@ class Lowered:
 
 
 def replica_of(count: int) -> Replicas:
-    """One of `count` replicas, from inside: what `TPUStrategy` puts into its program for an all-reduce and for its number."""
+    """One of `count` replicas, with the operations that `TPUStrategy` uses inside its program."""
     if count == 1:
         return ALONE
     group = [list(range(count))]
@@ -53,7 +56,7 @@ def replica_of(count: int) -> Replicas:
 
 
 def state_specs(step: TrainStep) -> tuple[list[tf.TensorSpec], list[tuple[tf.TensorSpec, ...]]]:
-    """Shapes of the values and of the optimizer's slots, as `TrainState` makes them."""
+    """Shapes of the values and of the optimizer slots, as in `TrainState`."""
     shapes = [tuple(v.shape) for v in named_variables(step.model).values()]
     slots = [
         tuple(tf.TensorSpec(s, tf.float32) for s in step.optimizer.slots_of(shape).values())
@@ -65,7 +68,10 @@ def state_specs(step: TrainStep) -> tuple[list[tf.TensorSpec], list[tuple[tf.Ten
 def trace(
     step: TrainStep, batch: Mapping[str, tf.TensorSpec], replicas: int = 1
 ) -> tuple[Any, list[tf.TensorSpec], Any]:
-    """The step as a `tf.function` of tensors one after another, their shapes, and its traced program (`batch`: one replica's rows)."""
+    """The step as a `tf.function` of flat tensors, their shapes, and its traced program.
+
+    `batch`: specs of one replica's rows.
+    """
     nest = (*state_specs(step), dict(batch), tf.TensorSpec([], tf.int64))
     flat = tf.nest.flatten(nest)
 
@@ -85,16 +91,17 @@ def _graphs(graph: Any) -> Iterator[Any]:
 
 
 def faults(traced: Any) -> list[str]:
-    """What in a traced program a TPU cannot take: "NAME: a dynamic dimension (?, 8)", a string, a call to the host."""
+    """What a TPU cannot run in a traced program: dynamic dimensions, strings, host calls."""
     found = []
     for graph in _graphs(traced.graph):
-        # TensorFlow puts placeholders of unknown shape for values that the condition of a loop does not use.
+        # TensorFlow has placeholders of unknown shape for values that a loop condition does not
+        # use.
         for op in (op for op in graph.get_operations() if "redundant_placeholder" not in op.name):
             if op.type in HOST_OPS:
                 found.append(f"{op.name}: {op.type} runs on the host")
             for tensor in op.outputs:
                 if tensor.dtype == tf.string:
-                    found.append(f"{op.name}: {op.type} makes a string")
+                    found.append(f"{op.name}: {op.type} produces a string")
                 elif (
                     tensor.dtype not in (tf.variant, tf.resource)
                     and not tensor.shape.is_fully_defined()
@@ -104,10 +111,10 @@ def faults(traced: Any) -> list[str]:
 
 
 def lower(step: TrainStep, batch: Mapping[str, tf.TensorSpec], replicas: int = 1) -> Lowered:
-    """Lower one replica's step with TensorFlow's TPU kernels; values and slots are donated, as a training loop does.
+    """Lower one replica's step with TensorFlow's TPU kernels; values and slots are donated.
 
-    `batch`: shapes of one replica's rows. Needs the environment of `planning.environment`. Raises `TlmError` naming the operations that
-    a TPU cannot run.
+    `batch`: specs of one replica's rows. Needs the environment of `planning.environment`. Raises
+    `TlmError` naming the operations that a TPU cannot run.
     """
     function, flat, traced = trace(step, batch, replicas)
     if found := faults(traced):

@@ -1,4 +1,4 @@
-"""The largest batch that fits, by compiling: few layers to guess it, the whole model to be sure."""
+"""Search for the largest batch that fits: guessed from few layers, confirmed on the whole model."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from tpu_tlm.planning.figures import Figures
 
 Answer = Figures | Refused
 TRIES = 5
-# The answer is exact to this share of the batch, or to one step of it.
+# Relative accuracy of the result, where it is not exact to one step.
 CLOSE = 0.07
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The largest batch that was compiled and fits (None: none did), and the smallest that was compiled and does not."""
+    """The largest compiled batch that fits (None: none), and the smallest that does not."""
 
     best: Figures | None
     refused: int | None
 
 
 def fits(answer: Answer) -> TypeGuard[Figures]:
-    """Whether the memory is enough: what the compiler takes may still be too much together with its arguments."""
+    """Whether the memory suffices; an accepted program may still be too large with its
+    arguments.
+    """
     return not isinstance(answer, Refused) and answer.fits
 
 
 def needs(answer: Answer) -> float:
-    """Bytes of a chip's memory."""
+    """Bytes of HBM per chip."""
     return answer.hbm if isinstance(answer, Refused) else answer.program.hbm
 
 
 def _fixed(answer: Answer) -> float:
-    """Bytes that do not grow with the batch: nearly so, the batch itself is small."""
+    """Bytes that do not grow with the batch (the batch itself is small)."""
     return (
         answer.arguments
         if isinstance(answer, Refused)
@@ -43,11 +45,14 @@ def _fixed(answer: Answer) -> float:
 
 
 def _crossing(points: dict[int, float], limit: float, fixed: float) -> float:
-    """The batch at which the line through the two points that are nearest to the limit meets it; through one point and `fixed` at 0."""
+    """The batch where the line through the two points nearest to the limit crosses it.
+
+    With one point, the line through it and `fixed` at batch 0.
+    """
     near = sorted(points, key=lambda batch: abs(points[batch] - limit))[:2]
     (a, b) = near if len(near) == 2 else (near[0], 0)
     of_a, of_b = points[a], points.get(b, fixed)
-    if (of_a - of_b) * (a - b) <= 0:  # more need less: no line to go by
+    if (of_a - of_b) * (a - b) <= 0:  # not increasing: no usable line
         of_b, b = fixed, 0
     slope = max((of_a - of_b) / (a - b), 1.0)
     return a + (limit - of_a) / slope
@@ -61,10 +66,10 @@ def largest(
     compile_: Callable[[int], Answer],
     extrapolate: Callable[[int], Answer | None],
 ) -> SearchResult:
-    """Search from a batch whose compilation gave `first`. `unit`: what a batch must be a multiple of.
+    """Search from a batch whose compilation gave `first`; batches are multiples of `unit`.
 
-    Memory is taken to grow with the batch in a straight line near the limit; where the compiler saves memory as it grows short, the
-    compilations say so. At most `TRIES` whole models are compiled.
+    Memory is assumed to grow linearly with the batch near the limit; where the compiler saves
+    memory near it, the compilations show that. At most `TRIES` whole models are compiled.
     """
     fixed = _fixed(first)
     if fixed >= limit:
@@ -78,7 +83,7 @@ def largest(
     points = {batch: needs(first)}
 
     def inside(target: float) -> int | None:
-        """The nearest batch to try that is between what fits and what does not; None when nothing is."""
+        """The nearest untried batch between what fits and what does not; None without one."""
         # Eight rows of a chip are one tile; below four tiles every row counts.
         step = 8 * unit if target >= 32 * unit else unit
         low = best.batch if best is not None else 0

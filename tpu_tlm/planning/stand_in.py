@@ -1,4 +1,4 @@
-"""Data that need not exist: a dataset and a tokenizer of given sizes, and the shapes of their batches."""
+"""Placeholders for data: a dataset and a tokenizer of given sizes without content."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import NoReturn
 
 import tensorflow as tf
 
+from tpu_tlm.config import Config
 from tpu_tlm.data.dataset.dataset import Dataset
 from tpu_tlm.data.tokenizers.base import Encoded, Tokenizer
 from tpu_tlm.errors import UsageError
-from tpu_tlm.training.setup import Corpora, Options, spec_of
+from tpu_tlm.training.setup import Datasets, spec_of
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FORMAT = 1
 
 
 class Placeholder(Tokenizer):
-    """A vocabulary of a given size that splits nothing: five special tokens as BERT's, and numbers."""
+    """A vocabulary of a given size that cannot tokenize: BERT's five special tokens and numbers."""
 
     kind = "placeholder"
 
@@ -45,7 +46,7 @@ class Placeholder(Tokenizer):
         return 4
 
     def _none(self) -> NoReturn:
-        raise UsageError("this vocabulary only has a size: it splits no text")
+        raise UsageError("a placeholder vocabulary has a size only: it cannot tokenize")
 
     def encode_lines(self, lines: Sequence[bytes]) -> Encoded:
         """Raises `UsageError`, as the two below."""
@@ -60,20 +61,26 @@ class Placeholder(Tokenizer):
         self._none()
 
 
-def stand_in(vocab_size: int, lengths: Mapping[str, int]) -> Corpora:
-    """A dataset of format 1 with these tokens per feature ("x", for pairs "y") and a tokenizer, both without content."""
+def stand_in(vocab_size: int, lengths: Mapping[str, int]) -> Datasets:
+    """A dataset of format 1 and a tokenizer without content.
+
+    `lengths`: tokens per feature ("x", for pairs also "y").
+    """
     tokenizer = Placeholder(vocab_size)
     metadata = {"prefix": "[CLS]", "suffix": "[SEP]", "tok_on_eol": "[SEP]"}
     train = Dataset(
         "", 0, lengths["x"], FORMAT, (), tokenizer.description(), metadata, dict(lengths)
     )
-    return Corpora(train, None, tokenizer)
+    return Datasets(train, None, tokenizer)
 
 
 def fitting(
-    options: Options, vocab_size: int, seq_length: int, seq_length_y: int | None
-) -> Corpora:
-    """A `stand_in` that the objective takes: with a second text (as long as the first unless `seq_length_y` says) where it needs one."""
+    options: Config, vocab_size: int, seq_length: int, seq_length_y: int | None
+) -> Datasets:
+    """A `stand_in` for the objective, with a second text where it needs one.
+
+    `seq_length_y`: tokens of the second text; None = as many as the first.
+    """
     if seq_length_y is not None:
         return stand_in(vocab_size, {"x": seq_length, "y": seq_length_y})
     corpora = stand_in(vocab_size, {"x": seq_length})
@@ -81,12 +88,12 @@ def fitting(
         spec_of(options, corpora)
     except UsageError:
         corpora = stand_in(vocab_size, {"x": seq_length, "y": seq_length})
-        spec_of(options, corpora)  # what is wrong for another reason is wrong still
+        spec_of(options, corpora)  # another fault is raised again
     return corpora
 
 
 def batch_specs(dataset: Dataset, rows: int) -> dict[str, tf.TensorSpec]:
-    """Shapes of a batch of so many rows, as `data.stream.Stream` makes them."""
+    """Specs of a batch of `rows` rows, as `data.dataset.stream.Stream` makes them."""
     specs = {
         name: tf.TensorSpec((rows, length), tf.int32) for name, length in dataset.lengths.items()
     }

@@ -1,4 +1,4 @@
-"""A training command and a slice -> figures of its step, for any batch, length and number of layers."""
+"""A training configuration and a slice -> figures of its step, for any batch and length."""
 
 from __future__ import annotations
 
@@ -7,30 +7,28 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tpu_tlm.config import ModelConfig, PlanConfig
+from tpu_tlm.config import Config, ModelConfig, PlanConfig
 from tpu_tlm.errors import UsageError
-from tpu_tlm.objectives.base import ObjectiveContext
-from tpu_tlm.objectives.registry import make_objective
 from tpu_tlm.planning.chips import Slice, parse_slice
 from tpu_tlm.planning.compiler import Refused, compile_for
 from tpu_tlm.planning.figures import Figures, program_of
 from tpu_tlm.planning.lower import lower
 from tpu_tlm.planning.stand_in import batch_specs, fitting
 from tpu_tlm.training import setup
-from tpu_tlm.training.setup import Corpora, Options
+from tpu_tlm.training.setup import Datasets
 
 Say = Callable[[str], None]
 Answer = Figures | Refused
-# For the schedule alone, where neither data nor --steps say how long the run is.
+# For the schedule, where neither the data nor --steps give the length of the run.
 STEPS = 100_000
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is planned: the options of a run, its data or their stand-in, the chips."""
+    """A planned run: its options, its data or a placeholder for them, and the chips."""
 
-    options: Options
-    corpora: Corpora
+    options: Config
+    corpora: Datasets
     slice_: Slice
     say: Say
 
@@ -41,11 +39,11 @@ class Subject:
 
     @property
     def unit(self) -> int:
-        """Examples that a batch is a multiple of: one row for every chip and micro-batch."""
+        """A batch is a multiple of this: one row per chip and micro-batch."""
         return self.slice_.chips * self.options.optim.grad_accum
 
     def of_length(self, length: int) -> Subject:
-        """The same with examples of so many tokens (of pairs: the second text in proportion)."""
+        """The same with examples of `length` tokens (second texts of pairs in proportion)."""
         train = self.corpora.train
         lengths = {
             name: max(1, round(n * length / train.seq_length)) for name, n in train.lengths.items()
@@ -53,24 +51,25 @@ class Subject:
         data = dataclasses.replace(train, seq_length=length, lengths={**lengths, "x": length})
         return replace(self, corpora=replace(self.corpora, train=data))
 
-    def _compile(self, options: Options) -> tuple[Answer, float]:
+    def _compile(self, options: Config) -> tuple[Answer, float]:
         began = time.perf_counter()
         batch, data = options.data.batch_size, self.corpora.train
         setup.check_batch(
             replace(options, data=replace(options.data, eval_batch_size=None)), self.slice_.chips
         )
         self.say(
-            f"compiling {options.model.num_layers} layers, batch {batch} of {self.length} tokens for {self.slice_.name}"
+            f"compiling {options.model.num_layers} layers, batch {batch} of {self.length} tokens "
+            f"for {self.slice_.name}"
         )
-        step = setup.make_step(
+        experiment = setup.experiment_of(
             options, self.corpora, self._steps(options), setup.precision_of(options.runtime, "tpu")
         )
+        step, spec = experiment.step, experiment.spec
         lowered = lower(step, batch_specs(data, batch // self.slice_.chips), self.slice_.chips)
         compiled = compile_for(lowered, self.slice_)
         seconds = time.perf_counter() - began
         if isinstance(compiled, Refused):
             return compiled, seconds
-        spec = setup.spec_of(options, self.corpora)
         figures = Figures(
             self.slice_,
             batch,
@@ -83,16 +82,16 @@ class Subject:
         )
         return figures, seconds
 
-    def _steps(self, options: Options) -> int:
+    def _steps(self, options: Config) -> int:
         samples = self.corpora.train.num_samples
         return setup.total_steps(options, samples) if samples else options.run.steps or STEPS
 
-    def with_batch(self, batch: int) -> Options:
+    def with_batch(self, batch: int) -> Config:
         """The options with another batch."""
         return replace(self.options, data=replace(self.options.data, batch_size=batch))
 
     def with_accum(self, micro_batches: int) -> Subject:
-        """The same with a step cut into so many micro-batches."""
+        """The same with `micro_batches` micro-batches per step."""
         return replace(
             self,
             options=replace(
@@ -101,17 +100,19 @@ class Subject:
         )
 
     def compile(self, batch: int) -> Answer:
-        """The whole model's program, compiled."""
+        """Figures of the compiled program of the whole model."""
         return self._compile(self.with_batch(batch))[0]
 
     def quick(self, batch: int) -> Answer:
-        """Extrapolated where that can be done, else compiled."""
+        """Extrapolated figures where possible, else compiled ones."""
         return self.extrapolate(batch) or self.compile(batch)
 
     def extrapolate(self, batch: int) -> Answer | None:
-        """The whole model's figures from programs of few layers, each more layer taken to cost the same.
+        """Figures of the whole model from programs of few layers; each further layer costs the
+        same.
 
-        None where layers differ in ways that this would miss. `Refused` where even few layers do not fit.
+        None where layers differ in ways that this would miss. `Refused` where even few layers do
+        not fit.
         """
         few = shallow(self.options.model)
         if few is None:
@@ -126,11 +127,7 @@ class Subject:
         one, two = found
         layers = (few[0].num_layers, few[1].num_layers)
         times = (self.options.model.num_layers - layers[1]) / (layers[1] - layers[0])
-        spec = setup.spec_of(options, self.corpora)
-        objective = make_objective(
-            options.run.objective,
-            ObjectiveContext(spec, self.corpora.tokenizer, options.objectives),
-        )
+        spec, objective = setup.objective_of(options, self.corpora)
         return replace(
             two,
             flops=objective.flops(spec) * batch,
@@ -141,7 +138,7 @@ class Subject:
 
 
 def shallow(model: ModelConfig) -> tuple[ModelConfig, ModelConfig] | None:
-    """The model with one and with two rounds of its layers' pattern; None where its layers follow no pattern or are as few."""
+    """The model with one and with two periods of its layer pattern; None without such a pattern."""
     period = model.global_every if model.local_window else 1
     unlike = len(model.rpr_k) > 1 or model.num_decoder_layers not in (None, model.num_layers)
     if unlike or model.num_layers <= 2 * period:
@@ -151,8 +148,11 @@ def shallow(model: ModelConfig) -> tuple[ModelConfig, ModelConfig] | None:
     )
 
 
-def subject_of(options: Options, plan: PlanConfig, say: Say) -> Subject:
-    """The subject of a command line. Raises `UsageError` where the sizes of the data are not given, or given twice."""
+def subject_of(options: Config, plan: PlanConfig, say: Say) -> Subject:
+    """The planned run of a command line.
+
+    Raises `UsageError` where the sizes of the data are not given, or are given twice.
+    """
     if not options.runtime.tpu:
         raise UsageError("--tpu is required: the slice to plan for, such as v5e-1, v5e-8 or v6e-1")
     slice_ = parse_slice(options.runtime.tpu)
@@ -164,11 +164,11 @@ def subject_of(options: Options, plan: PlanConfig, say: Say) -> Subject:
         ):
             if value is not None:
                 raise UsageError(
-                    f"--{name} {value}: --train_dir says that; leave one of the two out"
+                    f"--{name} {value}: --train_dir determines it; leave one of the two out"
                 )
-        return Subject(options, setup.open_corpora(options), slice_, say)
+        return Subject(options, setup.open_datasets(options.data, options.tokenizer), slice_, say)
     if plan.seq_length is None or plan.vocab_size is None:
-        raise UsageError("give --train_dir, or --seq_length and --vocab_size in its place")
+        raise UsageError("give --train_dir, or --seq_length and --vocab_size instead")
     return Subject(
         options, fitting(options, plan.vocab_size, plan.seq_length, plan.seq_length_y), slice_, say
     )

@@ -1,4 +1,4 @@
-"""Datasets to the devices: each host reads its rows of every batch and hands each replica its share."""
+"""Batches on the devices: each host reads its rows and gives each replica its share."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ Source = Callable[[int, int], tf.data.Dataset]
 def feed(source: Source, strategy: tf.distribute.Strategy | None) -> Any:
     """An iterable of batches on the devices.
 
-    `source(hosts, host)` gives the batches with one host's rows, in order. Replicas take consecutive rows, so the global batch is the same
-    rows in the same order however many replicas there are.
+    `source(hosts, host)` returns the batches with the rows of one host, in order. Replicas take
+    consecutive rows, so the global batch has the same rows in the same order for any number of
+    replicas.
     """
     if strategy is None:
         return source(1, 0).prefetch(2 * CHUNK)
@@ -32,7 +33,8 @@ def feed(source: Source, strategy: tf.distribute.Strategy | None) -> Any:
             }
             return tf.data.Dataset.from_tensor_slices(shares)
 
-        # What never ends is not asked at every step, in a collective of all hosts, whether it has ended, and keeps its static shape.
+        # For an endless dataset TensorFlow does not ask all hosts at every step, in a collective,
+        # whether it has ended, and keeps the static shape.
         return dataset.flat_map(split).repeat().prefetch(2 * replicas)
 
     return strategy.distribute_datasets_from_function(per_host)

@@ -1,4 +1,4 @@
-"""The compiled loop: a tensor-valued number of steps per call, and evaluation, on one device or under a strategy."""
+"""The compiled training and evaluation loops, on one device or under a strategy."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from tpu_tlm.training.step import Gradients, StepResult, TrainStep, summed
 
 
 class Totals(NamedTuple):
-    """What one call adds up over its steps, as Python numbers.
+    """Sums of one call over its steps, as Python numbers.
 
-    `losses`: sum and weight of the loss, of each of its parts where it has several; `bad_step`: the first update whose loss or gradient
-    was not finite, -1 if none; `waited`: seconds in which the device had no batch.
+    `losses`: sum and weight of the loss, or of each of its terms; `metrics`: sum and count by name;
+    `grad_norm`: mean norm of the gradient; `bad_step`: index of the first update whose loss or
+    gradient was not finite, -1 if none; `waited`: seconds in which the device had no batch.
     """
 
     losses: tuple[tuple[float, float], ...]
@@ -28,7 +29,7 @@ class Totals(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """Loss per target, of all parts together; NaN where there was no target."""
+        """Loss per target, summed over terms; NaN without any target."""
         return (
             sum(total / weight for total, weight in self.losses if weight)
             if self.weight
@@ -37,16 +38,16 @@ class Totals(NamedTuple):
 
     @property
     def weight(self) -> float:
-        """Targets; of a loss in parts, those of the part that has the most."""
+        """Number of targets; for several terms, of the term with the most."""
         return max(weight for _, weight in self.losses)
 
     def mean(self, name: str) -> float:
-        """A metric's sum over its count; NaN where there was nothing to count."""
+        """Mean of a metric; NaN where its count is 0."""
         total, count = self.metrics[name]
         return total / count if count else float("nan")
 
     def plus(self, more: Totals) -> Totals:
-        """The sums of two evaluations together."""
+        """The sums of two parts of an evaluation."""
         metrics = {
             name: (total + more.metrics[name][0], count + more.metrics[name][1])
             for name, (total, count) in self.metrics.items()
@@ -61,8 +62,8 @@ def _compiled(function: Callable[..., Any], xla: bool) -> Callable[..., Any]:
     return tf.function(function, jit_compile=xla or None, autograph=False)  # type: ignore[no-any-return]
 
 
-# Steps in one program of one device: a program gets its working memory anew at every call and gives it back; the pages alone cost a small
-# model on a CPU 15 % of its step.
+# Steps in one compiled program of a single device. A program allocates its working memory at every
+# call, and the page faults alone cost a small model on a CPU 15 % of its step.
 CHUNK = 10
 
 
@@ -71,18 +72,19 @@ def _added(total: LossSums, more: LossSums) -> LossSums:
 
 
 def _count(done: Sequence[Any], more: Sequence[Any]) -> tuple[LossSums, tf.Tensor, tf.Tensor]:
-    """(sums, norms, first bad update) so far and of what came next -> of both."""
+    """Add (sums, norms, first bad update) of the next steps to those so far."""
     (sums, norms, bad), (new_sums, new_norms, new_bad) = done, more
-    # The host's work: a few scalars in float64, each of which would be a program of its own on a TPU.
+    # On the host: a few float64 scalars, each of which would be a program of its own on a TPU.
     with tf.device("CPU:0"):
         return _added(sums, new_sums), norms + new_norms, tf.where(bad < 0, new_bad, bad)
 
 
 class Loop:
-    """Runs steps and evaluations of one `TrainStep` on its `TrainState`.
+    """Runs steps and evaluations of a `TrainStep` on its `TrainState`.
 
-    `xla`: compile the step. Under a TPU strategy that always happens; under other strategies the two pure halves of the step (gradients,
-    update) are compiled and the all-reduce stands between them, since XLA refuses variables of another device.
+    `xla`: whether to compile the step. A TPU strategy always compiles it. Under other strategies
+    the two pure halves of the step (gradients, update) are compiled, with the all-reduce between
+    them, since XLA refuses variables of another device.
     """
 
     def __init__(
@@ -95,18 +97,22 @@ class Loop:
             self._evaluate = _compiled(self._evaluate_one, inner)
         else:
             self._update = _compiled(step.update, inner) if inner else step.update
-            # An objective that gathers meets the other replicas inside: no program of one device.
+            # An objective with an all-gather inside cannot be a program of one device.
             whole = inner and not step.objective.cross_replica
-            self._gradients = _compiled(step.gradients, True) if whole else self._meeting_gradients
-            self._sums = _compiled(self._evaluation_sums, True) if whole else self._meeting_sums
+            self._gradients = (
+                _compiled(step.gradients, True) if whole else self._cross_replica_gradients
+            )
+            self._sums = (
+                _compiled(self._evaluation_sums, True) if whole else self._cross_replica_sums
+            )
             self._train = lambda batch: self._on_replicas(self._train_replica, batch)
             self._evaluate = lambda batch: self._on_replicas(self._evaluate_replica, batch)
-        # Traced with the number of steps as a tensor: another number is no new program.
+        # Traced with the number of steps as a tensor, so that another number is not retraced.
         self._train_call = tf.function(self._train_loop, autograph=False)
         self._evaluate_call = tf.function(self._evaluate_loop, autograph=False)
 
     def _on_replicas(self, function: Callable[..., Any], batch: Batch) -> Any:
-        """Run on every replica, and give one replica's copy of what is equal on all."""
+        """Run a function on every replica; returns one copy of its result, equal on all."""
         assert self.strategy is not None
         per_replica = self.strategy.run(function, (batch,))
         return tf.nest.map_structure(
@@ -122,7 +128,8 @@ class Loop:
         return result.sums, result.norm, tf.where(finite, tf.constant(-1, tf.int64), index)
 
     def _train_one(self, batch: Batch) -> tuple[LossSums, tf.Tensor, tf.Tensor]:
-        """One update: its sums, the norm of its gradient, and its index if one of them was not finite, else -1."""
+        """One update: its sums, the norm of its gradient, and its index if one of these is not
+        finite, else -1."""
         values, slots, index = self.state.read()
         return self._outcome(self.step(values, slots, batch, index), index)
 
@@ -137,12 +144,12 @@ class Loop:
             context.num_replicas_in_sync, context.replica_id_in_sync_group, self._all_reduce
         )
 
-    def _meeting_gradients(
+    def _cross_replica_gradients(
         self, values: list[tf.Tensor], batch: Batch
     ) -> tuple[Gradients, LossSums]:
         return self.step.gradients(values, batch, self._replicas())
 
-    def _meeting_sums(self, values: list[tf.Tensor], batch: Batch) -> LossSums:
+    def _cross_replica_sums(self, values: list[tf.Tensor], batch: Batch) -> LossSums:
         return self.step.sums(values, batch, training=False, replicas=self._replicas())
 
     @staticmethod
@@ -162,15 +169,18 @@ class Loop:
     def _zeros(self) -> LossSums:
         # Sums over many steps pass 2**24, where adding ones in float32 stops counting.
         zero = tf.zeros([], tf.float64)
-        loss = {part: zero for part in self.step.objective.parts} or zero
+        loss = {term: zero for term in self.step.objective.loss_terms} or zero
         return LossSums(loss, loss, {name: (zero, zero) for name in self.step.objective.metrics})
 
     def _nothing(self) -> tuple[LossSums, tf.Tensor, tf.Tensor]:
         return self._zeros(), tf.zeros([]), tf.constant(-1, tf.int64)
 
     def _next(self, iterator: Iterator[Batch], after: Any) -> tuple[Batch, tf.Tensor]:
-        """A batch, and the seconds it was waited for; `after`, tensors of the step before, orders it behind that."""
-        # Flat: of a dict TensorFlow takes no dependency, and says nothing.
+        """The next batch, and the seconds spent waiting for it.
+
+        `after`: tensors of the step before, which the read is ordered after.
+        """
+        # Flattened: TensorFlow silently takes no dependency on a dict.
         with tf.control_dependencies(tf.nest.flatten(after)):
             begun = tf.timestamp()
         with tf.control_dependencies([begun]):
@@ -179,7 +189,10 @@ class Loop:
             return batch, tf.timestamp() - begun
 
     def _steps_of(self, batches: Batch, steps: tf.Tensor) -> tuple[LossSums, tf.Tensor, tf.Tensor]:
-        """The first `steps` of stacked batches `[CHUNK, rows, ...]`: their sums, summed norms, first bad update. One program for all."""
+        """The first `steps` of stacked batches `[CHUNK, rows, ...]`, in one program.
+
+        Returns their sums, summed norms and first bad update.
+        """
 
         def body(i: tf.Tensor, *done: Any) -> tuple[Any, ...]:
             return i + 1, *_count(
@@ -263,10 +276,10 @@ class Loop:
         )
 
     def train(self, iterator: Iterator[Batch], steps: int) -> Totals:
-        """Make `steps` updates with the iterator's next batches."""
+        """Make `steps` updates with the next batches of the iterator."""
         sums, norm, bad, waited = self._train_call(iterator, tf.constant(steps))
         return self._totals(sums, float(norm), int(bad), float(waited))
 
     def evaluate(self, iterator: Iterator[Batch], count: int) -> Totals:
-        """The exact sums over the iterator's next `count` batches, no variable changed."""
+        """Exact sums over the next `count` batches of the iterator, without an update."""
         return self._totals(self._evaluate_call(iterator, tf.constant(count)))

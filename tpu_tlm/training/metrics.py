@@ -1,27 +1,26 @@
-"""The figures of a run on disk: lines of metrics.jsonl, and TensorBoard scalars."""
+"""The metrics of a run on disk, one JSON line per record."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import posixpath
-import socket
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from tpu_tlm.checkpoints.storage import storage_of
+from tpu_tlm import filesystem
 
 
 def read_metrics(path: str) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl as dicts with `step` and `kind`; none where there is no file.
+    """The lines of a metrics.jsonl as dicts with `step` and `kind`; empty without a file.
 
-    A torn last line (the run was killed while writing it) is left out; any other line that cannot be read is left out with a warning.
+    An incomplete last line (the run was killed while writing it) is left out; any other line that
+    cannot be read is left out with a warning.
     """
     try:
-        raw = storage_of(path).read(path)
+        raw = filesystem.of(path).read(path)
     except FileNotFoundError:
         return []
     lines = raw.decode("utf-8", "replace").split("\n")
@@ -36,115 +35,53 @@ def read_metrics(path: str) -> list[dict[str, Any]]:
             ):
                 raise ValueError
             records.append(record)
-        except ValueError:
+        except (ValueError, RecursionError):
             if number < len(lines):
-                print(f"warning: {path}:{number}: no line of metrics, left out", file=sys.stderr)
+                print(f"warning: {path}:{number}: not a line of metrics, left out", file=sys.stderr)
     return records
 
 
-class _Lines:
-    """An append-only text file: appended to on a disk, written anew at every flush in object storage, which cannot append."""
-
-    def __init__(self, path: str, lines: list[str]) -> None:
-        self.path = path
-        self.storage = storage_of(path)
-        self.storage.make(posixpath.dirname(path) or ".")
-        text = "".join(lines)
-        self.storage.write(path, text.encode())
-        self.text: str | None = text if "://" in path else None
-        self.file = None if self.text is not None else open(path, "a", encoding="utf-8")
-
-    def write(self, line: str) -> None:
-        if self.file is not None:
-            self.file.write(line)
-            self.file.flush()
-        elif self.text is not None:
-            self.text += line
-
-    def flush(self) -> None:
-        if self.text is not None:
-            self.storage.write(self.path, self.text.encode())
-
-    def close(self) -> None:
-        self.flush()
-        if self.file is not None:
-            self.file.close()
-
-
-class _Events:
-    """One TensorBoard event file, written without the tensorboard package."""
-
-    def __init__(self, directory: str, start: int) -> None:
-        import tensorflow as tf
-        from tensorflow.core.util import event_pb2
-
-        storage_of(directory).make(directory)
-        seconds, rest = divmod(time.time_ns(), 10**9)
-        # TensorBoard reads the files of a directory in the order of their names.
-        name = f"events.out.tfevents.{seconds:010d}.{rest:09d}.{socket.gethostname()}.{os.getpid()}"
-        self._event = event_pb2.Event
-        self._writer = tf.io.TFRecordWriter(posixpath.join(directory, name))
-        self._add(file_version="brain.Event:2")
-        # TensorBoard forgets what earlier files hold from this step on, so that a continued run has no point twice.
-        self._add(
-            step=start + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        )
-
-    def _add(self, **fields: Any) -> None:
-        self._writer.write(self._event(wall_time=time.time(), **fields).SerializeToString())
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        from tensorflow.core.framework import summary_pb2
-
-        points = [
-            summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()
-        ]
-        self._add(step=step, summary=summary_pb2.Summary(value=points))
-
-    def flush(self) -> None:
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
-
-
 class Metrics:
-    """Writer of a run's figures, one line (and one TensorBoard run) per kind, "train" or "valid".
+    """Writer of metrics.jsonl.
 
-    A run that continues from step `start` first drops the lines beyond it: no step stands there twice. tb: directory of the
-    TensorBoard files (one sub-directory per kind), None for none. Only one process of a run may have one.
+    A run that continues from step `start` first drops the lines after it, so that no step appears
+    twice. On a local disk lines are appended; in object storage, which cannot append, the file is
+    rewritten at every flush. Only one process of a run may have a writer. All methods raise OSError
+    when the file cannot be written.
     """
 
-    def __init__(self, path: str, *, start: int = 0, tb: str | None = None) -> None:
+    def __init__(self, path: str, *, start: int = 0) -> None:
         kept = [record for record in read_metrics(path) if record["step"] <= start] if start else []
-        self._lines = _Lines(path, [_line(record) for record in kept])
-        self._start = start
-        self._tb = tb
-        self._events: dict[str, _Events] = {}
+        self.path = path
+        self._storage = filesystem.of(path)
+        self._storage.make(posixpath.dirname(path) or ".")
+        text = "".join(map(_line, kept))
+        self._storage.write(path, text.encode())
+        self._text: str | None = text if "://" in path else None
+        self._file = None if self._text is not None else open(path, "a", encoding="utf-8")
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Record the figures of a step (updates done); one that is not finite becomes null in the line."""
+        """Record the values of a step (updates made); one that is not finite becomes null."""
         numbers = {name: float(value) for name, value in values.items()}
-        self._lines.write(
-            _line({"step": step, "kind": kind, "time": round(time.time(), 3), **numbers})
-        )
-        if self._tb is None:
-            return
-        if kind not in self._events:
-            self._events[kind] = _Events(posixpath.join(self._tb, kind), self._start)
-        self._events[kind].scalars(step, numbers)
+        line = _line({"step": step, "kind": kind, "time": round(time.time(), 3), **numbers})
+        if self._file is not None:
+            self._file.write(line)
+            self._file.flush()
+        elif self._text is not None:
+            self._text += line
 
     def flush(self) -> None:
-        """Bring everything to where it lies for good; at every save, say."""
-        self._lines.flush()
-        for events in self._events.values():
-            events.flush()
+        """Write everything to the file."""
+        if self._text is not None:
+            self._storage.write(self.path, self._text.encode())
 
     def close(self) -> None:
-        """Flush and close the files."""
-        self._lines.close()
-        for events in self._events.values():
-            events.close()
+        """Flush and close the file."""
+        try:
+            self.flush()
+        finally:
+            if self._file is not None:
+                self._file.close()
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -1,85 +1,120 @@
-"""From options to the parts of a run: datasets, tokenizer, model, objective, step."""
+"""From options to the parts of an experiment: datasets, model spec, objective, training step."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import tensorflow as tf
 
-from tpu_tlm.config import (
-    ContrastiveConfig,
-    DataConfig,
-    DenoisingConfig,
-    ElectraConfig,
-    MlmConfig,
-    ModelConfig,
-    OptimConfig,
-    RunConfig,
-    RuntimeConfig,
-    TokenizerConfig,
-)
+from tpu_tlm.config import Config, DataConfig, RuntimeConfig, TokenizerConfig
 from tpu_tlm.data.dataset.dataset import Dataset, check_same_tokenizer, open_dataset
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import make_tokenizer
+from tpu_tlm.devices.select import Devices
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec, longest
-from tpu_tlm.objectives.base import ObjectiveContext, ObjectiveOptions
-from tpu_tlm.objectives.registry import make_objective, objective_class
+from tpu_tlm.objectives.base import Objective, ObjectiveContext
+from tpu_tlm.objectives.registry import objective_class
 from tpu_tlm.training.optimizers import make_optimizer
 from tpu_tlm.training.schedules import make_schedule
 from tpu_tlm.training.step import TrainStep
 
 
 @dataclass(frozen=True)
-class Options:
-    """All options of a training run, one instance per concern."""
-
-    data: DataConfig
-    tokenizer: TokenizerConfig
-    model: ModelConfig
-    mlm: MlmConfig
-    contrastive: ContrastiveConfig
-    denoising: DenoisingConfig
-    electra: ElectraConfig
-    optim: OptimConfig
-    run: RunConfig
-    runtime: RuntimeConfig
-
-    def parts(self) -> tuple[object, ...]:
-        """The instances in the order of the command line."""
-        return tuple(getattr(self, field.name) for field in fields(self))
-
-    @property
-    def objectives(self) -> ObjectiveOptions:
-        """The options of the objectives."""
-        return ObjectiveOptions(self.mlm, self.contrastive, self.denoising, self.electra)
-
-
-@dataclass(frozen=True)
-class Corpora:
-    """The data of a run."""
+class Datasets:
+    """Training and validation data, and the tokenizer that made them."""
 
     train: Dataset
     valid: Dataset | None
     tokenizer: Tokenizer
 
 
-def open_corpora(options: Options) -> Corpora:
-    """Open and check the datasets and the tokenizer they were made with.
+@dataclass(frozen=True)
+class Experiment:
+    """The parts that a trainer trains.
 
-    Raises `UsageError` when they were made with different ones, or MEAD's records (which carry none) come without tokenizer flags.
+    total_steps: optimizer steps of the whole run; precision: "float32" or "bfloat16".
     """
-    data = options.data
+
+    datasets: Datasets
+    spec: ModelSpec
+    objective: Objective
+    step: TrainStep
+    total_steps: int
+    precision: str
+
+
+def build(options: Config, devices: Devices) -> Experiment:
+    """Build the experiment that options describe, for these devices.
+
+    The objective is resolved and the model is built once. Raises `UsageError` for options and
+    datasets that do not fit one another.
+    """
+    objective = objective_class(options.run.objective)
+    check_batch(options, devices.replicas, objective)
+    datasets = open_datasets(options.data, options.tokenizer)
+    return experiment_of(
+        options,
+        datasets,
+        total_steps(options, datasets.train.num_samples),
+        precision_of(options.runtime, devices.kind),
+        objective,
+    )
+
+
+def experiment_of(
+    options: Config,
+    datasets: Datasets,
+    steps: int,
+    precision: str,
+    objective: type[Objective] | None = None,
+) -> Experiment:
+    """`build` with open datasets, a number of steps and a precision.
+
+    objective: the resolved class; None resolves `options.run.objective`.
+    """
+    run = options.run
+    schedule = make_schedule(options.optim, steps)
+    spec, instance = objective_of(options, datasets, objective)
+    step = TrainStep(
+        build_model(spec, precision=precision, seed=run.seed),
+        instance,
+        make_optimizer(options.optim),
+        lambda index: tf.cast(schedule(index), tf.float32),
+        options.optim.clip,
+        run.seed,
+        options.optim.grad_accum,
+    )
+    return Experiment(datasets, spec, instance, step, steps, precision)
+
+
+def objective_of(
+    options: Config, datasets: Datasets, objective: type[Objective] | None = None
+) -> tuple[ModelSpec, Objective]:
+    """The spec of the model to train, as `spec_of`, and the objective that trains it."""
+    chosen = objective or objective_class(options.run.objective)
+    spec = spec_of(options, datasets, chosen)
+    context = ObjectiveContext(spec, datasets.tokenizer, options.objectives)
+    return spec, chosen.from_config(context)
+
+
+def open_datasets(data: DataConfig, tokenizer: TokenizerConfig) -> Datasets:
+    """Open and check the datasets and the tokenizer that made them.
+
+    Raises `UsageError` when they were made with different tokenizers, have examples of different
+    lengths, or are MEAD's records (which name no tokenizer) and no tokenizer is given.
+    """
     train = open_dataset(data.train_dir)
     valid = open_dataset(data.valid_dir) if data.valid_dir else None
-    given = make_tokenizer(options.tokenizer) if options.tokenizer.vocab else None
+    given = make_tokenizer(tokenizer) if tokenizer.vocab else None
     if given is None and train.tokenizer is None:
         raise UsageError(
-            f"--vocab is required: the records in {data.train_dir} do not say which tokenizer made them"
+            f"--vocab is required: the records in {data.train_dir} do not name the tokenizer that"
+            " made them"
         )
-    tokenizer = given or train.load_tokenizer()
-    description = tokenizer.description()
+    used = given or train.load_tokenizer()
+    description = used.description()
     check_same_tokenizer(
         train.tokenizer, description, f"--train_dir {data.train_dir} and the tokenizer of this run"
     )
@@ -89,54 +124,61 @@ def open_corpora(options: Options) -> Corpora:
             description,
             f"--valid_dir {data.valid_dir} and --train_dir {data.train_dir}",
         )
-        if any(
-            valid.lengths[name] != train.lengths[name]
-            for name in valid.lengths.keys() & train.lengths.keys()
-        ):
-            ours, theirs = (
-                " and ".join(f"{n} ({name})" for name, n in d.lengths.items())
-                for d in (valid, train)
-            )
-            raise UsageError(
-                f"--valid_dir {data.valid_dir}: has examples of {ours} tokens, --train_dir {theirs}"
-            )
+        _check_same_lengths(train, valid, data)
+    train = train.for_tokenizer(used)
+    valid = None if valid is None else valid.for_tokenizer(used)
     if data.verify_data:
         for dataset in (train, valid):
             if dataset is not None:
                 dataset.verify()
-    return Corpora(train, valid, tokenizer)
+    return Datasets(train, valid, used)
 
 
-def total_steps(options: Options, samples: int) -> int:
-    """Optimizer steps of the whole run. Raises `UsageError` for none."""
-    run = options.run
-    steps = (
-        run.steps if run.steps is not None else int(run.epochs * samples / options.data.batch_size)
+def _check_same_lengths(train: Dataset, valid: Dataset, data: DataConfig) -> None:
+    common = valid.lengths.keys() & train.lengths.keys()
+    if all(valid.lengths[name] == train.lengths[name] for name in common):
+        return
+    ours, theirs = (
+        " and ".join(f"{n} ({name})" for name, n in dataset.lengths.items())
+        for dataset in (valid, train)
     )
+    raise UsageError(
+        f"--valid_dir {data.valid_dir}: has examples of {ours} tokens, --train_dir {theirs}"
+    )
+
+
+def total_steps(options: Config, samples: int) -> int:
+    """Optimizer steps of the whole run. Raises `UsageError` for a run without any."""
+    run, batch = options.run, options.data.batch_size
+    steps = run.steps if run.steps is not None else int(run.epochs * samples / batch)
     if steps < 1:
         raise UsageError(
-            f"--epochs {run.epochs}: {samples} examples are less than one batch of {options.data.batch_size}; "
+            f"--epochs {run.epochs}: {samples} examples are less than one batch of {batch}; "
             "use a smaller --batch_size, or give --steps"
         )
     return steps
 
 
-def spec_of(options: Options, corpora: Corpora) -> ModelSpec:
+def spec_of(
+    options: Config, datasets: Datasets, objective: type[Objective] | None = None
+) -> ModelSpec:
     """The spec of the model to train, framed as its training examples are.
 
-    Raises `UsageError` when the objective refuses the data or the options, or the model has fewer positions than the examples.
+    objective: the resolved class; None resolves `options.run.objective`. Raises `UsageError` when
+    the objective refuses the data or the options, or the model has fewer positions than examples
+    have tokens.
     """
-    tokenizer, metadata = corpora.tokenizer, corpora.train.metadata
+    tokenizer, metadata = datasets.tokenizer, datasets.train.metadata
+    objective = objective or objective_class(options.run.objective)
 
     def frame(name: str) -> int | None:
         token = metadata.get(name)
         return tokenizer.sep_id if token == "<EOS>" else tokenizer.id_of(token) if token else None
 
-    objective = objective_class(options.run.objective)
     spec = ModelSpec(
         options.model,
         len(tokenizer.tokens),
-        corpora.train.seq_length,
+        datasets.train.seq_length,
         tokenizer.pad_id,
         objective.kind,
         frame("prefix"),
@@ -147,64 +189,47 @@ def spec_of(options: Options, corpora: Corpora) -> ModelSpec:
         turn_id=frame("turn_sep"),
         pairs=metadata.get("pairs"),
     )
-    spec = objective.adapt(spec, options.objectives, corpora.train.lengths)
-    # What gated MLP blocks take is no matter of positions: the model says it.
-    tokens, limit = (
-        max(spec.seq_length, spec.seq_length_y or 0),
-        None if spec.config.mlp else longest(spec),
-    )
+    spec = objective.configure_model(spec, options.objectives, datasets.train.lengths)
+    tokens = max(spec.seq_length, spec.seq_length_y or 0)
+    # Gated MLP blocks have a length, but no positions: the model checks it.
+    limit = None if spec.config.mlp else longest(spec)
     if limit is not None and limit < tokens:
         raise UsageError(
-            f"--max_positions {limit}: texts of {tokens} tokens need as many positions; give that or more, or leave it out"
+            f"--max_positions {limit}: texts of {tokens} tokens need as many positions; give that"
+            " or more, or leave it out"
         )
     return spec
 
 
-def check_batch(options: Options, replicas: int) -> None:
-    """Raise `UsageError` unless the batch can be divided among replicas and micro-batches, and leaves examples to be told apart."""
-    batch, parts = options.data.batch_size, replicas * options.optim.grad_accum
-    if batch < 1 or options.optim.grad_accum < 1 or batch % parts:
+def check_batch(options: Config, replicas: int, objective: type[Objective] | None = None) -> None:
+    """Check that batches can be divided among replicas and micro-batches.
+
+    objective: the resolved class; None resolves `options.run.objective`. Raises `UsageError`, also
+    where an objective that compares examples would get micro-batches of one.
+    """
+    batch, accum = options.data.batch_size, options.optim.grad_accum
+    if batch < 1 or accum < 1 or batch % (replicas * accum):
         raise UsageError(
-            f"--batch_size {batch} cannot be divided among {replicas} replicas with {options.optim.grad_accum} micro-batches each; "
-            f"use a multiple of {parts}"
+            f"--batch_size {batch} cannot be divided among {replicas} replicas with {accum}"
+            f" micro-batches each; use a multiple of {replicas * max(1, accum)}"
         )
-    if (
-        objective_class(options.run.objective).cross_replica
-        and batch // options.optim.grad_accum < 2
-    ):
+    objective = objective or objective_class(options.run.objective)
+    if objective.cross_replica and batch // accum < 2:
         raise UsageError(
-            f"--batch_size {batch} with --grad_accum {options.optim.grad_accum}: --objective {options.run.objective} tells an example from "
-            "the others of its micro-batch, and there is none; use a larger --batch_size or a smaller --grad_accum"
+            f"--batch_size {batch} with --grad_accum {accum}: --objective {options.run.objective}"
+            " compares an example with the others of its micro-batch, and there are none; use a"
+            " larger --batch_size or a smaller --grad_accum"
         )
     evaluated = options.data.eval_batch_size
     if evaluated is not None and (evaluated < 1 or evaluated % replicas):
         raise UsageError(
-            f"--eval_batch_size {evaluated} cannot be divided among {replicas} replicas; use a multiple of them"
+            f"--eval_batch_size {evaluated} cannot be divided among {replicas} replicas; use a"
+            " multiple of them"
         )
 
 
 def precision_of(runtime: RuntimeConfig, kind: str) -> str:
-    """`float32` or `bfloat16`: what `auto` means on this kind of device."""
-    return (
-        runtime.precision
-        if runtime.precision != "auto"
-        else ("bfloat16" if kind == "tpu" else "float32")
-    )
-
-
-def make_step(options: Options, corpora: Corpora, steps: int, precision: str) -> TrainStep:
-    """The training step with a model in its initial state."""
-    run = options.run
-    schedule = make_schedule(options.optim, steps)
-    spec = spec_of(options, corpora)
-    return TrainStep(
-        build_model(spec, precision=precision, seed=run.seed),
-        make_objective(
-            run.objective, ObjectiveContext(spec, corpora.tokenizer, options.objectives)
-        ),
-        make_optimizer(options.optim),
-        lambda index: tf.cast(schedule(index), tf.float32),
-        options.optim.clip,
-        run.seed,
-        options.optim.grad_accum,
-    )
+    """`float32` or `bfloat16`: `--precision`, with `auto` resolved for a kind of device."""
+    if runtime.precision != "auto":
+        return runtime.precision
+    return "bfloat16" if kind == "tpu" else "float32"

@@ -1,4 +1,4 @@
-"""What a run changes: the values, the optimizer's slots and the count of updates, as variables on the devices."""
+"""The state of a run on the devices: model values, optimizer slots, number of updates."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from tpu_tlm.training.step import StepResult, TrainStep
 
 
 class TrainState:
-    """Variables of a run by checkpoint name: `model/PATH`, `slots/SLOT/PATH`; and `index`, the updates made so far (int64).
+    """Variables of a run by checkpoint name, `model/PATH` and `slots/SLOT/PATH`, and `index`, the
+    number of updates made (int64).
 
-    Under a strategy every replica keeps its own copy and writes it itself: after the all-reduce all compute the same update.
+    Under a strategy every replica has its own copy and assigns it: after the all-reduce, all
+    replicas compute the same update.
     """
 
     def __init__(self, step: TrainStep, strategy: tf.distribute.Strategy | None = None) -> None:
@@ -51,7 +53,7 @@ class TrainState:
         self._named.update(zip(names, tf.nest.flatten(self.slots), strict=True))
 
     def read(self) -> tuple[list[tf.Tensor], list[tuple[tf.Tensor, ...]], tf.Tensor]:
-        """Values, slots and index as tensors (in a replica: its own copy)."""
+        """Values, slots and index as tensors; in a replica, its own copy."""
         return (
             [v.read_value() for v in self.values],
             [tuple(s.read_value() for s in slots) for slots in self.slots],
@@ -59,7 +61,7 @@ class TrainState:
         )
 
     def assign(self, result: StepResult) -> None:
-        """Take over the state after a step, and count it."""
+        """Assign the state after a step, and increment the index."""
         for variable, value in zip(self.values, result.values, strict=True):
             variable.assign(value, read_value=False)
         for variables, values in zip(self.slots, result.slots, strict=True):
@@ -74,12 +76,16 @@ class TrainState:
             else self.strategy.experimental_local_results(variable)[0]
         )
 
+    def updates(self) -> int:
+        """Number of updates made."""
+        return int(self._local(self.index).numpy())
+
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything that a checkpoint holds."""
+        """All arrays of a checkpoint, by name."""
         return {name: self._local(variable).numpy() for name, variable in self._named.items()}
 
     def model_arrays(self) -> dict[str, np.ndarray]:
-        """The model's values by path."""
+        """The model's values, by path."""
         return {
             path: self._local(variable).numpy()
             for path, variable in zip(self.paths, self.values, strict=True)
@@ -95,27 +101,31 @@ class TrainState:
             copy.assign(value)
 
     def restore(self, arrays: Mapping[str, np.ndarray], index: int, where: str) -> None:
-        """Take over a checkpoint. Raises `TlmError` naming `where` when a variable is missing or has another shape."""
+        """Restore a checkpoint.
+
+        Raises `TlmError` naming `where` when a variable is missing or has another shape.
+        """
         for name, variable in self._named.items():
             if name not in arrays:
                 raise TlmError(
-                    f"{where}: holds no {name!r}; was the run made with another optimizer or model?"
+                    f"{where}: has no {name!r}; was the run made with another optimizer or model?"
                 )
             if tuple(arrays[name].shape) != tuple(variable.shape):
                 raise TlmError(
-                    f"{where}: {name!r} has shape {list(arrays[name].shape)}, this run needs {list(variable.shape)}"
+                    f"{where}: {name!r} has shape {list(arrays[name].shape)}, this run needs"
+                    f" {list(variable.shape)}"
                 )
         for name, variable in self._named.items():
             self._set(variable, arrays[name])
         self._set(self.index, np.int64(index))
 
     def set_model(self, values: Mapping[str, np.ndarray]) -> None:
-        """Take over a model's values by path, leaving the optimizer as it is."""
+        """Assign a model's values by path, without changing the optimizer's slots."""
         for path, variable in zip(self.paths, self.values, strict=True):
             self._set(variable, values[path])
 
     def copies(self) -> Sequence[dict[str, np.ndarray]]:
-        """The model's values on each local replica: for the check that they never part."""
+        """The model's values on each local replica, to check that replicas stay equal."""
         count = (
             1
             if self.strategy is None

@@ -1,19 +1,21 @@
-"""How many steps the device runs before the host is heard."""
+"""Number of steps per device call, adapted to their duration."""
 
 from __future__ import annotations
 
-# So long a call may take: the host writes metrics and hears signals between calls.
+# Longest intended call: the host writes metrics and handles signals between calls.
 CALL_SECONDS = 5.0
-# What is kept back of the time that a notice leaves: for the end of the process, and for a call that takes longer than the last.
+# Share of the grace period that is reserved: seconds for the end of the process, and factors by
+# which a call or a save may take longer than the last one.
 _ENDING = 2.0
 _SLOWER = 2.0
 _SLOWER_SAVE = 1.5
 
 
 class StepsPerCall:
-    """Steps per call from how long calls and saves took.
+    """Steps per call, from the duration of earlier calls and saves.
 
-    At most `most` steps, about `CALL_SECONDS`, and so few that a call and a save fit into `grace` seconds (0 = no limit).
+    At most `most` steps, about `CALL_SECONDS`, and few enough that a call and a save fit into
+    `grace` seconds (0 = no limit).
     """
 
     def __init__(self, most: int, grace: float) -> None:
@@ -24,7 +26,7 @@ class StepsPerCall:
 
     @property
     def seconds(self) -> float:
-        """How long a call may take."""
+        """Longest intended call, in seconds."""
         if not self.grace:
             return CALL_SECONDS
         return min(
@@ -32,18 +34,24 @@ class StepsPerCall:
         )
 
     def called(self, steps: int, seconds: float) -> None:
-        """A call of so many steps took so long."""
+        """Record a call: its steps and its duration in seconds."""
         self._calls += 1
         if self._calls > 1:  # the first one compiles
             self.steps = max(1, min(self.most, int(self.seconds * steps / max(seconds, 1e-9))))
 
     def saved(self, seconds: float) -> str:
-        """A save took so long; gives a warning where that is too long for a notice."""
+        """Record the duration of a save in seconds; returns a warning, or an empty string.
+
+        The warning is given once saves take too long for the grace period.
+        """
         fitted = self._fits()
         self._save = max(self._save, seconds)
         if not fitted or self._fits():
             return ""
-        return f"a save took {seconds:.0f} s, too long for --grace_seconds {self.grace:g}: after a notice it may not be done in time"
+        return (
+            f"a save took {seconds:.0f} s, too long for --grace_seconds {self.grace:g}: after a"
+            " preemption notice it may not finish in time"
+        )
 
     def _fits(self) -> bool:
         return not self.grace or self.grace > _ENDING + _SLOWER_SAVE * self._save

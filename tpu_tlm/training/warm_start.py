@@ -1,4 +1,4 @@
-"""Beginning a run with somebody else's weights: what fits is taken, what is missing is said, what differs is refused."""
+"""Warm start (--init_from): check compatibility, load matching variables, report the rest."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from tpu_tlm.formats.electra_parts import GENERATOR, part_spec
 from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.models.spec import ModelSpec
 
-# A head may be new; where padding and other texts are hidden from, the training data decides.
+# Options in which the models may differ: heads, and what is masked, which depends on the data.
 _MAY_DIFFER = ("mlm_head", "output_bias", "tie_weights", "mask_pad", "segment_mask", "compat")
-# What may be new: a head, ELECTRA's generator, and what makes a dual encoder of an encoder.
+# Variables that may be missing: heads, ELECTRA's generator, the upper part of a dual encoder.
 _NEW = ("head/", "generator/", "reduction/", "ff1/", "ff2/", "temperature")
-# Kinds whose head tells replaced tokens; the others' predict them.
+# Kinds whose head classifies tokens as replaced; heads of the others predict tokens.
 _BINARY = ("discriminator", "electra")
 
 
 def check_start(saved: PretrainedModel, spec: ModelSpec, tokenizer: Tokenizer, where: str) -> None:
-    """Raise `UsageError` when the weights are of another tokenizer, or of a model that computes something else; it names the flags."""
+    """Check that weights fit this run.
+
+    Raises `UsageError` naming the flags to give when they belong to another tokenizer or to a
+    model that computes something else.
+    """
     own = saved.own_tokenizer
     if own is not None:
         same = (own.kind, own.cased, own.tokens) == (
@@ -34,15 +38,18 @@ def check_start(saved: PretrainedModel, spec: ModelSpec, tokenizer: Tokenizer, w
         same = saved.fingerprint in (None, tokenizer.fingerprint())
     if not same:
         raise UsageError(
-            f"{where}: was trained with another tokenizer than this data; preprocess the text with its vocabulary"
+            f"{where}: was trained with another tokenizer than this data; preprocess the text with"
+            " its vocabulary"
         )
     if saved.spec.sentinels != spec.sentinels:
         raise UsageError(
-            f"{where}: has not the {spec.sentinels} sentinels of this run; give --sentinels {saved.spec.sentinels}"
+            f"{where}: has {saved.spec.sentinels} sentinels, this run {spec.sentinels}; give"
+            f" --sentinels {saved.spec.sentinels}"
         )
     if saved.spec.vocab_size != spec.vocab_size:
         raise UsageError(
-            f"{where}: has a vocabulary of {saved.spec.vocab_size} entries, this data one of {spec.vocab_size}"
+            f"{where}: has a vocabulary of {saved.spec.vocab_size} entries, this data one of"
+            f" {spec.vocab_size}"
         )
     may_differ = _MAY_DIFFER if saved.spec.kind == spec.kind else (*_MAY_DIFFER, *DUAL)
     if wrong := [d for d in differences(saved.spec, spec) if d.name not in may_differ]:
@@ -56,7 +63,7 @@ def check_start(saved: PretrainedModel, spec: ModelSpec, tokenizer: Tokenizer, w
 
 
 def without_foreign_head(saved: PretrainedModel, kind: str) -> PretrainedModel:
-    """The same without its head, where that answers another question than the head of a model of `kind` does."""
+    """The model without its head, where that has another task than the head of a `kind` model."""
     if (saved.spec.kind in _BINARY) == (kind in _BINARY):
         return saved
     heads = [path for path in saved.values if path.startswith("head/")]
@@ -67,10 +74,11 @@ def without_foreign_head(saved: PretrainedModel, kind: str) -> PretrainedModel:
 def start_values(
     saved: PretrainedModel, own: Mapping[str, np.ndarray], where: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The values to begin with, and a table of where each part of the model has them from.
+    """The initial values of a run, and the lines of a table of their origin by part of the model.
 
-    `own`: the run's initial values by path, kept where `saved` has no head. Raises `UsageError` naming a variable of the model's body that
-    is not in `saved`, or has another shape there.
+    `own`: the run's random values by path, kept for heads that `saved` does not have. Raises
+    `UsageError` naming a variable of the model's body that is missing in `saved`, or has another
+    shape there.
     """
     values: dict[str, np.ndarray] = {}
     parts: dict[tuple[str, str], list[np.ndarray]] = {}
@@ -80,7 +88,8 @@ def start_values(
         if not fits and not path.startswith(_NEW):
             there = "absent" if theirs is None else list(theirs.shape)
             raise UsageError(
-                f"{where}: {path!r} is {there} there and {list(initial.shape)} here; give its model flags"
+                f"{where}: {path!r} is {there} there and {list(initial.shape)} in this run; give"
+                " its model flags"
             )
         values[path] = theirs if fits and theirs is not None else initial
         parts.setdefault((path.split("/")[0], "loaded" if fits else "new: random"), []).append(

@@ -1,4 +1,4 @@
-"""What the workers of a job must have in common before they train."""
+"""Check that all workers of a job were started with the same options and data."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from typing import Any
 
 from tpu_tlm import __version__
 from tpu_tlm.config import cli
+from tpu_tlm.config.options import options_of
 from tpu_tlm.distributed.peers import PeerGroup
 from tpu_tlm.errors import UsageError
 
-# Where things lie and how fast they are read may differ between machines; the fingerprints of the data may not.
-_OWN = frozenset({"train_dir", "valid_dir", "num_train_workers", "verify_data"})
-
 
 def check_same(team: PeerGroup, parts: Sequence[Any], fingerprints: Mapping[str, str]) -> None:
-    """Raise `UsageError`, on every worker, when one was started with other options, data or another version than the chief."""
+    """Raise `UsageError` on every worker when one has other options or data than the chief, or
+    another version of this package."""
+    # Paths and reading options may differ between machines; the fingerprints of the data may not.
+    table = options_of([type(part) for part in parts])
     values = {
-        f"--{name}": value for name, value in cli.as_values(*parts).items() if name not in _OWN
+        f"--{name}": value
+        for name, value in cli.as_values(*parts).items()
+        if not table[name].declared.may_differ
     }
     own = {**values, **fingerprints, "version of tpu_tlm": __version__}
     everybody = team.gather(own)
@@ -26,6 +29,7 @@ def check_same(team: PeerGroup, parts: Sequence[Any], fingerprints: Mapping[str,
             name = next(n for n in {**everybody[0], **other} if everybody[0].get(n) != other.get(n))
             chief = everybody[0].get(name)
             raise UsageError(
-                f"{team.title(host)} was started with another {name} than {team.title(0)}: {other.get(name)}, not {chief}; "
-                "all workers need the same command and the same data"
+                f"{team.title(host)} was started with another {name} than {team.title(0)}:"
+                f" {other.get(name)}, not {chief}; all workers need the same command and the same"
+                " data"
             )

@@ -62,7 +62,9 @@ def test_verify_names_shard_and_record(make_dataset) -> None:
         ("num_samples: 5\nformat: 7", "format 7 is not known"),
         ("num_samples: 5\nformat: 1\nnctx: 8", "damaged"),
         (
-            "num_samples: 5\nformat: 1\nnctx: 8\npiece_samples: 9\ntokenizer: {vocab_size: 9}\nshards: []",
+            "{num_samples: 5, format: 1, nctx: 8, piece_samples: 9, record_bytes: 61, "
+            "tokenizer: {kind: bpe, vocab_size: 9}, shards: [{name: a, samples: 4, bytes: 240, "
+            f"sha256: '{'0' * 64}', sums: ['{'0' * 16}']}}]}}",
             "does not add up",
         ),
         ("num_samples: 5", "no .tfrecord files"),

@@ -34,7 +34,9 @@ def test_rows_agree_with_one_by_one(length: int) -> None:
         assert found[i] == crc32c.crc32c(rows[i].tobytes())
 
 
-@pytest.mark.parametrize(("nctx", "vocab_size"), [(7, 100), (128, 65536), (128, 65537), (70, 300)])
+@pytest.mark.parametrize(
+    ("seq_length", "vocab_size"), [(7, 100), (128, 65536), (128, 65537), (70, 300)]
+)
 def test_tensorflow_reads_what_the_template_wrote(
     tmp_path, seq_length: int, vocab_size: int
 ) -> None:

@@ -35,7 +35,7 @@ def _ids(batches: list[dict[str, np.ndarray]]) -> list[int]:
 
 
 def _plain(dataset: Dataset, seed: int, window: int, positions: range) -> list[int]:
-    """The order as DESIGN describes it, in plain Python: whole shards permuted, windows of shards permuted."""
+    """The specified order, in plain Python: shards permuted, then rows in windows of shards."""
     starts = np.cumsum([0] + [shard.samples for shard in dataset.shards])
     order: dict[int, list[int]] = {}
     found = []
@@ -79,7 +79,7 @@ def test_order_is_the_described_one_and_every_epoch_a_permutation(
     assert other != ids[: len(other)]
 
 
-@pytest.mark.parametrize(("nctx", "vocab_size"), [(8, 60000), (13, 65537)])
+@pytest.mark.parametrize(("seq_length", "vocab_size"), [(8, 60000), (13, 65537)])
 def test_contents(make_dataset, example, seq_length: int, vocab_size: int) -> None:
     dataset = make_dataset(SIZES, seq_length, vocab_size)
     spec = Stream(dataset, seed=0, batch_size=6).batches(0, hosts=2, host=1).element_spec
@@ -212,7 +212,7 @@ def test_any_position_is_reached_at_once(make_dataset) -> None:
     made = Stream(dataset, seed=0, batch_size=32, window_shards=1)
 
     def cost(position: int) -> float:
-        """CPU-seconds to the first batch, the least of three tries: other programs' load is not in it."""
+        """CPU seconds to the first batch, the least of three tries."""
         found = []
         for _ in range(3):
             begun = time.process_time()
@@ -239,7 +239,8 @@ QUIET = """
 
 def test_batches_over_the_ends_of_windows_are_joined_without_a_word(make_dataset) -> None:
     """TensorFlow logs an error, though there is none, for each part of a tensor that it joins."""
-    # More rows than a block has, and batches that begin where memory is aligned: other parts are copied first.
+    # More rows than a block has, and batches that begin where memory is aligned: other parts are
+    # copied first.
     dataset = make_dataset([200])
     environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
     command = [sys.executable, "-c", textwrap.dedent(QUIET), str(dataset.directory)]

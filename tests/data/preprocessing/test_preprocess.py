@@ -330,7 +330,7 @@ def test_a_finished_output_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--prefix", "[NOPE]"], r"--prefix \[NOPE\]: the vocabulary has no such token"),
         (["--eol_token", "[NOPE]"], "--eol_token"),
         (["--seq_length", 1, "--prefix", "[CLS]"], "--seq_length 1"),
-        (["--valid_fraction", 1], "--valid_fraction 1.0"),
+        (["--valid_fraction", 1], "--valid_fraction 1:"),
         (["--valid_fraction", 1e-9], "--valid_fraction: no document"),
         (["--max_file_size", 0], "--max_file_size"),
         (["--workers", -1], "--workers"),
@@ -405,5 +405,5 @@ finally:
     assert (
         done.returncode == 0
         and "--valid_fraction" in done.stdout
-        and "(default 256)" in done.stdout
+        and "(default 256; " in done.stdout
     )

@@ -298,7 +298,7 @@ def test_bad_input_is_summarized_or_refused(
     text.write_bytes(b"")
     with pytest.raises(UsageError, match="no words"):
         main(flags)
-    with pytest.raises(UsageError, match="--vocab_size: 0 is less than 1"):
+    with pytest.raises(UsageError, match="--vocab_size 0: must be at least 1"):
         main([*flags, "--vocab_size", "0"])
 
 

@@ -1,7 +1,8 @@
-"""A checksum that a graph computes as fast as it reads: weighted sums of 64-bit words, modulo 2^64.
+"""A checksum that a graph computes as fast as it reads: weighted sums of 64-bit words mod 2^64.
 
-Every weight is odd, so any change within one word changes the sum; other damage passes with probability 2^-64 or so. TFRecord's
-own CRC-32C is in the files too, but a graph without TensorFlow's reader would spend most of its time on it.
+Every weight is odd, so any change within one word changes the sum; other damage passes with a
+probability of about 2^-64. TFRecord's own CRC-32C is in the files, too, but a graph without
+TensorFlow's reader would spend most of its time on it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _COLUMN, _ROW = 1, 2
 
 
 def column_weights(record_bytes: int) -> NDArray[np.uint64]:
-    """uint64 [ceil(record_bytes / 8)]: the weight of each word of a record (zero bytes are added to fill the last)."""
+    """uint64 [ceil(record_bytes / 8)]: weight of each word of a record, the last zero-padded."""
     return draws(key_of(_COLUMN), 0, -(-record_bytes // 8)) | np.uint64(1)
 
 
@@ -33,7 +34,10 @@ def record_sums(records: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 def piece_sums(sums: NDArray[np.uint64], piece_samples: int) -> list[str]:
-    """The checksum of each piece of so many records (the last may have fewer), as 16 hexadecimal digits; from `record_sums`."""
+    """From `record_sums`, the checksum of each piece of `piece_samples` records, as 16 hex digits.
+
+    The last piece may have fewer records.
+    """
     weights = row_weights(min(piece_samples, len(sums)))
     pieces = (sums[at : at + piece_samples] for at in range(0, len(sums), piece_samples))
     return [f"{int((piece * weights[: len(piece)]).sum(dtype=np.uint64)):016x}" for piece in pieces]

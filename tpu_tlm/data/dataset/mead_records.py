@@ -1,4 +1,7 @@
-"""MEAD's own records: TFRecord files of int64 features `x` (and `y`), of whose lengths its `md.yml` says nothing."""
+"""MEAD's own records: TFRecord files of int64 features `x` (and `y`).
+
+Its `md.yml` says nothing of their lengths: the first record does, and all others must agree.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import contextlib
 import mmap
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +47,7 @@ def _content(path: str) -> Iterator[mmap.mmap | bytes]:
 
 
 def _places(content: mmap.mmap | bytes, path: str) -> NDArray[np.int64]:
-    """Where each record begins, and the end; `TlmError` when the lengths do not lead to the end of the file."""
+    """Where each record begins, and the end; `TlmError` when the last does not end the file."""
     places = []
     at, size, read_length = 0, len(content), struct.Struct("<Q").unpack_from
     while at < size:
@@ -53,7 +57,8 @@ def _places(content: mmap.mmap | bytes, path: str) -> NDArray[np.int64]:
         at += read_length(content, at)[0] + _HEAD + _FOOT
     if at != size:
         raise TlmError(
-            f"{path}: record {len(places) - 1} is cut off or damaged: restore the file or preprocess again"
+            f"{path}: record {len(places) - 1} is cut off or damaged: restore the file or "
+            "preprocess again"
         )
     return np.array([*places, size], np.int64)
 
@@ -66,29 +71,76 @@ def count(path: str) -> int:
 
 def first_lengths(path: str) -> dict[str, int]:
     """The int64 features of the first record and their lengths, such as {"x": 128, "y": 128}."""
-    import tensorflow as tf
-
     with _content(path) as content:
         places = _places(content, path)
-        message = content[_HEAD : int(places[1]) - _FOOT]
-    try:
-        features = tf.train.Example.FromString(message).features.feature
-    except Exception as error:  # protobuf's DecodeError has several homes
-        raise TlmError(
-            f"{path}: record 0 is no tf.train.Example ({error}): preprocess again"
-        ) from None
+        features = _features(path, 0, content[_HEAD : int(places[1]) - _FOOT])
     lengths = {
         name: len(features[name].int64_list.value) for name in ("x", "y") if name in features
     }
     if not lengths.get("x"):
-        raise UsageError(
-            f"{path}: its records have no int64 feature 'x' (found: {', '.join(sorted(features)) or 'nothing'})"
-        )
+        found = ", ".join(sorted(features)) or "nothing"
+        raise UsageError(f"{path}: its records have no int64 feature 'x' (found: {found})")
+    if lengths.get("y") == 0:
+        raise UsageError(f"{path}: the feature 'y' of its first record holds no int64: remove it")
     return lengths
 
 
+def _features(path: str, number: int, message: bytes) -> Mapping[str, Any]:
+    import tensorflow as tf
+
+    try:
+        return tf.train.Example.FromString(message).features.feature  # type: ignore[no-any-return]
+    except Exception as error:  # protobuf's DecodeError has several homes
+        raise TlmError(
+            f"{path}: record {number} is no tf.train.Example ({error}): preprocess again"
+        ) from None
+
+
+def check(
+    path: str, lengths: Mapping[str, int], vocab_size: int | None, most_bytes: int | None = None
+) -> None:
+    """Raise `UsageError` where a record has other lengths than the first, or an id is outside.
+
+    vocab_size: ids are below it, None where nothing says. most_bytes: of the file, None: all.
+    """
+    with _content(path) as content:
+        places = _places(content, path)
+        last = len(places) - 1
+        if most_bytes is not None:
+            last = min(last, max(1, int(np.searchsorted(places, most_bytes))))
+        for number in range(last):
+            message = content[int(places[number]) + _HEAD : int(places[number + 1]) - _FOOT]
+            features = _features(path, number, message)
+            for name, length in lengths.items():
+                values = features[name].int64_list.value if name in features else ()
+                if len(values) != length:
+                    raise UsageError(
+                        f"{path}: record {number} has {len(values)} ids in {name!r}, the first "
+                        f"record has {length}: pad them or preprocess again"
+                    )
+                if vocab_size is not None:
+                    check_ids(path, name, np.array([values]), vocab_size, number)
+
+
+def check_ids(
+    path: str, name: str, ids: NDArray[np.integer], vocab_size: int, first: int = 0
+) -> None:
+    """Raise `UsageError` naming the first record [n, length] with an id outside of the vocabulary.
+
+    first: number of the first of these records in the file.
+    """
+    if not ids.size or (int(ids.max()) < vocab_size and int(ids.min()) >= 0):
+        return
+    row, column = np.argwhere((ids >= vocab_size) | (ids < 0))[0]
+    raise UsageError(
+        f"{path}: record {first + int(row)} has the id {int(ids[row, column])} in {name!r}, "
+        f"outside of the vocabulary of {vocab_size}: preprocess again, or give the tokenizer that "
+        "made it"
+    )
+
+
 def verify(path: str) -> None:
-    """Check both checksums of every record; `TlmError` naming the file and the first damaged record."""
+    """Check both checksums of every record; `TlmError` naming the first damaged one."""
     with _content(path) as content:
         places = _places(content, path)
         data = np.frombuffer(content, np.uint8)

@@ -1,7 +1,8 @@
-"""The bytes of a record: a `tf.train.Example` of fixed-length byte features in TFRecord framing, written from a template.
+"""The bytes of a record: a `tf.train.Example` of fixed-length byte features, from a template.
 
-Records of one layout differ only in their payload, so a block of records is one array: the template repeated, the payload
-and the checksums written into their columns. No protocol-buffer object is made for a record, neither in writing nor in reading.
+Records of one layout differ only in their payload, so a block of records is one array: the template
+repeated, the payload and the checksums of TFRecord's framing written into their columns. No
+protocol-buffer object is made for a record, neither in writing nor in reading.
 """
 
 from __future__ import annotations
@@ -58,8 +59,19 @@ class Layout:
         """The serialized Example inside a record."""
         return slice(_HEAD, self.record_bytes - _FOOT)
 
+    def token_ids(
+        self, records: NDArray[np.uint8], lengths: Mapping[str, int]
+    ) -> dict[str, NDArray[np.unsignedinteger]]:
+        """Ids of the features in `lengths` (tokens of each): [n, record_bytes] -> [n, length]."""
+        sizes, found = {feature.name: feature.size for feature in self.features}, {}
+        for name, length in lengths.items():
+            at = self.offsets[name]
+            columns = np.ascontiguousarray(records[:, at : at + sizes[name]])
+            found[name] = columns.view(f"<u{sizes[name] // length}")
+        return found
+
     def frame(self, payload: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Records around payloads: uint8 [n, payload_bytes] -> uint8 [n, record_bytes], ready to be written."""
+        """Records around payloads: uint8 [n, payload_bytes] -> uint8 [n, record_bytes]."""
         template, offsets = _template(self)
         records = np.empty((len(payload), len(template)), np.uint8)
         records[:] = template
@@ -72,7 +84,7 @@ class Layout:
         return records
 
     def unframe(self, records: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """The inverse of `frame`: uint8 [n, record_bytes] -> payloads and whether each record is sound (bool [n])."""
+        """The inverse of `frame`: uint8 [n, record_bytes] -> payloads, and bool [n]: undamaged."""
         sound = (
             records[:, -_FOOT:] == _as_bytes(masked(crc32c_rows(records[:, self.message])))
         ).all(axis=1)
@@ -93,7 +105,10 @@ def token_dtype(vocab_size: int) -> str:
 
 
 def token_layout(seq_length: int, vocab_size: int, seq_length_y: int | None = None) -> Layout:
-    """Format 1: `x` = nctx token ids, `w` = a bit per token of `x`, set where a word begins; pairs add `y` = nctx_y token ids."""
+    """The layout of format 1.
+
+    `x`: token ids; `w`: a bit per token of `x`, set where a word begins; pairs add `y`: token ids.
+    """
     wide = np.dtype(token_dtype(vocab_size)).itemsize
     pair = () if seq_length_y is None else (Feature("y", seq_length_y * wide),)
     return Layout((Feature("w", -(-seq_length // 8)), Feature("x", seq_length * wide), *pair))
@@ -105,7 +120,10 @@ def token_payload(
     vocab_size: int,
     y: NDArray[np.integer] | None = None,
 ) -> NDArray[np.uint8]:
-    """Payloads of format 1: ids [n, nctx], bool [n, nctx], of pairs also ids [n, nctx_y] -> uint8 [n, payload_bytes]."""
+    """Payloads of format 1, uint8 [n, payload_bytes].
+
+    ids: [n, seq_length]; word_start: bool of the same shape; y: of pairs, [n, seq_length_y].
+    """
     parts = [np.packbits(word_start, axis=1, bitorder="little")]
     for tokens in (ids,) if y is None else (ids, y):
         parts.append(np.ascontiguousarray(tokens, dtype=token_dtype(vocab_size)).view(np.uint8))
@@ -132,12 +150,13 @@ def _field(number: int, content: bytes) -> bytes:
 
 @functools.lru_cache(maxsize=16)
 def _template(layout: Layout) -> tuple[NDArray[np.uint8], Mapping[str, int]]:
-    """The record of an all-zero payload without its final checksum, and where each feature's bytes begin."""
+    """A record with a zero payload and final checksum; where each feature's bytes begin."""
     entries = []
     ends = []
     total = 0
     for feature in layout.features:
-        # Example.features (1) . feature map entry (1): key (1), value (2) = Feature.bytes_list (1) . value (1)
+        # Example.features (1) . feature map entry (1): key (1), value (2) = Feature.bytes_list (1)
+        # . value (1)
         value = _field(1, _field(1, bytes(feature.size)))
         entries.append(_field(1, _field(1, feature.name.encode()) + _field(2, value)))
         total += len(entries[-1])

@@ -1,11 +1,15 @@
-"""Random numbers as a pure function of a seed and a place: the same on any machine, in any order, in any process."""
+"""Random numbers as a pure function of a seed and a place.
+
+They are the same on any machine, in any order, in any process.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-# The constants of SplitMix64 (Steele, Lea, Flood 2014): a step between places and a finalizer that mixes all bits.
+# The constants of SplitMix64 (Steele, Lea, Flood 2014): the step between places, and the finalizer
+# that mixes all bits.
 STEP = 0x9E3779B97F4A7C15
 MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 SHIFTS = (30, 27, 31)

@@ -1,8 +1,9 @@
-"""Position -> batch: the order of a run's examples as a pure function of (dataset, seed, position).
+"""Position -> batch: the order of a run's examples is a pure function of (dataset, seed, position).
 
-Shards (large ones in pieces) are permuted for every epoch and taken in windows; every window is read whole and permuted; batches
-are cut from that order, each host keeping its rows before anything is decoded. All randomness comes from hashing (seed, epoch,
-window), so nothing has to be saved, and any position is reached by reading one window.
+Shards (large ones in pieces) are permuted for every epoch and taken in windows; every window is
+read at once and permuted; batches are cut from that order, each host keeping its rows before
+anything is decoded. All randomness comes from hashing (seed, epoch, window), so that nothing has to
+be saved, and any position is reached by reading one window.
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ import tensorflow as tf
 
 from tpu_tlm.data.dataset import splitmix
 from tpu_tlm.data.dataset.dataset import Dataset
-from tpu_tlm.data.dataset.decode import decoder, mead_decoder, piece_sum
+from tpu_tlm.data.dataset.decode import OUTSIDE, decoder, mead_decoder, piece_sum
 from tpu_tlm.data.dataset.shards import FORMAT
 from tpu_tlm.errors import TlmError, UsageError
 
-_MEAD_WINDOW_BYTES = (
-    256 << 20
-)  # MEAD's records have no fixed length: its shards cannot be read in pieces
+# MEAD's records have no fixed length: its shards cannot be read in pieces.
+_MEAD_WINDOW_BYTES = 256 << 20
 _BLOCK_ROWS = 4096  # decoded at once
 _ENDLESS = 1 << 62
 _SHARDS, _ROWS = 1, 2  # what a key is for
@@ -29,8 +29,9 @@ _SHARDS, _ROWS = 1, 2  # what a key is for
 class Stream:
     """The endless, shuffled stream of a training run.
 
-    `window_shards` shards, or pieces of 4 MiB of larger ones, are permuted together and held in memory (twice: one is read
-    ahead). `readers` of them are read at once; that and the number of hosts do not change the order.
+    `window_shards` shards, or pieces of 4 MiB of larger ones, are permuted together and held in
+    memory (twice: one is read ahead). `readers` of them are read at once; that and the number of
+    hosts do not change the order.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class Stream:
         self._readers = readers
 
     def batches(self, start: int, *, hosts: int = 1, host: int = 0) -> tf.data.Dataset:
-        """The batches from position `start` on, without end; batch b holds positions start + b * batch_size and following.
+        """The endless batches from position `start` on.
 
-        Position p is example p % N of epoch p // N in that epoch's order. Elements: {"x": int32 [rows, nctx], "w": uint8
-        [rows, ceil(nctx / 8)], "position": int64 [rows]}, rows = batch_size / hosts: this host's share of the batch; pairs add "y":
-        int32 [rows, nctx_y]. MEAD's records give "y" in place of "w" where they have it. Iterating raises an error of TensorFlow for
-        damaged data: see `failure`.
+        Batch b holds the positions from start + b * batch_size. Position p is example p % N of
+        epoch p // N in that epoch's order. Elements: {"x": int32 [rows, seq_length], "w": uint8
+        [rows, ceil(seq_length / 8)], "position": int64 [rows]}, rows = batch_size / hosts: this
+        host's share of the batch; pairs add "y": int32 [rows, seq_length_y]. MEAD's records give
+        "y" in place of "w" where they have it. Iterating raises an error of TensorFlow for damaged
+        data: see `failure`.
         """
         return _batches(self._plan, start, self.batch_size, hosts, host, self._readers)
 
@@ -65,9 +68,11 @@ class Stream:
 def in_order(
     dataset: Dataset, batch_size: int, *, hosts: int = 1, host: int = 0, readers: int = 4
 ) -> tf.data.Dataset:
-    """One pass in file order, for evaluation: elements as `Stream.batches`, and "valid": float32 [rows].
+    """One pass in file order, for evaluation.
 
-    The last batch is filled up with examples from the beginning, where "valid" is 0.
+    Elements are those of `Stream.batches`, and "valid": float32 [rows].
+
+    The last batch is filled with examples from the beginning, where "valid" is 0.
     """
     plan = _Plan(dataset, None, 16)
     batches = _batches(plan, 0, batch_size, hosts, host, readers).take(
@@ -84,13 +89,29 @@ def failure(dataset: Dataset, error: Exception) -> TlmError:
     for shard in dataset.shards:
         if dataset.path(shard) in text:
             return TlmError(
-                f"{dataset.path(shard)}: cannot be read: it is damaged or changed: restore it or preprocess again"
+                f"{dataset.path(shard)}: cannot be read: it is damaged or changed: restore it or "
+                "preprocess again"
             )
+    # TensorFlow does not say which record it was.
     try:
-        dataset.verify()  # MEAD's records: TensorFlow's reader does not say where
+        dataset.check_records() if OUTSIDE in text else dataset.verify()
     except TlmError as found:
         return found
     return TlmError(f"{dataset.directory}: reading failed: {text[:300]}")
+
+
+def is_reading_error(dataset: Dataset, error: Exception) -> bool:
+    """Whether an error of TensorFlow was raised by the reading of this dataset."""
+    kinds = (
+        tf.errors.DataLossError,
+        tf.errors.NotFoundError,
+        tf.errors.OutOfRangeError,
+        tf.errors.InvalidArgumentError,
+    )
+    # Examples that cannot be parsed are not named by TensorFlow.
+    return isinstance(error, kinds) and (
+        dataset.directory in str(error) or (dataset.format == 0 and "ParseExample" in str(error))
+    )
 
 
 class _Plan:
@@ -151,7 +172,7 @@ def _mix(value: Any) -> Any:
 
 
 def _permutation(seed: int, words: list[Any], count: Any) -> Any:
-    """int64 [count]: the order of `splitmix.draws` under the key of seed and words (int64 scalars)."""
+    """int64 [count]: order of `splitmix.draws` under the key of seed and words (int64 scalars)."""
     key = _word(splitmix.key_of(seed))
     for word in words:
         key = _mix(
@@ -160,14 +181,17 @@ def _permutation(seed: int, words: list[Any], count: Any) -> Any:
     draws = _mix(
         tf.cast(tf.range(1, count + 1, dtype=tf.int64), tf.uint64) * _word(splitmix.STEP) + key
     )
-    # Signed comparison of numbers whose top bit is turned over is unsigned comparison of the numbers.
+    # With their top bits flipped, signed comparison of numbers is unsigned comparison.
     signed = tf.bitcast(tf.bitwise.bitwise_xor(draws, _word(1 << 63)), tf.int64)
     return tf.cast(tf.argsort(signed, stable=True), tf.int64)
 
 
 @tf.autograph.experimental.do_not_convert
 def _read_piece(plan: _Plan, piece: Any) -> Any:
-    """A piece's records, checked: uint8 [n, record_bytes], or string [n] for MEAD's; `piece` is a row of the plan's table."""
+    """A piece's records, checked: uint8 [n, record_bytes], or string [n] for MEAD's.
+
+    piece: a row of the plan's table.
+    """
     dataset = plan.dataset
     shard, first, count = piece[0], piece[1], piece[2]
     path = tf.gather(tf.constant([dataset.path(shard) for shard in dataset.shards]), shard)
@@ -204,19 +228,20 @@ def _batches(
         raise UsageError(f"position {start}, host {host} of {hosts}: out of range")
     if batch_size % hosts:
         raise UsageError(
-            f"--batch_size {batch_size} cannot be divided among {hosts} hosts: take a multiple of {hosts}"
+            f"--batch_size {batch_size} cannot be divided among {hosts} hosts: take a multiple of "
+            f"{hosts}"
         )
     dataset, rows = plan.dataset, batch_size // hosts
     block = max(1, _BLOCK_ROWS // rows) * rows
     decode = (
-        decoder(dataset.layout, dataset.lengths)
+        decoder(dataset.layout, dataset.lengths, dataset.vocab_size, dataset.directory)
         if dataset.format == FORMAT
-        else mead_decoder(dataset.lengths)
+        else mead_decoder(dataset.lengths, dataset.vocab_size, dataset.directory)
     )
 
     @tf.autograph.experimental.do_not_convert
     def load(number: Any) -> tuple[Any, Any, Any]:
-        """A window: its records, and of each of this host's examples the index among them and the position."""
+        """A window: its records; of each of this host's examples, index among them and position."""
         table = tf.constant(plan.table)
         epoch, inside = number // plan.windows, number % plan.windows
         if plan.seed is not None:
@@ -249,8 +274,8 @@ def _batches(
         @tf.autograph.experimental.do_not_convert
         def take(at: Any) -> dict[str, Any]:
             some = tf.range(at, tf.minimum(at + block, count))
-            # Gathered, not sliced: a slice lies in the memory of the whole, and when `rebatch` joins such a one TensorFlow logs an error,
-            # though there is none.
+            # Gathered, not sliced: a slice shares the memory of the whole, and when `rebatch` joins
+            # such a one TensorFlow logs an error, though there is none.
             return {
                 **decode(tf.gather(records, tf.gather(order, some))),
                 "position": tf.gather(positions, some),

@@ -11,13 +11,8 @@ from typing import Any
 from tpu_tlm import filesystem
 from tpu_tlm.data.corpus.documents import BadInput, Part
 from tpu_tlm.data.dataset.dataset import TOKENIZER
-from tpu_tlm.data.dataset.shards import (
-    Shard,
-    remove_leftovers,
-    shard_name,
-    shard_sizes,
-    write_metadata,
-)
+from tpu_tlm.data.dataset.metadata import write_metadata
+from tpu_tlm.data.dataset.shards import Shard, remove_leftovers, shard_name, shard_sizes
 from tpu_tlm.data.preprocessing.pool import Pool
 from tpu_tlm.data.preprocessing.worker import (
     PartResult,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +12,7 @@ from typing import Any
 from tpu_tlm import filesystem
 from tpu_tlm.data.dataset.dataset import WORK
 from tpu_tlm.errors import UsageError
+from tpu_tlm.filesystem.lock import DiskLock, Held
 
 _STATE = "made_from.json"
 _LOCK = "lock"
@@ -43,12 +43,11 @@ class WorkDirectory:
     def __init__(self, path: str) -> None:
         self.path = path
         filesystem.make_directory(path)
-        with filesystem.naming(path):
-            self._lock = open(os.path.join(path, _LOCK), "a")
+        self._lock = DiskLock(os.path.join(path, _LOCK))
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
+            with filesystem.naming(self._lock.path):
+                self._lock.acquire(0.0, lambda holder: None)
+        except Held:
             raise UsageError(
                 f"{path}: another preprocess is writing this output: wait for it or take another --output"
             ) from None
@@ -78,4 +77,4 @@ class WorkDirectory:
 
     def close(self) -> None:
         """Let others in."""
-        self._lock.close()
+        self._lock.release()

@@ -15,7 +15,7 @@ FAMILIES = ("bert", "roberta", "electra", "gpt2")
 # Key of config.json under which our spec travels; other readers keep it or pass over it.
 SPEC_KEY = "tpu_tlm"
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Any] = {
     "gelu": "gelu-exact",
     "gelu_new": "gelu",
     "gelu_pytorch_tanh": "gelu",

@@ -52,7 +52,7 @@ _KINDS = {
 }
 
 
-def _choice(config: Mapping[str, Any], name: str, known: Mapping[Any, str]) -> str:
+def _choice(config: Mapping[str, Any], name: str, known: Mapping[Any, str]) -> Any:
     value = config.get(name)
     if value not in known:
         raise UsageError(
@@ -82,7 +82,7 @@ def spec_from_mead(
     if config.get("causal") and kind == "mlm":
         kind = "clm"
     ours, mask_pad = _KINDS[kind]
-    ra_type = _choice(config, "ra_type", _RELATIVE)
+    ra_type: Any = _choice(config, "ra_type", _RELATIVE)
     rpr_k = config.get("rpr_k") or 0
     tie = config.get("tie", True)
     epsilon = 1e-12 if ours in ("mlm", "clm", "embed") else 1e-6
@@ -107,8 +107,11 @@ def spec_from_mead(
             single_head=config["num_heads"] == 1,
             mlp=kind == "gmlp" or bool(config.get("mlp")),
             compat="mead",
-            transformer_type=_choice(config, "transformer_type", _ORDERS),
-            layer_norms_after=bool(config.get("layer_norms_after")),
+            transformer_type=(
+                "post-layer-norm"
+                if config.get("layer_norms_after")
+                else _choice(config, "transformer_type", _ORDERS)
+            ),
             layer_norm_eps=config.get("layer_norm_eps") or epsilon,
             activation=config.get("activation") or "gelu",
             tie_weights=tie,

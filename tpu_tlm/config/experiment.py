@@ -1,0 +1,180 @@
+"""The configuration of a training run: all groups of options in one object."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from tpu_tlm.config.model import ModelConfig
+from tpu_tlm.config.objectives import (
+    OBJECTIVE_OPTIONS,
+    ContrastiveConfig,
+    DenoisingConfig,
+    ElectraConfig,
+    MlmConfig,
+    ObjectiveOptions,
+    group_name,
+)
+from tpu_tlm.config.options import Option, OptionGroup, options_of
+from tpu_tlm.config.presets import preset_values
+from tpu_tlm.config.resolve import Source, resolve
+from tpu_tlm.config.text import TokenizerConfig
+from tpu_tlm.config.training import DataConfig, OptimConfig, RunConfig, RuntimeConfig
+from tpu_tlm.errors import OptionError
+
+
+@dataclasses.dataclass(frozen=True, init=False, eq=False)
+class Config:
+    """All options of a training run.
+
+    Options are given flat, by the names of the flags, and read by group:
+
+        config = Config(train_dir="data/train", run_dir="run", lr=1e-3, objective="clm")
+        config.optim.lr
+
+    A group may be given whole (`Config(optim=OptimConfig(lr=1e-3))`), but not together with options
+    of it. Everything has a default. Raises `OptionError` naming the parameter for a value out of
+    range, options that exclude each other, or one that the objective does not use.
+    """
+
+    data: DataConfig
+    tokenizer: TokenizerConfig
+    model: ModelConfig
+    mlm: MlmConfig
+    contrastive: ContrastiveConfig
+    denoising: DenoisingConfig
+    electra: ElectraConfig
+    optim: OptimConfig
+    run: RunConfig
+    runtime: RuntimeConfig
+
+    def __init__(self, *parts: OptionGroup, **options: Any) -> None:
+        """Options by name. `parts`: groups in order, as the command line is parsed into them."""
+        classes = _classes()
+        whole = dict(zip(classes, parts, strict=False))
+        whole |= {name: options.pop(name) for name in classes if name in options}
+        for name, part in whole.items():
+            if not isinstance(part, classes[name]):
+                raise TypeError(f"{name} must be a {classes[name].__name__}, not {part!r}")
+        if options or len(whole) < len(classes):
+            given = Source(as_values(*whole.values()), explicit=False)
+            made = dict(zip(classes, _resolved([given], options), strict=True))
+            # Groups that no option touches stay the objects that were given.
+            whole = made if options else {**made, **whole}
+        for name in classes:
+            object.__setattr__(self, name, whole[name])
+
+    @classmethod
+    def groups(cls) -> tuple[type[OptionGroup], ...]:
+        """The classes of the groups, in the order of `parts`."""
+        return tuple(_classes().values())
+
+    @classmethod
+    def preset(cls, name: str, **options: Any) -> Config:
+        """The configuration of a preset ("bert-small"), with other options changed."""
+        return cls(preset=name, **options)
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike[str], **options: Any) -> Config:
+        """The configuration in a YAML file (a run's config.yaml, a recipe); `options` win over it.
+
+        Raises `UsageError` naming file and key.
+        """
+        from tpu_tlm.config.files import load_values
+
+        where = os.fspath(path)
+        values = load_values(where, cls.groups())
+        return cls(*_resolved([Source(values, where, explicit=False)], options))
+
+    def to_yaml(self, path: str | os.PathLike[str] | None = None) -> str:
+        """YAML text of all options, also written to a local file if `path` is given."""
+        from tpu_tlm.config.files import dump
+
+        text = dump(*self.parts())
+        if path is not None:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+        return text
+
+    def replace(self, **options: Any) -> Config:
+        """A copy with other options; what they make idle goes back to its default."""
+        groups = {name: options.pop(name) for name in _classes() if name in options}
+        values = as_values(*(groups.get(n, getattr(self, n)) for n in _classes()))
+        return Config(*_resolved([Source(values, explicit=False)], options))
+
+    def parts(self) -> tuple[OptionGroup, ...]:
+        """The groups in the order of `groups()`."""
+        return tuple(getattr(self, name) for name in _classes())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Option name -> value, flat."""
+        return as_values(*self.parts())
+
+    @property
+    def objectives(self) -> ObjectiveOptions:
+        """The options of the objectives."""
+        return ObjectiveOptions(*(getattr(self, group_name(cls)) for cls in OBJECTIVE_OPTIONS))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Config) and self.parts() == other.parts()
+
+    def __hash__(self) -> int:
+        return hash(self.parts())
+
+
+@functools.cache
+def _classes() -> dict[str, type[OptionGroup]]:
+    """Name -> class of every group; those of all objectives follow the model's."""
+    hints = get_type_hints(Config)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(Config)}
+    objectives = {group_name(cls): cls for cls in OBJECTIVE_OPTIONS}
+    before = {name: fields[name] for name in ("data", "tokenizer", "model")}
+    return {**before, **objectives, **fields}
+
+
+def as_values(*parts: Any) -> dict[str, Any]:
+    """Option name -> value of several groups, in the order of their fields."""
+    return {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
+
+
+def _resolved(weaker: list[Source], options: Mapping[str, Any]) -> tuple[Any, ...]:
+    return resolve(
+        Config.groups(),
+        with_presets(Config.groups(), [*weaker, Source(options)]),
+        check_required=False,
+    )
+
+
+def with_presets(groups: tuple[type, ...], sources: list[Source]) -> list[Source]:
+    """The sources, each with the preset that it names just below it."""
+    from tpu_tlm.config.text import PreprocessConfig, VocabConfig
+
+    table = options_of(groups)
+    if "preset" not in table:
+        return sources
+    text = PreprocessConfig in groups or VocabConfig in groups
+    steps = _steps(table, sources)
+    found: list[Source] = []
+    for source in sources:
+        named = f"{source.where}: preset" if source.where else "--preset"
+        name = source.values.get("preset")
+        # A resolved file holds every option besides: its preset changes nothing.
+        if name is not None and (name := table["preset"].checked(name, named)) is not None:
+            values = preset_values(name, table, text=text, steps=steps)
+            found.append(Source(values, f"preset {name}"))
+        found.append(source)
+    return found
+
+
+def _steps(table: Mapping[str, Option], sources: list[Source]) -> int | None:
+    """The steps of the run, where a source gives them."""
+    values = [s.values["steps"] for s in sources if s.values.get("steps") is not None]
+    if not values or "steps" not in table:
+        return None
+    try:
+        return table["steps"].checked(values[-1])  # type: ignore[no-any-return]
+    except OptionError:  # `resolve` reports it, naming its place
+        return None
