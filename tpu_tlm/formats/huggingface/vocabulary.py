@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from tpu_tlm.config import ModelConfig
 from tpu_tlm.formats.huggingface.tokenizer_write import tokenizer_files
+from tpu_tlm.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from tpu_tlm.data.tokenizers.base import Tokenizer
@@ -19,11 +20,12 @@ def vocabulary_files(tokenizer: Tokenizer) -> dict[str, bytes]:
     if tokenizer.kind == "hf":
         return {}
     bert = tokenizer.kind == "wordpiece"
-    frame: Any = SimpleNamespace(
+    frame = ModelSpec(
+        ModelConfig(),
+        len(tokenizer.tokens),
+        seq_length=512,
         prefix_id=tokenizer.cls_id if bert else None,
         suffix_id=tokenizer.sep_id if bert else None,
-        eol_id=None,
-        seq_length=512,
     )
     files, _ = tokenizer_files(tokenizer, frame)
     return {name: data for name, data in files.items() if name not in tokenizer.files()}
