@@ -12,7 +12,10 @@ from tests.paths import ROOT
 
 PACKAGE = ROOT / "tpu_tlm"
 COMMANDS = set(
-    "vocab preprocess train evaluate finetune predict embed convert plan doctor report quickstart".split()
+    (
+        "vocab preprocess train evaluate finetune predict embed convert plan doctor report "
+        "quickstart"
+    ).split()
 )
 ROOT_MODULES = COMMANDS | {"__init__", "__main__", "api", "errors", "filesystem"}
 _ABOVE_MODELS = {"objectives", "tasks", "checkpoints", "formats", "training", "inference"}

@@ -11,7 +11,7 @@ from tpu_tlm.config import PredictConfig, cli
 from tpu_tlm.errors import UsageError, run_command
 
 if typing.TYPE_CHECKING:
-    from tpu_tlm.formats.load import PretrainedModel
+    from tpu_tlm.formats.pretrained import PretrainedModel
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +29,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from tpu_tlm.formats.load import load
 
-    saved = load(config.model, config.step)
+    saved = load(config.model, step=config.step)
+    for line in saved.report():
+        print(line, file=sys.stderr)
     if not config.json:
         print(f"# {saved.source}")
     tasks = {"fill-mask": _fill_mask, "generate": _generate, "respond": _respond}
