@@ -108,6 +108,17 @@ class Model:
         """What a user should know of the reading: skipped checkpoints, unread files."""
         return self.pretrained.report()
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of `Config` that make a model of this structure: `Config(**model.options)`.
+
+        With `init_from` they continue this model. Raises `UsageError` for another kind than a
+        masked or causal language model.
+        """
+        from tpu_tlm.formats.compatibility import model_options
+
+        return model_options(self.spec)
+
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises `UsageError` when the model has none and none was given."""
