@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -100,7 +99,7 @@ def _documented() -> Iterator[tuple[str, str, str]]:
     for page in [*PAGES, *RECIPES]:
         code = _code_lines(page)
         if page.startswith("docs/adding_"):
-            continue  # Their flags and choices exist once the example is added; other tests run them.
+            continue  # Their options exist once the example is added; other tests run them.
         for number, line in [*code, *(_inline(page) if page.endswith(".md") else ())]:
             if (match := _COMMAND.search(line)) and match[1] != "help":
                 yield f"{page}:{number}", match[1], match[2]
