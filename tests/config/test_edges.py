@@ -24,6 +24,8 @@ REQUIRED = {
     "convert": ["x", "y"],
     "plan": ["--tpu", "v5e-1"],
     "doctor": [],
+    "finetune": ["--model", "x", "--train", "y", "--run_dir", "z"],
+    "embed": ["--model", "x", "--input", "y", "--output", "z"],
 }
 
 
