@@ -15,7 +15,11 @@ from tpu_tlm.formats.classifier import SEQUENCE
 from tpu_tlm.formats.huggingface.families import FAMILIES, names
 from tpu_tlm.formats.huggingface.read import read_hf
 from tpu_tlm.formats.load import load
+from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.formats.save import save
+from tpu_tlm.models.layers.variables import named_variables
+from tpu_tlm.models.registry import build_model
+from tpu_tlm.models.spec import ModelSpec
 
 pytestmark = hf.needs_torch
 SIZES = {
@@ -235,3 +239,28 @@ def test_other_families_are_refused_by_name(kind, tmp_path):
 def test_every_family_is_tested():
     tested = {start.lower().replace("xlmroberta", "xlm-roberta") for start, _, _ in CASES}
     assert tested == set(names()) and len(set(names())) == len(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("preset", "architecture"),
+    [
+        ("bert-tiny", "BertForMaskedLM"),
+        ("modernbert-tiny", "ModernBertForMaskedLM"),
+    ],
+)
+def test_a_model_trained_with_a_preset_is_one_of_transformers(preset, architecture, tmp_path):
+    """No option of the preset keeps the model from being written for `transformers`."""
+    from tpu_tlm.config import Config
+
+    config = Config.preset(preset).model
+    spec = ModelSpec(config, 99, 24, prefix_id=2, suffix_id=3)
+    rng = np.random.default_rng(0)
+    values = {
+        path: (0.1 * rng.standard_normal(v.shape)).astype(np.float32)
+        for path, v in named_variables(build_model(spec)).items()
+    }
+    saved = PretrainedModel(values, spec, "here")
+    save(saved, str(tmp_path / "hf"), "hf")
+    theirs = hf.load(architecture, tmp_path / "hf")
+    x, mask, tt = batch(theirs)
+    assert_close(our_outputs(saved, x, mask, tt), hf.outputs(theirs, x, mask, tt), mask, 1e-4)
