@@ -40,6 +40,10 @@ DISTIL = {
     "hidden_dim": 64,
     "max_position_embeddings": 24,
 }
+T5 = {
+    **{"vocab_size": 99, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 3},
+    **{"num_decoder_layers": 3, "decoder_start_token_id": 0},
+}
 ALBERT = {**SIZES, "embedding_size": 16}
 MODERN = {
     **SIZES,
@@ -69,6 +73,8 @@ CASES = [
     *(("ModernBert", end, MODERN) for end in ("ForMaskedLM", "Model")),
     ("ModernBert", "ForMaskedLM", {**MODERN, **UNTIED, "norm_bias": True}),
     ("ModernBert", "ForMaskedLM", {**MODERN, "layer_types": ["full_attention"] * 5}),
+    ("T5", "ForConditionalGeneration", T5),
+    ("T5", "ForConditionalGeneration", {**T5, **UNTIED, "feed_forward_proj": "gated-gelu"}),
     ("GPT2", "LMHeadModel", GPT2),
     ("GPT2", "LMHeadModel", {**GPT2, **UNTIED, "n_inner": 48, "activation_function": "relu"}),
     *(("Bert", end, {**SIZES, **LABELS}) for end in hf.CLASSIFIERS),
@@ -119,6 +125,9 @@ def our_outputs(saved, x, mask, tt):
     if tt is not None:
         features["tt"] = tf.constant(tt.astype(np.int32))
     model = saved.model()
+    if saved.spec.kind == "seq2seq":
+        features["y"] = tf.constant(hf.targets(x).astype(np.int32))
+        return {"logits": model(features).numpy()[..., : saved.spec.vocab_size]}
     found = {"hidden": model.encode(features).numpy()}
     if saved.classifier is not None:
         found["logits"] = saved.classifier.logits(saved.extras, found["hidden"], mask)
@@ -131,7 +140,8 @@ def our_outputs(saved, x, mask, tt):
 def assert_close(found, expected, mask, atol):
     for key, value in found.items():
         assert value.shape == expected[key].shape
-        real = mask == 1 if value.ndim > 1 and value.shape[:2] == mask.shape else slice(None)
+        by_token = value.ndim > 1 and value.shape[:2] == mask.shape
+        real = mask == 1 if by_token else slice(None)
         np.testing.assert_allclose(value[real], expected[key][real], atol=atol, err_msg=key)
 
 

@@ -11,6 +11,7 @@ from tpu_tlm.formats.huggingface.families.family import Family
 from tpu_tlm.formats.huggingface.families.gpt2 import Gpt2
 from tpu_tlm.formats.huggingface.families.modernbert import ModernBert
 from tpu_tlm.formats.huggingface.families.roberta import Roberta
+from tpu_tlm.formats.huggingface.families.t5 import T5
 from tpu_tlm.formats.json_files import ConfigReader
 
 # In the order in which a model without a family of its own is tried on them when it is written.
@@ -24,6 +25,7 @@ FAMILIES: tuple[Family, ...] = (
     Albert(),
     ModernBert(),
     Gpt2(),
+    T5(),
 )
 
 # Families whose arithmetic has no counterpart here, and why.
