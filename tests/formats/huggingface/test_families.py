@@ -40,6 +40,12 @@ DISTIL = {
     "hidden_dim": 64,
     "max_position_embeddings": 24,
 }
+MPNET = {
+    **SIZES,
+    **{"pad_token_id": 1, "layer_norm_eps": 1e-5},
+    **{"id2label": {0: "bad", 1: "good", 2: "ugly"}},
+    **{"label2id": {"bad": 0, "good": 1, "ugly": 2}},
+}
 T5 = {
     **{"vocab_size": 99, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 3},
     **{"num_decoder_layers": 3, "decoder_start_token_id": 0},
@@ -69,6 +75,7 @@ CASES = [
     ("Electra", "ForPreTraining", {**SIZES, "embedding_size": 16}),
     *(("DistilBert", end, DISTIL) for end in ("ForMaskedLM", "Model")),
     ("DistilBert", "ForMaskedLM", {**DISTIL, **UNTIED, "sinusoidal_pos_embds": True}),
+    *(("MPNet", end, MPNET) for end in ("ForMaskedLM", "Model", *hf.CLASSIFIERS)),
     *(("Albert", end, ALBERT) for end in ("ForMaskedLM", "Model")),
     *(("ModernBert", end, MODERN) for end in ("ForMaskedLM", "Model")),
     ("ModernBert", "ForMaskedLM", {**MODERN, **UNTIED, "norm_bias": True}),

@@ -10,6 +10,7 @@ from tpu_tlm.formats.huggingface.families.electra import Electra
 from tpu_tlm.formats.huggingface.families.family import Family
 from tpu_tlm.formats.huggingface.families.gpt2 import Gpt2
 from tpu_tlm.formats.huggingface.families.modernbert import ModernBert
+from tpu_tlm.formats.huggingface.families.mpnet import MPNet
 from tpu_tlm.formats.huggingface.families.roberta import Roberta
 from tpu_tlm.formats.huggingface.families.t5 import T5
 from tpu_tlm.formats.json_files import ConfigReader
@@ -22,6 +23,7 @@ FAMILIES: tuple[Family, ...] = (
     Roberta(),
     Roberta("xlm-roberta", "XLMRoberta"),
     Roberta("camembert", "Camembert"),
+    MPNet(),
     Albert(),
     ModernBert(),
     Gpt2(),

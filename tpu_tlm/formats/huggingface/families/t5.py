@@ -24,6 +24,7 @@ _ACTIVATIONS: dict[str, Any] = {"relu": "relu", "gated-gelu": "geglu", "gated-si
 _THEIRS = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
 # T5 has no longest text; its published models were trained on this many tokens.
 _LENGTH = 512
+_TABLE = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 
 
 class T5(Family):
@@ -110,7 +111,7 @@ class T5(Family):
             yield from norm(f"{path}/ln1", f"{key}.0.layer_norm", bias=False)
             yield from _feed_forward(f"{path}/ffn", f"{key}.1.DenseReluDense", config)
             yield from norm(f"{path}/ln2", f"{key}.1.layer_norm", bias=False)
-        yield _positions("encoder/{}/attn", "encoder", config.num_layers)
+        yield shared_positions("encoder/{}/attn", f"encoder.{_TABLE}", config.num_layers)
         yield from norm("encoder/ln", "encoder.final_layer_norm", bias=False)
         count = config.num_decoder_layers or config.num_layers
         for layer in range(count):
@@ -121,7 +122,7 @@ class T5(Family):
             yield from norm(f"{path}/ln2", f"{key}.1.layer_norm", bias=False)
             yield from _feed_forward(f"{path}/ffn", f"{key}.2.DenseReluDense", config)
             yield from norm(f"{path}/ln3", f"{key}.2.layer_norm", bias=False)
-        yield _positions("decoder/{}/self_attn", "decoder", count)
+        yield shared_positions("decoder/{}/self_attn", f"decoder.{_TABLE}", count)
         yield from norm("decoder/ln", "decoder.final_layer_norm", bias=False)
         if not config.tie_weights:
             yield rows("head/kernel", "lm_head.weight", spec.vocab_size, transpose=True)
@@ -151,16 +152,18 @@ def _feed_forward(path: str, key: str, config: ModelConfig) -> Iterator[Pair]:
     yield from linear(f"{path}/squeeze", f"{key}.wo", bias=False)
 
 
-def _positions(path: str, stack: str, layers: int) -> Pair:
-    """The table of the first layer, which T5 shares: here every layer has a copy of its own."""
+def shared_positions(path: str, key: str, layers: int) -> Pair:
+    """One table `[buckets, h]` for all layers, of which each has a copy of its own here.
+
+    Writing raises `TlmError` when the copies differ.
+    """
 
     def to_file(values: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         if any(not np.array_equal(value, values[0]) for value in values):
             raise TlmError(
-                f"the {stack}'s layers have different relative positions, T5 has one table for all"
+                f"the layers have different relative positions, {key!r} is one table for all"
             )
         return [values[0].T]
 
     paths = tuple(f"{path.format(layer)}/rel_embedding" for layer in range(layers))
-    key = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     return Pair(paths, (key,), to_file, lambda parts: [parts[0].T] * layers)
