@@ -23,6 +23,7 @@ REQUIRED = {
     "predict": ["fill-mask", "--model", "x"],
     "convert": ["x", "y"],
     "plan": ["--tpu", "v5e-1"],
+    "report": ["x"],
     "doctor": [],
 }
 
