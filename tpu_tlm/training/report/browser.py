@@ -10,7 +10,9 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem
 h1, h2, h3 { line-height: 1.2; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-size: 14px; }
 th, td { border-bottom: 1px solid var(--line); padding: .2rem .8rem .2rem 0; text-align: left;
-  vertical-align: top; max-width: 40rem; overflow-wrap: anywhere; }
+  vertical-align: top; max-width: 40rem; }
+th { overflow-wrap: break-word; }
+td { overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 fieldset { border: 1px solid var(--line); margin: 0 0 .5rem; }
 fieldset label { display: inline-block; margin-right: 1rem; overflow-wrap: anywhere; }
@@ -112,9 +114,21 @@ function range(values) {
   return [low, high];
 }
 
+// Exponential mean that starts without a bias towards 0.
+function smoothed(values, keep) {
+  let mean = 0, weight = 0;
+  return values.map((value) => {
+    mean = keep * mean + (1 - keep) * value;
+    weight = keep * weight + (1 - keep);
+    return mean / weight;
+  });
+}
+
 function draw(metric) {
   const axis = Number(byId("x").value), log = byId("log").checked;
+  const keep = Number(byId("smooth").value);
   const curves = chosenCurves(metric).map((curve) => {
+    if (keep && curve.kind === "train") curve.y = smoothed(curve.y, keep);
     const kept = curve.y.map((value, i) => i).filter((i) => !log || curve.y[i] > 0);
     return {...curve, x: kept.map((i) => curve.x[axis][i]), y: kept.map((i) => curve.y[i])};
   }).filter((curve) => curve.y.length);
@@ -122,7 +136,8 @@ function draw(metric) {
   let [x0, x1] = range(curves.flatMap((curve) => curve.x));
   let [y0, y1] = range(curves.flatMap((curve) => curve.y));
   if (x0 === x1) { x0 -= 1; x1 += 1; }
-  if (y0 === y1) {
+  // Averages of one value may differ by rounding.
+  if (y1 - y0 <= 1e-9 * Math.max(Math.abs(y0), Math.abs(y1))) {
     const room = Math.abs(y0) / 10 || 1;
     y0 -= log ? y0 / 2 : room;
     y1 += room;

@@ -85,6 +85,6 @@ class WriteReport(Callback):
             run.checkpoints = [saved for saved in run.checkpoints if saved.step in kept]
             if (new := saved_step(report.path)) is not None:
                 run.checkpoints.append(new)
-            filesystem.write_bytes(self.path, page([run]).encode())
+            filesystem.write_bytes(self.path, page([run]))
 
         self._try(write)

@@ -60,13 +60,15 @@ class RunData:
 def collect(path: str) -> RunData:
     """Read one run directory, local or in object storage.
 
-    Raises `UsageError` where it is no run directory or its config.yaml is damaged. Datasets that
-    have moved are named in the report.
+    Raises `UsageError` where it is no run directory or its config.yaml is damaged, `TlmError` where
+    a file cannot be read. Datasets that have moved are named in the report.
     """
     directory = RunDir(path)
     options = read_options(directory)
     run = RunData(directory.path, options)
-    for record in read_metrics(directory.metrics):
+    with filesystem.naming(directory.metrics):
+        records = read_metrics(directory.metrics)
+    for record in records:
         run.history.add(record)
     run.data = data_of(options)
     run.checkpoints = checkpoints_in(directory.checkpoints)
@@ -82,9 +84,14 @@ def read_options(directory: RunDir) -> dict[str, Any]:
     check_sealed(where, raw, "restore it")
     values = mapping(read_yaml(raw, where), where)
     groups = Config.groups()
-    known = cli.canonical_values(values, groups, where)
+    table = options_of(groups)
+    # Checked, because YAML takes some numbers for text: 1e-12.
+    known = {
+        name: table[name].checked(value, f"{where}: {name}")
+        for name, value in cli.canonical_values(values, groups, where).items()
+    }
     spellings = {name for group in groups for name in group.old_options}
-    for name, option in options_of(groups).items():
+    for name, option in table.items():
         spellings |= {name, *option.declared.aliases, *option.declared.shorthands}
     return {**known, **{key: value for key, value in values.items() if key not in spellings}}
 
@@ -122,7 +129,7 @@ def _facts(metadata: Mapping[str, Any]) -> dict[str, str]:
     facts |= {
         "tokens of the second text": metadata.get("nctx_y"),
         "shards": len(shards) or None,
-        "bytes": sum(s["bytes"] for s in shards if isinstance(s.get("bytes"), int)) or None,
+        "bytes": _bytes(shards) or None,
         "tokenizer": tokenizer.get("kind"),
         "vocabulary": tokenizer.get("vocab_size"),
         "packing": metadata.get("pack"),
@@ -135,6 +142,11 @@ def _facts(metadata: Mapping[str, Any]) -> dict[str, str]:
         for name, value in facts.items()
         if value is not None
     }
+
+
+def _bytes(shards: list[Any]) -> int:
+    sizes = [shard.get("bytes") for shard in shards if isinstance(shard, dict)]
+    return sum(size for size in sizes if isinstance(size, int))
 
 
 def checkpoints_in(directory: str) -> list[SavedStep]:

@@ -14,6 +14,8 @@ MAX_METRICS = 64
 _HEAD = ("step", "kind", "time")
 # A step is drawn by JavaScript, whose whole numbers end here.
 _LARGEST_STEP = 2**53
+# Seconds since 1970; a larger time is a fault of the file.
+_LATEST = 1e11
 
 
 class Point(NamedTuple):
@@ -84,7 +86,7 @@ class History:
 
     def _add_time(self, now: Any, *, starts: bool) -> None:
         """starts: the record is the first of a process, so that a pause may lie before it."""
-        if not _is_finite(now):
+        if not _is_finite(now) or not 0 <= now < _LATEST:
             return
         if self._before is not None and not starts:
             self.seconds += max(0.0, now - self._before)

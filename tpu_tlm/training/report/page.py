@@ -16,6 +16,7 @@ from tpu_tlm.config import Config
 from tpu_tlm.config.options import options_of
 from tpu_tlm.training.report.browser import SCRIPT, STYLE
 from tpu_tlm.training.report.collect import RunData
+from tpu_tlm.training.report.history import MAX_METRICS
 
 MARK = "<!doctype html><!-- tpu_tlm report -->"
 
@@ -24,8 +25,8 @@ _MISSING = object()
 _SHOWN = ("loss", "accuracy", "recall@1", "mrr", "lr", "tokens_per_second", "input_wait")
 
 
-def page(runs: Sequence[RunData]) -> str:
-    """The whole page: HTML that refers to nothing outside it.
+def page(runs: Sequence[RunData]) -> bytes:
+    """The whole page: HTML in UTF-8 that refers to nothing outside it.
 
     Every text from a file is escaped, and the content security policy lets no script run but ours.
     """
@@ -45,7 +46,7 @@ def page(runs: Sequence[RunData]) -> str:
         "<h2>Checkpoints</h2>",
         _checkpoints(runs),
     ]
-    return "\n".join(
+    text = "\n".join(
         [
             MARK,
             '<html lang="en"><head><meta charset="utf-8">',
@@ -59,6 +60,8 @@ def page(runs: Sequence[RunData]) -> str:
             f"<script>{SCRIPT}</script></body></html>\n",
         ]
     )
+    # A path may hold bytes that are not UTF-8.
+    return text.encode("utf-8", "backslashreplace")
 
 
 _CONTROLS = """\
@@ -67,7 +70,10 @@ _CONTROLS = """\
 <fieldset id="metrics"><legend>Metrics</legend></fieldset>
 <fieldset><legend>Axes</legend>
 <label>over <select id="x"><option value="0">steps</option><option value="1">time</option></select>
-</label> <label><input type="checkbox" id="log"> logarithmic values</label></fieldset>
+</label> <label><input type="checkbox" id="log"> logarithmic values</label>
+<label>smoothing of training <select id="smooth"><option value="0">none</option>
+<option value="0.9">10 points</option><option value="0.98">50 points</option></select></label>
+</fieldset>
 </form>
 <p>Training: solid lines; validation: dashed lines with dots. Time is that of training, without the
 pauses of a continued run. Long runs are drawn by averages of successive records.</p>
@@ -166,7 +172,13 @@ def _overview(runs: Sequence[RunData]) -> str:
         "input wait",
         "time",
     )
-    return _table(head, map(_overview_row, runs))
+    left_out = [
+        f"<p>{escape(run.name)}: {len(run.history.left_out)} metrics after the first {MAX_METRICS}"
+        " are left out.</p>"
+        for run in runs
+        if run.history.left_out
+    ]
+    return _table(head, map(_overview_row, runs)) + "".join(left_out)
 
 
 def _overview_row(run: RunData) -> list[Any]:

@@ -23,9 +23,9 @@ def write_report(runs: Iterable[str], output: str) -> int:
         if times > 1:
             raise UsageError(f"{path}: is given {times} times: give each run once")
     _check_output(output)
-    text = page(named([collect(path) for path in paths])).encode()
-    filesystem.write_bytes(output, text)
-    return len(text)
+    data = page(named([collect(path) for path in paths]))
+    filesystem.write_bytes(output, data)
+    return len(data)
 
 
 def named(runs: list[RunData]) -> list[RunData]:
