@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.training.report.runs import Page, make_run, records
-from tpu_tlm import report
+from tpu_tlm import filesystem, report
 from tpu_tlm.errors import run_command
 from tpu_tlm.training.report.history import LIMIT, MAX_METRICS, History
 
@@ -128,9 +128,9 @@ def test_a_long_run_is_thinned_by_averages():
         history.add({"step": step, "kind": "train", "step_time": 1.0, "loss": float(step % 2)})
     points = history.curves["loss", "train"].points
     assert LIMIT // 2 <= len(points) <= LIMIT
-    assert sum(point.count for point in points) == total and points[-1].step == total
+    assert sum(point.records for point in points) == total and points[-1].step == total
     assert all(point.value == pytest.approx(0.5) for point in points[:-1])
-    assert len({point.count for point in points[:-1]}) == 1
+    assert len({point.records for point in points[:-1]}) == 1
     for name in range(MAX_METRICS + 5):
         history.add({"step": total, "kind": "train", f"m{name}": 1.0})
     # Two of the curves are those of loss and step_time.
@@ -165,3 +165,15 @@ def test_a_report_is_replaced(tmp_path):
     run = make_run(tmp_path / "run", records())
     page_of(tmp_path, run)
     assert page_of(tmp_path, run).row("Runs", "run")["steps"] == "20"
+
+
+def test_a_run_in_object_storage(tmp_path, bucket):
+    local = make_run(tmp_path / "run", records())
+    for path in sorted(local.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(local).as_posix()
+            filesystem.write_bytes(f"gs://bucket/run/{name}", path.read_bytes())
+    assert report.main(["gs://bucket/run", "--output", "gs://bucket/out.html"]) == 0
+    page = Page(filesystem.read_bytes("gs://bucket/out.html"))
+    assert page.row("Runs", "run")["training loss"] == "2"
+    assert [row[1] for row in page.tables["Checkpoints"][1:]] == ["10", "20"]

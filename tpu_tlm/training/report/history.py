@@ -19,12 +19,12 @@ _LATEST = 1e11
 
 
 class Point(NamedTuple):
-    """Mean of `count` successive records: the last one's step and time, the mean value."""
+    """Mean of `records` successive records: the last one's step and time, the mean value."""
 
     step: int
     seconds: float
     value: float
-    count: int = 1
+    records: int = 1
 
 
 class Curve:
@@ -37,7 +37,7 @@ class Curve:
     def add(self, step: int, seconds: float, value: float) -> None:
         """Append one record; takes constant time on average."""
         point = Point(step, seconds, value)
-        if self.points and self.points[-1].count < self.every:
+        if self.points and self.points[-1].records < self.every:
             self.points[-1] = _merged(self.points[-1], point)
         else:
             self.points.append(point)
@@ -49,10 +49,10 @@ class Curve:
 
 
 def _merged(a: Point, b: Point) -> Point:
-    count = a.count + b.count
+    records = a.records + b.records
     # Each part is divided first: the sum of two large values may overflow.
-    value = a.value * (a.count / count) + b.value * (b.count / count)
-    return Point(b.step, b.seconds, value, count)
+    value = a.value * (a.records / records) + b.value * (b.records / records)
+    return Point(b.step, b.seconds, value, records)
 
 
 class History:
@@ -107,8 +107,8 @@ class History:
 
     def at(self, name: str, kind: str, step: int) -> float | None:
         """The value of exactly this step, None where there is none or it was averaged."""
-        curve = self.curves.get((name, kind))
-        found = [p.value for p in curve.points if p.step == step and p.count == 1] if curve else []
+        curve = self.curves.get((name, kind), Curve())
+        found = [p.value for p in curve.points if p.step == step and p.records == 1]
         return found[-1] if found else None
 
 

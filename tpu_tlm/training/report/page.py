@@ -136,7 +136,7 @@ def _policy() -> str:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
