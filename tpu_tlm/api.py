@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tpu_tlm.inference.generate import GeneratedText
     from tpu_tlm.inference.retrieve import Response
     from tpu_tlm.models.spec import ModelSpec
-    from tpu_tlm.tasks.finetune import FinetuneResult
+    from tpu_tlm.training.finetuning.finetune import FinetuneResult
     from tpu_tlm.training.trainer import TrainResult
 
 Path = str | os.PathLike[str]
@@ -359,7 +359,7 @@ def finetune(model: Path, train: Path, run_dir: Path, **options: Any) -> Finetun
     model: what `load` reads. train: a TSV, CSV, JSON lines or CoNLL file. options: those of
     `python -m tpu_tlm.finetune`, such as `task="classify"`, `valid="valid.tsv"`, `epochs=3`.
     """
-    from tpu_tlm.tasks.finetune import finetune_model
+    from tpu_tlm.training.finetuning.finetune import finetune_model
 
     values = {"model": model, "train": train, "run_dir": run_dir, **options}
     return finetune_model(**{name: _plain(value) for name, value in values.items()})
@@ -367,9 +367,9 @@ def finetune(model: Path, train: Path, run_dir: Path, **options: Any) -> Finetun
 
 def load_encoder(path: Path, **options: Any) -> keras.layers.Layer:
     """A pretrained encoder as a Keras layer: texts or token ids in, token vectors or a pooled
-    vector out; see `tasks.layer.load_encoder`.
+    vector out; see `training.finetuning.layer.load_encoder`.
     """
     _quiet()
-    from tpu_tlm.tasks.layer import load_encoder as run
+    from tpu_tlm.training.finetuning.layer import load_encoder as run
 
     return run(os.fspath(path), **options)

@@ -35,7 +35,8 @@ def text(tmp_path: Path) -> Path:
     words = ("old red dog", "shy big cat", "good long day")
     lines = [f"the {a} of the {b} is here ." for a in words for b in words]
     path = tmp_path / "my.txt"
-    path.write_text("\n\n".join("\n".join(lines) for _ in range(30)) + "\n")
+    documents = (f"text {i}\n" + "\n".join(lines) for i in range(200))
+    path.write_text("\n\n".join(documents) + "\n")
     return path
 
 
