@@ -20,6 +20,13 @@ def main(argv: list[str] | None = None) -> int:
     from tpu_tlm.devices import select
 
     select.quiet()
+    texts = config.text or (line.rstrip("\n") for line in sys.stdin)
+    if config.task in ("classify", "tag", "score"):
+        from tpu_tlm.training.finetuning.predict import predicted_lines
+
+        for line in predicted_lines(config.task, config.model, texts, as_json=config.json):
+            print(line)
+        return 0
     from tpu_tlm.formats.load import load
 
     saved = load(config.model, step=config.step)
@@ -27,7 +34,6 @@ def main(argv: list[str] | None = None) -> int:
         print(line, file=sys.stderr)
     if not config.json:
         print(f"# {saved.source}")
-    texts = config.text or (line.rstrip("\n") for line in sys.stdin)
     tasks = {"fill-mask": _fill_mask, "generate": _generate, "respond": _respond}
     tasks[config.task](config, saved, texts)
     return 0

@@ -91,7 +91,7 @@ def test_transformers_fills_the_same_masks(trained, capsys):
     """
     from transformers import pipeline
 
-    from tpu_tlm import predict
+    from tests.command_modules import predict
 
     hf.load("BertForMaskedLM", trained / "hf")
     capsys.readouterr()
@@ -130,8 +130,6 @@ def test_the_demo_would_notice_another_model(trained, tmp_path):
     bias = saved.values["head/bias"] + np.linspace(
         0, 3, len(saved.values["head/bias"]), dtype=np.float32
     )
-    save(
-        saved.replaced(values={**saved.values, "head/bias": bias}), str(tmp_path / "other"), "hf"
-    )
+    save(saved.replaced(values={**saved.values, "head/bias": bias}), str(tmp_path / "other"), "hf")
     with pytest.raises(SystemExit, match="predict says"):
         example("compare_hf").compare(str(trained / "run"), str(tmp_path / "other"), TEXTS[:1])

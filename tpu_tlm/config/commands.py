@@ -134,10 +134,11 @@ class ConvertConfig(OptionGroup):
 class PredictConfig(OptionGroup):
     """Prediction."""
 
-    task: Literal["fill-mask", "generate", "respond"] = opt(
+    task: Literal["fill-mask", "generate", "respond", "classify", "tag", "score"] = opt(
         "fill-mask",
         "fill-mask: predict the masked tokens of the texts; generate: continue the texts; "
-        "respond: choose responses to them",
+        "respond: choose responses to them; classify, tag, score: of a fine-tuned run (the texts "
+        "of a pair are separated by a tab)",
         positional=True,
     )
     model: str = opt(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from tpu_tlm.data.corpus.bad_input import BadInput
@@ -71,7 +72,7 @@ def read_groups(
             yield group
         whole = piece.end - piece.start == piece.file.size
         if whole and not groups and known == sum(bad.counts.values()):
-            bad.add("empty file", lambda path=piece.file.path: path, "remove it", rule.strict)  # type: ignore[misc]
+            bad.add("empty file", partial(str, piece.file.path), "remove it", rule.strict)
 
 
 def _reader(

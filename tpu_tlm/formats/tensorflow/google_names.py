@@ -38,7 +38,8 @@ _RULES: tuple[tuple[str, str], ...] = (
         "bert/embeddings/word_embeddings",
     ),
     (
-        r"^(bert/)?(embedding_postprocessor/|embeddings/)?(type|token_type)_embeddings(/embeddings)?$",
+        r"^(bert/)?(embedding_postprocessor/|embeddings/)?(type|token_type)_embeddings"
+        r"(/embeddings)?$",
         "bert/embeddings/token_type_embeddings",
     ),
     (
