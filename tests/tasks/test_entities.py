@@ -103,8 +103,8 @@ def test_calibration_and_bootstrap() -> None:
 
 @pytest.mark.parametrize("metric", ["accuracy", "entity_f1", "macro_f1"])
 def test_resampled_metrics_are_those_of_the_chosen_examples(metric: str) -> None:
-    from tpu_tlm.tasks.results import _resampled
     from tpu_tlm.tasks.tag import Tag
+    from tpu_tlm.training.finetuning.results import _resampled
 
     labels = ["B-X", "B-Y", "I-X", "O"]
     rng = np.random.default_rng(0)

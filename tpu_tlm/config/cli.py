@@ -159,7 +159,7 @@ def build_parser(prog: str, description: str, classes: Sequence[Any]) -> argpars
     for name, option in table.items():
         declared = option.declared
         if declared.positional:
-            parser.add_argument(name)
+            parser.add_argument(name, nargs="+" if option.many else None)
             continue
         extra: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
         if option.many:

@@ -20,6 +20,7 @@ from tpu_tlm.config.finetune import (
     TaskDataConfig,
 )
 from tpu_tlm.config.model import ModelConfig
+from tpu_tlm.config.report import ReportConfig
 from tpu_tlm.config.text import (
     CorpusConfig,
     PairsConfig,
@@ -126,6 +127,11 @@ COMMANDS: dict[str, Command] = {
             "--tpu v5e-8 --preset bert-base --train_dir data/train --batch_size 512",
             "--tpu v5e-1 --preset bert-small --sweep --quick",
         ),
+    ),
+    "report": Command(
+        "show runs on one HTML page: curves, options, data, checkpoints",
+        (ReportConfig,),
+        ("run", "run1 run2 --output compared.html"),
     ),
     "doctor": Command("check this machine and what is installed", (DoctorConfig,), ("", "--json")),
 }

@@ -283,6 +283,11 @@ class RunConfig(OptionGroup):
         may_change=True,
     )
     tensorboard: bool = opt(True, "write TensorBoard logs", aliases=("tb",), may_change=True)
+    report: bool = opt(
+        True,
+        "write report.html, a page with curves, options and data, at every checkpoint",
+        may_change=True,
+    )
     seed: int = opt(
         0,
         "seed of initial weights, order of examples, masks and dropout",

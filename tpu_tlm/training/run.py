@@ -23,7 +23,8 @@ def train(
 ) -> TrainResult:
     """Train as options describe, or continue the run in their run directory.
 
-    callbacks: are called after the built-in ones (metrics, TensorBoard, NPZ export, progress).
+    callbacks: are called after the built-in ones (progress, metrics, TensorBoard, NPZ export,
+    report).
     display: whether to show progress on standard error. Imports TensorFlow.
 
     Raises `UsageError` for options and data that do not fit, `Preempted` with everything saved
@@ -166,3 +167,7 @@ def _built_in(
         yield RecordMetrics(directory.tb, lambda step: TensorBoard(directory.tb, step))
     if config.run.export_npz:
         yield ExportNpz(directory.npz)
+    if config.run.report:
+        from tpu_tlm.training.report.callback import WriteReport
+
+        yield WriteReport(directory)

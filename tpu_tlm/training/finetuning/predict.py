@@ -22,10 +22,10 @@ from tpu_tlm.tasks.base import Task
 from tpu_tlm.tasks.batches import bucket_lengths
 from tpu_tlm.tasks.examples import Framer
 from tpu_tlm.tasks.model import HEAD, HeadSpec, build_task_model, is_encoder, task_spec
-from tpu_tlm.tasks.outputs import Outputs
-from tpu_tlm.tasks.prepare import FORMAT
 from tpu_tlm.tasks.read import Row
 from tpu_tlm.tasks.registry import TASKS
+from tpu_tlm.training.finetuning.outputs import Outputs
+from tpu_tlm.training.finetuning.prepare import FORMAT
 
 # Texts that are read, predicted and given back together.
 CHUNK = 1024

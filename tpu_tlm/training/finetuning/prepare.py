@@ -20,7 +20,7 @@ from tpu_tlm.tasks.model import HeadSpec, task_spec
 from tpu_tlm.tasks.options import FinetuneOptions
 from tpu_tlm.tasks.read import Row, read_rows
 from tpu_tlm.tasks.registry import TASKS
-from tpu_tlm.tasks.source import Source
+from tpu_tlm.training.finetuning.source import Source
 
 # Format of the description of a task in a checkpoint.
 FORMAT = 1

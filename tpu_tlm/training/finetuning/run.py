@@ -22,14 +22,14 @@ from tpu_tlm.formats.task_head import EXTRA
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks import metrics as scoring
 from tpu_tlm.tasks.batches import batch_stream, make_plan
-from tpu_tlm.tasks.features import cached_vectors
 from tpu_tlm.tasks.model import HEAD
 from tpu_tlm.tasks.options import FinetuneOptions, default_epochs, default_lr
-from tpu_tlm.tasks.outputs import Outputs
-from tpu_tlm.tasks.prepare import Prepared, Split, describe
-from tpu_tlm.tasks.setup import make_step, training_buckets
-from tpu_tlm.tasks.source import Source
 from tpu_tlm.training.device_feed import feed
+from tpu_tlm.training.finetuning.features import cached_vectors
+from tpu_tlm.training.finetuning.outputs import Outputs
+from tpu_tlm.training.finetuning.prepare import Prepared, Split, describe
+from tpu_tlm.training.finetuning.setup import make_step, training_buckets
+from tpu_tlm.training.finetuning.source import Source
 from tpu_tlm.training.loop import Loop
 from tpu_tlm.training.state import TrainState
 

@@ -15,8 +15,8 @@ from tpu_tlm.tasks import metrics as scoring
 from tpu_tlm.tasks.base import Task
 from tpu_tlm.tasks.entities import entity_counts, f1
 from tpu_tlm.tasks.labels import counts
-from tpu_tlm.tasks.prepare import Prepared, Split
-from tpu_tlm.tasks.run import Finished
+from tpu_tlm.training.finetuning.prepare import Prepared, Split
+from tpu_tlm.training.finetuning.run import Finished
 
 PREDICTIONS, REPORT, PAGE = "predictions.jsonl", "report.json", "report.html"
 # Examples in the report's list of errors.

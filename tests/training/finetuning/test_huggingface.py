@@ -11,8 +11,8 @@ import pytest
 from tests.tasks.test_docs import toy_bert
 from tests.tasks.toy_tasks import cpu, options, reviews, tags
 from tpu_tlm.convert import main as convert
-from tpu_tlm.tasks.finetune import finetune
-from tpu_tlm.tasks.predict import load_predictor
+from tpu_tlm.training.finetuning.finetune import finetune
+from tpu_tlm.training.finetuning.predict import load_predictor
 
 TEXTS = ["a good day", "the film is very bad and awful", "it was"]
 
