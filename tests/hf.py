@@ -1,6 +1,4 @@
-"""What tests against `transformers` share: whether it can compute here, loading a directory
-strictly, packages with real models.
-"""
+"""Helpers of the tests against `transformers`: strict loading, outputs, packaged real models."""
 
 from __future__ import annotations
 
@@ -14,6 +12,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Set by `make test-hf`: what is missing is a failure then.
 REQUIRED = bool(os.environ.get("REQUIRE_TRANSFORMERS"))
+# Ends of the names of the classes with a classification head.
+CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None and not REQUIRED,
     reason="transformers needs torch, which is not installed: make test-hf",
@@ -21,9 +21,7 @@ needs_torch = pytest.mark.skipif(
 
 
 def packaged(module: str) -> Path:
-    """The folder `model` of an installed package, which is not imported; skips the test where it
-    is missing.
-    """
+    """The folder `model` of an installed package; skips the test where it is missing."""
     found = importlib.util.find_spec(module)
     if found is None or not found.submodule_search_locations:
         (pytest.fail if REQUIRED else pytest.skip)(
@@ -33,8 +31,9 @@ def packaged(module: str) -> Path:
 
 
 def load(architecture: str, directory: Path | str, **options: Any) -> Any:
-    """The model in a directory as `transformers` loads it, in evaluation mode; fails on an array
-    missing, unexpected or of another size.
+    """The model in a directory as `transformers` loads it, in evaluation mode.
+
+    Fails on an array that is missing, unexpected or of another size.
     """
     import transformers
 
@@ -47,8 +46,9 @@ def load(architecture: str, directory: Path | str, **options: Any) -> Any:
 
 
 def outputs(model: Any, x: Any, attention: Any, tt: Any = None) -> dict[str, Any]:
-    """Last hidden state (`hidden`) and logits of a model of `transformers` as arrays, from ids,
-    attention mask and token types `[B, T]`.
+    """Last hidden state (`hidden`) and logits of a model of `transformers` as arrays.
+
+    `x`, `attention`, `tt`: ids, attention mask and token types `[B, T]`.
     """
     import numpy as np
     import torch

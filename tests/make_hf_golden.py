@@ -1,8 +1,7 @@
-"""Makes tests/data_files/hf_golden: tiny random models of `transformers` with their inputs and
-outputs.
+"""Make tests/data_files/hf_golden: tiny random models of `transformers`, inputs and outputs.
 
-Run by hand in an environment with torch and transformers (5.23 made the files there); the tests
-only read the files: python tests/make_hf_golden.py tests/data_files/hf_golden
+Run by hand where torch and transformers are installed (5.23 made the files); tests only read them:
+python tests/make_hf_golden.py tests/data_files/hf_golden
 """
 
 from __future__ import annotations
@@ -58,9 +57,7 @@ def models() -> dict[str, Any]:
 
 
 def inputs(model: Any, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-    """Four rows of 12 ids, the last ones padded (but for GPT-2, which has no padding); token
-    types where the model has several.
-    """
+    """Four rows of 12 ids, padded but for GPT-2; token types where the model has several."""
     pad = model.config.pad_token_id
     x = rng.integers(5, SIZES["vocab_size"], (4, 12))
     mask = np.ones_like(x)

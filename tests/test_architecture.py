@@ -12,7 +12,10 @@ from tests.paths import ROOT
 
 PACKAGE = ROOT / "tpu_tlm"
 COMMANDS = set(
-    "vocab preprocess train evaluate finetune predict embed convert plan doctor report quickstart".split()
+    (
+        "vocab preprocess train evaluate finetune predict embed convert plan doctor report "
+        "quickstart"
+    ).split()
 )
 ROOT_MODULES = COMMANDS | {"__init__", "__main__", "api", "errors", "filesystem"}
 _ABOVE_MODELS = {"objectives", "tasks", "checkpoints", "formats", "training", "inference"}
@@ -26,11 +29,11 @@ FORBIDDEN: dict[str, set[str]] = {
     "distributed": {"data", "devices", *_NO_MODEL},
     "models": {"data", "devices", "distributed", *_ABOVE_MODELS},
     "objectives": {"tasks", "checkpoints", "formats", "training", "inference", "planning"},
-    "tasks": {"checkpoints", "formats", "training", "inference", "planning"},
+    "tasks": {"planning"},
     "checkpoints": {"devices", *_NO_MODEL} - {"checkpoints"},
     "formats": {"objectives", "tasks", "training", "inference", "planning"},
-    "training": {"inference", "planning"},
-    "inference": {"training", "planning"},
+    "training": {"tasks", "inference", "planning"},
+    "inference": {"tasks", "training", "planning"},
 }
 
 

@@ -1,3 +1,102 @@
-"""TPU-first pre-training of Transformer language models with TensorFlow and Keras."""
+"""TPU-first pre-training and fine-tuning of Transformer language models with TensorFlow and Keras.
 
-__version__ = "0.1.0"
+    import tpu_tlm as tlm
+
+    model = tlm.load("run")                         # a run, NPZ file, HuggingFace directory, ...
+    model.fill_mask("a [MASK] story")
+
+    config = tlm.Config.preset("bert-small", train_dir="data/train", run_dir="run", steps=10_000)
+    tlm.train(config)
+
+Everything is imported when it is first used; `import tpu_tlm` alone takes no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.2.0"
+
+if TYPE_CHECKING:
+    from tpu_tlm import models, objectives
+    from tpu_tlm.api import (
+        Model,
+        Trainer,
+        convert,
+        evaluate,
+        finetune,
+        learn_tokenizer,
+        load,
+        load_encoder,
+        plan,
+        preprocess,
+        train,
+    )
+    from tpu_tlm.config import Config
+    from tpu_tlm.errors import Preempted, TlmError, UsageError
+    from tpu_tlm.training.callbacks import Callback
+
+# Name -> module that defines it; "" for a sub-package.
+_FACE = {
+    **dict.fromkeys(
+        (
+            "Model",
+            "Trainer",
+            "convert",
+            "evaluate",
+            "finetune",
+            "learn_tokenizer",
+            "load",
+            "load_encoder",
+            "plan",
+            "preprocess",
+            "train",
+        ),
+        "tpu_tlm.api",
+    ),
+    "Config": "tpu_tlm.config",
+    "Callback": "tpu_tlm.training.callbacks",
+    "Preempted": "tpu_tlm.errors",
+    "TlmError": "tpu_tlm.errors",
+    "UsageError": "tpu_tlm.errors",
+    "models": "",
+    "objectives": "",
+}
+
+__all__ = [
+    "Callback",
+    "Config",
+    "Model",
+    "Preempted",
+    "TlmError",
+    "Trainer",
+    "UsageError",
+    "__version__",
+    "convert",
+    "evaluate",
+    "finetune",
+    "learn_tokenizer",
+    "load",
+    "load_encoder",
+    "models",
+    "objectives",
+    "plan",
+    "preprocess",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FACE:
+        raise AttributeError(f"module 'tpu_tlm' has no attribute {name!r}")
+    module = _FACE[name]
+    if not module:
+        return importlib.import_module(f"tpu_tlm.{name}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

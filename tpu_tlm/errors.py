@@ -13,18 +13,23 @@ from typing import NoReturn
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_PREEMPTED = 143
-# Of 128 to 255, which a TFJob's ExitCode policy retries, the one that Kubeflow leaves to users (128 + SIGUSR1).
+# Of 128 to 255, which a TFJob's ExitCode policy retries, the one that Kubeflow leaves to users (128
+# + SIGUSR1).
 EXIT_PEER_LOST = 138
 
 
 class TlmError(Exception):
-    """A failure that one line explains: what (file, record or flag), why, and what to do; exit code 1."""
+    """A failure that one line explains: what (file, record or flag), why, and what to do; exit
+    code 1.
+    """
 
     exit_code = EXIT_FAILURE
 
 
 class UsageError(TlmError):
-    """Wrong use: a flag, a configuration key or an input that the command cannot take; exit code 2."""
+    """Wrong use: a flag, a configuration key or an input that the command cannot take; exit code
+    2.
+    """
 
     exit_code = EXIT_USAGE
 
@@ -53,13 +58,17 @@ class Preempted(TlmError):
 
 
 class PeerLost(TlmError):
-    """Another worker of the job died or cannot be reached: nothing is wrong here, the job is to be started again; exit code 138."""
+    """Another worker of the job died or cannot be reached: nothing is wrong here, the job is to
+    be started again; exit code 138.
+    """
 
     exit_code = EXIT_PEER_LOST
 
 
 class PeerFailed(TlmError):
-    """Another worker of the job ended with an error of its own, whose exit code this one takes over."""
+    """Another worker of the job ended with an error of its own, whose exit code this one takes
+    over.
+    """
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -71,8 +80,8 @@ def run_command(
 ) -> int:
     """Call a command's `main(argv)` and turn its outcome into an exit code.
 
-    `TlmError`s become one line on standard error and their own code; `KeyboardInterrupt` becomes 130; anything else is a
-    defect of ours and keeps its traceback.
+    `TlmError`s become one line on standard error and their own code; `KeyboardInterrupt` becomes
+    130; anything else is a defect of ours and keeps its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         # File names may hold what is no text; printing them must not fail on any terminal.
@@ -91,7 +100,8 @@ def run_command(
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader (a pager, `head`) went away: not our failure, and Python must not complain again at exit.
+        # The reader (a pager, `head`) went away: not our failure, and Python must not complain
+        # again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

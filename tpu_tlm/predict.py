@@ -11,7 +11,7 @@ from tpu_tlm.config import PredictConfig, cli
 from tpu_tlm.errors import UsageError, run_command
 
 if typing.TYPE_CHECKING:
-    from tpu_tlm.formats.load import PretrainedModel
+    from tpu_tlm.formats.pretrained import PretrainedModel
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,12 +20,20 @@ def main(argv: list[str] | None = None) -> int:
     from tpu_tlm.devices import select
 
     select.quiet()
+    texts = config.text or (line.rstrip("\n") for line in sys.stdin)
+    if config.task in ("classify", "tag", "score"):
+        from tpu_tlm.tasks.predict import predicted_lines
+
+        for line in predicted_lines(config.task, config.model, texts, as_json=config.json):
+            print(line)
+        return 0
     from tpu_tlm.formats.load import load
 
-    saved = load(config.model, config.step)
+    saved = load(config.model, step=config.step)
+    for line in saved.report():
+        print(line, file=sys.stderr)
     if not config.json:
         print(f"# {saved.source}")
-    texts = config.text or (line.rstrip("\n") for line in sys.stdin)
     tasks = {"fill-mask": _fill_mask, "generate": _generate, "respond": _respond}
     tasks[config.task](config, saved, texts)
     return 0

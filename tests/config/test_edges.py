@@ -25,6 +25,8 @@ REQUIRED = {
     "plan": ["--tpu", "v5e-1"],
     "report": ["x"],
     "doctor": [],
+    "finetune": ["--model", "x", "--train", "y", "--run_dir", "z"],
+    "embed": ["--model", "x", "--input", "y", "--output", "z"],
 }
 
 

@@ -35,7 +35,8 @@ def main(argv):
     config = RuntimeConfig(**json.loads(argv[0]))
     select.prepare(config)
     devices = select.connect(config)
-    found = {k: getattr(devices, k) for k in ("kind", "replicas", "name", "reason", "hosts", "host", "xla", "is_chief")}
+    names = "kind", "replicas", "name", "reason", "hosts", "host", "xla", "is_chief"
+    found = {k: getattr(devices, k) for k in names}
     import tensorflow as tf
     if devices.strategy is not None:
         @tf.function
@@ -487,7 +488,8 @@ from types import SimpleNamespace as Space
 resolvers = Space(TPUClusterResolver=lambda name: None)
 system = Space(initialize_tpu_system=lambda resolver: time.sleep(60))
 distribute = Space(cluster_resolver=resolvers, TPUStrategy=None)
-sys.modules["tensorflow"] = Space(distribute=distribute, tpu=Space(experimental=system), config=None)
+tpu = Space(experimental=system)
+sys.modules["tensorflow"] = Space(distribute=distribute, tpu=tpu, config=None)
 from tpu_tlm.devices import tpu
 tpu.start("local", 0.5)
 """

@@ -232,7 +232,7 @@ COMPUTING = """
 
     with PreemptionWatcher(0.5, lambda: TlmError("too late")):
         print("ready", flush=True)
-        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes outside of Python, as in a compiler
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes without Python
 """
 
 

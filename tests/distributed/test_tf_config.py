@@ -90,13 +90,15 @@ def test_a_tf_config_that_names_nobody(text: str) -> None:
         ),
         (
             {
-                "TF_CONFIG": '{"cluster": {"worker": {"0": "a:1", "1": "b:1"}}, "task": {"type": "worker", "index": 0}}'
+                "TF_CONFIG": '{"cluster": {"worker": {"0": "a:1", "1": "b:1"}}, '
+                '"task": {"type": "worker", "index": 0}}'
             },
             "worker must be the list",
         ),
         (
             {
-                "TF_CONFIG": '{"cluster": {"worker": [["a:1"]]}, "task": {"type": "worker", "index": 0}}'
+                "TF_CONFIG": '{"cluster": {"worker": [["a:1"]]}, '
+                '"task": {"type": "worker", "index": 0}}'
             },
             "worker must be the list",
         ),
@@ -130,13 +132,15 @@ def test_a_tf_config_that_names_nobody(text: str) -> None:
         ),
         (
             {
-                "TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": true}}'
+                "TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, '
+                '"task": {"type": "worker", "index": true}}'
             },
             "task index True",
         ),
         (
             {
-                "TF_CONFIG": '{"sparseCluster": {"worker": {"0": "a:1"}, "ps": []}, "task": {"type": "worker", "index": 0}}'
+                "TF_CONFIG": '{"sparseCluster": {"worker": {"0": "a:1"}, "ps": []}, '
+                '"task": {"type": "worker", "index": 0}}'
             },
             "enableDynamicWorker",
         ),

@@ -62,9 +62,11 @@ import atexit, os, runpy, sys
 run_dir, written = sys.argv[sys.argv.index("--run_dir") + 1], set()
 
 def watch(event, arguments):
-    if event == "open" and str(arguments[0]).startswith(run_dir) and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+    inside = bool(arguments) and str(arguments[0]).startswith(run_dir)
+    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+    if event == "open" and inside and (arguments[2] or 0) & writes:
         written.add(str(arguments[0]))
-    elif event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir") and str(arguments[0]).startswith(run_dir):
+    elif event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir") and inside:
         written.add(str(arguments[0]))
 
 sys.addaudithook(watch)

@@ -16,7 +16,7 @@ import pytest
 from tests import hf
 from tests.paths import ROOT
 from tpu_tlm.formats.huggingface.read import read_hf
-from tpu_tlm.formats.registry import write_model
+from tpu_tlm.formats.save import save
 
 EXAMPLES = ROOT / "examples"
 TEXTS = [
@@ -130,8 +130,6 @@ def test_the_demo_would_notice_another_model(trained, tmp_path):
     bias = saved.values["head/bias"] + np.linspace(
         0, 3, len(saved.values["head/bias"]), dtype=np.float32
     )
-    write_model(
-        saved.replaced(values={**saved.values, "head/bias": bias}), str(tmp_path / "other"), "hf"
-    )
+    save(saved.replaced(values={**saved.values, "head/bias": bias}), str(tmp_path / "other"), "hf")
     with pytest.raises(SystemExit, match="predict says"):
         example("compare_hf").compare(str(trained / "run"), str(tmp_path / "other"), TEXTS[:1])

@@ -15,10 +15,11 @@ from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.electra_parts import PARTS, part_of
 from tpu_tlm.formats.huggingface.read import read_hf
 from tpu_tlm.formats.huggingface.safetensors import decode
+from tpu_tlm.formats.load import load
 from tpu_tlm.formats.mead.arrays import read_npz
 from tpu_tlm.formats.mead.npz import npz_bytes
 from tpu_tlm.formats.pretrained import PretrainedModel
-from tpu_tlm.formats.registry import check_same, read_model, write_model
+from tpu_tlm.formats.save import check_same, save
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
@@ -96,8 +97,8 @@ def test_each_part_computes_what_it_did_inside(change):
 
 def test_the_npz_is_meads_discriminator_and_a_generator_under_keys_of_our_own(tmp_path):
     saved = electra()
-    write_model(saved, str(tmp_path / "both.npz"), "npz")
-    assert check_same(saved, read_model(str(tmp_path / "both.npz"))) == len(saved.values)
+    save(saved, str(tmp_path / "both.npz"), "npz")
+    assert check_same(saved, load(str(tmp_path / "both.npz"))) == len(saved.values)
     both = read_npz((tmp_path / "both.npz").read_bytes(), "both")
     alone = read_npz(npz_bytes(part_of(saved, "discriminator")), "alone")
     own = {key for key in both if key.startswith("tpu_tlm/")}
@@ -112,16 +113,16 @@ def test_the_npz_is_meads_discriminator_and_a_generator_under_keys_of_our_own(tm
     [("discriminator", "ElectraForPreTraining"), ("generator", "ElectraForMaskedLM")],
 )
 def test_huggingface_directory(part, architecture, tmp_path):
-    """Read back by their configuration alone, without ours, the logits are those of the training model."""
+    """Read back by config.json without our spec, the logits are those of the training model."""
     saved = electra()
-    write_model(part_of(saved, part), str(tmp_path / "hf"), "hf", family="electra")
+    save(part_of(saved, part), str(tmp_path / "hf"), "hf", family="electra")
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert (
         config["architectures"] == [architecture]
         and config["model_type"] == "electra"
         and config["embedding_size"] == 16
     )
-    arrays, _ = decode((tmp_path / "hf" / "model.safetensors").read_bytes(), "hf")
+    arrays = decode((tmp_path / "hf" / "model.safetensors").read_bytes(), "hf")
     head = {
         "discriminator": "discriminator_predictions.dense_prediction.weight",
         "generator": "generator_lm_head.bias",
@@ -145,10 +146,10 @@ def test_what_has_no_parts_and_what_has_no_place(tmp_path):
     with pytest.raises(UsageError, match="only a model trained with --objective electra"):
         part_of(part_of(saved, "generator"), "generator")
     with pytest.raises(UsageError, match="'electra' cannot be written"):
-        write_model(saved, str(tmp_path / "hf"), "hf")
+        save(saved, str(tmp_path / "hf"), "hf")
     plain = electra(replace(CONFIG, mlm_head="none", output_bias=False))
     with pytest.raises(UsageError, match="--mlm_head bert"):
-        write_model(part_of(plain, "discriminator"), str(tmp_path / "hf"), "hf")
+        save(part_of(plain, "discriminator"), str(tmp_path / "hf"), "hf")
 
 
 @hf.needs_torch
@@ -159,7 +160,7 @@ def test_what_has_no_parts_and_what_has_no_place(tmp_path):
 )
 def test_transformers_computes_the_same(part, architecture, tmp_path):
     saved = electra()
-    write_model(part_of(saved, part), str(tmp_path / "hf"), "hf", family="electra")
+    save(part_of(saved, part), str(tmp_path / "hf"), "hf", family="electra")
     x = X.numpy()
     found = hf.outputs(hf.load(architecture, tmp_path / "hf"), x, x != 0)["logits"]
     whole = saved.model()

@@ -234,6 +234,13 @@ def test_preprocessing_is_continued_after_a_kill(tmp_path: Path) -> None:
     assert (whole.codes, killed.codes) == ([0], [137, 0]) and shards == same
 
 
+@pytest.mark.parametrize("kill", [False, True])
+def test_indexed_pods_write_what_one_pod_writes(kill: bool, tmp_path: Path) -> None:
+    _, shards = preprocessed("preprocess-pvc", tmp_path / "one", kill=False)
+    job, same = preprocessed("preprocess-indexed-pvc", tmp_path / "eight", kill=kill)
+    assert sorted(job.codes) == [0] * 8 + [137] * kill and shards == same
+
+
 @pytest.mark.parametrize("name", one_of_each())
 def test_a_mistake_in_the_flags_is_not_retried(name: str, data: Path, tmp_path: Path) -> None:
     job = made(name, data, tmp_path, "--lr=fast")

@@ -104,7 +104,7 @@ def test_the_pod_waits_longer_than_the_save_takes(name: str) -> None:
     documents, template = pod(name)
     grace = int(environment(documents, template.main)["GRACE_SECONDS"])
     saves = "--grace_seconds=$(GRACE_SECONDS)" in template.main["args"]
-    assert saves == (template.main["command"][-1] == "tpu_tlm.train")
+    assert saves == (template.main["command"][-1] in ("tpu_tlm.train", "tpu_tlm.finetune"))
     assert not saves or template.spec["terminationGracePeriodSeconds"] >= grace + 5
     spot = "cloud.google.com/gke-spot" in template.spec["nodeSelector"]
     assert spot == ("spot" in name.split("-"))
@@ -183,6 +183,14 @@ configMapGenerator:
     # The Secret is the user's, outside of the kustomization: its name stays.
     secrets = [e["valueFrom"]["secretKeyRef"]["name"] for e in template.main.get("env") or []]
     assert set(secrets) <= {"tpu-tlm-job-token"}
+
+
+@pytest.mark.parametrize("name", [name for name in OVERLAYS if "indexed" in name])
+def test_each_index_knows_how_many_there_are(name: str) -> None:
+    _, template = pod(name)
+    assert template.job is not None and template.job["completionMode"] == "Indexed"
+    assert f"--of={template.job['completions']}" in template.main["args"]
+    assert "--index=$(JOB_COMPLETION_INDEX)" in template.main["args"]
 
 
 def test_a_strategic_merge_patch_loses_the_image_and_is_noticed(tmp_path: Path) -> None:

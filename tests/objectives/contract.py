@@ -23,7 +23,7 @@ from tpu_tlm.config import Config, cli
 from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.formats.load import load
-from tpu_tlm.formats.registry import check_same, read_model, write_model
+from tpu_tlm.formats.save import check_same, save
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.objectives.base import ObjectiveOptions
 from tpu_tlm.objectives.registry import objective_class
@@ -281,8 +281,8 @@ def measured(trained: Trained, path: Path, batch_size: int = BATCH) -> Totals:
 def check_exported(trained: Trained, base: Path) -> None:
     """An NPZ of the checkpoint has the model's bits, and is evaluated like in the run."""
     saved = load(str(trained.run))
-    write_model(saved, str(base / "model.npz"), "npz")
-    assert check_same(saved, read_model(str(base / "model.npz"))) > 5
+    save(saved, str(base / "model.npz"), "npz")
+    assert check_same(saved, load(str(base / "model.npz"))) > 5
     totals = measured(trained, base / "model.npz")
     np.testing.assert_allclose(totals.loss, trained.losses("valid")[-1], rtol=1e-5)
 

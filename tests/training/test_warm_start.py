@@ -19,7 +19,7 @@ from tpu_tlm.formats.compatibility import flags
 from tpu_tlm.formats.load import load
 from tpu_tlm.formats.mead.npz import described_by_options
 from tpu_tlm.formats.pretrained import PretrainedModel
-from tpu_tlm.formats.registry import write_model
+from tpu_tlm.formats.save import save
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
@@ -177,7 +177,7 @@ def test_a_file_of_meads_is_read_as_what_it_holds(file, asked, kind):
 @pytest.mark.slow
 def test_a_run_starts_from_a_huggingface_directory(corpus, tokenizer, tmp_path):
     saved = saved_of(BERT, tokenizer)
-    write_model(saved, str(tmp_path / "hf"), "hf")
+    save(saved, str(tmp_path / "hf"), "hf")
     given = [
         "--train_dir",
         corpus,

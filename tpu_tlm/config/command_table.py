@@ -11,7 +11,14 @@ from tpu_tlm.config.commands import (
     PlanConfig,
     PredictConfig,
 )
+from tpu_tlm.config.embed import EmbedConfig
 from tpu_tlm.config.experiment import Config
+from tpu_tlm.config.finetune import (
+    FinetuneConfig,
+    FitConfig,
+    HeadConfig,
+    TaskDataConfig,
+)
 from tpu_tlm.config.model import ModelConfig
 from tpu_tlm.config.report import ReportConfig
 from tpu_tlm.config.text import (
@@ -76,13 +83,31 @@ COMMANDS: dict[str, Command] = {
             "--model bert.npz --data data/valid --batch_size 16",
         ),
     ),
+    "finetune": Command(
+        "train a model on labelled text",
+        (FinetuneConfig, TaskDataConfig, HeadConfig, FitConfig, RuntimeConfig),
+        (
+            "--task classify --model run --train train.csv --test test.csv --run_dir tuned",
+            "--task tag --model bert/ --train train.conll --valid dev.conll --run_dir tags",
+            "--task classify --model bert/ --train t.csv --run_dir five --seeds 5",
+        ),
+    ),
     "predict": Command(
-        "try a model out: fill masks, continue a text, choose a response",
+        "try a model out: fill masks, continue a text, choose a response, classify, tag",
         (PredictConfig,),
         (
             "fill-mask --model run --text 'the [MASK] of the union'",
             "generate --model run --text 'once upon a time' --max_tokens 50 --temperature 0.8",
             "respond --model run --candidates responses.txt --text 'how are you?'",
+            "classify --model tuned --text 'a fine film'",
+        ),
+    ),
+    "embed": Command(
+        "write vectors of texts",
+        (EmbedConfig,),
+        (
+            "--model run --input texts.txt --output vectors.npz",
+            "--model bert/ --input data.csv --output vectors.parquet --pooling cls",
         ),
     ),
     "convert": Command(

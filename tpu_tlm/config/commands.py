@@ -95,7 +95,7 @@ class ConvertConfig(OptionGroup):
         positional=True,
     )
     destination: str = opt("", "NAME.npz, or a new directory", positional=True)
-    to: Literal["npz", "hf", "bert", "savedmodel"] | None = opt(
+    to: str | None = opt(
         None,
         "format to write; hf: HuggingFace directory; bert: TensorFlow checkpoint as Google's BERT; "
         "savedmodel: takes raw strings; none = npz for a name that ends with .npz",
@@ -111,8 +111,11 @@ class ConvertConfig(OptionGroup):
         unit="file",
     )
     preset: str | None = preset_option()
-    family: Literal["bert", "roberta", "electra", "gpt2"] | None = opt(
-        None, "hf: model family to write; none = the nearest", basic=True
+    family: str | None = opt(
+        None,
+        "hf: model family to write, by its model_type (distilbert, modernbert, ...); none = that "
+        "of the source, or the nearest",
+        basic=True,
     )
     part: Literal["discriminator", "generator"] | None = opt(
         None,
@@ -131,10 +134,11 @@ class ConvertConfig(OptionGroup):
 class PredictConfig(OptionGroup):
     """Prediction."""
 
-    task: Literal["fill-mask", "generate", "respond"] = opt(
+    task: Literal["fill-mask", "generate", "respond", "classify", "tag", "score"] = opt(
         "fill-mask",
         "fill-mask: predict the masked tokens of the texts; generate: continue the texts; "
-        "respond: choose responses to them",
+        "respond: choose responses to them; classify, tag, score: of a fine-tuned run (the texts "
+        "of a pair are separated by a tab)",
         positional=True,
     )
     model: str = opt(

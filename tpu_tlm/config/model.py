@@ -108,6 +108,13 @@ class ModelConfig(OptionGroup):
         only_with={"position_encoding": ("rotary",)},
         also_called=("rope_theta",),
     )
+    rotary_base_local: float | None = _shape(
+        None,
+        "rotary_base of local layers (--local_window); none = rotary_base",
+        unit="number",
+        above=0,
+        only_with={"position_encoding": ("rotary",)},
+    )
     single_head: bool = _shape(
         False, "one head without output projection, with values of width d_model (MEAD's)"
     )
@@ -127,12 +134,22 @@ class ModelConfig(OptionGroup):
     layer_norm_eps: float = _shape(
         1e-12, "added to the variance in norms", unit="number", minimum=0
     )
-    activation: Literal["gelu", "gelu-exact", "relu", "geglu", "swiglu"] = _shape(
+    activation: Literal["gelu", "gelu-exact", "relu", "geglu", "geglu-exact", "swiglu"] = _shape(
         "gelu",
         "activation of the feed-forward layers; gelu: tanh approximation; geglu, swiglu: gated, "
         "with a third matrix",
         also_called=("hidden_act", "activation_function"),
     )
+    use_bias: bool = _shape(
+        True, "biases in attention projections, feed-forward layers and the bert head"
+    )
+    norm_bias: bool = _shape(True, "biases in layer norms")
+    skip_first_norm: bool = _shape(
+        False,
+        "no norm before attention in the first layer (ModernBERT)",
+        only_with={"transformer_type": ("pre-layer-norm",)},
+    )
+    shared_layers: bool = _shape(False, "all encoder layers have the same weights (ALBERT)")
     tie_weights: bool = _shape(
         True,
         "use the token embedding as output projection",

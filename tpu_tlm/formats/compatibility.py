@@ -1,4 +1,4 @@
-"""What of a model's configuration decides its numbers, and where two configurations differ in it."""
+"""Options that decide what a model computes, and in which of them two models differ."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OTHERS = {*DUAL, "num_decoder_layers"}
 
 
 class Difference(NamedTuple):
-    """One option that differs: its name and the value on either side, None where another option makes it idle."""
+    """One option that differs: its name and both values, None where another option disables it."""
 
     name: str
     left: Any

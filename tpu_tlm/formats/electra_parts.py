@@ -44,13 +44,14 @@ def _generator(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def part_of(saved: PretrainedModel, part: str) -> PretrainedModel:
-    """One of the two models of a saved ELECTRA (`PARTS`), complete with its copy of the shared embeddings.
+    """One of the two models of an ELECTRA (`PARTS`), with its copy of the shared embeddings.
 
     Raises `UsageError` for a model that is no ELECTRA.
     """
     if saved.spec.kind != "electra":
         raise UsageError(
-            f"{saved.source}: is of kind {saved.spec.kind!r}; only a model trained with --objective electra has a {part}"
+            f"{saved.source}: is of kind {saved.spec.kind!r}; only a model trained with "
+            f"--objective electra has a {part}"
         )
     if part == GENERATOR:
         values = _generator(saved.values)

@@ -1,71 +1,44 @@
-"""A trained model as it lies on disk, of any format: a run directory here, the others by the formats."""
+"""Loading a trained model of any format: the one function that every command uses."""
 
 from __future__ import annotations
 
-import json
-import posixpath
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from tpu_tlm.checkpoints.manager import Checkpoints, LoadedCheckpoint
 from tpu_tlm.errors import UsageError
-from tpu_tlm.formats import detect
-from tpu_tlm.formats.mead.npz import Describe
-from tpu_tlm.formats.pretrained import PretrainedModel, assign
-from tpu_tlm.formats.registry import read_model
-from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.formats import registry
+from tpu_tlm.formats.format import ReadOptions
+from tpu_tlm.formats.run_directory import FORMAT as RUN
 
-__all__ = [
-    "CHECKPOINTS",
-    "NPZ",
-    "TOKENIZER",
-    "PretrainedModel",
-    "assign",
-    "from_checkpoint",
-    "load",
-    "model_values",
-]
+if TYPE_CHECKING:
+    import numpy as np
 
-# Names inside a run directory.
-CHECKPOINTS, TOKENIZER, NPZ = "checkpoints", "tokenizer", "npz"
+    from tpu_tlm.formats.pretrained import PretrainedModel
+    from tpu_tlm.models.spec import ModelSpec
 
 
-def model_values(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The model's part of a checkpoint's arrays, by path."""
-    return {
-        name.removeprefix("model/"): array
-        for name, array in arrays.items()
-        if name.startswith("model/")
-    }
+def load(
+    path: str,
+    *,
+    step: int | None = None,
+    describe: Callable[[Mapping[str, np.ndarray], str], ModelSpec] | None = None,
+) -> PretrainedModel:
+    """The model at `path`, of any format in `registry.FORMATS`.
 
+    path: a run directory (its newest good checkpoint, or that of `step`), an NPZ file, a
+    HuggingFace directory, a BERT checkpoint, a SavedModel. describe: gives the spec of an NPZ
+    file of MEAD's, which holds none, from its arrays and its path.
 
-def from_checkpoint(found: LoadedCheckpoint, run_dir: str) -> PretrainedModel:
-    """The model in a checkpoint of a run."""
-    spec = ModelSpec.from_json(json.dumps(found.state["spec"]), found.path)
-    tokenizer = posixpath.join(run_dir, TOKENIZER)
-    return PretrainedModel(
-        model_values(found.load()),
-        spec,
-        found.path,
-        found.state.get("tokenizer"),
-        tokenizer,
-        hashes=found.hashes,
-    )
-
-
-def load(path: str, step: int | None = None, describe: Describe | None = None) -> PretrainedModel:
-    """The model at `path`: a run directory (its newest good checkpoint, or that of `step`), or anything that `formats` reads.
-
-    `describe`: gives the spec of an NPZ file of MEAD's. Raises `UsageError` when there is none, `TlmError` when it is damaged or cannot be
-    used without MEAD's hyper-parameters.
+    The result's `notes` and `skipped` say what a user should know; commands print its
+    `report()`. Raises `UsageError` when there is no such model or its kind is not supported,
+    `TlmError` when it is damaged or does not fit its configuration.
     """
-    if detect.detect(path) == detect.RUN:
-        checkpoints = Checkpoints(posixpath.join(path, CHECKPOINTS))
-        found = checkpoints.at(step) if step is not None else checkpoints.newest()
-        if found is None:
-            reasons = "".join(f"; {s.path}: {s.reason}" for s in checkpoints.skipped)
-            raise UsageError(f"{path}: holds no checkpoint that can be used{reasons}")
-        return from_checkpoint(found, path)
-    if step is not None:
+    found = registry.detect(path)
+    if step is not None and found is not RUN:
         raise UsageError(f"--step: {path} is one model, only a run directory has several")
-    return read_model(path, describe)
+    return found.read(path, ReadOptions(step, describe))
+
+
+def is_run(path: str) -> bool:
+    """Whether a path is a run directory."""
+    return registry.detect(path) is RUN

@@ -99,7 +99,9 @@ class FillMask:
     def _guesses(self, ids: list[int], at: int, logits: np.ndarray, top_k: int) -> list[Guess]:
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        # Rows beyond the tokenizer's tokens only pad the table.
+        real = probabilities[: len(self.tokenizer.tokens)]
+        best = np.argsort(-real, kind="stable")[:top_k]
         frame = {self.spec.prefix_id, self.spec.eol_id, self.spec.suffix_id}
         guesses = []
         for token in best:

@@ -60,9 +60,9 @@ class DualEncoder(TransformerModel):
 
     u and v are float32 `[B, d_out]`. MEAD's `PairedModel` in the shape of ConveRT: a reduction,
     then a head per side. `ff1` (queries, x) and `ff2` (responses, y) are `stacking_layers` heads,
-    or one dense layer, or absent where the reduction is `d_out` wide already. `temperature` (float32
-    scalar, `init_temp` at the start) is the logarithm of the scale of similarities, which the
-    objective applies.
+    or one dense layer, or absent where the reduction is `d_out` wide already. `temperature`
+    (float32 scalar, `init_temp` at the start) is the logarithm of the scale of similarities, which
+    the objective applies.
     """
 
     def __init__(self, spec: ModelSpec, *, precision: str | None = None, **kwargs: Any) -> None:

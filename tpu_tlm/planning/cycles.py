@@ -122,7 +122,8 @@ _MOVERS = (
 )
 _TIMED = {*_MOVERS, "all-reduce-start", "fusion", "convolution", "dot", "topk", "custom-call"}
 _BOOKKEEPING = re.compile(
-    r'custom_call_target="(ConcatBitcast|X64\w+|AssumeGather\w+|GatherScatter\w+|AllocateBuffer|Sharding)"'
+    r'custom_call_target="(ConcatBitcast|X64\w+|AssumeGather\w+|GatherScatter\w+|'
+    r'AllocateBuffer|Sharding)"'
 )
 
 

@@ -114,6 +114,19 @@ def find_python(
     )
 
 
+def child_command(python: str, module: str, argv: Sequence[str]) -> list[str]:
+    """The command line of `module.main(argv)` of this package under another Python."""
+    return [python, "-c", _START, str(Path(__file__).resolve().parent.parent), module, *argv]
+
+
+def child_environ() -> dict[str, str]:
+    """The environment of such a process, without what leads Python to this one's packages."""
+    kept = {
+        k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    }
+    return kept | VARIABLES | {_CHILD: "1"}
+
+
 def in_child(python: str, module: str, argv: Sequence[str]) -> int:
     """Run `module.main(argv)` of this package with another Python, and give its exit code.
 
@@ -124,12 +137,7 @@ def in_child(python: str, module: str, argv: Sequence[str]) -> int:
             f"{sys.executable} cannot compile for a TPU: it lacks {', '.join(missing())}; make "
             f"one that can: {FIX}"
         )
-    command = [python, "-c", _START, str(Path(__file__).resolve().parent.parent), module, *argv]
-    # What leads Python to this environment's packages must not lead the other one there.
-    environ = {
-        k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-    }
-    done = subprocess.run(command, env=environ | VARIABLES | {_CHILD: "1"})
+    done = subprocess.run(child_command(python, module, argv), env=child_environ())
     if done.returncode < 0:
         memory = (
             "; if that was for want of memory: a large model needs some 8 GiB"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from tpu_tlm.config import Config, PlanConfig
-from tpu_tlm.errors import UsageError
+from tpu_tlm.config import Config, PlanConfig, cli
+from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.planning import environment
 from tpu_tlm.planning.chips import parse_slice
 
@@ -38,3 +42,32 @@ def launch(plan: PlanConfig, config: Config, argv: Sequence[str]) -> int:
 
     subject = subject_of(config, plan, say)
     return plan_sweep(subject, plan) if plan.sweep else plan_batch(subject, plan)
+
+
+def values(config: Config, tpu: str, plan: PlanConfig) -> dict[str, Any]:
+    """What `--json` prints, as a dict, from a process of the environment that can compile.
+
+    Raises `UsageError` without such an environment, `TlmError` when the compiler fails. A step that
+    does not fit is an answer (`fits` is false), not an error.
+    """
+    parse_slice(tpu)
+    python = sys.executable
+    if environment.missing():
+        python = environment.find_python(plan.plan_python, os.environ, Path.cwd())
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "plan.yaml"
+        path.write_text(cli.dump(plan, *config.parts()), encoding="utf-8")
+        argv = ["--config", str(path), "--tpu", tpu, "--json", "true"]
+        done = subprocess.run(
+            environment.child_command(python, "tpu_tlm.plan", argv),
+            env=environment.child_environ(),
+            capture_output=True,
+            text=True,
+        )
+    start = done.stdout.find("{")
+    if start < 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        error = UsageError if done.returncode == 2 else TlmError
+        raise error(last.removeprefix("error: "))
+    found: dict[str, Any] = json.loads(done.stdout[start:])
+    return found

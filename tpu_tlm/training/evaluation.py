@@ -12,7 +12,7 @@ from tpu_tlm.data.dataset.dataset import Dataset, check_same_tokenizer, open_dat
 from tpu_tlm.data.dataset.stream import failure, in_order, is_reading_error
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.errors import TlmError, UsageError
-from tpu_tlm.formats.load import PretrainedModel
+from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.models.positions.registry import max_length
 from tpu_tlm.objectives.base import Objective, ObjectiveContext, ObjectiveOptions
 from tpu_tlm.objectives.custom import compiler_error

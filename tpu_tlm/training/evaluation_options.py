@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from tpu_tlm.objectives.options import ObjectiveOptions
 from tpu_tlm.objectives.registry import evaluation_options, is_file
 
 if TYPE_CHECKING:
-    from tpu_tlm.formats.load import PretrainedModel
+    from tpu_tlm.formats.pretrained import PretrainedModel
 
 # Examples per step, and pairs among which a pair is ranked, where nothing is given.
 BATCH_SIZE, CANDIDATES = 64, 100
@@ -44,9 +45,9 @@ def run_settings(model: str, objective: str | None) -> tuple[str | None, Objecti
     the options are None. Raises `UsageError` where a run was trained with a file that is not there.
     """
     from tpu_tlm.checkpoints.run_dir import RunDir
-    from tpu_tlm.formats.detect import RUN, detect
+    from tpu_tlm.formats.load import is_run
 
-    if detect(model) != RUN:
+    if not is_run(model):
         return objective, None
     run, *groups = RunDir(model).load([RunConfig, *OBJECTIVE_OPTIONS])
     if objective is None and is_file(run.objective):
@@ -72,7 +73,9 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig) -> dict[str, Any]:
     from tpu_tlm.formats.load import load
     from tpu_tlm.training.evaluation import evaluate_model
 
-    saved: PretrainedModel = load(config.model, config.step)
+    saved: PretrainedModel = load(config.model, step=config.step)
+    for line in saved.report():
+        print(line, file=sys.stderr)
     objective, options = run_settings(config.model, config.objective)
     devices = select.connect(runtime, trains=False)
     overrides = {

@@ -59,7 +59,8 @@ class Totals(NamedTuple):
 
 
 def _compiled(function: Callable[..., Any], xla: bool) -> Callable[..., Any]:
-    return tf.function(function, jit_compile=xla or None, autograph=False)  # type: ignore[no-any-return]
+    compiled: Callable[..., Any] = tf.function(function, jit_compile=xla or None, autograph=False)
+    return compiled
 
 
 # Steps in one compiled program of a single device. A program allocates its working memory at every
@@ -68,7 +69,8 @@ CHUNK = 10
 
 
 def _added(total: LossSums, more: LossSums) -> LossSums:
-    return tf.nest.map_structure(lambda a, b: a + tf.cast(b, a.dtype), total, more)  # type: ignore[no-any-return]
+    added: LossSums = tf.nest.map_structure(lambda a, b: a + tf.cast(b, a.dtype), total, more)
+    return added
 
 
 def _count(done: Sequence[Any], more: Sequence[Any]) -> tuple[LossSums, tf.Tensor, tf.Tensor]:
@@ -154,7 +156,9 @@ class Loop:
 
     @staticmethod
     def _all_reduce(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)  # type: ignore[no-any-return]
+        context = tf.distribute.get_replica_context()
+        summed: list[tf.Tensor] = context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+        return summed
 
     def _evaluation_sums(self, values: list[tf.Tensor], batch: Batch) -> LossSums:
         return self.step.sums(values, batch, training=False)

@@ -22,6 +22,7 @@ from tpu_tlm.distributed.preemption import PreemptionWatcher, metadata_host
 from tpu_tlm.errors import Preempted, TlmError
 from tpu_tlm.formats.load import load
 from tpu_tlm.formats.mead.npz import described_by_options
+from tpu_tlm.formats.positions import with_positions_of
 from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.training import stop_messages
 from tpu_tlm.training.callbacks import (
@@ -177,6 +178,7 @@ class Trainer:
     def _warm_start(self, path: str) -> None:
         spec, where = self.experiment.spec, f"--init_from {path}"
         saved = load(path, describe=described_by_options(spec.config, spec.kind, spec.seq_length))
+        saved = with_positions_of(saved, spec)
         check_start(saved, spec, self.experiment.datasets.tokenizer, where)
         values, table = start_values(
             without_foreign_head(saved, spec.kind), self.state.model_arrays(), where

@@ -102,4 +102,4 @@ def start_values(
     if left:
         shown = ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
         lines.append(f"  not used: {shown}")
-    return values, [*lines, *(f"  note: {note}" for note in saved.notes)]
+    return values, [*lines, *(f"  {line}" for line in saved.report())]

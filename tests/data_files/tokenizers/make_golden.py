@@ -1,8 +1,9 @@
-"""Write golden.json: what fastBPE and transformers' BertTokenizer make of the text in hard.json with the files beside it.
+"""Write golden.json: the tokens of fastBPE and transformers' BertTokenizer for hard.json.
 
-Run by hand in this directory (fastBPE 0.1.0, transformers 5.23.0 made the file here). `codes` and `vocab` are fastBPE's own
-(`learnbpe 600`, `getvocab`) from speech.txt (State of the Union, 1790 and 1796, public domain) and most of hard.json;
-`vocab.txt` is `python -m tpu_tlm.vocab --subword_type wordpiece --vocab_size 900 --min_frequency 1` of the same text.
+Run by hand in this directory (fastBPE 0.1.0, transformers 5.23.0 made the file here). `codes` and
+`vocab` are fastBPE's own (`learnbpe 600`, `getvocab`) from speech.txt (State of the Union, 1790 and
+1796, public domain) and most of hard.json. `vocab.txt` is that of `python -m tpu_tlm.vocab
+--subword_type wordpiece --vocab_size 900 --min_frequency 1` from the same text.
 """
 
 from __future__ import annotations

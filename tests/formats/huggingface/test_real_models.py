@@ -1,6 +1,7 @@
-"""Two real models out of PyPI packages on 32 sentences with padding, against what `transformers` 5.23 with torch 2.13 computed in float32.
+"""Two real models of PyPI packages on 32 padded sentences, against `transformers` in float32.
 
-Runs where the packages are installed (scripts/setup_hf.sh), without torch: test_transformers.py compares with `transformers` itself.
+The stored outputs are of transformers 5.23 with torch 2.13; this test needs no torch. The packages
+are installed by scripts/setup_hf.sh. test_transformers.py compares with `transformers` itself.
 """
 
 from __future__ import annotations

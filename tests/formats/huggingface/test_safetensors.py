@@ -24,9 +24,9 @@ def test_the_library_reads_ours_and_we_read_the_library():
     library = pytest.importorskip("safetensors.numpy")
     written = encode(ARRAYS, {"format": "pt"})
     theirs = library.load(written)
-    ours, metadata = decode(written, "file")
-    back, _ = decode(library.save(ARRAYS), "file")
-    assert metadata == {"format": "pt"}
+    ours = decode(written, "file")
+    back = decode(library.save(ARRAYS), "file")
+    assert b'"format":"pt"' in written[:100]
     for found in (theirs, ours, back):
         assert set(found) == set(ARRAYS)
         for name, array in ARRAYS.items():
@@ -38,11 +38,11 @@ def test_half_precisions_become_float32():
     values = np.array([1.0, -0.15625, 3.0e38, 0.0], np.float32)
     bits = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
     header = json.dumps({"x": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}}).encode()
-    (read, _) = decode(struct.pack("<Q", len(header)) + header + bits, "file")
+    read = decode(struct.pack("<Q", len(header)) + header + bits, "file")
     assert read["x"].dtype == np.float32
     np.testing.assert_allclose(read["x"], values, rtol=2**-8)
     assert read["x"][1] == values[1]  # exact where eight bits are enough
-    half, _ = decode(encode({"h": np.array([0.1, 2.0], np.float16)}), "file")
+    half = decode(encode({"h": np.array([0.1, 2.0], np.float16)}), "file")
     np.testing.assert_array_equal(half["h"], np.array([0.1, 2.0], np.float16).astype(np.float32))
 
 
@@ -62,7 +62,7 @@ def _changed(**entry):
         (_changed(shape=[3]), "does not fit"),
         (_changed(data_offsets=[0, 16], shape=[4]), "does not fit"),
         (_changed(data_offsets=[4, 8], shape=[1]), "does not fit"),
-        (_changed(dtype="F8_E4M3"), "not covered"),
+        (_changed(dtype="F8_E4M3"), "not supported"),
         (_changed() + b"more", "after its last"),
     ],
 )

@@ -11,12 +11,8 @@ from tokenizers import Tokenizer as Pipeline
 from tests.paths import DATA_FILES
 from tpu_tlm.config import ModelConfig, TokenizerConfig
 from tpu_tlm.data.tokenizers.factory import make_tokenizer
-from tpu_tlm.formats.huggingface.tokenizer import (
-    bpe_pipeline,
-    framed,
-    read_tokenizer,
-    tokenizer_files,
-)
+from tpu_tlm.formats.huggingface.tokenizer_read import FoundTokenizer, framed, read_tokenizer
+from tpu_tlm.formats.huggingface.tokenizer_write import bpe_pipeline, tokenizer_files
 from tpu_tlm.models.spec import ModelSpec
 
 FILES = DATA_FILES / "tokenizers"
@@ -43,10 +39,15 @@ def bpe(directory, codes, vocab, cased=True):
     )
 
 
+def with_frame(tokenizer):
+    frame = (tokenizer.cls_id, tokenizer.sep_id)
+    return framed(SPEC, FoundTokenizer(tokenizer, frame=frame), None, None)
+
+
 @pytest.mark.parametrize("cased", [True, False])
 def test_wordpiece_pipeline_frames_and_splits_alike(cased):
     tokenizer = wordpiece(cased)
-    spec = framed(SPEC, tokenizer, {})
+    spec = with_frame(tokenizer)
     found, notes = tokenizer_files(tokenizer, spec)
     pipeline = Pipeline.from_str(found["tokenizer.json"].decode())
     for text in TEXTS:
@@ -80,7 +81,7 @@ def test_the_frame_is_that_of_the_training_examples():
 @pytest.mark.parametrize("left", ["tokenizer.json", "vocab.txt"])
 def test_wordpiece_is_read_back(cased, left, tmp_path):
     tokenizer = wordpiece(cased)
-    found, _ = tokenizer_files(tokenizer, framed(SPEC, tokenizer, {}))
+    found, _ = tokenizer_files(tokenizer, with_frame(tokenizer))
     for name in (left, "tokenizer_config.json"):
         (tmp_path / name).write_bytes(found[name])
     hashes: dict[str, str] = {}
@@ -96,17 +97,24 @@ def test_case_is_seen_in_a_bare_vocabulary(tmp_path):
         assert read_tokenizer(str(tmp_path), {}).tokenizer.cased is cased
 
 
-def test_another_kind_is_carried_along(tmp_path):
-    (tmp_path / "tokenizer.json").write_text(
-        json.dumps({"model": {"type": "BPE"}, "pre_tokenizer": {"type": "ByteLevel"}})
-    )
-    (tmp_path / "merges.txt").write_text("a b\n")
+def test_another_tokenizer_json_is_run_by_the_library(tmp_path):
+    from tokenizers import models, pre_tokenizers
+
+    pipeline = Pipeline(models.BPE({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}, [("a", "b")]))
+    pipeline.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    (tmp_path / "tokenizer.json").write_text(pipeline.to_str())
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
     found = read_tokenizer(str(tmp_path), {})
-    assert (
-        found.tokenizer is None
-        and set(found.carried) == {"tokenizer.json", "merges.txt"}
-        and "BPE is not WordPiece" in found.notes[0]
-    )
+    assert found.tokenizer is not None and found.tokenizer.kind == "hf"
+    assert found.tokenizer.encode("abba") == [2, 1, 0] and found.frame == (None, None)
+
+
+def test_a_tokenizer_without_a_description_is_carried_along(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text('{"word_tokenizer_type": "mecab"}')
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    found = read_tokenizer(str(tmp_path), {})
+    assert found.tokenizer is None and set(found.carried) == {"tokenizer_config.json", "vocab.txt"}
+    assert "mecab" in found.notes[0]
 
 
 def test_bpe_whose_pieces_all_have_ids_is_written_exactly(tmp_path):
@@ -153,4 +161,4 @@ def test_bpe_that_takes_pieces_apart_is_not_written(tmp_path):
     tokenizer = bpe(tmp_path, ["t h", "th e</w>"], ["t@@", "h@@", "e", "the", "h", "t"])
     assert bpe_pipeline(tokenizer) is None
     found, notes = tokenizer_files(tokenizer, SPEC)
-    assert not found and "no tokenizer.json" in notes[0]
+    assert set(found) == {"tokenizer_config.json"} and "no tokenizer.json" in notes[0]

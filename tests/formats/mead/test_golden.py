@@ -1,4 +1,7 @@
-"""Files that MEAD wrote: read with MEAD's numbers (outputs, loss, gradients), written back array for array."""
+"""Files that MEAD wrote: read with MEAD's numbers, written back array for array.
+
+The numbers are outputs, losses and gradients. GOLDEN_MEAD names another directory of such files.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ import tensorflow as tf
 
 from tests.paths import DATA_FILES
 from tpu_tlm.errors import TlmError
+from tpu_tlm.formats.load import load as load_model
 from tpu_tlm.formats.mead.arrays import CONFIG_KEY, from_mead, read_npz, spec_of, to_mead
 from tpu_tlm.formats.mead.config import spec_from_mead
-from tpu_tlm.formats.mead.npz import npz_bytes
+from tpu_tlm.formats.mead.npz import described_by_json, npz_bytes
 from tpu_tlm.formats.pretrained import PretrainedModel
+from tpu_tlm.formats.save import save
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.models.registry import build_model
 
@@ -181,3 +186,74 @@ def test_a_configuration_that_does_not_fit_is_refused():
         from_mead(arrays, load("mlm_alibi")[0], "golden")
     with pytest.raises(TlmError, match="rpr_key"):
         from_mead(arrays, load("mlm_rpr8")[0], "golden")
+
+
+def with_bias(form):
+    """A golden model with MEAD's `learned-positional-w-bias`, as its two sides write the bias."""
+    variant = VARIANTS["mlm_learned"]
+    arrays = read_npz((GOLDEN / variant["checkpoint"]).read_bytes(), "golden")
+    bias = np.linspace(-1, 1, arrays["TLM/Embeddings/x/weights"].shape[1], dtype=np.float32)
+    if form == "tensorflow":
+        arrays["TLM/Embeddings/x/bias"] = bias
+    else:
+        arrays["TLM/Embeddings/tt/weights"] = np.stack([bias, 0 * bias])
+    config = {**variant["config"], "embed_type": "learned-positional-w-bias"}
+    return config, arrays
+
+
+@pytest.mark.parametrize("form", ["tensorflow", "pytorch"])
+def test_both_forms_of_the_position_bias_are_written_back_as_they_were(form, tmp_path):
+    config, arrays = with_bias(form)
+    np.savez(tmp_path / "mead.npz", **arrays)
+    describe = described_by_json(json.dumps({"config": config}).encode(), "here")
+    saved = load_model(str(tmp_path / "mead.npz"), describe=describe)
+    for _ in range(2):  # from MEAD's file, and from ours
+        save(saved, str(tmp_path / "ours.npz"))
+        written = read_npz((tmp_path / "ours.npz").read_bytes(), "ours")
+        assert {k for k in written if not k.startswith("tpu_tlm/")} == set(arrays)
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(written[key], array, err_msg=key)
+        saved = load_model(str(tmp_path / "ours.npz"))
+    _, others = with_bias({"tensorflow": "pytorch"}.get(form, "tensorflow"))
+    other = from_mead(others, saved.spec, "golden")
+    np.testing.assert_array_equal(other["embeddings/x/bias"], saved.values["embeddings/x/bias"])
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "expected"),
+    [
+        ({}, "mlm", {"mask_pad": False, "layer_norm_eps": 1e-12}),
+        ({"mask_pad": True}, "mlm", {"mask_pad": True}),
+        ({"mask_pad": False}, "embed", {"mask_pad": False}),
+        ({"word_embed_type": "learned-positional"}, "embed", {"position_encoding": ["learned"]}),
+        ({"reduction": "sum-layer-norm"}, "embed", {"embeddings_reduction": "sum-layer-norm"}),
+        ({"dropout": 0.2, "ff_pdrop": 0.3}, "mlm", {"dropout": 0.2, "ffn_pdrop": 0.3}),
+        ({"tie": False, "output_bias": False}, "mlm", {"tie_weights": False, "output_bias": False}),
+        ({"finetune": False, "pooling": "mean", "layers": 3}, "embed", {"num_layers": 3}),
+        ({"token_type_vsz": 2}, "embed", {"type_vocab_size": 2}),
+        ({"dsz": 8}, "mlm", {"embedding_size": 8}),
+    ],
+)
+def test_options_of_meads_classes(options, kind, expected):
+    base = {"vocab": 50, "d_model": 16, "d_ff": 32, "num_heads": 2}
+    found = spec_from_mead({**base, **options}, max_positions=20, kind=kind).config
+    assert {key: getattr(found, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"colour": 3}, "colour"),
+        ({"d_model": "x"}, "d_model"),
+        ({"num_heads": 0}, "num_heads"),
+        ({"mask_pad": 1}, "mask_pad"),
+        ({"dropout": 2}, "dropout"),
+        ({"rpr_k": ["a"]}, "rpr_k"),
+        ({"embed_type": "other"}, "embed_type"),
+        ({"ra_type": []}, "ra_type"),
+    ],
+)
+def test_wrong_options_are_named(options, says):
+    base = {"vocab": 50, "d_model": 16, "d_ff": 32, "num_heads": 2}
+    with pytest.raises(TlmError, match=says):
+        spec_from_mead({**base, **options}, max_positions=20)

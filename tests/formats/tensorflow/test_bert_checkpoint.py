@@ -69,8 +69,8 @@ REST = {
 
 
 def google_arrays():
-    """The golden BertForPreTraining, whose activation is the tanh form as in Google's program, under Google's names."""
-    theirs, _ = decode((GOLDEN / "bert_pretraining" / "model.safetensors").read_bytes(), "golden")
+    """The golden BertForPreTraining (tanh gelu, as in Google's program) under Google's names."""
+    theirs = decode((GOLDEN / "bert_pretraining" / "model.safetensors").read_bytes(), "golden")
     names = dict(REST)
     for layer in range(2):
         for google, hf in LAYER.items():

@@ -1,4 +1,4 @@
-"""SavedModels that take raw strings: the tokenizers in the graph, and the numbers of a served model."""
+"""SavedModels that take raw strings: tokenizers in the graph, outputs of a served model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from tests.paths import DATA_FILES
 from tpu_tlm.config import ModelConfig, TokenizerConfig
 from tpu_tlm.data.tokenizers.factory import make_tokenizer
 from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.load import load
 from tpu_tlm.formats.pretrained import PretrainedModel
-from tpu_tlm.formats.registry import check_same, read_model, write_model
+from tpu_tlm.formats.save import check_same, save
 from tpu_tlm.formats.tensorflow.graph_tokenizers import GraphTokenizer
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.models.registry import build_model
@@ -114,7 +115,7 @@ def model_of(tokenizer, kind="mlm", **config):
 
 
 def served(saved, directory, **options):
-    write_model(saved, str(directory), "savedmodel", **options)
+    save(saved, str(directory), "savedmodel", **options)
     return tf.saved_model.load(str(directory)).signatures
 
 
@@ -139,7 +140,7 @@ def assert_serves(saved, directory):
 def test_raw_strings_give_the_same_logits(tmp_path):
     saved = model_of(bpe())
     assert_serves(saved, tmp_path / "served")
-    back = read_model(str(tmp_path / "served"))
+    back = load(str(tmp_path / "served"))
     assert check_same(saved, back) == len(saved.values)
     assert back.tokenizer().fingerprint() == saved.tokenizer().fingerprint()
 
@@ -170,12 +171,12 @@ def test_a_causal_model_and_an_encoder_are_served(tmp_path):
         found["hidden"][:, 0] @ saved.extras["pooler/kernel"] + saved.extras["pooler/bias"]
     )
     np.testing.assert_allclose(found["pooled"], expected, atol=1e-5)
-    assert set(read_model(str(tmp_path / "embed")).extras) == set(saved.extras)
+    assert set(load(str(tmp_path / "embed")).extras) == set(saved.extras)
 
 
 def test_what_cannot_be_served_says_why(tmp_path):
     saved = model_of(bpe())
     with pytest.raises(UsageError, match="--length 25.*24"):
-        write_model(saved, str(tmp_path / "a"), "savedmodel", length=25)
+        save(saved, str(tmp_path / "a"), "savedmodel", length=25)
     with pytest.raises(UsageError, match="no tokenizer"):
-        write_model(saved.replaced(own_tokenizer=None), str(tmp_path / "b"), "savedmodel")
+        save(saved.replaced(own_tokenizer=None), str(tmp_path / "b"), "savedmodel")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 import stat
@@ -188,7 +189,7 @@ def _expand(given: str, config: CorpusConfig, report: InputReport) -> list[str]:
     if problems and (config.strict or not found):
         raise UsageError(problems[0])
     for problem in problems:
-        report.bad.add(f"directory that {_UNREADABLE}", lambda text=problem: text, "", False)  # type: ignore[misc]
+        report.bad.add(f"directory that {_UNREADABLE}", functools.partial(str, problem), "", False)
     if not found and os.path.isdir(given):
         raise UsageError(
             f"--input_files: no file in {given} matches {pattern!r}{_seen(search)}: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -71,7 +72,8 @@ def read_groups(
             yield group
         whole = piece.end - piece.start == piece.file.size
         if whole and not groups and known == sum(bad.counts.values()):
-            bad.add("empty file", lambda path=piece.file.path: path, "remove it", rule.strict)  # type: ignore[misc]
+            path = functools.partial(str, piece.file.path)
+            bad.add("empty file", path, "remove it", rule.strict)
 
 
 def _reader(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -49,7 +50,7 @@ def csv_values(
                 yield row[at], where
             elif row:
                 kind = f"row without column {column} (skipped)"
-                bad.add(kind, lambda where=where: where, "see --text_column", strict)  # type: ignore[misc]
+                bad.add(kind, functools.partial(str, where), "see --text_column", strict)
     except csv.Error as error:
         raise UsageError(f"{file.path}:{rows.line_num}: is not CSV: {error}") from None
 

@@ -155,7 +155,8 @@ class ExternalMerge:
                     end = int(np.searchsorted(chunk, high)[0]) if high is not None else len(chunk)
                     if end > begin:
                         stream.seek((at + begin) * self._row_bytes)
-                        stream.readinto(rows[place : place + end - begin].data)  # type: ignore[attr-defined]
+                        target = rows[place : place + end - begin].data
+                        stream.readinto(target)  # type: ignore[attr-defined]
                         keys[place : place + end - begin] = chunk[begin:end]
                         place += end - begin
                     at += len(chunk)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from tpu_tlm import filesystem
@@ -14,11 +13,10 @@ from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
 
 _COLUMNS = {"tsv": (0, 2), "ntp": (0, 1), "nsp": (0,)}
-_OF_NTP = ("turn_sep", "last_turn_only", "pairs_format")
 
 
 def check(corpus: CorpusConfig, config: PreprocessConfig, pairs: PairsConfig) -> None:
-    """Raise `UsageError` for options without a meaning together."""
+    """Raise `UsageError` for options without a meaning together, beyond what they declare."""
     if config.index >= config.of:
         raise UsageError(f"--index {config.index}: must be below --of {config.of}")
     if config.of > 1 and config.work_dir is None and filesystem.is_remote(config.output):
@@ -26,25 +24,10 @@ def check(corpus: CorpusConfig, config: PreprocessConfig, pairs: PairsConfig) ->
             f"--of {config.of}: give a --work_dir on a disk that all processes see, because "
             f"{config.output} is on none"
         )
-    default = PairsConfig()
-    given = [
-        field.name
-        for field in dataclasses.fields(pairs)
-        if getattr(pairs, field.name) != getattr(default, field.name)
-    ]
     if pairs.pairs == "none":
-        if given:
-            raise UsageError(f"--{given[0]}: is for pairs: give --pairs ntp, nsp or tsv")
         return
-    without_meaning = {
-        "packing": config.packing != "across",
-        "eol_token": config.eol_token not in ("<EOS>", None),
-        "document": corpus.document != "blank-line",
-        **{name: pairs.pairs != "ntp" and name in given for name in _OF_NTP},
-    }
-    for name, refused in without_meaning.items():
-        if refused:
-            raise UsageError(f"--{name}: has no meaning with --pairs {pairs.pairs}: leave it out")
+    if corpus.document != "blank-line":
+        raise UsageError(f"--document: has no meaning with --pairs {pairs.pairs}: leave it out")
     wanted = _COLUMNS[pairs.pairs]
     if len(pairs.pair_columns) not in wanted or "0" in pairs.pair_columns:
         raise UsageError(

@@ -11,177 +11,176 @@ from typing import Any
 import numpy as np
 
 from tpu_tlm import filesystem
-from tpu_tlm.errors import TlmError, UsageError
-from tpu_tlm.formats.huggingface import bert, gpt2
-from tpu_tlm.formats.huggingface import config as hf_config
-from tpu_tlm.formats.huggingface import tokenizer as hf_tokenizer
-from tpu_tlm.formats.huggingface.bert import FIRST_POSITIONS, POSITIONS
-from tpu_tlm.formats.huggingface.safetensors import decode
-from tpu_tlm.formats.mapping import Arrays, read
-from tpu_tlm.formats.pretrained import PretrainedModel
+from tpu_tlm.errors import TlmError
+from tpu_tlm.formats.classifier import SEQUENCE, TOKEN, Classifier
+from tpu_tlm.formats.huggingface import tokenizer_read
+from tpu_tlm.formats.huggingface.families import Family, family_of
+from tpu_tlm.formats.huggingface.families.bert import reduced
+from tpu_tlm.formats.huggingface.weights import CONFIG, canonical, read_weights
+from tpu_tlm.formats.json_files import ConfigReader, read_object
+from tpu_tlm.formats.mapping import Arrays, import_arrays
+from tpu_tlm.formats.pretrained import PretrainedModel, read_spec
+from tpu_tlm.formats.safe_files import file_inside
+from tpu_tlm.models.spec import ModelSpec
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-_PREFIX = re.compile(r"^(bert|roberta|electra|transformer)\.")
-_OLD_NORM = re.compile(r"(LayerNorm|layer_norm)\.(gamma|beta)$")
+# Key of config.json that holds our spec; other readers ignore it.
+SPEC_KEY = "tpu_tlm"
 # Constants that files of older versions hold beside the weights.
 _CONSTANT = re.compile(r"(^|\.)(position_ids|token_type_ids|attn\.bias|attn\.masked_bias)$")
-# An array of the model itself: when one of them is not used, the configuration is of another model.
-_BODY = re.compile(r"^(embeddings|embeddings_project|encoder|h|wte|wpe|ln_f)(\.|$)")
+_TASKS = {"ForSequenceClassification": SEQUENCE, "ForTokenClassification": TOKEN}
 
 
-def canonical(arrays: Mapping[str, np.ndarray], where: str) -> tuple[Arrays, dict[str, str]]:
-    """Arrays by their name without the family's prefix and with today's names of norms; and canonical -> original name."""
-    found: Arrays = {}
-    originals: dict[str, str] = {}
-    for name, array in arrays.items():
-        new = _PREFIX.sub("", name)
-        new = _OLD_NORM.sub(lambda m: f"{m[1]}.{'weight' if m[2] == 'gamma' else 'bias'}", new)
-        if new in found:
-            raise TlmError(f"{where}: {name!r} and {originals[new]!r} are two arrays for one place")
-        found[new], originals[new] = array, name
-    return found, originals
-
-
-def read_json(path: str, hashes: dict[str, str]) -> dict[str, Any]:
-    """The mapping in a JSON file, its SHA-256 noted. Raises `TlmError` naming a file that is not one."""
-    data = filesystem.read_bytes(path)
+def read_config(path: str, hashes: dict[str, str]) -> ConfigReader:
+    """The configuration in a JSON file; its SHA-256 is noted. Raises `TlmError` for a bad file."""
+    values, data = read_object(path)
     hashes[posixpath.basename(path)] = filesystem.sha256(data)
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise TlmError(f"{path}: is not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise TlmError(f"{path}: must hold a JSON object")
-    return value
-
-
-def _weights(directory: str, hashes: dict[str, str]) -> Arrays:
-    """The arrays of the weight file, or of the several that an index names."""
-    if filesystem.exists(posixpath.join(directory, WEIGHTS)):
-        names = [WEIGHTS]
-    elif filesystem.exists(posixpath.join(directory, INDEX)):
-        names = sorted(
-            set(read_json(posixpath.join(directory, INDEX), hashes).get("weight_map", {}).values())
-        )
-    else:
-        raise UsageError(
-            f"{directory}: has no {WEIGHTS}; save the model as safetensors (save_pretrained does)"
-        )
-    arrays: Arrays = {}
-    for name in names:
-        path = posixpath.join(directory, name)
-        data = filesystem.read_bytes(path)
-        hashes[name] = filesystem.sha256(data)
-        part, _ = decode(data, path)
-        if double := sorted(set(part) & set(arrays)):
-            raise TlmError(f"{path}: {double[0]!r} stands in another file too")
-        arrays.update(part)
-    return arrays
+    return ConfigReader(values, path)
 
 
 def read_hf(directory: str) -> PretrainedModel:
-    """The model in a HuggingFace directory: BERT, RoBERTa, ELECTRA or GPT-2, with or without its token head.
+    """The model in a HuggingFace directory, of one of `families.FAMILIES`.
 
-    Raises `UsageError` for a model that is not covered, `TlmError` when arrays are missing, have other sizes than config.json says, or
-    are of a larger model.
+    Raises `UsageError` for a model that is not supported, `TlmError` when arrays are missing, do
+    not have the sizes that config.json says, or belong to a larger model.
     """
     hashes: dict[str, str] = {}
-    where = posixpath.join(directory, CONFIG)
-    config = read_json(where, hashes)
-    arrays, originals = canonical(_weights(directory, hashes), directory)
-    tokenizer = hf_tokenizer.read_tokenizer(directory, hashes)
-    return assemble(config, arrays, originals, tokenizer, hashes, directory, where)
+    config = read_config(file_inside(directory, CONFIG, directory), hashes)
+    family = family_of(config)
+    arrays, originals = canonical(read_weights(directory, hashes), family.prefix, directory)
+    tokenizer = tokenizer_read.read_tokenizer(
+        directory, hashes, tokenizer_class=config.text("tokenizer_class")
+    )
+    return assemble(config, arrays, originals, tokenizer, hashes, directory)
 
 
 def assemble(
-    config: Mapping[str, Any],
+    config: ConfigReader,
     arrays: Arrays,
     originals: Mapping[str, str],
-    tokenizer: hf_tokenizer.FoundTokenizer,
+    tokenizer: tokenizer_read.FoundTokenizer,
     hashes: dict[str, str],
     source: str,
-    where: str,
 ) -> PretrainedModel:
-    """A saved model out of a configuration and arrays by canonical name; `originals`: the names to speak of; `where`: the configuration."""
-    family = hf_config.family_of(config, where)
-    if "vocab_size" not in config:
-        raise UsageError(f"{where}: vocab_size is missing")
-    spec = hf_config.spec_of(config, _kind(family, arrays, config, source), where)
-    extras: Arrays = {}
-    used: set[str] = set()
-    if offset := hf_config.offset_of(family, config):
-        arrays = dict(arrays)
-        extras[FIRST_POSITIONS] = np.array(arrays[POSITIONS][:offset], np.float32)
-        arrays[POSITIONS] = arrays[POSITIONS][offset:]
-    layout = gpt2.pairs(spec) if family == "gpt2" else bert.pairs(spec, family)
-    values, taken = read(layout, arrays, source)
-    used |= taken
-    for part in (list(bert.pooler_pairs()), list(bert.next_sentence_pairs())):
-        if all(key in arrays for pair in part for key in pair.keys):
-            found, taken = read(part, arrays, source)
+    """A model out of a configuration and arrays by canonical name (`originals`: their own)."""
+    family = family_of(config)
+    spec = family.read_config(config, family.kind_of(arrays, config))
+    arrays, extras = family.from_file(arrays, config)
+    values, used = import_arrays(family.pairs(spec), arrays, source)
+    for part in family.optional(spec):
+        if all(key in arrays for one in part for key in one.keys):
+            found, taken = import_arrays(part, arrays, source)
             extras.update(found)
             used |= taken
-    notes: list[str] = []
-    for repeated, of in _ties(family):
-        if spec.config.tie_weights and repeated in arrays and of in arrays:
-            used.add(repeated)
-            if not np.array_equal(arrays[repeated], arrays[of]):
-                notes.append(
-                    f"{originals[repeated]} differs from {originals[of]}, to which config.json ties it: the latter counts"
-                )
+    classifier = _classifier(family, config, arrays, extras, used, source)
+    notes = list(_check_repeats(family, spec, arrays, originals, used))
     unused = sorted(key for key in arrays if key not in used and not _CONSTANT.search(key))
-    if body := [key for key in unused if _BODY.match(key)]:
+    if body := [key for key in unused if key.startswith(family.body)]:
         raise TlmError(
-            f"{source}: {originals[body[0]]!r} and {len(body) - 1} others have no place in the model that {where} describes"
+            f"{source}: {originals[body[0]]!r} and {len(body) - 1} others have no place in the "
+            f"model that {config.where} describes"
         )
-    if (own := hf_config.embedded_spec(config, where)) is not None and family != "gpt2":
-        if (back := bert.reduced(spec, values, own)) is not None:
-            spec, values = back
-        else:
-            notes.append(
-                "the model was changed since this package wrote it: its own configuration inside config.json is passed over"
-            )
-    elif own is not None:
-        spec = own
-    saved = PretrainedModel(
+    own = embedded_spec(config)
+    if own is None:
+        bos, eos = (
+            _frame_id(config, f"{name}_token_id", spec.vocab_size) for name in ("bos", "eos")
+        )
+        spec = tokenizer_read.framed(spec, tokenizer, bos, eos)
+    elif (back := reduced(spec, values, own)) is not None:
+        spec, values = back
+    else:
+        notes.append(
+            "the model was changed after this package wrote it: its own configuration inside "
+            "config.json is ignored"
+        )
+    return PretrainedModel(
         values,
-        hf_tokenizer.framed(spec, tokenizer.tokenizer, config) if own is None else spec,
+        spec,
         source,
         fingerprint=tokenizer.tokenizer.fingerprint() if tokenizer.tokenizer else None,
         own_tokenizer=tokenizer.tokenizer,
         extras=extras,
-        unused=tuple(originals[key] for key in unused),
+        unused=tuple(originals.get(key, key) for key in unused),
         carried=tokenizer.carried,
         hashes=hashes,
         notes=(*notes, *tokenizer.notes),
+        family=family.name,
+        classifier=classifier,
+    ).checked()
+
+
+def _frame_id(config: ConfigReader, key: str, vocab_size: int) -> int | None:
+    """A token id, None where it is beyond the vocabulary: a default that the model cannot mean."""
+    value = config.values.get(key)
+    beyond = isinstance(value, int) and not isinstance(value, bool) and value >= vocab_size
+    return None if beyond else config.token(key, vocab_size)
+
+
+def _check_repeats(
+    family: Family,
+    spec: ModelSpec,
+    arrays: Arrays,
+    originals: Mapping[str, str],
+    used: set[str],
+) -> list[str]:
+    """Mark arrays that only repeat another one as used; a note for each that differs from it."""
+    notes = []
+    for repeated, of in family.repeats(spec).items():
+        if repeated in arrays and of in arrays:
+            used.add(repeated)
+            if not np.array_equal(arrays[repeated], arrays[of]):
+                notes.append(
+                    f"{originals[repeated]} differs from {originals.get(of, of)}, which counts"
+                )
+    return notes
+
+
+def _classifier(
+    family: Family,
+    config: ConfigReader,
+    arrays: Arrays,
+    extras: Arrays,
+    used: set[str],
+    source: str,
+) -> Classifier | None:
+    """The classification head that config.json names, its arrays put into `extras`."""
+    named = config.values.get("architectures")
+    first = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
+    task = next((task for end, task in _TASKS.items() if first.endswith(end)), None)
+    head = family.classifier(task, config) if task is not None else None
+    if task is None or head is None:
+        return None
+    pairs = list(family.classifier_pairs(task))
+    found, taken = import_arrays(pairs, arrays, source)
+    if head.dense is not None and f"{head.dense}/kernel" not in {**extras, **found}:
+        raise TlmError(f"{source}: names {first}, but has no dense layer of its classifier")
+    extras.update(found)
+    used |= taken
+    count = found["classifier/kernel"].shape[-1]
+    return Classifier(
+        **{
+            **vars(head),
+            "labels": _labels(config, count),
+            "problem_type": config.text("problem_type") or None,
+        }
     )
-    return saved.checked()
 
 
-def _ties(family: str) -> list[tuple[str, str]]:
-    """Arrays that only repeat another one in a tied model."""
-    if family == "gpt2":
-        return [("lm_head.weight", "wte.weight")]
-    table = bert.head_keys(family)[1]
-    bias = {
-        "bert": "cls.predictions.bias",
-        "roberta": "lm_head.bias",
-        "electra": "generator_lm_head.bias",
-    }[family]
-    return [(table, "embeddings.word_embeddings.weight"), (table.replace(".weight", ".bias"), bias)]
+def _labels(config: ConfigReader, count: int) -> tuple[str, ...]:
+    """The names of the classes by id: `id2label`, or LABEL_0, LABEL_1, ..."""
+    names: Any = config.values.get("id2label")
+    if names is None:
+        return tuple(f"LABEL_{i}" for i in range(count))
+    labels: list[Any] = []
+    if isinstance(names, dict):
+        labels = [names.get(str(i)) for i in range(count)]
+    if len(labels) != count or not all(isinstance(label, str) for label in labels):
+        config.fail("id2label", f"a name for each of {count} classes is needed")
+    return tuple(labels)
 
 
-def _kind(family: str, arrays: Arrays, config: Mapping[str, Any], source: str) -> str:
-    """The kind of model, by the head that the file has."""
-    if family == "gpt2":
-        return "clm"
-    if bert.head_keys(family)[0] in arrays:
-        return "mlm"
-    if f"{bert.DISCRIMINATOR}.dense.weight" in arrays:
-        return "discriminator"
-    named = str((config.get("architectures") or [""])[0])
-    if named.endswith(("ForMaskedLM", "ForPreTraining")):
-        raise TlmError(
-            f"{source}: config.json names {named}, but there is no {bert.head_keys(family)[0]!r}"
-        )
-    return "embed"
+def embedded_spec(config: ConfigReader) -> ModelSpec | None:
+    """Our own spec inside a config.json, or None."""
+    inside = config.values.get(SPEC_KEY)
+    if inside is None:
+        return None
+    return read_spec(json.dumps(inside), f"{config.where}: {SPEC_KEY}")

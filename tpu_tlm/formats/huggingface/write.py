@@ -1,158 +1,159 @@
-"""Writing a HuggingFace directory: safetensors, config.json and tokenizer files that `transformers` loads as its own."""
+"""Writing a HuggingFace directory that `transformers` loads as its own."""
 
 from __future__ import annotations
 
 import json
-
-import numpy as np
+from typing import Any
 
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
-from tpu_tlm.formats.huggingface import bert, gpt2
-from tpu_tlm.formats.huggingface import config as hf_config
-from tpu_tlm.formats.huggingface import tokenizer as hf_tokenizer
-from tpu_tlm.formats.huggingface.bert import FIRST_POSITIONS, POSITIONS
-from tpu_tlm.formats.huggingface.read import CONFIG, WEIGHTS
+from tpu_tlm.formats.compatibility import Difference, as_flag, differences
+from tpu_tlm.formats.huggingface.families import FAMILIES, Family, family_named
+from tpu_tlm.formats.huggingface.read import SPEC_KEY
 from tpu_tlm.formats.huggingface.safetensors import encode
-from tpu_tlm.formats.mapping import Arrays, Pair, written
+from tpu_tlm.formats.huggingface.tokenizer_write import tokenizer_files
+from tpu_tlm.formats.huggingface.weights import CONFIG, WEIGHTS
+from tpu_tlm.formats.json_files import ConfigReader
+from tpu_tlm.formats.mapping import Arrays, export_arrays
 from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.models.spec import ModelSpec
 
-_CLASS = {"bert": "Bert", "roberta": "Roberta", "electra": "Electra"}
-# Parts of the model itself; heads carry no prefix.
-_BODY = ("embeddings.", "embeddings_project.", "encoder.", "pooler.")
+
+def config_of(family: Family, spec: ModelSpec, where: str) -> dict[str, Any]:
+    """The settings of config.json that describe a spec.
+
+    Raises `UsageError` naming the options that the family has no place for.
+    """
+    try:
+        config = {"model_type": family.name, **family.write_config(spec)}
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+    if wrong := _misfits(family, spec, config, where):
+        wanted = ", ".join(
+            f"{as_flag(d.name, d.right)} (only {as_flag(d.name, d.left)})"
+            for d in wrong
+            if None not in d
+        )
+        raise UsageError(f"{where}: a {family.name} model has no place for {wanted}")
+    return config
 
 
-def choose_family(saved: PretrainedModel, asked: str | None) -> str:
-    """The family to write: the one that was asked for, or the nearest to the model."""
+def _misfits(
+    family: Family, spec: ModelSpec, config: dict[str, Any], where: str
+) -> list[Difference]:
+    read_back = family.read_config(ConfigReader(config, where), spec.kind)
+    return [d for d in differences(read_back, spec) if d.name != "mask_pad"]
+
+
+def choose_family(saved: PretrainedModel, asked: str | None) -> Family:
+    """The family to write: the one asked for, the model's own, or the first that fits it."""
     if asked is not None:
-        return asked
-    config = saved.spec.config
-    if saved.spec.kind == "clm":
-        return "gpt2"
-    if (
-        saved.spec.kind == "discriminator"
-        or (config.embedding_size or config.d_model) != config.d_model
-    ):
-        return "electra"
-    return "roberta" if FIRST_POSITIONS in saved.extras else "bert"
+        return family_named(asked)
+    if saved.family is not None:
+        return family_named(saved.family)
+    candidates = [family for family in FAMILIES if saved.spec.kind in family.suffixes]
+    for family in candidates:
+        # Rows that only a family with shifted positions has: from a file that does not name it.
+        if (own := family.own_extras(saved.spec)) and set(own) <= set(saved.extras):
+            return family
+    for family in candidates:
+        try:
+            spec, _, _ = family.complete(saved.spec, saved.values, saved.source)
+            if spec.kind in family.suffixes:
+                config_of(family, spec, saved.source)
+                return family
+        except UsageError:
+            continue
+    # None fits: the first one's message names the options.
+    return candidates[0] if candidates else FAMILIES[0]
 
 
 def hf_files(
-    saved: PretrainedModel, family: str | None = None
+    saved: PretrainedModel, family_name: str | None = None
 ) -> tuple[dict[str, bytes], list[str]]:
     """The files of the directory by name, and notes for the user.
 
     Raises `UsageError` naming the options of a model that the family has no place for.
     """
-    family = choose_family(saved, family)
-    if saved.spec.kind not in (("clm",) if family == "gpt2" else ("mlm", "embed", "discriminator")):
+    family = choose_family(saved, family_name)
+    if saved.spec.kind not in family.suffixes:
         raise UsageError(
-            f"{saved.source}: a model of kind {saved.spec.kind!r} cannot be written as {family}"
+            f"{saved.source}: a model of kind {saved.spec.kind!r} cannot be written as "
+            f"{family.name}, which has {', '.join(family.suffixes)}"
         )
-    if saved.spec.kind == "discriminator" and family != "electra":
-        raise UsageError(
-            f"{saved.source}: a discriminator can be written as electra only, not as {family}"
-        )
-    notes: list[str] = []
-    if family == "gpt2":
-        spec, arrays, architecture = saved.spec, _gpt2(saved), "GPT2LMHeadModel"
-    else:
-        spec, arrays, architecture, notes = _bert(saved, family)
-    config = hf_config.config_of(spec, family, architecture, saved.source)
-    # What was written is a BERT; what it was made from travels along.
-    config[hf_config.SPEC_KEY] = json.loads(saved.spec.to_json())
-    if not saved.spec.config.mask_pad and family != "gpt2":
+    spec, values, added = family.complete(saved.spec, saved.values, saved.source)
+    notes = [f"added {what}, which {family.name} always has" for what in added]
+    if spec.kind != saved.spec.kind:
         notes.append(
-            f"this model was trained to see padding, {family} does not: the numbers agree for texts without it"
+            "written as an encoder without a token head: transformers has none like this model's "
+            "(--mlm_head bert has)"
         )
+    config = config_of(family, spec, saved.source)
+    arrays, model_class, more = _arrays(saved, family, spec, values)
+    notes += more
+    if not saved.spec.config.mask_pad and saved.spec.kind != "clm":
+        notes.append(
+            f"this model was trained with attention to padding, {family.name} has none: the "
+            "numbers agree for texts without padding"
+        )
+    if saved.classifier is not None:
+        labels = saved.classifier.labels
+        config["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        config["label2id"] = {label: i for i, label in enumerate(labels)}
+        config["problem_type"] = saved.classifier.problem_type
+        config.update(family.classifier_config(saved.classifier))
+        # A classifier of a causal model finds a text's last token by it.
+        config.setdefault("pad_token_id", spec.pad_id)
+    if spec.kind != "clm" and spec.prefix_id is not None and family.bos_is_prefix:
+        config.update(bos_token_id=spec.prefix_id, eos_token_id=spec.suffix_id)
+    config = {"architectures": [model_class], **config, "dtype": "float32"}
+    # The file holds a model of the family; the spec it was made from is kept with it.
+    config[SPEC_KEY] = json.loads(saved.spec.to_json())
     found = {WEIGHTS: encode(arrays, {"format": "pt"})}
     if (tokenizer := _tokenizer(saved)) is not None:
-        more, said = hf_tokenizer.tokenizer_files(tokenizer, spec)
-        found.update(more)
+        files, said = tokenizer_files(tokenizer, saved.spec if spec.kind == "clm" else spec)
+        found.update(files)
         notes += said
     elif saved.carried:
         found.update(saved.carried)
     else:
-        notes.append("no tokenizer files: none lies beside the model")
+        notes.append("no tokenizer files: there is no tokenizer beside the model")
     found[CONFIG] = (json.dumps(config, indent=2) + "\n").encode()
     return found, notes
 
 
 def _tokenizer(saved: PretrainedModel) -> Tokenizer | None:
+    has_one = saved.own_tokenizer is not None or saved.tokenizer_dir is not None
+    return saved.tokenizer() if has_one else None
+
+
+def _arrays(
+    saved: PretrainedModel, family: Family, spec: ModelSpec, values: Arrays
+) -> tuple[Arrays, str, list[str]]:
+    """The file's arrays by name, the name of the model's class, and notes."""
+    task = saved.classifier.task if saved.classifier is not None else None
+    arrays = export_arrays(family.pairs(spec), values)
+    try:
+        arrays = family.to_file(arrays, spec, saved.extras)
+    except UsageError as error:
+        raise UsageError(f"{saved.source}: {error}") from None
+    written = set(family.own_extras(spec))
+    parts = family.optional(spec)
+    if task is not None:
+        parts.append(list(family.classifier_pairs(task)))
+    for part in parts:
+        paths = [path for one in part for path in one.paths]
+        if all(path in saved.extras for path in paths):
+            arrays.update(export_arrays(part, {path: saved.extras[path] for path in paths}))
+            written.update(paths)
+    model_class = family.class_of(spec, task, saved.extras)
+    notes = family.notes(model_class, saved.extras)
+    if dropped := sorted(set(saved.extras) - written):
+        notes.append(f"{family.name} has no place for {', '.join(dropped)}: not written")
+    bare = model_class == family.class_name + "Model"
+    prefix = "" if bare else family.prefix
     return (
-        saved.tokenizer()
-        if saved.own_tokenizer is not None or saved.tokenizer_dir is not None
-        else None
-    )
-
-
-def _gpt2(saved: PretrainedModel) -> Arrays:
-    _must_fit(saved.spec, "gpt2", saved.source)
-    arrays = written(gpt2.pairs(saved.spec), saved.values)
-    return {
-        name if name.startswith("lm_head.") else f"transformer.{name}": array
-        for name, array in arrays.items()
-    }
-
-
-def _must_fit(spec: ModelSpec, family: str, source: str) -> None:
-    # Before the arrays are laid out: a variable without a place would be a defect of ours, an option without one is the user's.
-    hf_config.config_of(spec, family, "", source)
-
-
-def _bert(saved: PretrainedModel, family: str) -> tuple[ModelSpec, Arrays, str, list[str]]:
-    spec, values, added = bert.completed(saved.spec, saved.values, saved.source)
-    _must_fit(spec, family, saved.source)
-    arrays = written(bert.pairs(spec, family), values)
-    notes = [f"added {what}, which {family} always has" for what in added]
-    if spec.kind != saved.spec.kind:
-        notes.append(
-            "written as an encoder without a token head: the other program has none like this model's (--mlm_head bert has)"
-        )
-    if family == "roberta":
-        width = arrays[POSITIONS].shape[1]
-        first = saved.extras.get(FIRST_POSITIONS, np.zeros((spec.pad_id + 1, width), np.float32))
-        if len(first) != spec.pad_id + 1:
-            raise UsageError(
-                f"{saved.source}: padding id {spec.pad_id} and {len(first)} unreached positions do not go together"
-            )
-        arrays[POSITIONS] = np.concatenate([first, arrays[POSITIONS]])
-    pooler = _optional(saved, list(bert.pooler_pairs())) if family != "electra" else {}
-    next_sentence = (
-        _optional(saved, list(bert.next_sentence_pairs()))
-        if family == "bert" and pooler and spec.kind == "mlm"
-        else {}
-    )
-    kept = {FIRST_POSITIONS if family == "roberta" else ""}
-    for part in (pooler, next_sentence):
-        arrays.update(
-            written(
-                [pair for pair, _ in part.values()],
-                {path: array for path, (_, array) in part.items()},
-            )
-        )
-        kept |= set(part)
-    if dropped := sorted(set(saved.extras) - kept):
-        notes.append(f"{family} has no place for {', '.join(dropped)}: not written")
-    suffix = {"embed": "Model", "discriminator": "ForPreTraining"}.get(
-        spec.kind, "ForPreTraining" if next_sentence else "ForMaskedLM"
-    )
-    if suffix == "Model" and not pooler and family != "electra":
-        notes.append(
-            f"there is no pooler: load it with {_CLASS[family]}Model.from_pretrained(DIR, add_pooling_layer=False)"
-        )
-    prefix = "" if suffix == "Model" else f"{family}."
-    return (
-        spec,
-        {prefix + n if n.startswith(_BODY) else n: a for n, a in arrays.items()},
-        _CLASS[family] + suffix,
+        {prefix + n if n.startswith(family.body) else n: a for n, a in arrays.items()},
+        model_class,
         notes,
     )
-
-
-def _optional(saved: PretrainedModel, layout: list[Pair]) -> dict[str, tuple[Pair, np.ndarray]]:
-    """Path -> place and array of a part that the model's files held beside our model; empty when they did not."""
-    if not all(pair.path in saved.extras for pair in layout):
-        return {}
-    return {pair.path: (pair, saved.extras[pair.path]) for pair in layout}

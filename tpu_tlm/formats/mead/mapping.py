@@ -1,18 +1,18 @@
-"""MEAD's NPZ layout: how every variable of a model stands under its keys, by kind of model.
+"""MEAD's NPZ layout: the keys of every variable, by kind of model.
 
-What MEAD has no key for stands under keys of our own, `tpu_tlm/...`, which its readers pass over.
+What MEAD has no key for has a key of ours, `tpu_tlm/...`, which its readers ignore.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.errors import TlmError
-from tpu_tlm.formats.mapping import Pair, rows, same, transposed
+from tpu_tlm.formats.mapping import Pair, pair, rows, same, transposed
 from tpu_tlm.models.layers.core import GATED
 from tpu_tlm.models.positions.base import Table
 from tpu_tlm.models.positions.registry import absolute_encoding, relative_encoding
@@ -22,44 +22,50 @@ OWN = "tpu_tlm/"
 TEMPERATURE = f"{OWN}temperature"
 
 
-def _dense(path: str, key: str) -> Iterator[Pair]:
+def _dense(path: str, key: str, *, bias: bool = True) -> Iterator[Pair]:
     yield transposed(f"{path}/kernel", f"{key}/weights")
-    yield same(f"{path}/bias", f"{key}/bias")
+    if bias:
+        yield same(f"{path}/bias", f"{key}/bias")
 
 
 def _norm(path: str, key: str, config: ModelConfig) -> Iterator[Pair]:
     yield same(f"{path}/gamma", f"{key}/weights")
-    if config.norm_type == "layer-norm":
+    if config.norm_type == "layer-norm" and config.norm_bias:
         yield same(f"{path}/beta", f"{key}/bias")
 
 
 def _heads(path: str, key: str, config: ModelConfig) -> Iterator[Pair]:
-    """Projections of an attention layer; MEAD has three matrices where ours are fused, and no w_O in a single head."""
+    """Projections of an attention layer.
+
+    MEAD has three matrices where ours are fused, and no w_O in a single head.
+    """
     names = ("w_Q", "w_K", "w_V")
     if config.single_head:
         for part, name in zip("qkv", names, strict=True):
             yield from _dense(f"{path}/qkv/{part}", f"{key}/{name}")
         return
     heads = config.num_heads
-    yield Pair(
+    yield pair(
         f"{path}/qkv/kernel",
         tuple(f"{key}/{n}/weights" for n in names),
         lambda a: [a[:, i].reshape(a.shape[0], -1).T for i in range(3)],
         lambda parts: np.stack([p.T.reshape(p.shape[1], heads, -1) for p in parts], axis=1),
     )
-    yield Pair(
-        f"{path}/qkv/bias",
-        tuple(f"{key}/{n}/bias" for n in names),
-        lambda a: [a[i].reshape(-1) for i in range(3)],
-        lambda parts: np.stack([p.reshape(heads, -1) for p in parts]),
-    )
-    yield Pair(
+    if config.use_bias:
+        yield pair(
+            f"{path}/qkv/bias",
+            tuple(f"{key}/{n}/bias" for n in names),
+            lambda a: [a[i].reshape(-1) for i in range(3)],
+            lambda parts: np.stack([p.reshape(heads, -1) for p in parts]),
+        )
+    yield pair(
         f"{path}/w_O/kernel",
         (f"{key}/w_O/weights",),
         lambda a: [a.reshape(-1, a.shape[-1]).T],
         lambda parts: parts[0].T.reshape(heads, -1, parts[0].shape[0]),
     )
-    yield same(f"{path}/w_O/bias", f"{key}/w_O/bias")
+    if config.use_bias:
+        yield same(f"{path}/w_O/bias", f"{key}/w_O/bias")
 
 
 def _position_tables(tables: Iterable[Table], path: str, key: str) -> Iterator[Pair]:
@@ -79,15 +85,16 @@ def _attention(
 
 
 def _ffn(path: str, key: str, config: ModelConfig) -> Iterator[Pair]:
-    yield from _dense(f"{path}/expansion", f"{key}/expansion")
+    bias = config.use_bias
+    yield from _dense(f"{path}/expansion", f"{key}/expansion", bias=bias)
     if config.activation in GATED:
-        yield from _dense(f"{path}/gate", f"{OWN}{path}/gate")
-    yield from _dense(f"{path}/squeeze", f"{key}/squeeze")
+        yield from _dense(f"{path}/gate", f"{OWN}{path}/gate", bias=bias)
+    yield from _dense(f"{path}/squeeze", f"{key}/squeeze", bias=bias)
 
 
 def _encoder(root: str, config: ModelConfig) -> Iterator[Pair]:
     stack = f"{root}/GatedMLPEncoderStack" if config.mlp else f"{root}/TransformerEncoderStack"
-    for layer in range(config.num_layers):
+    for layer in range(1 if config.shared_layers else config.num_layers):
         path, key = f"encoder/{layer}", f"{stack}/{layer}"
         if config.mlp:
             yield from _norm(f"{path}/norm", f"{key}/norm", config)
@@ -95,7 +102,7 @@ def _encoder(root: str, config: ModelConfig) -> Iterator[Pair]:
             yield from _norm(f"{path}/sgu/norm", f"{key}/spatial_gating_unit/norm", config)
             # A convolution of width 1 over positions, as PyTorch has it.
             proj = f"{key}/spatial_gating_unit/proj"
-            yield Pair(
+            yield pair(
                 f"{path}/sgu/proj/kernel",
                 (f"{proj}/weights",),
                 lambda a: [a[:, :, None]],
@@ -104,7 +111,8 @@ def _encoder(root: str, config: ModelConfig) -> Iterator[Pair]:
             yield same(f"{path}/sgu/proj/bias", f"{proj}/bias")
             yield from _dense(f"{path}/from_sgu", f"{key}/from_sgu")
             continue
-        yield from _norm(f"{path}/ln1", f"{key}/ln1", config)
+        if layer or not config.skip_first_norm:
+            yield from _norm(f"{path}/ln1", f"{key}/ln1", config)
         yield from _norm(f"{path}/ln2", f"{key}/ln2", config)
         yield from _attention(f"{path}/attn", f"{key}/attn", config, layer)
         yield from _ffn(f"{path}/ffn", f"{key}/ffn", config)
@@ -125,17 +133,20 @@ def _decoder(root: str, config: ModelConfig) -> Iterator[Pair]:
         yield from _norm("decoder/ln", f"{stack}/ln", config)
 
 
-def _twice(pair: Pair, key: str) -> Pair:
-    """A variable that the file holds under a second key too. Raises `TlmError` when the two differ."""
+def _twice(one: Pair, key: str) -> Pair:
+    """A variable that the file holds under a second key too.
 
-    def join(parts: list[np.ndarray]) -> np.ndarray:
+    Reading raises `TlmError` when the two arrays differ.
+    """
+
+    def to_model(parts: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         if not np.array_equal(parts[0], parts[1]):
             raise TlmError(
-                f"{pair.keys[0]!r} and {key!r} differ, but this model has one table for both"
+                f"{one.keys[0]!r} and {key!r} differ, but this model has one table for both"
             )
-        return pair.join(parts[:1])
+        return one.to_model(parts[:1])
 
-    return Pair(pair.path, (*pair.keys, key), lambda a: pair.split(a) * 2, join)
+    return Pair(one.paths, (*one.keys, key), lambda a: [*one.to_file(a)] * 2, to_model)
 
 
 def _embeddings(root: str, spec: ModelSpec) -> Iterator[Pair]:
@@ -147,12 +158,8 @@ def _embeddings(root: str, spec: ModelSpec) -> Iterator[Pair]:
     if absolute is not None:
         yield from _position_tables(absolute.tables(config), "embeddings/x", f"{key}/x")
     if "learned-with-bias" in config.position_encoding:
-        if config.type_vocab_size:
-            yield same("embeddings/x/bias", f"{key}/x/bias")
-        else:
-            # The form that MEAD's readers accept: token types of which only the first is ever used.
-            pad = lambda a: [np.stack([a, np.zeros_like(a)])]  # noqa: E731
-            yield Pair("embeddings/x/bias", (f"{key}/tt/weights",), pad, lambda parts: parts[0][0])
+        # As MEAD's TensorFlow side writes it; `arrays` converts the form of its PyTorch side.
+        yield same("embeddings/x/bias", f"{key}/x/bias")
     if config.type_vocab_size:
         yield same("embeddings/tt/table", f"{key}/tt/weights")
     if config.embeddings_reduction == "sum-layer-norm":
@@ -170,15 +177,18 @@ def _joined(config: ModelConfig) -> int:
 
 
 def _generator(spec: ModelSpec, config: ModelConfig) -> Iterator[Pair]:
-    """ELECTRA's generator, under our own keys as MEAD would name a masked language model, without the embeddings, which are shared."""
+    """ELECTRA's generator under keys of ours, named as a masked language model of MEAD's.
+
+    Its embeddings are shared with the discriminator and are not repeated.
+    """
     own = replace(spec, kind="mlm", config=config, generator=None)
     pairs = [*_encoder("TLM", config), *_head(own)]
     if _joined(config) != config.d_model:
         pairs += _dense("projection", "embeddings/projection")
-    for pair in pairs:
-        yield pair._replace(
-            path=f"generator/{pair.path}",
-            keys=tuple(f"{OWN}generator/{key.removeprefix(OWN)}" for key in pair.keys),
+    for one in pairs:
+        yield one._replace(
+            paths=tuple(f"generator/{path}" for path in one.paths),
+            keys=tuple(f"{OWN}generator/{key.removeprefix(OWN)}" for key in one.keys),
         )
 
 
@@ -191,7 +201,7 @@ def _head(spec: ModelSpec) -> Iterator[Pair]:
         yield from _dense("head/unit", f"{key}/unit")
         return
     if config.mlm_head == "bert":
-        yield from _dense("head/dense", f"{key}/dense")
+        yield from _dense("head/dense", f"{key}/dense", bias=config.use_bias)
         yield from _norm("head/ln", f"{key}/ln", config)
     elif config.tie_weights and config.embedding_size not in (None, config.d_model):
         yield from _dense("head/to_dsz", f"{key}/to_dsz")
@@ -212,7 +222,7 @@ def _dual(config: ModelConfig) -> Iterator[Pair]:
     width = config.d_model * max(1, count)
     for name in ("ff1", "ff2"):
         if config.stacking_layers:
-            # MEAD cannot write these: they stand under our own keys.
+            # MEAD cannot write these: they have keys of ours.
             yield from _norm(f"{name}/ln_in", f"{OWN}{name}/ln_in", config)
             for i in range(len(config.stacking_layers)):
                 yield from _dense(f"{name}/dense{i}", f"{OWN}{name}/dense{i}")
@@ -226,7 +236,7 @@ def _dual(config: ModelConfig) -> Iterator[Pair]:
 
 
 def pairs_of(spec: ModelSpec) -> Iterator[Pair]:
-    """How every variable of a model stands in the file."""
+    """Every variable of a model with its keys in the file."""
     root = "Seq2Seq" if spec.kind == "seq2seq" else "TLM"
     yield from _encoder(root, spec.config)
     yield from _embeddings(root, spec)

@@ -1,4 +1,4 @@
-"""NPZ files: MEAD's arrays under MEAD's keys, and under keys of ours what makes a file complete."""
+"""NPZ files: MEAD's arrays under MEAD's keys, and keys of ours that make a file complete."""
 
 from __future__ import annotations
 
@@ -18,53 +18,60 @@ from tpu_tlm.config import ModelConfig
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import load_tokenizer
 from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.formats.classifier import Classifier
+from tpu_tlm.formats.huggingface.tokenizer_read import TOKENIZER_FILES
+from tpu_tlm.formats.json_files import parse_object
 from tpu_tlm.formats.mapping import Arrays
 from tpu_tlm.formats.mead.arrays import (
     CONFIG_KEY,
+    OTHER_TYPES,
     TOKENIZER_KEY,
     from_mead,
+    mead_extras,
     read_npz,
     spec_of,
+    text_of,
     to_mead,
 )
 from tpu_tlm.formats.mead.config import spec_from_mead
+from tpu_tlm.formats.mead.mapping import OWN
 from tpu_tlm.formats.pretrained import PretrainedModel
+from tpu_tlm.formats.safe_files import plain_name
 from tpu_tlm.models.spec import ModelSpec
 
-_OWN = CONFIG_KEY.removesuffix("config")
-_EXTRA, _FILES, _CARRIED, _ORIGIN = (
-    f"{_OWN}extra/",
-    f"{_OWN}tokenizer_files/",
-    f"{_OWN}carried/",
-    f"{_OWN}origin",
-)
+_EXTRA, _FILES, _CARRIED = f"{OWN}extra/", f"{OWN}tokenizer_files/", f"{OWN}carried/"
+_ORIGIN, _FAMILY, _CLASSIFIER = f"{OWN}origin", f"{OWN}family", f"{OWN}classifier"
 # Where MEAD keeps the token table: of an encoder-decoder, of all else.
 _EMBEDDINGS = ("Seq2Seq/SrcEmbeddings", "TLM/Embeddings")
 
-# Arrays of a file without a configuration -> the spec of its model.
+# Arrays of a file without a configuration, and its path -> the spec of its model.
 Describe = Callable[[Mapping[str, np.ndarray], str], ModelSpec]
 
 
 def npz_bytes(saved: PretrainedModel, origin: Mapping[str, Any] | None = None) -> bytes:
-    """The bytes of an NPZ file with everything that is known of a model; `origin`: what it was made from.
+    """The bytes of an NPZ file with everything that is known of a model.
 
-    Raises `UsageError` when the model has a variable that the layout has no place for.
+    `origin`: what it was made from. Raises `UsageError` when the model has a variable that the
+    layout has no place for.
     """
     try:
-        arrays: Arrays = to_mead(saved.values, saved.spec)
+        arrays: Arrays = to_mead(saved.values, saved.spec, saved.extras)
     except KeyError as error:
         raise UsageError(f"{saved.source}: cannot be written as NPZ: {error.args[0]}") from None
     texts = {CONFIG_KEY: saved.spec.to_json().encode()}
     if saved.fingerprint:
         texts[TOKENIZER_KEY] = saved.fingerprint.encode()
     if saved.own_tokenizer is not None or saved.tokenizer_dir is not None:
-        texts.update(
-            {_FILES + name: data for name, data in _tokenizer_files(saved.tokenizer()).items()}
-        )
+        files = _tokenizer_files(saved.tokenizer())
+        texts.update({_FILES + name: data for name, data in files.items()})
     texts.update({_CARRIED + name: data for name, data in saved.carried.items()})
+    if saved.family is not None:
+        texts[_FAMILY] = saved.family.encode()
+    if saved.classifier is not None:
+        texts[_CLASSIFIER] = saved.classifier.to_json().encode()
     if origin is not None:
         texts[_ORIGIN] = json.dumps(origin, sort_keys=True).encode()
-    arrays.update({_EXTRA + path: array for path, array in saved.extras.items()})
+    arrays.update({_EXTRA + k: array for k, array in saved.extras.items() if k != OTHER_TYPES})
     arrays.update({key: np.frombuffer(text, np.uint8) for key, text in texts.items()})
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
@@ -83,7 +90,8 @@ def _tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
 def _tokenizer_of(contents: Mapping[str, bytes], path: str) -> Tokenizer:
     with tempfile.TemporaryDirectory() as directory:
         for name, data in contents.items():
-            filesystem.write_bytes(os.path.join(directory, os.path.basename(name)), data)
+            plain = plain_name(name, f"{path}: a tokenizer file inside")
+            filesystem.write_bytes(os.path.join(directory, plain), data)
         try:
             return load_tokenizer(directory)
         except TlmError as error:
@@ -92,10 +100,12 @@ def _tokenizer_of(contents: Mapping[str, bytes], path: str) -> Tokenizer:
             ) from None
 
 
-def read_saved_npz(path: str, describe: Describe | None = None) -> PretrainedModel:
-    """The model in an NPZ file, ours or MEAD's; `describe` gives the spec of one that holds no configuration.
+def read_npz_model(path: str, describe: Describe | None = None) -> PretrainedModel:
+    """The model in an NPZ file, ours or MEAD's.
 
-    Raises `UsageError` for such a file without `describe`, `TlmError` when the file is damaged or does not fit its configuration.
+    `describe` gives the spec of one that holds no configuration. Raises `UsageError` for such a
+    file without `describe`, `TlmError` when the file is damaged, does not fit its configuration,
+    or holds a file under a name that no tokenizer has.
     """
     data = filesystem.read_bytes(path)
     arrays = read_npz(data, path)
@@ -104,7 +114,8 @@ def read_saved_npz(path: str, describe: Describe | None = None) -> PretrainedMod
     if spec is None:
         if describe is None:
             raise UsageError(
-                f"{path}: holds no configuration (MEAD writes none): give MEAD's hyper-parameters (convert --mead_config)"
+                f"{path}: holds no configuration (MEAD writes none): give MEAD's hyper-parameters "
+                "(convert --mead_config)"
             )
         return _from_mead(arrays, describe(arrays, path), path, hashes)
 
@@ -115,18 +126,27 @@ def read_saved_npz(path: str, describe: Describe | None = None) -> PretrainedMod
             if key.startswith(prefix)
         }
 
+    def text(key: str) -> str | None:
+        return text_of(arrays, key, path) if key in arrays else None
+
     contents = {name: array.tobytes() for name, array in under(_FILES).items()}
+    carried = {name: array.tobytes() for name, array in under(_CARRIED).items()}
+    if bad := sorted(set(carried) - set(TOKENIZER_FILES)):
+        raise UsageError(f"{path}: holds a file {bad[0][:80]!r}, which is no tokenizer's; not read")
     beside = posixpath.join(posixpath.dirname(posixpath.dirname(path)), "tokenizer")
+    classifier = text(_CLASSIFIER)
     return PretrainedModel(
         from_mead(arrays, spec, path),
         spec,
         path,
-        fingerprint=arrays[TOKENIZER_KEY].tobytes().decode() if TOKENIZER_KEY in arrays else None,
+        fingerprint=text(TOKENIZER_KEY),
         tokenizer_dir=beside if not contents and filesystem.is_directory(beside) else None,
         own_tokenizer=_tokenizer_of(contents, path) if contents else None,
-        extras=under(_EXTRA),
-        carried={name: array.tobytes() for name, array in under(_CARRIED).items()},
+        extras={**under(_EXTRA), **mead_extras(arrays, spec)},
+        carried=carried,
         hashes=hashes,
+        family=text(_FAMILY),
+        classifier=Classifier.from_json(classifier, path) if classifier is not None else None,
     ).checked()
 
 
@@ -134,6 +154,7 @@ def _from_mead(
     arrays: Arrays, spec: ModelSpec, path: str, hashes: dict[str, str]
 ) -> PretrainedModel:
     values = from_mead(arrays, spec, path, without=("head/",))
+    extras = mead_extras(arrays, spec)
     notes: tuple[str, ...] = (
         "MEAD's file holds no tokenizer; give its directory with --tokenizer",
     )
@@ -150,35 +171,39 @@ def _from_mead(
             }
         )
         values = {name: value for name, value in values.items() if not name.startswith("head/")}
-    return PretrainedModel(values, spec, path, hashes=hashes, notes=notes).checked()
+    return PretrainedModel(values, spec, path, extras=extras, hashes=hashes, notes=notes).checked()
 
 
 def described_by_json(text: bytes, where: str) -> Describe:
-    """MEAD's hyper-parameters in a JSON text: an object by MEAD's names, or `{"kind": ..., "config": {...}}`.
+    """The description in a JSON text: MEAD's hyper-parameters by MEAD's names.
 
-    What the arrays show (vocabulary, positions, token types) need not be given. Raises `UsageError` naming what is wrong.
+    Either an object of them, or `{"kind": ..., "config": {...}}`. What the arrays show
+    (vocabulary, positions, token types) need not be given. Raises `UsageError` naming what is
+    wrong.
     """
-    try:
-        config = json.loads(text)
-        kind = config.get("kind", "mlm")
-        config = dict(config.get("config", {k: v for k, v in config.items() if k != "kind"}))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UsageError(
-            f"{where}: is not a JSON object of MEAD's hyper-parameters ({error})"
-        ) from None
+    given = parse_object(text, where)
+    kind = given.get("kind", "mlm")
+    config = given.get("config", {k: v for k, v in given.items() if k != "kind"})
+    if not isinstance(config, dict) or not isinstance(kind, str):
+        raise UsageError(f"{where}: is not a JSON object of MEAD's hyper-parameters")
 
     def describe(arrays: Mapping[str, np.ndarray], path: str) -> ModelSpec:
         seen = _seen(arrays, path)
         return spec_from_mead(
-            {"vocab": seen["vocab"], **config}, max_positions=seen["positions"] or config.get("mxlen") or config.get("nctx") or 256,
-            token_types=seen["types"] or 2, kind=kind,
-        )  # fmt: skip
+            {"vocab": seen["vocab"], **config},
+            max_positions=seen["positions"] or config.get("mxlen") or config.get("nctx") or 256,
+            token_types=seen["types"] or 2,
+            kind=kind,
+        )
 
     return describe
 
 
 def described_by_options(config: ModelConfig, kind: str = "mlm", seq_length: int = 256) -> Describe:
-    """The model flags as the description; vocabulary, positions and what is more than an encoder come from the arrays."""
+    """The model flags as the description.
+
+    Vocabulary, positions and what is more than an encoder come from the arrays.
+    """
 
     def describe(arrays: Mapping[str, np.ndarray], path: str) -> ModelSpec:
         seen = _seen(arrays, path)
@@ -191,12 +216,12 @@ def described_by_options(config: ModelConfig, kind: str = "mlm", seq_length: int
 
 
 def _kind(arrays: Mapping[str, np.ndarray], asked: str) -> str:
-    """The kind of model that MEAD's arrays are, where it is to be the start of one of the kind that is asked for."""
+    """The kind of model that MEAD's arrays hold; `asked`: the kind of model it is to start."""
     if any(name.startswith("Seq2Seq/") for name in arrays):
         return "seq2seq"
     if any(name.startswith("TLM/ReductionLayer/") for name in arrays):
         return "dual"
-    # Of these MEAD's file has the encoder at most.
+    # Of these, MEAD's file has the encoder at most.
     return "embed" if asked in ("dual", "electra") else asked
 
 
@@ -204,7 +229,8 @@ def _seen(arrays: Mapping[str, np.ndarray], path: str) -> dict[str, int]:
     root = next((root for root in _EMBEDDINGS if f"{root}/x/weights" in arrays), None)
     if root is None:
         raise UsageError(
-            f"{path}: has no array {' or '.join(f'{root}/x/weights' for root in _EMBEDDINGS)}: it is no model of MEAD's"
+            f"{path}: has no array {' or '.join(f'{root}/x/weights' for root in _EMBEDDINGS)}: it "
+            "is no model of MEAD's"
         )
     keys = {"vocab": "x/weights", "positions": "x/pos_weights", "types": "tt/weights"}
     return {

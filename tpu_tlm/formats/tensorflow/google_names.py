@@ -1,4 +1,4 @@
-"""Names of BERT's variables in Google's TensorFlow programs <-> HuggingFace's names without the prefix."""
+"""Names of BERT's variables in Google's TensorFlow programs <-> HuggingFace's names."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from tpu_tlm.formats.mapping import Arrays
 
 _TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 _OPTIMIZER = re.compile(
-    r"(^|/)(adam_[mv]|Adam(_1)?|lamb_[mv]|m|v|global_step|beta[12]_power|LossScale|good_steps|current_loss_scale)(:0)?$"
+    r"(^|/)(adam_[mv]|Adam(_1)?|lamb_[mv]|m|v|global_step|beta[12]_power|LossScale|good_steps"
+    r"|current_loss_scale)(:0)?$"
 )
-# Whole names that follow no rule: HuggingFace's, Google's. The next-sentence matrix is [2, d] in both.
+# Names without a rule: HuggingFace's, Google's. The next-sentence matrix is [2, d] in both.
 _FIXED = {
     "cls.predictions.bias": "cls/predictions/output_bias",
     "cls.seq_relationship.bias": "cls/seq_relationship/output_bias",
 }
-_FIXED_UNTURNED = {"cls.seq_relationship.weight": "cls/seq_relationship/output_weights"}
+_FIXED_UNTRANSPOSED = {"cls.seq_relationship.weight": "cls/seq_relationship/output_weights"}
 
-# Other programs' names -> the names of bert_model.ckpt, applied in this order. Sources: the TF-Hub modules of BERT for TensorFlow 1 (module
-# scope), for TensorFlow 2 in versions 1-2 (`bert_model/encoder`) and 3-4 (`transformer`), and the Keras model of `transformers`.
+# Other programs' names -> the names of bert_model.ckpt, applied in this order. Sources: the
+# TF-Hub modules of BERT for TensorFlow 1 (module scope), for TensorFlow 2 in versions 1-2
+# (`bert_model/encoder`) and 3-4 (`transformer`), and the Keras model of `transformers`.
 _RULES: tuple[tuple[str, str], ...] = (
     (r":0$", ""),
     (r"^module/", ""),
@@ -36,7 +38,8 @@ _RULES: tuple[tuple[str, str], ...] = (
         "bert/embeddings/word_embeddings",
     ),
     (
-        r"^(bert/)?(embedding_postprocessor/|embeddings/)?(type|token_type)_embeddings(/embeddings)?$",
+        r"^(bert/)?(embedding_postprocessor/|embeddings/)?(type|token_type)_embeddings"
+        r"(/embeddings)?$",
         "bert/embeddings/token_type_embeddings",
     ),
     (
@@ -63,29 +66,29 @@ _RULES: tuple[tuple[str, str], ...] = (
 
 
 def google_name(canonical: str) -> tuple[str, bool]:
-    """The name in bert_model.ckpt of an array by HuggingFace's name, and whether a matrix is turned there."""
-    if canonical in _FIXED or canonical in _FIXED_UNTURNED:
-        return {**_FIXED, **_FIXED_UNTURNED}[canonical], False
+    """The name in bert_model.ckpt of a HuggingFace array, and whether it is transposed."""
+    if canonical in _FIXED or canonical in _FIXED_UNTRANSPOSED:
+        return {**_FIXED, **_FIXED_UNTRANSPOSED}[canonical], False
     name = re.sub(r"\.layer\.(\d+)\.", r".layer_\1.", canonical)
-    turned = False
+    transposed = False
     stem, _, last = name.rpartition(".")
     if stem.endswith("LayerNorm"):
         name = f"{stem}.{'gamma' if last == 'weight' else 'beta'}"
     elif stem.endswith(_TABLES):
         name = stem
     elif last == "weight":
-        name, turned = f"{stem}.kernel", True
+        name, transposed = f"{stem}.kernel", True
     if not name.startswith("cls."):
         name = f"bert.{name}"
-    return name.replace(".", "/"), turned
+    return name.replace(".", "/"), transposed
 
 
 def to_google(arrays: Mapping[str, np.ndarray]) -> Arrays:
     """Arrays by canonical name -> by Google's name, matrices `[in, out]`."""
     found = {}
     for canonical, array in arrays.items():
-        name, turned = google_name(canonical)
-        found[name] = np.ascontiguousarray(array.T if turned else array)
+        name, transposed = google_name(canonical)
+        found[name] = np.ascontiguousarray(array.T if transposed else array)
     return found
 
 
@@ -97,14 +100,15 @@ def normalized(name: str) -> str:
 
 
 def from_google(arrays: Mapping[str, np.ndarray]) -> tuple[Arrays, dict[str, str], list[str]]:
-    """Arrays by the name of any of the programs -> by canonical name; canonical -> original name; and the names of optimizer state.
+    """Arrays by the name of any of the programs -> by canonical name.
 
-    Names that follow no rule stay as they are. Kernels by head (`[d, heads, k]`, `[heads, k, d]`) become matrices.
+    Gives also canonical -> original name, and the names of optimizer state. Names that follow no
+    rule stay as they are. Kernels by head (`[d, heads, k]`, `[heads, k, d]`) become matrices.
     """
     found: Arrays = {}
     originals: dict[str, str] = {}
     optimizer: list[str] = []
-    fixed = {theirs: ours for ours, theirs in {**_FIXED, **_FIXED_UNTURNED}.items()}
+    fixed = {theirs: ours for ours, theirs in {**_FIXED, **_FIXED_UNTRANSPOSED}.items()}
     for original, array in arrays.items():
         if _OPTIMIZER.search(original):
             optimizer.append(original)

@@ -1,4 +1,4 @@
-"""Our tokenizers as TensorFlow graphs, so that a served model takes raw strings and splits them exactly as it was trained."""
+"""Our tokenizers as TensorFlow graphs: a served model splits raw strings as in training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tpu_tlm.data.tokenizers.wordpiece import (
 )
 from tpu_tlm.errors import UsageError
 
-# Python's str.split() in RE2's words.
+# The white space of Python's str.split() as an RE2 pattern.
 _WHITE = (
     r"[\t-\r\x1c- \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"
 )
@@ -28,7 +28,7 @@ _CODES = 0x110000
 _SAME, _ALONE, _FIRST = 0, 1, 2
 # The library's time grows faster than the length of a text.
 _CHUNK = 4096
-# Up to here every character is asked for.
+# Below this code every character is tested.
 _SURE = 0x3400
 _NEVER = np.iinfo(np.int32).max
 
@@ -37,7 +37,10 @@ Split = Callable[[tf.Tensor], tf.RaggedTensor]
 
 
 class GraphTokenizer(tf.Module):
-    """Strings `[B]` -> ragged int32 `[B, (ids)]`, the ids that `Tokenizer.encode` gives. Raises `UsageError` for codes it cannot follow."""
+    """Strings `[B]` -> ragged int32 `[B, (ids)]`, the ids that `Tokenizer.encode` gives.
+
+    Raises `UsageError` for a kind of tokenizer, or for codes, that a graph cannot reproduce.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__(name="tokenizer")
@@ -78,10 +81,11 @@ def _table(
 
 
 def character_table(cased: bool) -> tuple[np.ndarray, list[str]]:
-    """What BERT's normalizer and word splitter make of every character.
+    """The result of BERT's normalizer and word splitter for every character.
 
-    uint16 [0x110000]: 0 the character itself, 1 itself as a word of its own, from 2 an index (less 2) into the list of replacements.
-    BERT looks at one character at a time, so that a table holds all of it; it is asked of the library, not written down again.
+    uint16 [0x110000]: 0 the character itself, 1 itself as a word of its own, from 2 an index
+    (less 2) into the list of replacements. BERT treats one character at a time, so a table holds
+    all of it; its entries come from the library.
     """
     pipeline = bert_pipeline({"[UNK]": 0}, cased)
     chars = [
@@ -94,11 +98,12 @@ def character_table(cased: bool) -> tuple[np.ndarray, list[str]]:
         )
     if len(normal) != len(chars):
         raise UsageError(
-            "this version of `tokenizers` normalizes '|' differently: the tokenizer cannot be put inside a SavedModel"
+            "this version of `tokenizers` normalizes '|' differently: the tokenizer cannot be put "
+            "inside a SavedModel"
         )
     normal.append("|")
     chars.append("|")
-    # Letters, marks and unassigned characters, nearly all there are, are never split at.
+    # Letters, marks and unassigned characters, which are nearly all, never end a word.
     alphabet = [
         char
         for char in chars
@@ -108,7 +113,8 @@ def character_table(cased: bool) -> tuple[np.ndarray, list[str]]:
     for begin in range(0, len(alphabet), _CHUNK):
         some = alphabet[begin : begin + _CHUNK]
         words = pipeline.pre_tokenizer.pre_tokenize_str(" ".join(f"a{char}a" for char in some))
-        # In "a?a" a mark makes three words, white space two, anything else one. Every group is three characters and a space long.
+        # In "a?a" a punctuation mark makes three words, white space two, anything else one. Every
+        # group is three characters and a space long.
         pieces = np.bincount([at // 4 for _, (at, _) in words], minlength=len(some))
         apart.update(
             {char: f" {char} " for char, count in zip(some, pieces, strict=True) if count == 3}
@@ -180,14 +186,15 @@ def _unk_where(pieces: tf.RaggedTensor, keep: tf.Tensor, unk_id: int) -> tf.Ragg
 
 
 class BpeSplit(tf.Module):
-    """fastBPE by lookups: in every word the pair of lowest rank is merged, the leftmost first, until none is left."""
+    """fastBPE by lookups: merges the pair of lowest rank in a word, leftmost first, to the end."""
 
     def __init__(self, tokenizer: BpeTokenizer) -> None:
         super().__init__(name="bpe")
         codes = tokenizer._codes
         if odd := irregular_tokens(codes):
             raise UsageError(
-                f"the codes make {sorted(odd)[0]!r} out of order (edited by hand?): they cannot be put inside a SavedModel"
+                f"the codes make {sorted(odd)[0]!r} out of order (edited by hand?): they cannot be "
+                "put inside a SavedModel"
             )
         self.cased = tokenizer.cased
         pairs = sorted(codes.ranks, key=codes.ranks.__getitem__)
@@ -225,7 +232,7 @@ class BpeSplit(tf.Module):
 
     def _merged(self, words: tf.Tensor) -> tf.RaggedTensor:
         """The units of words `[W]` after all merges: ragged strings `[W, (units)]`."""
-        # One column more, always empty, so that a word of one character has a pair to look at.
+        # An empty last column: a word of one character has a pair too.
         units = tf.strings.unicode_split(tf.strings.join([words, ""]), "UTF-8").to_tensor("")
         units = tf.pad(units, [[0, 0], [0, 2]], constant_values="")
         width = tf.shape(units)[1]

@@ -1,4 +1,4 @@
-"""Reading a TensorFlow SavedModel: ours, or BERT from TensorFlow Hub and Keras, by the names of its variables."""
+"""Reading a SavedModel: ours, or BERT from TensorFlow Hub and Keras, by its variables' names."""
 
 from __future__ import annotations
 
@@ -13,25 +13,29 @@ import numpy as np
 from tpu_tlm import filesystem
 from tpu_tlm.data.tokenizers.factory import load_tokenizer
 from tpu_tlm.errors import TlmError, UsageError
-from tpu_tlm.formats.huggingface import tokenizer as hf_tokenizer
-from tpu_tlm.formats.huggingface.read import assemble, read_json
+from tpu_tlm.formats.classifier import Classifier
+from tpu_tlm.formats.huggingface import tokenizer_read
+from tpu_tlm.formats.huggingface.read import assemble, read_config
+from tpu_tlm.formats.json_files import ConfigReader
 from tpu_tlm.formats.mapping import Arrays
-from tpu_tlm.formats.pretrained import PretrainedModel
+from tpu_tlm.formats.pretrained import PretrainedModel, read_spec
 from tpu_tlm.formats.tensorflow.bert_checkpoint import CONFIG, object_names, read_variables
 from tpu_tlm.formats.tensorflow.google_names import from_google
-from tpu_tlm.models.spec import ModelSpec
 
 OWN = "assets.extra/tpu_tlm"
 SPEC, TOKENIZER = f"{OWN}/spec.json", f"{OWN}/tokenizer"
-# Attributes of our served module under which the variables stand by path, and what travels with them.
+# Attributes of our served module that hold the variables by path, and the extras.
 VALUES, EXTRAS = "values", "extras"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-# Where a vocabulary or a configuration may lie.
+# Directories in which a vocabulary or a configuration may be.
 _PLACES = ("", "assets", "assets.extra")
 
 
 def _ours(arrays: Mapping[str, np.ndarray], place: str) -> Arrays:
-    """The arrays under one attribute of our module, by path. TensorFlow writes `/` inside a key as `.S`, and `.` as `..`."""
+    """The arrays under one attribute of our module, by path.
+
+    TensorFlow writes `/` inside a key as `.S`, and `.` as `..`.
+    """
     found = {}
     for key, array in arrays.items():
         if key.startswith(f"{place}/") and key.endswith(_SUFFIX):
@@ -41,7 +45,9 @@ def _ours(arrays: Mapping[str, np.ndarray], place: str) -> Arrays:
 
 
 def read_saved_model(directory: str) -> PretrainedModel:
-    """The model in a SavedModel directory: one that `convert --to savedmodel` wrote, or BERT from TensorFlow Hub or Keras.
+    """The model in a SavedModel directory, ours (`convert --to savedmodel`) or BERT's.
+
+    BERT's are those of TensorFlow Hub and Keras.
 
     Raises `UsageError` when it is none of them, `TlmError` when it is damaged.
     """
@@ -52,12 +58,12 @@ def read_saved_model(directory: str) -> PretrainedModel:
     arrays, names = read_variables(prefix, hashes)
     own = posixpath.join(directory, SPEC)
     if filesystem.exists(own):
-        return _read_ours(directory, read_json(own, hashes), arrays, hashes)
+        return _read_ours(directory, read_config(own, hashes).values, arrays, hashes)
     return _read_bert(directory, object_names(arrays, names), hashes)
 
 
 def _read_ours(
-    directory: str, inside: dict[str, Any], arrays: Arrays, hashes: dict[str, str]
+    directory: str, inside: Mapping[str, Any], arrays: Arrays, hashes: dict[str, str]
 ) -> PretrainedModel:
     where = posixpath.join(directory, SPEC)
     if "spec" not in inside:
@@ -66,12 +72,18 @@ def _read_ours(
     tokenizer = load_tokenizer(tokenizer_dir) if filesystem.is_directory(tokenizer_dir) else None
     return PretrainedModel(
         _ours(arrays, VALUES),
-        ModelSpec.from_json(json.dumps(inside["spec"]), where),
+        read_spec(json.dumps(inside["spec"]), where),
         directory,
         fingerprint=tokenizer.fingerprint() if tokenizer else None,
         own_tokenizer=tokenizer,
         extras=_ours(arrays, EXTRAS),
         hashes=hashes,
+        family=inside.get("family") if isinstance(inside.get("family"), str) else None,
+        classifier=(
+            Classifier.from_json(json.dumps(inside["classifier"]), where)
+            if inside.get("classifier") is not None
+            else None
+        ),
     ).checked()
 
 
@@ -93,16 +105,18 @@ def _read_bert(directory: str, arrays: Arrays, hashes: dict[str, str]) -> Pretra
     if "embeddings.word_embeddings.weight" not in found:
         some = ", ".join(sorted(floats)[:3]) or "none"
         raise UsageError(
-            f"{directory}: its variables ({some}, ...) are not named as BERT's are in TensorFlow Hub or Keras"
+            f"{directory}: its variables ({some}, ...) are not named as BERT's are in TensorFlow "
+            "Hub or Keras"
         )
     config, where, notes = _configuration(directory, found, floats, originals, hashes)
-    vocab = _found(directory, hf_tokenizer.VOCAB)
-    tokenizer = hf_tokenizer.FoundTokenizer(
-        notes=("no vocab.txt lies in it; give the tokenizer's directory with --tokenizer",)
+    vocab = _found(directory, tokenizer_read.VOCAB)
+    tokenizer = tokenizer_read.FoundTokenizer(
+        notes=("it has no vocab.txt; give the tokenizer's directory with --tokenizer",)
     )
     if vocab is not None:
-        tokenizer = hf_tokenizer.read_tokenizer(posixpath.dirname(vocab), hashes, lower=lower)
-    saved = assemble(config, found, originals, tokenizer, hashes, directory, where)
+        tokenizer = tokenizer_read.read_tokenizer(posixpath.dirname(vocab), hashes, lower=lower)
+    config = {**config, "model_type": "bert"}
+    saved = assemble(ConfigReader(config, where), found, originals, tokenizer, hashes, directory)
     if optimizer:
         notes.append(f"{len(optimizer)} arrays of the optimizer dropped ({optimizer[0]}, ...)")
     return saved.replaced(notes=(*saved.notes, *notes), unused=(*saved.unused, *optimizer))
@@ -115,10 +129,10 @@ def _configuration(
     originals: Mapping[str, str],
     hashes: dict[str, str],
 ) -> tuple[dict[str, Any], str, list[str]]:
-    """BERT's configuration, as HuggingFace calls it: from a bert_config.json in the directory, else from the shapes."""
+    """BERT's configuration by HuggingFace's names: from bert_config.json, else from the shapes."""
     beside = _found(directory, CONFIG)
     if beside is not None:
-        config = read_json(beside, hashes)
+        config = dict(read_config(beside, hashes).values)
         if config.get("hidden_act", "gelu") == "gelu":
             config["hidden_act"] = "gelu_new"
         return (
@@ -151,6 +165,7 @@ def _configuration(
         ) from None
     if by_head.ndim != 3:
         notes.append(
-            f"its variables do not show the number of heads: {config['num_attention_heads']} of width 64 are taken, as in Google's models"
+            "its variables do not show the number of heads: "
+            f"{config['num_attention_heads']} of width 64 are assumed, as in Google's models"
         )
     return config, where, notes

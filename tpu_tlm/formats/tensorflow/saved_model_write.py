@@ -19,21 +19,23 @@ from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
 
-# Kinds of models that look at one text.
+# Kinds of models whose input is one text.
 _KINDS = ("mlm", "clm", "embed", "discriminator")
 
 
 class Served(tf.Module):
     """A model behind strings.
 
-    `serving_default`: string `[B]` -> `input_ids` int32 `[B, T]`, `hidden` float32 `[B, T, d]`, `logits` float32 `[B, T, V]` (`[B, T]` for
-    a discriminator, none for an encoder), `pooled` `[B, d]` where the model has BERT's pooler. `features` gives the same without logits;
-    `tokens` takes int32 ids `[B, T]`. Texts are framed as in training, cut and padded to T tokens.
+    `serving_default`: string `[B]` -> `input_ids` int32 `[B, T]`, `hidden` float32 `[B, T, d]`,
+    `logits` float32 `[B, T, V]` (`[B, T]` for a discriminator, none for an encoder), `pooled`
+    `[B, d]` where the model has BERT's pooler. `features` gives the same without logits; `tokens`
+    takes int32 ids `[B, T]`. Texts are framed as in training, cut and padded to T tokens.
     """
 
     def __init__(self, saved: PretrainedModel, length: int) -> None:
         super().__init__(name="served")
-        # Padding is hidden also where training saw it: a short text then has the numbers that it has by itself.
+        # Padding is masked even if training attended to it: a short text then has the numbers
+        # that it has without padding.
         spec = ModelSpec(
             **{**vars(saved.spec), "config": replace(saved.spec.config, mask_pad=True)}
         )
@@ -112,14 +114,15 @@ class Served(tf.Module):
 def write_saved_model(
     saved: PretrainedModel, directory: str, length: int | None = None
 ) -> tuple[dict[str, bytes], list[str]]:
-    """Write the SavedModel into a directory; gives further files for it by name, and notes for the user.
+    """Write the SavedModel into a directory; gives its other files by name, and notes.
 
-    `length`: tokens of a text; None for the longest of the training. Raises `UsageError` for a model of a kind that takes no single
-    text, without a tokenizer, or too short a length.
+    `length`: tokens of a text; None for the longest of the training. Raises `UsageError` for a
+    model of a kind that takes no single text, without a tokenizer, or with too short a length.
     """
     if saved.spec.kind not in _KINDS:
         raise UsageError(
-            f"{saved.source}: a model of kind {saved.spec.kind!r} takes no single text and cannot be served"
+            f"{saved.source}: a model of kind {saved.spec.kind!r} takes no single text and cannot "
+            "be served"
         )
     longest = saved.spec.seq_length
     if length is not None and not 4 <= length <= longest:
@@ -130,7 +133,17 @@ def write_saved_model(
     tf.saved_model.save(served, directory, signatures=served.signatures())
     found = {
         SPEC: (
-            json.dumps({"spec": json.loads(saved.spec.to_json()), "length": served.length}) + "\n"
+            json.dumps(
+                {
+                    "spec": json.loads(saved.spec.to_json()),
+                    "length": served.length,
+                    "family": saved.family,
+                    "classifier": json.loads(saved.classifier.to_json())
+                    if saved.classifier is not None
+                    else None,
+                }
+            )
+            + "\n"
         ).encode()
     }
     with tempfile.TemporaryDirectory() as temporary:
@@ -140,6 +153,7 @@ def write_saved_model(
     notes = [f"texts are cut and padded to {served.length} tokens (--length)"]
     if saved.tokenizer().kind == "wordpiece":
         notes.append(
-            "a program that loads it must import tensorflow_text (TensorFlow Serving has it built in)"
+            "a program that loads it must import tensorflow_text (TensorFlow Serving has it built "
+            "in)"
         )
     return found, notes

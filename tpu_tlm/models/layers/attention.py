@@ -83,6 +83,7 @@ class MultiHeadedAttention(Layer):
         pdrop: float = 0.0,
         window: int | None = None,
         single_head: bool = False,
+        use_bias: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -106,8 +107,9 @@ class MultiHeadedAttention(Layer):
         if single_head:
             self.qkv = SingleQKV(d_model, self.d_k, name="qkv", dtype=self.dtype_policy)
         else:
-            self.qkv = QKV(d_model, num_heads, self.d_k, name="qkv", dtype=self.dtype_policy)
-            self.w_O = Output(d_model, num_heads, self.d_k, name="w_O", dtype=self.dtype_policy)
+            biases: dict[str, Any] = {"use_bias": use_bias, "dtype": self.dtype_policy}
+            self.qkv = QKV(d_model, num_heads, self.d_k, name="qkv", **biases)
+            self.w_O = Output(d_model, num_heads, self.d_k, name="w_O", **biases)
 
     def position_tables(self) -> Tables:
         """The position encoding's tensors for `scores`, `position_bias` and `weighted_values`.

@@ -29,6 +29,7 @@ def make_attention(
         d_k=config.d_k,
         pdrop=config.dropout,
         single_head=config.single_head,
+        use_bias=config.use_bias,
         window=None if cross else config.window_of(layer),
     )
     encoding = relative_encoding(config)
@@ -44,6 +45,8 @@ def check_layers(config: ModelConfig, count: int) -> None:
             f"--rpr_k has {len(config.rpr_k)} numbers for {count} layers; give one, or one per"
             " layer"
         )
+    if config.shared_layers and (config.local_window or len(config.rpr_k) > 1):
+        raise ValueError("--shared_layers: --local_window and --rpr_k per layer need own layers")
     if config.local_window and config.global_every < 1:
         raise ValueError(f"--global_every must be 1 or more, not {config.global_every}")
 

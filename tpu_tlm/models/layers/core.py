@@ -26,9 +26,10 @@ ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "gelu-exact": _gelu_exact,
     "relu": tf.nn.relu,
     "geglu": _gelu_tanh,
+    "geglu-exact": _gelu_exact,
     "swiglu": tf.nn.silu,
 }
-GATED = ("geglu", "swiglu")
+GATED = ("geglu", "geglu-exact", "swiglu")
 
 
 class Dense(Layer):
@@ -97,22 +98,27 @@ def _layer_norm(
 class LayerNorm(Layer):
     """Layer normalization of the last axis (arXiv 1607.06450).
 
-    Statistics and parameters are float32 for every input dtype.
+    Statistics and parameters are float32 for every input dtype. `use_bias`: whether beta is added.
     """
 
-    def __init__(self, size: int, *, epsilon: float, **kwargs: Any) -> None:
+    def __init__(self, size: int, *, epsilon: float, use_bias: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.epsilon = epsilon
         self.gamma = self.add_weight(
             name="gamma", shape=(size,), initializer="ones", autocast=False
         )
-        self.beta = self.add_weight(name="beta", shape=(size,), initializer="zeros", autocast=False)
+        self.beta = (
+            self.add_weight(name="beta", shape=(size,), initializer="zeros", autocast=False)
+            if use_bias
+            else None
+        )
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
+        gamma = tf.convert_to_tensor(self.gamma)
         y = _layer_norm(
             x,
-            tf.convert_to_tensor(self.gamma),
-            tf.convert_to_tensor(self.beta),
+            gamma,
+            tf.zeros_like(gamma) if self.beta is None else tf.convert_to_tensor(self.beta),
             tf.constant(self.epsilon),
         )
         return tf.cast(y, self.compute_dtype)
@@ -140,8 +146,10 @@ class RMSNorm(Layer):
 
 def make_norm(config: ModelConfig, size: int | None = None, **kwargs: Any) -> Layer:
     """The norm of the configuration (`norm_type`) over `size` units (None: d_model)."""
-    kind = RMSNorm if config.norm_type == "rms-norm" else LayerNorm
-    return kind(size or config.d_model, epsilon=config.layer_norm_eps, **kwargs)
+    size, epsilon = size or config.d_model, config.layer_norm_eps
+    if config.norm_type == "rms-norm":
+        return RMSNorm(size, epsilon=epsilon, **kwargs)
+    return LayerNorm(size, epsilon=epsilon, use_bias=config.norm_bias, **kwargs)
 
 
 class FFN(Layer):
@@ -149,22 +157,26 @@ class FFN(Layer):
 
     `squeeze(dropout(activation(expansion(x))))`; with `geglu` and `swiglu`
     `squeeze(dropout(f(gate(x)) * expansion(x)))`, f gelu or silu (arXiv 2002.05202). All have
-    biases.
+    biases, unless `use_bias` is false.
     """
 
     def __init__(
-        self, d_model: int, d_ff: int, *, activation: str, pdrop: float, **kwargs: Any
+        self,
+        d_model: int,
+        d_ff: int,
+        *,
+        activation: str,
+        pdrop: float,
+        use_bias: bool = True,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.pdrop = pdrop
         self.activation = ACTIVATIONS[activation]
-        self.expansion = Dense(d_model, d_ff, name="expansion", dtype=self.dtype_policy)
-        self.gate = (
-            Dense(d_model, d_ff, name="gate", dtype=self.dtype_policy)
-            if activation in GATED
-            else None
-        )
-        self.squeeze = Dense(d_ff, d_model, name="squeeze", dtype=self.dtype_policy)
+        biases: dict[str, Any] = {"use_bias": use_bias, "dtype": self.dtype_policy}
+        self.expansion = Dense(d_model, d_ff, name="expansion", **biases)
+        self.gate = Dense(d_model, d_ff, name="gate", **biases) if activation in GATED else None
+        self.squeeze = Dense(d_ff, d_model, name="squeeze", **biases)
 
     def call(self, x: tf.Tensor, key: Key | None = None, training: bool | None = None) -> tf.Tensor:
         key = self.dropout_key(x, key, training)

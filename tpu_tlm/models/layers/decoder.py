@@ -38,6 +38,7 @@ class TransformerDecoder(Layer):
             config.d_ff,
             activation=config.activation,
             pdrop=config.ffn_pdrop,
+            use_bias=config.use_bias,
             name="ffn",
             dtype=policy,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
@@ -34,7 +35,14 @@ class TransformerEncoder(Layer):
         super().__init__(**kwargs)
         self.order, self.pdrop = config.transformer_type, config.dropout
         policy = self.dtype_policy
-        self.ln1 = make_norm(config, name="ln1", dtype=policy)
+        if config.skip_first_norm and self.order != "pre-layer-norm":
+            raise ValueError("--skip_first_norm: only with --transformer_type pre-layer-norm")
+        skips = config.skip_first_norm and layer == 0
+        self.ln1: keras.layers.Layer = (
+            keras.layers.Identity(name="ln1", dtype=policy)
+            if skips
+            else make_norm(config, name="ln1", dtype=policy)
+        )
         self.ln2 = make_norm(config, name="ln2", dtype=policy)
         self.attn = make_attention(config, layer, causal=causal, name="attn", dtype=policy)
         self.ffn = FFN(
@@ -42,6 +50,7 @@ class TransformerEncoder(Layer):
             config.d_ff,
             activation=config.activation,
             pdrop=config.ffn_pdrop,
+            use_bias=config.use_bias,
             name="ffn",
             dtype=policy,
         )
@@ -94,7 +103,8 @@ class TransformerEncoderStack(Layer):
         self.config = config
         policy = self.dtype_policy
         self.blocks: list[Layer] = []
-        for i in range(config.num_layers):
+        # With shared layers one block runs `num_layers` times.
+        for i in range(1 if config.shared_layers else config.num_layers):
             if config.mlp:
                 self.blocks.append(GatedMLPEncoder(config, seq_length, name=str(i), dtype=policy))
             else:
@@ -106,7 +116,10 @@ class TransformerEncoderStack(Layer):
 
     def caches(self, rows: int, length: int, position: tf.Tensor) -> list[Cache]:
         """Empty caches of all blocks, for stepwise generation at `position`."""
-        return [block.attn.cache(rows, length, position) for block in self.blocks]
+        return [block.attn.cache(rows, length, position) for block in self._all_blocks()]
+
+    def _all_blocks(self) -> list[Layer]:
+        return list(self.blocks) * (self.config.num_layers if self.config.shared_layers else 1)
 
     def call(
         self,
@@ -119,6 +132,11 @@ class TransformerEncoderStack(Layer):
         check_static_length(x)
         key = self.dropout_key(x, key, training)
         x = run_blocks(
-            self.blocks, self.config, x, key=key, caches=caches, attention_mask=attention_mask
+            self._all_blocks(),
+            self.config,
+            x,
+            key=key,
+            caches=caches,
+            attention_mask=attention_mask,
         )
         return x if self.ln is None else self.ln(x)

@@ -29,7 +29,9 @@ class Head(Layer):
         self.dense: Dense | None = None
         self.projection: Dense | None = None
         if config.mlm_head == "bert":
-            self.dense = Dense(config.d_model, width, name="dense", dtype=policy)
+            self.dense = Dense(
+                config.d_model, width, use_bias=config.use_bias, name="dense", dtype=policy
+            )
             self.activation = ACTIVATIONS[config.activation]
             self.ln = make_norm(config, width, name="ln", dtype=policy)
         elif width != config.d_model:

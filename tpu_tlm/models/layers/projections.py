@@ -19,25 +19,31 @@ class QKV(Layer):
     Kernel `[d, 3, h, k]`, bias `[3, h, k]`.
     """
 
-    def __init__(self, d_model: int, num_heads: int, d_k: int, **kwargs: Any) -> None:
+    def __init__(
+        self, d_model: int, num_heads: int, d_k: int, *, use_bias: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.shape = (3, num_heads, d_k)
         self.kernel = self.add_weight(
             name="kernel", shape=(d_model, *self.shape), initializer="zeros"
         )
-        self.bias = self.add_weight(name="bias", shape=self.shape, initializer="zeros")
+        self.bias = (
+            self.add_weight(name="bias", shape=self.shape, initializer="zeros")
+            if use_bias
+            else None
+        )
 
     def _project(self, x: tf.Tensor, first: int, last: int) -> list[tf.Tensor]:
         # Keras casts within `call`; `queries` and `keys_values` may be called from outside it.
         kernels = tf.unstack(tf.cast(self.kernel, self.compute_dtype), axis=1)
-        biases = tf.unstack(tf.cast(self.bias, self.compute_dtype))
         # One product each, and no reshape that joins heads and widths: a TPU then writes each
         # result in the layout of attention. Transposing a joint result cost as much as all
         # products of the layer.
-        return [
-            tf.einsum("btd,dhk->bhtk", x, kernels[i]) + biases[i][:, None]
-            for i in range(first, last)
-        ]
+        heads = [tf.einsum("btd,dhk->bhtk", x, kernels[i]) for i in range(first, last)]
+        if self.bias is None:
+            return heads
+        biases = tf.unstack(tf.cast(self.bias, self.compute_dtype))
+        return [head + biases[i][:, None] for i, head in enumerate(heads, first)]
 
     def call(self, x: tf.Tensor) -> Heads:
         q, k, v = self._project(x, 0, 3)
@@ -80,12 +86,19 @@ class Output(Layer):
     Kernel `[h, k, d]`, bias `[d]`.
     """
 
-    def __init__(self, d_model: int, num_heads: int, d_k: int, **kwargs: Any) -> None:
+    def __init__(
+        self, d_model: int, num_heads: int, d_k: int, *, use_bias: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.kernel = self.add_weight(
             name="kernel", shape=(num_heads, d_k, d_model), initializer="zeros"
         )
-        self.bias = self.add_weight(name="bias", shape=(d_model,), initializer="zeros")
+        self.bias = (
+            self.add_weight(name="bias", shape=(d_model,), initializer="zeros")
+            if use_bias
+            else None
+        )
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.einsum("bhtk,hkd->btd", x, self.kernel) + self.bias
+        y = tf.einsum("bhtk,hkd->btd", x, self.kernel)
+        return y if self.bias is None else y + self.bias

@@ -54,10 +54,12 @@ class RotaryAttention(MultiHeadedAttention):
 class Rotary(RelativeEncoding):
     """`rotary`: wavelengths from 2 pi to 2 pi times `rotary_base`; nothing is learned."""
 
-    options = ("rotary_base",)
+    options = ("rotary_base", "rotary_base_local")
 
     def attention(
         self, config: ModelConfig, layer: int, *, causal: bool, cross: bool, **kwargs: Any
     ) -> MultiHeadedAttention:
         base = config.rotary_base
+        if config.rotary_base_local is not None and config.window_of(layer) is not None:
+            base = config.rotary_base_local
         return RotaryAttention(config.d_model, config.num_heads, base=base, **kwargs)

@@ -1,0 +1,237 @@
+"""Every HuggingFace family against `transformers`: random small models, both ways, with heads."""
+
+from __future__ import annotations
+
+import json
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import hf
+from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.classifier import SEQUENCE
+from tpu_tlm.formats.huggingface.families import FAMILIES, names
+from tpu_tlm.formats.huggingface.read import read_hf
+from tpu_tlm.formats.load import load
+from tpu_tlm.formats.save import save
+
+pytestmark = hf.needs_torch
+SIZES = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 24,
+}
+ROBERTA = {**SIZES, "type_vocab_size": 1, "pad_token_id": 1, "layer_norm_eps": 1e-5}
+GPT2 = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 24}
+DISTIL = {
+    "vocab_size": 99,
+    "dim": 32,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 64,
+    "max_position_embeddings": 24,
+}
+ALBERT = {**SIZES, "embedding_size": 16}
+MODERN = {
+    **SIZES,
+    "num_hidden_layers": 5,
+    "local_attention": 8,
+    **{"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
+    **{"cls_token_id": 2, "sep_token_id": 3},
+}
+LABELS = {
+    "id2label": {0: "bad", 1: "good", 2: "ugly"},
+    "label2id": {"bad": 0, "good": 1, "ugly": 2},
+}
+UNTIED = {"tie_word_embeddings": False}
+# Start of the class names, end of the class name, configuration.
+CASES = [
+    *(("Bert", end, SIZES) for end in ("ForMaskedLM", "Model")),
+    ("Bert", "ForMaskedLM", {**SIZES, **UNTIED, "hidden_act": "gelu_new"}),
+    *(("Roberta", end, ROBERTA) for end in ("ForMaskedLM", "Model")),
+    ("Roberta", "ForMaskedLM", {**ROBERTA, **UNTIED}),
+    ("XLMRoberta", "ForMaskedLM", ROBERTA),
+    ("Camembert", "ForMaskedLM", ROBERTA),
+    ("Electra", "ForMaskedLM", {**SIZES, "embedding_size": 16}),
+    ("Electra", "ForPreTraining", {**SIZES, "embedding_size": 16}),
+    *(("DistilBert", end, DISTIL) for end in ("ForMaskedLM", "Model")),
+    ("DistilBert", "ForMaskedLM", {**DISTIL, **UNTIED, "sinusoidal_pos_embds": True}),
+    *(("Albert", end, ALBERT) for end in ("ForMaskedLM", "Model")),
+    *(("ModernBert", end, MODERN) for end in ("ForMaskedLM", "Model")),
+    ("ModernBert", "ForMaskedLM", {**MODERN, **UNTIED, "norm_bias": True}),
+    ("ModernBert", "ForMaskedLM", {**MODERN, "layer_types": ["full_attention"] * 5}),
+    ("GPT2", "LMHeadModel", GPT2),
+    ("GPT2", "LMHeadModel", {**GPT2, **UNTIED, "n_inner": 48, "activation_function": "relu"}),
+    *(("Bert", end, {**SIZES, **LABELS}) for end in hf.CLASSIFIERS),
+    *(("Roberta", end, {**ROBERTA, **LABELS}) for end in hf.CLASSIFIERS),
+    *(("XLMRoberta", end, {**ROBERTA, **LABELS}) for end in hf.CLASSIFIERS),
+    *(("Electra", end, {**SIZES, **LABELS, "embedding_size": 16}) for end in hf.CLASSIFIERS),
+    *(("DistilBert", end, {**DISTIL, **LABELS}) for end in hf.CLASSIFIERS),
+    *(("Albert", end, {**ALBERT, **LABELS}) for end in hf.CLASSIFIERS),
+    *(("ModernBert", end, {**MODERN, **LABELS}) for end in hf.CLASSIFIERS),
+    ("ModernBert", "ForSequenceClassification", {**MODERN, **LABELS, "classifier_pooling": "mean"}),
+    *(("GPT2", end, {**GPT2, **LABELS, "pad_token_id": 0}) for end in hf.CLASSIFIERS),
+]
+
+
+def name_of(case):
+    start, end, config = case
+    return f"{start}{end}{'-untied' if config.get('tie_word_embeddings') is False else ''}"
+
+
+def random_model(start, end, config):
+    """A model of `transformers` whose biases are not zero and whose norms are not one."""
+    import torch
+    import transformers
+
+    torch.manual_seed(zlib.crc32(start.encode()))
+    model = getattr(transformers, start + end)(getattr(transformers, f"{start}Config")(**config))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def batch(model):
+    """Random ids `[B, T]` with padding where the family has it, the mask, and token types."""
+    rng = np.random.default_rng(3)
+    causal = model.config.model_type == "gpt2"
+    lengths = np.array([14, 14, 14] if causal and "pad" not in str(model.config) else [14, 9, 4])
+    mask = (np.arange(14) < lengths[:, None]).astype(np.int64)
+    pad = model.config.pad_token_id or 0
+    x = np.where(mask == 1, rng.integers(5, 99, (3, 14)), pad)
+    types = getattr(model.config, "type_vocab_size", 0) or 0
+    tt = (np.arange(14) >= 7).astype(np.int64) * np.ones_like(x) if types > 1 else None
+    return x, mask, tt
+
+
+def our_outputs(saved, x, mask, tt):
+    features = {"x": tf.constant(x.astype(np.int32))}
+    if tt is not None:
+        features["tt"] = tf.constant(tt.astype(np.int32))
+    model = saved.model()
+    found = {"hidden": model.encode(features).numpy()}
+    if saved.classifier is not None:
+        found["logits"] = saved.classifier.logits(saved.extras, found["hidden"], mask)
+    elif saved.spec.kind != "embed":
+        logits = model(features).numpy()
+        found["logits"] = logits[..., : saved.spec.vocab_size] if logits.ndim == 3 else logits
+    return found
+
+
+def assert_close(found, expected, mask, atol):
+    for key, value in found.items():
+        assert value.shape == expected[key].shape
+        real = mask == 1 if value.ndim > 1 and value.shape[:2] == mask.shape else slice(None)
+        np.testing.assert_allclose(value[real], expected[key][real], atol=atol, err_msg=key)
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_both_ways(case, tmp_path):
+    """`transformers` writes and we compute; we write and `transformers` computes the same."""
+    start, end, config = case
+    theirs = random_model(*case)
+    x, mask, tt = batch(theirs)
+    expected = hf.outputs(theirs, x, mask, tt)
+    theirs.save_pretrained(tmp_path / "theirs")
+    saved = load(str(tmp_path / "theirs"))
+    assert not saved.unused
+    assert_close(our_outputs(saved, x, mask, tt), expected, mask, 1e-4)
+    if end in hf.CLASSIFIERS:
+        assert saved.classifier is not None and saved.classifier.labels == ("bad", "good", "ugly")
+    # Through our own format, which must keep family, heads and labels.
+    save(saved, str(tmp_path / "model.npz"))
+    save(load(str(tmp_path / "model.npz")), str(tmp_path / "ours"), "hf")
+    written = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert written["architectures"] == [start + end]
+    back = hf.load(start + end, tmp_path / "ours")
+    if end in hf.CLASSIFIERS:
+        assert back.config.id2label == {0: "bad", 1: "good", 2: "ugly"}
+    again = hf.outputs(back, x, mask, tt)
+    assert set(again) == set(expected)
+    for key, value in expected.items():
+        np.testing.assert_allclose(again[key], value, atol=1e-5, err_msg=key)
+    # Without our own configuration the directory means the same.
+    del written["tpu_tlm"]
+    (tmp_path / "ours" / "config.json").write_text(json.dumps(written))
+    alone = read_hf(str(tmp_path / "ours"))
+    assert alone.classifier == saved.classifier and alone.spec.config == saved.spec.config
+
+
+def test_gradients_are_those_of_transformers(tmp_path):
+    import torch
+
+    model = random_model("Bert", "ForMaskedLM", SIZES)
+    x, mask, _ = batch(model)
+    model.save_pretrained(tmp_path / "theirs")
+    labels = np.where(mask == 1, x, -100)
+    given = {"input_ids": x, "attention_mask": mask, "labels": labels}
+    model(**{k: torch.from_numpy(v) for k, v in given.items()}).loss.backward()
+    ours = load(str(tmp_path / "theirs")).model()
+    table = ours.embeddings.features["x"].table
+    with tf.GradientTape() as tape:
+        logits = ours({"x": tf.constant(x.astype(np.int32))})[..., :99]
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.constant(x), logits)
+        loss = tf.reduce_sum(losses * mask) / mask.sum()
+    found = tf.convert_to_tensor(tape.gradient(loss, table.value)).numpy()[:99]
+    expected = model.bert.embeddings.word_embeddings.weight.grad.numpy()
+    # `transformers` does not train the padding row.
+    np.testing.assert_allclose(found[1:], expected[1:], atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_weights(dtype, tmp_path):
+    import torch
+
+    model = random_model("Roberta", "ForMaskedLM", ROBERTA).to(getattr(torch, dtype))
+    model.save_pretrained(tmp_path / "theirs")
+    x, mask, tt = batch(model)
+    expected = hf.outputs(model.to(torch.float32), x, mask, tt)
+    assert_close(our_outputs(load(str(tmp_path / "theirs")), x, mask, tt), expected, mask, 1e-4)
+
+
+def test_shards_with_an_index(tmp_path):
+    model = random_model("Bert", "ForMaskedLM", SIZES)
+    model.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
+    assert (tmp_path / "theirs" / "model.safetensors.index.json").exists()
+    x, mask, tt = batch(model)
+    expected = hf.outputs(model, x, mask, tt)
+    assert_close(our_outputs(load(str(tmp_path / "theirs")), x, mask, tt), expected, mask, 1e-4)
+
+
+def test_a_pipeline_takes_a_classifier(tmp_path):
+    """`transformers.pipeline` loads what we wrote and answers with its labels."""
+    from transformers import pipeline
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(94))]
+    model = random_model("Bert", "ForSequenceClassification", {**SIZES, **LABELS})
+    model.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
+    saved = load(str(tmp_path / "theirs"))
+    assert saved.classifier.task == SEQUENCE
+    save(saved, str(tmp_path / "ours"), "hf")
+    found = pipeline("text-classification", str(tmp_path / "ours"))("w1 w2 w3", top_k=3)
+    ids = np.array([[2, 6, 7, 8, 3]])
+    logits = hf.outputs(model, ids, np.ones_like(ids))["logits"][0]
+    best = ["bad", "good", "ugly"][int(logits.argmax())]
+    assert found[0]["label"] == best
+    assert abs(found[0]["score"] - np.exp(logits.max()) / np.exp(logits).sum()) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["deberta-v2", "longformer", "nothing"])
+def test_other_families_are_refused_by_name(kind, tmp_path):
+    random_model("Bert", "ForMaskedLM", SIZES).save_pretrained(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": kind}))
+    with pytest.raises(UsageError, match=f"{kind}.*distilbert"):
+        load(str(tmp_path / "theirs"))
+
+
+def test_every_family_is_tested():
+    tested = {start.lower().replace("xlmroberta", "xlm-roberta") for start, _, _ in CASES}
+    assert tested == set(names()) and len(set(names())) == len(FAMILIES)

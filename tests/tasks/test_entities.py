@@ -1,0 +1,101 @@
+"""Entities by conlleval's rules, scheme errors, and metrics against hand-made values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tpu_tlm.tasks.entities import Entity, broken, entities, entity_counts, f1, scheme_of
+from tpu_tlm.tasks.metrics import bootstrap, calibration, improves, metrics_of, per_class
+
+
+@pytest.mark.parametrize(
+    ("tags", "found"),
+    [
+        ("B-LOC I-LOC O", [("LOC", 0, 2)]),
+        ("B-LOC B-LOC", [("LOC", 0, 1), ("LOC", 1, 2)]),
+        ("I-LOC I-LOC O I-PER", [("LOC", 0, 2), ("PER", 3, 4)]),  # IOB1, or broken IOB2
+        ("B-LOC I-PER", [("LOC", 0, 1), ("PER", 1, 2)]),
+        ("S-LOC B-PER I-PER E-PER S-PER", [("LOC", 0, 1), ("PER", 1, 4), ("PER", 4, 5)]),
+        ("U-LOC B-PER L-PER", [("LOC", 0, 1), ("PER", 1, 3)]),
+        ("E-LOC E-LOC", [("LOC", 0, 1), ("LOC", 1, 2)]),
+        ("O O", []),
+        ("B-a-b I-a-b", [("a-b", 0, 2)]),
+    ],
+)
+def test_spans(tags: str, found: list[tuple[str, int, int]]) -> None:
+    assert entities(tags.split()) == [Entity(*entity) for entity in found]
+
+
+def test_schemes() -> None:
+    assert scheme_of(["B-LOC", "I-LOC", "O"]) == "IOB"
+    assert scheme_of(["B-LOC", "S-LOC", "O"]) == "IOBES"
+    assert scheme_of(["NN", "VB"]) is None
+    assert scheme_of(["B-LOC", "NN"]) is None
+
+
+@pytest.mark.parametrize(
+    ("tags", "scheme", "wrong"),
+    [
+        ("B-X I-X O", "IOB", []),
+        ("O I-X", "IOB", [1]),
+        ("B-X I-Y", "IOB", [1]),
+        ("B-X E-X S-Y", "IOBES", []),
+        ("B-X O", "IOBES", [0]),
+        ("B-X I-X", "IOBES", [1]),
+        ("E-X", "IOBES", [0]),
+    ],
+)
+def test_scheme_errors(tags: str, scheme: str, wrong: list[int]) -> None:
+    assert broken(tags.split(), scheme) == wrong
+
+
+def test_entity_f1() -> None:
+    gold = [["B-X", "I-X", "O", "B-Y"], ["B-Y"]]
+    guess = [["B-X", "O", "O", "B-Y"], ["O"]]
+    assert entity_counts(gold, guess) == {"X": (0, 1, 1), "Y": (1, 1, 2)}
+    assert f1(1, 2, 3) == pytest.approx((0.5, 1 / 3, 0.4))
+    found = metrics_of("tag", ["B-X", "B-Y", "I-X", "O"], gold, guess, None)
+    assert found["entity_f1"] == pytest.approx(0.4)
+    assert found["accuracy"] == pytest.approx(3 / 5)
+
+
+def test_classification_metrics() -> None:
+    labels = ["a", "b"]
+    gold, guess = ["a", "a", "b", "b"], ["a", "b", "b", "b"]
+    p = [np.array(x) for x in ([0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7])]
+    found = metrics_of("classify", labels, gold, guess, p)
+    assert found["accuracy"] == 0.75 and found["auc"] == 1.0
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert found["matthews"] == pytest.approx(1 / 3**0.5)
+    assert found["loss"] == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.7]).mean())
+    table = {row["label"]: row for row in per_class("classify", labels, gold, guess)}
+    assert table["b"]["precision"] == pytest.approx(2 / 3) and table["a"]["count"] == 2
+    # One class only: no AUC, and no error.
+    assert np.isnan(metrics_of("classify", labels, ["a"], ["a"], p[:1])["auc"])
+
+
+def test_regression_and_multilabel_metrics() -> None:
+    found = metrics_of("regress", [], [1.0, 2.0, 3.0], [1.0, 3.0, 5.0], None)
+    assert found["pearson"] == pytest.approx(1.0) and found["mean_absolute_error"] == 1.0
+    assert np.isnan(metrics_of("regress", [], [1.0, 1.0], [1.0, 2.0], None)["pearson"])
+    p = [np.array([0.9, 0.2]), np.array([0.4, 0.8])]
+    found = metrics_of("multilabel", ["x", "y"], [["x"], ["x", "y"]], [["x"], ["y"]], p)
+    assert found["exact_match"] == 0.5 and found["micro_f1"] == pytest.approx(0.8)
+
+
+def test_which_value_is_better() -> None:
+    assert improves("accuracy", 0.5, None) and improves("accuracy", 0.6, 0.5)
+    assert improves("loss", 0.4, 0.5) and not improves("loss", 0.6, 0.5)
+    assert not improves("accuracy", float("nan"), 0.1) and improves("accuracy", 0.1, float("nan"))
+
+
+def test_calibration_and_bootstrap() -> None:
+    right = np.array([1.0, 1.0, 0.0, 1.0])
+    table, error = calibration(right, np.array([0.95, 0.95, 0.55, 1.0]))
+    assert [row["count"] for row in table] == [1, 3] and table[1]["accuracy"] == 1.0
+    assert error == pytest.approx(0.25 * 0.55 + 0.75 * (1 - 2.9 / 3))
+    values = np.arange(100) < 80
+    low, high = bootstrap(lambda i: float(values[i].mean()), 100, seed=0)
+    assert 0.70 < low < 0.76 and 0.84 < high < 0.90
+    assert (low, high) == bootstrap(lambda i: float(values[i].mean()), 100, seed=0)

@@ -1,0 +1,37 @@
+"""A SavedModel of a fine-tuned run gives strings the predictor's probabilities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.tasks.toy_tasks import cpu, options, reviews, toy_model
+from tpu_tlm.errors import UsageError
+from tpu_tlm.tasks.finetune import finetune
+from tpu_tlm.tasks.predict import load_predictor
+from tpu_tlm.tasks.serve import save_serving
+
+TEXTS = ["a good day", "the film is very bad", " ".join(["happy"] * 50)]
+
+
+def test_strings_give_the_predictor_s_probabilities(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow_text")
+    toy_model(tmp_path)
+    train = reviews(tmp_path / "train.csv", 64)
+    run = finetune(
+        options(tmp_path, train=str(train), epochs=1, serving=True, buckets=1), cpu()
+    ).run_dir
+    predictor = load_predictor(run)
+    served = tf.saved_model.load(f"{run}/serving")
+    found = served.signatures["serving_default"](text=tf.constant(TEXTS))
+    expected = predictor(TEXTS)
+    names = served.signatures["labels"]()["labels"].numpy().tolist()
+    assert names == [b"neg", b"pos"]
+    for one, label, row in zip(expected, found["label"], found["probabilities"], strict=True):
+        assert label.numpy().decode() == one.guess
+        np.testing.assert_allclose(row, list(one.scores.values()), atol=1e-5)
+    with pytest.raises(UsageError, match="length 99"):
+        save_serving(predictor, str(tmp_path / "x"), 99)

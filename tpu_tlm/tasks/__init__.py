@@ -1,0 +1,1 @@
+"""Fine-tuning: the supervised tasks, their data, heads, metrics and training."""

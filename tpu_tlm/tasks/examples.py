@@ -1,0 +1,214 @@
+"""Rows to token ids: framing, pairs, cutting or windows, words of tagged sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tpu_tlm.data.tokenizers.base import Tokenizer
+from tpu_tlm.errors import OptionError
+from tpu_tlm.models.positions.registry import max_length as longest
+from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.tasks.read import Row
+
+# Where the model has no longest text of its own.
+DEFAULT_LENGTH = 512
+# Texts per call of the tokenizer.
+_CHUNK = 4096
+
+
+@dataclass
+class Examples:
+    """Token ids of windows of texts; a text that fits has one window.
+
+    ids: int32 arrays. types: token types, of pairs in one sequence. second: ids of the second
+    texts, where each is encoded by itself. of: row of each window, int64 `[windows]`. words: for
+    tagging, the word that each position is the first piece of, else -1. rows: number of rows.
+    cut: rows of which tokens were left out.
+    """
+
+    ids: list[np.ndarray]
+    types: list[np.ndarray] | None
+    second: list[np.ndarray] | None
+    of: np.ndarray
+    words: list[np.ndarray] | None
+    rows: int
+    cut: int
+
+    def lengths(self) -> np.ndarray:
+        """Tokens of each window (the longer of two texts): int64 `[windows]`."""
+        own = np.array([len(x) for x in self.ids], np.int64)
+        if self.second is None:
+            return own
+        return np.maximum(own, [len(x) for x in self.second])
+
+    def windows(self) -> np.ndarray:
+        """Number of windows of each row: int64 `[rows]`."""
+        return np.bincount(self.of, minlength=self.rows)
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+    """Token ids of each text, int32, nothing added; line breaks count as spaces."""
+    found: list[np.ndarray] = []
+    for start in range(0, len(texts), _CHUNK):
+        lines = [
+            text.replace("\r", " ").replace("\n", " ").encode("utf-8", "replace")
+            for text in texts[start : start + _CHUNK]
+        ]
+        encoded = tokenizer.encode_lines(lines)
+        offsets = np.asarray(encoded.offsets)
+        ids = np.asarray(encoded.ids).astype(np.int32)
+        found += [ids[a:b] for a, b in zip(offsets, offsets[1:], strict=False)]
+    return found
+
+
+class Framer:
+    """Makes model inputs of texts: framed as the model's training examples were.
+
+    max_length: tokens of a window at most, frame included. stride: tokens that neighbouring
+    windows share; 0: long texts are cut (words of tagged sentences never are: they become windows
+    side by side). whole: long texts become windows side by side instead. pairs: None, "joint" or
+    "shared".
+
+    Raises `UsageError` for a length or stride that the model cannot take.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int | None = None,
+        stride: int = 0,
+        pairs: str | None = None,
+        whole: bool = False,
+    ) -> None:
+        self.windowed = whole or bool(stride)
+        self.spec, self.tokenizer, self.pairs, self.stride = spec, tokenizer, pairs, stride
+        limit = longest(spec)
+        if max_length is not None and limit is not None and max_length > limit:
+            raise OptionError(f"--max_length {max_length}: the model takes {limit} tokens at most")
+        self.max_length = max_length or min(limit or DEFAULT_LENGTH, DEFAULT_LENGTH)
+        self.prefix = [] if spec.prefix_id is None else [spec.prefix_id]
+        ending = spec.suffix_id if spec.suffix_id is not None else spec.eol_id
+        self.suffix = [] if ending is None else [ending]
+        # RoBERTa has two ends of text between the texts of a pair.
+        double = bool(self.suffix) and tokenizer.tokens[self.suffix[0]] == "</s>"
+        self.between = self.suffix * (2 if double else 1)
+        self.room = self.max_length - len(self.prefix) - len(self.suffix)
+        least = 2 + len(self.between) - len(self.suffix) if pairs == "joint" else 1
+        if self.room - least < 0:
+            raise OptionError(f"--max_length {self.max_length}: leaves no room for a token of text")
+        if not 0 <= stride < self.room:
+            raise OptionError(
+                f"--stride {stride}: must be from 0 to {self.room - 1}, less than the tokens of "
+                "a window"
+            )
+
+    def __call__(self, rows: Sequence[Row]) -> Examples:
+        """The examples of rows; every row has at least one window."""
+        if rows and isinstance(rows[0].text, list):
+            return self._tagged(rows)
+        first = tokenize(self.tokenizer, [str(row.text) for row in rows])
+        if self.pairs is None:
+            return self._single(first)
+        second = tokenize(self.tokenizer, [row.text2 or "" for row in rows])
+        return self._joint(first, second) if self.pairs == "joint" else self._shared(first, second)
+
+    def _framed(self, body: np.ndarray) -> np.ndarray:
+        if not len(body):  # nothing but characters that the tokenizer removes
+            body = np.array([self.tokenizer.unk_id], np.int32)
+        return np.concatenate([self.prefix, body, self.suffix]).astype(np.int32)
+
+    def _pieces(self, body: np.ndarray) -> list[np.ndarray]:
+        if len(body) <= self.room:
+            return [body]
+        if not self.windowed:
+            return [body[: self.room]]
+        step = self.room - self.stride
+        starts = range(0, len(body) - self.stride, step)
+        return [body[start : start + self.room] for start in starts]
+
+    def _single(self, bodies: list[np.ndarray]) -> Examples:
+        ids: list[np.ndarray] = []
+        of: list[int] = []
+        cut = 0
+        for i, body in enumerate(bodies):
+            pieces = self._pieces(body)
+            cut += len(body) > self.room and not self.windowed
+            ids += [self._framed(piece) for piece in pieces]
+            of += [i] * len(pieces)
+        return Examples(ids, None, None, np.array(of, np.int64), None, len(bodies), cut)
+
+    def _shared(self, first: list[np.ndarray], second: list[np.ndarray]) -> Examples:
+        cut = sum(max(len(a), len(b)) > self.room for a, b in zip(first, second, strict=True))
+        return Examples(
+            [self._framed(a[: self.room]) for a in first],
+            None,
+            [self._framed(b[: self.room]) for b in second],
+            np.arange(len(first)),
+            None,
+            len(first),
+            cut,
+        )
+
+    def _joint(self, first: list[np.ndarray], second: list[np.ndarray]) -> Examples:
+        room = self.room - len(self.between)
+        ids, types, cut = [], [], 0
+        for a, b in zip(first, second, strict=True):
+            # The longer text gives way.
+            keep_a = min(len(a), max(room - len(b), room // 2))
+            keep_b = min(len(b), room - keep_a)
+            cut += keep_a < len(a) or keep_b < len(b)
+            left = [*self.prefix, *a[:keep_a], *self.between]
+            right = [*b[:keep_b], *self.suffix]
+            ids.append(np.array([*left, *right], np.int32))
+            types.append(np.array([0] * len(left) + [1] * len(right), np.int32))
+        with_types = types if self.spec.config.type_vocab_size >= 2 else None
+        return Examples(ids, with_types, None, np.arange(len(first)), None, len(first), cut)
+
+    def _tagged(self, rows: Sequence[Row]) -> Examples:
+        flat = [word for row in rows for word in row.text]
+        pieces = tokenize(self.tokenizer, flat)
+        ids: list[np.ndarray] = []
+        words: list[np.ndarray] = []
+        of: list[int] = []
+        cut, at = 0, 0
+        unknown = np.array([self.tokenizer.unk_id], np.int32)
+        for i, row in enumerate(rows):
+            own = [p if len(p) else unknown for p in pieces[at : at + len(row.text)]]
+            at += len(row.text)
+            cut += any(len(p) > self.room for p in own)
+            own = [p[: self.room] for p in own]
+            for start, end in self._spans([len(p) for p in own]):
+                first = np.concatenate(
+                    [[w, *[-1] * (len(own[w]) - 1)] for w in range(start, end)]
+                ).astype(np.int32)
+                ids.append(self._framed(np.concatenate(own[start:end])))
+                words.append(
+                    np.concatenate(
+                        [[-1] * len(self.prefix), first, [-1] * len(self.suffix)]
+                    ).astype(np.int32)
+                )
+                of.append(i)
+        return Examples(ids, None, None, np.array(of, np.int64), words, len(rows), cut)
+
+    def _spans(self, lengths: list[int]) -> list[tuple[int, int]]:
+        """Windows of words, [start, end), that fit; neighbours share about `stride` tokens."""
+        spans: list[tuple[int, int]] = []
+        start = 0
+        while True:
+            end, total = start, 0
+            while end < len(lengths) and total + lengths[end] <= self.room:
+                total += lengths[end]
+                end += 1
+            spans.append((start, end))
+            if end == len(lengths):
+                return spans
+            back, shared = end, 0
+            while back - 1 > start and shared + lengths[back - 1] <= self.stride:
+                back -= 1
+                shared += lengths[back]
+            start = back

@@ -1,0 +1,296 @@
+"""The model of a task: a pre-trained encoder, pooling, and a head."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tpu_tlm.models.base import TransformerModel
+from tpu_tlm.models.layers.core import ACTIVATIONS, Dense
+from tpu_tlm.models.layers.counter_rng import Key, dropout
+from tpu_tlm.models.layers.masks import MASKED
+from tpu_tlm.models.layers.pooling import ReductionHead
+from tpu_tlm.models.layers.variables import mark_built, named_variables
+from tpu_tlm.models.spec import ModelSpec
+
+# Where the variables of the head stand; all others are the encoder's.
+HEAD = "task/"
+# Width of queries and keys of learned attention pooling.
+_D_K = 64
+# Standard deviation of the head's initial kernels (BERT).
+_STD = 0.02
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """A head in numbers.
+
+    outputs: numbers per text, or per token with `tokens`. pooling: cls, mean, max, sqrt, last,
+    2ha, attention. pooler: a dense layer after pooling (BERT), then `activation`. hidden: sizes of
+    hidden layers. dropout: on the inputs of the layers. shared: two texts encoded each by itself.
+    """
+
+    outputs: int
+    tokens: bool = False
+    pooling: str = "mean"
+    pooler: bool = False
+    activation: str = "tanh"
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.1
+    shared: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; `from_dict` reads them back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> HeadSpec:
+        """The head of `to_dict`."""
+        return cls(**{**values, "hidden": tuple(values["hidden"])})
+
+
+def pool(hidden: tf.Tensor, present: tf.Tensor, kind: str) -> tf.Tensor:
+    """`[B, T, d]`, present bool `[B, T]` -> float32 `[B, d]`.
+
+    cls: the first position; last: the last present one; mean, max, sqrt (the sum divided by the
+    root of the number of positions, arXiv 1803.11175): over the present positions.
+    """
+    hidden = tf.cast(hidden, tf.float32)
+    if kind == "cls":
+        return hidden[:, 0]
+    there = tf.cast(present, tf.float32)[:, :, None]
+    if kind == "max":
+        return tf.reduce_max(tf.where(present[:, :, None], hidden, MASKED), axis=1)
+    count = tf.maximum(tf.reduce_sum(there, axis=1), 1.0)
+    if kind == "last":
+        at = tf.range(hidden.shape[1], dtype=tf.float32)[None, :, None]
+        last = tf.reduce_max(tf.where(present[:, :, None], at, 0.0), axis=1, keepdims=True)
+        return tf.reduce_sum(hidden * tf.cast(tf.equal(at, last), tf.float32), axis=1)
+    total = tf.reduce_sum(hidden * there, axis=1)
+    return total / (tf.sqrt(count) if kind == "sqrt" else count)
+
+
+def _activation(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    return tf.tanh if name == "tanh" else ACTIVATIONS[name]
+
+
+class AttentionPooling(keras.layers.Layer):
+    """softmax(w . tanh(W h)) weights over the present positions: `[B, T, d]` -> `[B, d]`
+    (Yang et al. 2016, hierarchical attention networks)."""
+
+    def __init__(self, d_model: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dense = Dense(d_model, d_model, name="dense", dtype=self.dtype_policy)
+        self.score = Dense(d_model, 1, use_bias=False, name="score", dtype=self.dtype_policy)
+
+    def call(self, hidden: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
+        scores = tf.cast(self.score(tf.tanh(self.dense(hidden)))[..., 0], tf.float32)
+        weights = tf.nn.softmax(tf.where(present, scores, MASKED))
+        return tf.reduce_sum(weights[:, :, None] * tf.cast(hidden, tf.float32), axis=1)
+
+
+class TaskHead(keras.layers.Layer):
+    """Token vectors `[B, T, d]` -> float32 logits `[B, outputs]`, or `[B, T, outputs]`."""
+
+    def __init__(self, spec: HeadSpec, d_model: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.head, policy = spec, self.dtype_policy
+        self.pooler: Dense | None = None
+        self.attention: AttentionPooling | None = None
+        self.reductions: list[ReductionHead] = []
+        width = d_model
+        if not spec.tokens:
+            if spec.pooler:
+                self.pooler = Dense(d_model, d_model, name="pooler", dtype=policy)
+            if spec.pooling == "attention":
+                self.attention = AttentionPooling(d_model, name="attention", dtype=policy)
+            if spec.pooling == "2ha":
+                self.reductions = [
+                    ReductionHead(d_model, _D_K, scaled=True, name=f"head{i}", dtype=policy)
+                    for i in (1, 2)
+                ]
+                width = 2 * d_model
+        self.pooled_width = width
+        sizes = [width * (4 if spec.shared else 1), *spec.hidden]
+        self.layers_ = [
+            Dense(a, b, name=f"hidden{i}", dtype=policy)
+            for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+        ]
+        self.out = Dense(sizes[-1], spec.outputs, name="out", dtype=policy)
+
+    def reduce(self, hidden: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
+        """One vector per text: float32 `[B, width]`."""
+        if self.attention is not None:
+            return self.attention(hidden, present=present)
+        if self.reductions:
+            joined = [reduction(hidden, present=present) for reduction in self.reductions]
+            return pool(tf.concat(joined, axis=-1), present, "sqrt")
+        vector = pool(hidden, present, self.head.pooling)
+        if self.pooler is not None:
+            pooled = self.pooler(tf.cast(vector, self.compute_dtype))
+            vector = tf.cast(_activation(self.head.activation)(pooled), tf.float32)
+        return vector
+
+    def logits(self, vector: tf.Tensor, key: Key | None) -> tf.Tensor:
+        """Hidden layers and output of pooled vectors, or of every position."""
+        y = tf.cast(vector, self.compute_dtype)
+        rate = self.head.dropout
+        for i, layer in enumerate(self.layers_):
+            y = tf.nn.gelu(layer(dropout(y, rate, key, f"hidden{i}")))
+        return tf.cast(self.out(dropout(y, rate, key, "out")), tf.float32)
+
+    def call(self, vectors: Sequence[tf.Tensor], key: Key | None = None) -> tf.Tensor:
+        """Logits of one text's vectors, or of the vectors (u, v) of a pair."""
+        if len(vectors) == 2:
+            u, v = vectors
+            return self.logits(tf.concat([u, v, tf.abs(u - v), u * v], axis=-1), key)
+        return self.logits(vectors[0], key)
+
+
+class TaskModel(TransformerModel):
+    """Encoder and head: `{x: int [B, T], tt, x2}` -> float32 logits `[B, outputs]`, or
+    `[B, T, outputs]` for tags.
+
+    frozen: the encoder has no gradient and no dropout. `pooled` tensors by name `u` (and `v`) in
+    the features take the place of the encoder.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        head: HeadSpec,
+        *,
+        precision: str = "float32",
+        frozen: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(spec, precision=precision, **kwargs)
+        self.head_spec, self.frozen = head, frozen
+        self.task = TaskHead(head, spec.config.d_model, name="task", dtype=self.dtype_policy)
+
+    def hidden(self, features: Mapping[str, tf.Tensor], key: Key | None) -> tf.Tensor:
+        """Token vectors of one sequence."""
+        found = self.encode(features, None if self.frozen else key)
+        return tf.stop_gradient(found) if self.frozen else found
+
+    def vectors(self, features: Mapping[str, tf.Tensor], key: Key | None = None) -> list[tf.Tensor]:
+        """Pooled vectors of the text, or of both texts."""
+        found = []
+        for name, site in (("x", "text"), ("x2", "text2")):
+            if name not in features:
+                continue
+            own = {"x": features[name]}
+            if name == "x" and "tt" in features:
+                own["tt"] = features["tt"]
+            hidden = self.hidden(own, key.fold(site) if key is not None else None)
+            present = tf.not_equal(features[name], self.pad_id)
+            found.append(self.task.reduce(hidden, present))
+        return found
+
+    def call(self, inputs: Mapping[str, tf.Tensor], key: Key | None = None) -> tf.Tensor:
+        head_key = key.fold("task") if key is not None else None
+        if "u" in inputs:
+            return self.task([inputs[n] for n in ("u", "v") if n in inputs], key=head_key)
+        if self.head_spec.tokens:
+            own = {name: inputs[name] for name in ("x", "tt") if name in inputs}
+            return self.task.logits(self.hidden(own, key), head_key)
+        return self.task(self.vectors(inputs, key), key=head_key)
+
+
+class CausalTaskModel(TaskModel):
+    """The same on an encoder in which no position attends to a later one."""
+
+    causal = True
+
+
+class HeadModel(keras.Model):
+    """The head alone, on pooled vectors that were computed before: `{u, v}` -> logits."""
+
+    def __init__(self, spec: ModelSpec, head: HeadSpec, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pad_id = spec.pad_id
+        # Vectors are stored after pooling, and after the pooler where there is one.
+        self.task = TaskHead(head, spec.config.d_model, name="task", dtype=self.dtype_policy)
+
+    def call(self, inputs: Mapping[str, tf.Tensor], key: Key | None = None) -> tf.Tensor:
+        head_key = key.fold("task") if key is not None else None
+        return self.task([inputs[n] for n in ("u", "v") if n in inputs], key=head_key)
+
+
+def task_spec(spec: ModelSpec, dropout: float | None, *, training: bool = True) -> ModelSpec:
+    """The encoder's spec as fine-tuning uses it: padding is never attended to.
+
+    A causal model keeps its kind, any other becomes an encoder.
+    """
+    config = spec.config
+    changes: dict[str, Any] = {"mask_pad": True, "segment_mask": False}
+    if training:
+        # A model that was exported without its dropout is not trained without one.
+        rate = max(config.dropout, 0.1) if dropout is None else dropout
+        changes |= {
+            "dropout": rate,
+            "embeddings_dropout": rate if dropout is not None else config.embeddings_dropout,
+        }
+    return dataclasses.replace(
+        spec,
+        config=dataclasses.replace(config, **changes),
+        kind="clm" if spec.kind == "clm" else "embed",
+        generator=None,
+    )
+
+
+def build_task_model(
+    spec: ModelSpec,
+    head: HeadSpec,
+    *,
+    precision: str = "float32",
+    frozen: bool = False,
+    head_only: bool = False,
+) -> keras.Model:
+    """The model with all variables zero (norms one)."""
+    with tf.device("/CPU:0"):
+        if head_only:
+            model: keras.Model = HeadModel(spec, head, name="model")
+        else:
+            kind = CausalTaskModel if spec.kind == "clm" else TaskModel
+            model = kind(spec, head, precision=precision, frozen=frozen, name="model")
+        mark_built(model)
+    return model
+
+
+def is_encoder(path: str) -> bool:
+    """Whether a variable of a pre-trained model belongs to its encoder."""
+    return path.startswith(("embeddings/", "encoder/"))
+
+
+def initial_values(
+    model: keras.Model,
+    encoder: Mapping[str, np.ndarray],
+    pooler: Mapping[str, np.ndarray],
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """The values to begin with: the encoder's, a pre-trained pooler's; kernels of the head are
+    drawn from a truncated normal of deviation 0.02 (BERT), the rest is zero."""
+    rng = np.random.default_rng([seed, 0x4EAD])
+    values: dict[str, np.ndarray] = {}
+    for path, variable in named_variables(model).items():
+        shape = tuple(variable.shape)
+        if not path.startswith(HEAD):
+            values[path] = encoder[path]
+        elif path.startswith(f"{HEAD}pooler/") and pooler:
+            values[path] = pooler[path.removeprefix(HEAD)]
+        elif len(shape) == 2:
+            draw = rng.standard_normal(shape)
+            while (far := np.abs(draw) > 2.0).any():
+                draw[far] = rng.standard_normal(int(far.sum()))
+            values[path] = (draw * _STD).astype(np.float32)
+        else:
+            values[path] = np.zeros(shape, np.float32)
+    return values

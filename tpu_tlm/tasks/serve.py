@@ -1,0 +1,79 @@
+"""A fine-tuned model as a SavedModel that takes strings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.tensorflow.graph_tokenizers import GraphTokenizer
+from tpu_tlm.models.layers.variables import named_variables
+from tpu_tlm.tasks.predict import TaskPredictor
+
+
+class ServedTask(tf.Module):
+    """`serving_default`: string `[B]` -> classify: `label` string `[B]`, `probabilities` float32
+    `[B, labels]`; multilabel: `probabilities`; regress: `score` float32 `[B]`. `labels` gives the
+    names of the columns. Texts are framed, cut and padded to `length` tokens."""
+
+    def __init__(self, predictor: TaskPredictor, length: int) -> None:
+        super().__init__(name="task")
+        if predictor.task.per_token or predictor.pairs is not None:
+            raise UsageError(
+                f"{predictor.source}: a SavedModel takes single texts; --task "
+                f"{predictor.task.name} has none, or pairs"
+            )
+        self.predictor_task, self.length = predictor.task, length
+        self.framer, self.model = predictor.framer, predictor.model
+        self.values = {
+            path: variable.value for path, variable in named_variables(self.model).items()
+        }
+        self.tokenizer = GraphTokenizer(predictor.tokenizer)
+
+    def framed(self, texts: tf.Tensor) -> tf.Tensor:
+        """Ids int32 `[B, length]` of strings `[B]`."""
+        framer = self.framer
+        room = self.length - len(framer.prefix) - len(framer.suffix)
+        ids = self.tokenizer(texts)[:, :room]
+        rows = tf.shape(texts)[0]
+
+        def column(frame: list[int]) -> list[tf.Tensor]:
+            return [tf.tile(tf.constant([frame], tf.int32), [rows, 1])] if frame else []
+
+        parts = [*column(framer.prefix), tf.cast(ids, tf.int32), *column(framer.suffix)]
+        return tf.concat(parts, axis=1).to_tensor(framer.spec.pad_id, shape=[None, self.length])
+
+    def outputs(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The outputs by name."""
+        ids = tf.ensure_shape(self.framed(texts), [None, self.length])
+        logits = self.model({"x": ids})
+        task = self.predictor_task
+        if task.name == "regress":
+            mean, deviation = task.scale
+            return {"score": logits[:, 0] * deviation + mean}
+        if task.name == "multilabel":
+            return {"probabilities": tf.sigmoid(logits)}
+        chosen = tf.gather(tf.constant(task.labels), tf.argmax(logits, -1))
+        return {"label": chosen, "probabilities": tf.nn.softmax(logits)}
+
+
+def save_serving(predictor: TaskPredictor, directory: str, length: int | None = None) -> None:
+    """Write a SavedModel of a predictor's model; length: tokens of a text, None = as trained.
+
+    Raises `UsageError` for pairs and tags, and for a tokenizer that has no graph form.
+    """
+    most = predictor.framer.max_length
+    if length is not None and not predictor.framer.max_length - predictor.framer.room < length <= (
+        most
+    ):
+        raise UsageError(f"length {length}: must be at most the {most} tokens of the run")
+    served = ServedTask(predictor, length or most)
+    text = tf.TensorSpec([None], tf.string, name="text")
+    signatures: dict[str, Any] = {
+        "serving_default": tf.function(served.outputs, autograph=False).get_concrete_function(text),
+        "labels": tf.function(
+            lambda: {"labels": tf.constant(served.predictor_task.labels or [""])}, autograph=False
+        ).get_concrete_function(),
+    }
+    tf.saved_model.save(served, directory, signatures=signatures)

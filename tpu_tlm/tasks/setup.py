@@ -1,0 +1,122 @@
+"""From options to the parts that train: batches in buckets, and the step."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tpu_tlm.config import OptimConfig
+from tpu_tlm.errors import OptionError
+from tpu_tlm.models.layers.variables import named_variables
+from tpu_tlm.tasks.batches import Bucket, bucket_lengths, make_buckets, rows_per_batch
+from tpu_tlm.tasks.model import HEAD, build_task_model, initial_values
+from tpu_tlm.tasks.options import FinetuneOptions
+from tpu_tlm.tasks.prepare import Prepared
+from tpu_tlm.tasks.source import Source
+from tpu_tlm.tasks.step import ScaledOptimizer, TaskStep, learning_rates
+from tpu_tlm.training.optimizers import make_optimizer
+from tpu_tlm.training.schedules import make_schedule
+
+
+def _batch_sizes(options: FinetuneOptions, lengths: list[int], replicas: int) -> dict[int, int]:
+    """Rows of a batch by length. Raises `UsageError` unless replicas and micro-batches share it."""
+    fit = options.fit
+    multiple = replicas * fit.grad_accum
+    if fit.batch_tokens is None and fit.batch_size % multiple:
+        raise OptionError(
+            f"--batch_size {fit.batch_size} cannot be divided among {replicas} replicas with "
+            f"{fit.grad_accum} micro-batches; use a multiple of {multiple}"
+        )
+    return {n: rows_per_batch(n, fit.batch_size, fit.batch_tokens, multiple) for n in lengths}
+
+
+def training_buckets(
+    options: FinetuneOptions,
+    prepared: Prepared,
+    replicas: int,
+    vectors: dict[str, np.ndarray] | None,
+) -> list[Bucket]:
+    """The training windows in buckets; with `vectors` (`u`, `v`) in one, without token ids."""
+    examples, spec = prepared.train.examples, prepared.spec
+    targets = prepared.task.targets(prepared.train.rows, examples)
+    lengths = bucket_lengths(
+        examples.lengths(),
+        1 if vectors is not None else options.data.buckets,
+        prepared.framer.max_length,
+        spec.seq_length if spec.config.mlp else None,
+    )
+    buckets = make_buckets(
+        examples,
+        targets | (vectors or {}),
+        lengths,
+        spec.pad_id,
+        _batch_sizes(options, lengths, replicas),
+    )
+    if vectors is not None:
+        for bucket in buckets:
+            for name in ("x", "tt", "x2"):
+                bucket.arrays.pop(name, None)
+    return buckets
+
+
+def make_step(
+    options: FinetuneOptions,
+    source: Source,
+    prepared: Prepared,
+    kind: str,
+    lr: float,
+    steps: int,
+    *,
+    head_only: bool,
+) -> TaskStep:
+    """The training step with a model in its initial state. kind: of device; lr: peak learning
+    rate; head_only: the model takes pooled vectors."""
+    fit, head = options.fit, options.head
+    precision = options.runtime.precision
+    if precision == "auto":
+        precision = "bfloat16" if kind == "tpu" else "float32"
+    model = build_task_model(
+        prepared.spec,
+        prepared.head,
+        precision=precision,
+        frozen=not head.finetune,
+        head_only=head_only,
+    )
+    variables = named_variables(model)
+    values = initial_values(model, source.encoder, source.pooler, fit.seed)
+    for path, variable in variables.items():
+        variable.assign(values[path])
+    rates = learning_rates(
+        list(variables),
+        prepared.spec.config.num_layers,
+        layer_decay=fit.layer_decay,
+        head=(fit.head_lr or lr) / lr,
+        freeze=head.freeze,
+    )
+    for i, path in enumerate(variables):
+        # Of stored vectors the pooler was applied before.
+        stored = head_only and path.startswith(f"{HEAD}pooler/")
+        if stored or (not head.finetune and not path.startswith(HEAD)):
+            rates[i] = 0.0
+    optim = OptimConfig(
+        optimizer=fit.optimizer,
+        lr=lr,
+        lr_schedule=fit.lr_schedule,
+        warmup_steps=int(fit.warmup * steps),
+        weight_decay=fit.weight_decay,
+        clip=fit.clip,
+        beta2=fit.beta2,
+        eps=fit.eps,
+        grad_accum=fit.grad_accum,
+    )
+    schedule = make_schedule(optim, steps)
+    return TaskStep(
+        model,
+        prepared.task,
+        ScaledOptimizer(make_optimizer(optim), rates),
+        lambda index: tf.cast(schedule(index), tf.float32),
+        fit.clip,
+        fit.seed,
+        fit.grad_accum,
+        frozen=tuple(rate == 0.0 for rate in rates),
+    )

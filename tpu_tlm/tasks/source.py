@@ -1,0 +1,76 @@
+"""The pre-trained model that a task starts from: the only place of this room that reads models."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tpu_tlm import filesystem
+from tpu_tlm.data.tokenizers.base import Tokenizer
+from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.electra_parts import part_of
+from tpu_tlm.formats.load import load
+from tpu_tlm.formats.mead.npz import described_by_json
+from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.tasks.model import is_encoder
+
+_POOLER = "pooler/"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An encoder with its tokenizer.
+
+    encoder: values by path. pooler: BERT's pooler (`pooler/kernel`, `pooler/bias`), or empty.
+    rest: of a causal model, its other values, which a checkpoint keeps as they are.
+    notes: what a user should know of the reading.
+    """
+
+    spec: ModelSpec
+    encoder: dict[str, np.ndarray]
+    pooler: dict[str, np.ndarray]
+    rest: dict[str, np.ndarray]
+    tokenizer: Tokenizer
+    path: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the encoder."""
+        return sum(value.size for value in self.encoder.values())
+
+
+def load_source(
+    path: str,
+    *,
+    step: int | None = None,
+    tokenizer: str | None = None,
+    mead_config: str | None = None,
+) -> Source:
+    """The encoder of a model of any kind that `formats` reads.
+
+    mead_config: JSON, or a JSON file, of the hyper-parameters of an NPZ that MEAD wrote. Of
+    ELECTRA's two models the discriminator; of an encoder-decoder or a dual encoder the encoder.
+    Raises `UsageError` where there is no such model, or no tokenizer for it.
+    """
+    describe = None
+    if mead_config is not None:
+        inline = mead_config.lstrip().startswith("{")
+        text = mead_config.encode() if inline else filesystem.read_bytes(mead_config)
+        describe = described_by_json(text, "--mead_config" if inline else mead_config)
+    saved = load(path, step=step, describe=describe)
+    if saved.spec.kind == "electra":
+        saved = part_of(saved, "discriminator")
+    encoder = {name: value for name, value in saved.values.items() if is_encoder(name)}
+    if not encoder:
+        raise UsageError(f"{path}: a model of kind {saved.spec.kind!r} has no encoder to fine-tune")
+    extras: Mapping[str, np.ndarray] = saved.extras
+    pooler = {name: np.asarray(value) for name, value in extras.items() if name.startswith(_POOLER)}
+    spec = saved.spec
+    if spec.kind not in ("clm", "embed"):
+        spec = dataclasses.replace(spec, kind="embed", generator=None)
+    rest = {n: v for n, v in saved.values.items() if spec.kind == "clm" and n not in encoder}
+    return Source(spec, encoder, pooler, rest, saved.tokenizer(tokenizer), path, tuple(saved.notes))
