@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         load_encoder,
         plan,
         preprocess,
+        report,
         train,
     )
     from tpu_tlm.config import Config
@@ -51,6 +52,7 @@ _FACE = {
             "load_encoder",
             "plan",
             "preprocess",
+            "report",
             "train",
         ),
         "tpu_tlm.api",
@@ -83,6 +85,7 @@ __all__ = [
     "objectives",
     "plan",
     "preprocess",
+    "report",
     "train",
 ]
 
