@@ -45,6 +45,13 @@ def load(architecture: str, directory: Path | str, **options: Any) -> Any:
     return model.eval()
 
 
+def targets(x: Any) -> Any:
+    """Target ids `[B, 9]` for sources `[B, T]`: a start token and some of the source."""
+    import numpy as np
+
+    return np.concatenate([np.zeros_like(x[:, :1]), np.maximum(x[:, 2:10], 5)], axis=1)
+
+
 def outputs(model: Any, x: Any, attention: Any, tt: Any = None) -> dict[str, Any]:
     """Last hidden state (`hidden`) and logits of a model of `transformers` as arrays.
 
@@ -53,6 +60,11 @@ def outputs(model: Any, x: Any, attention: Any, tt: Any = None) -> dict[str, Any
     import numpy as np
     import torch
 
+    if model.config.is_encoder_decoder:
+        ids, seen, y = (torch.from_numpy(np.asarray(v)) for v in (x, attention, targets(x)))
+        with torch.no_grad():
+            out = model(input_ids=ids, attention_mask=seen, decoder_input_ids=y)
+        return {"logits": out.logits.numpy()}
     given = {
         "input_ids": x,
         "attention_mask": attention,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,12 @@ def test_every_name_of_the_face_exists() -> None:
     assert all(getattr(tlm, name) is not None for name in tlm.__all__)
     with pytest.raises(AttributeError):
         tlm.nothing_of_the_kind  # noqa: B018
+
+
+def test_a_command_s_module_does_not_hide_the_function_of_its_name() -> None:
+    for name in ("train", "evaluate", "convert", "plan", "preprocess", "finetune"):
+        module = importlib.import_module(f"tpu_tlm.{name}")
+        assert module.main is not None and callable(getattr(tlm, name))
 
 
 def test_fill_mask(made: Path) -> None:

@@ -29,11 +29,11 @@ FORBIDDEN: dict[str, set[str]] = {
     "distributed": {"data", "devices", *_NO_MODEL},
     "models": {"data", "devices", "distributed", *_ABOVE_MODELS},
     "objectives": {"tasks", "checkpoints", "formats", "training", "inference", "planning"},
-    "tasks": {"planning"},
+    "tasks": {"checkpoints", "formats", "training", "inference", "planning"},
     "checkpoints": {"devices", *_NO_MODEL} - {"checkpoints"},
     "formats": {"objectives", "tasks", "training", "inference", "planning"},
-    "training": {"tasks", "inference", "planning"},
-    "inference": {"tasks", "training", "planning"},
+    "training": {"inference", "planning"},
+    "inference": {"training", "planning"},
 }
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.toy import SIZES, toy_dataset
 from tpu_tlm.config import Config, cli
-from tpu_tlm.devices.select import Devices
-from tpu_tlm.training import Callback, make_trainer
-from tpu_tlm.training.trainer import TrainResult
+
+# TensorFlow is imported where a run is trained: tests without it start in a second.
+if TYPE_CHECKING:
+    from tpu_tlm.devices.select import Devices
+    from tpu_tlm.training import Callback
+    from tpu_tlm.training.trainer import TrainResult
 
 # Exports and checkpoints of the shared run.
 EXPORT = ("--keep", "2", "--keep_every", "10", "--steps_per_call", "7", "--export_npz", "true")
@@ -51,11 +55,15 @@ def options_of(corpus: Corpus, run_dir: Path, *flags: object) -> Config:
 
 def one_device() -> Devices:
     """This process's processor, without XLA, which compiles slowly."""
+    from tpu_tlm.devices.select import Devices
+
     return Devices(None, "cpu", 1, "CPU", "for tests", xla=False)
 
 
 def fit(options: Config, callbacks: Iterable[Callback] = ()) -> TrainResult:
     """Train in this process."""
+    from tpu_tlm.training import make_trainer
+
     return make_trainer(options, one_device(), callbacks=callbacks, display=False).fit()
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tpu_tlm.inference.generate import GeneratedText
     from tpu_tlm.inference.retrieve import Response
     from tpu_tlm.models.spec import ModelSpec
-    from tpu_tlm.tasks.finetune import FinetuneResult
+    from tpu_tlm.training.finetuning.finetune import FinetuneResult
     from tpu_tlm.training.trainer import TrainResult
 
 Path = str | os.PathLike[str]
@@ -107,6 +107,17 @@ class Model:
     def notes(self) -> list[str]:
         """What a user should know of the reading: skipped checkpoints, unread files."""
         return self.pretrained.report()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of `Config` that make a model of this structure: `Config(**model.options)`.
+
+        With `init_from` they continue this model. Raises `UsageError` for another kind than a
+        masked or causal language model.
+        """
+        from tpu_tlm.formats.compatibility import model_options
+
+        return model_options(self.spec)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -348,7 +359,7 @@ def finetune(model: Path, train: Path, run_dir: Path, **options: Any) -> Finetun
     model: what `load` reads. train: a TSV, CSV, JSON lines or CoNLL file. options: those of
     `python -m tpu_tlm.finetune`, such as `task="classify"`, `valid="valid.tsv"`, `epochs=3`.
     """
-    from tpu_tlm.tasks.finetune import finetune_model
+    from tpu_tlm.training.finetuning.finetune import finetune_model
 
     values = {"model": model, "train": train, "run_dir": run_dir, **options}
     return finetune_model(**{name: _plain(value) for name, value in values.items()})
@@ -367,9 +378,9 @@ def report(runs: Path | Sequence[Path], output: Path = "report.html") -> None:
 
 def load_encoder(path: Path, **options: Any) -> keras.layers.Layer:
     """A pretrained encoder as a Keras layer: texts or token ids in, token vectors or a pooled
-    vector out; see `tasks.layer.load_encoder`.
+    vector out; see `training.finetuning.layer.load_encoder`.
     """
     _quiet()
-    from tpu_tlm.tasks.layer import load_encoder as run
+    from tpu_tlm.training.finetuning.layer import load_encoder as run
 
     return run(os.fspath(path), **options)

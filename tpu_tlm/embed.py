@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     from tpu_tlm.devices import select
 
     select.quiet()
-    from tpu_tlm.tasks.embed import embed
+    from tpu_tlm.training.finetuning.embed import embed
 
     texts, width = embed(config)
     print(f"{config.output}: {texts:,} vectors of {width} numbers")

@@ -55,8 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     select.prepare(runtime)
     devices = select.connect(runtime)
     print(devices.reason, flush=True)
-    from tpu_tlm.tasks.finetune import finetune
     from tpu_tlm.tasks.options import FinetuneOptions
+    from tpu_tlm.training.finetuning.finetune import finetune
 
     with devices.team:
         finetune(FinetuneOptions(*parsed), devices)

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     select.quiet()
     texts = config.text or (line.rstrip("\n") for line in sys.stdin)
     if config.task in ("classify", "tag", "score"):
-        from tpu_tlm.tasks.predict import predicted_lines
+        from tpu_tlm.training.finetuning.predict import predicted_lines
 
         for line in predicted_lines(config.task, config.model, texts, as_json=config.json):
             print(line)

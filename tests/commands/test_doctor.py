@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_modules import doctor
 from tests.devices.test_installation import CPU, PAIR, PLAIN, TPU, one, without
 from tests.paths import ROOT
-from tpu_tlm import doctor
 from tpu_tlm.devices import installation, probe
 from tpu_tlm.devices.installation import Machine
 from tpu_tlm.devices.probe import Seen

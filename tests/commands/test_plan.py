@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
+from tests.command_modules import plan
 from tests.paths import ROOT
 from tests.planning.test_figures import figures
-from tpu_tlm import plan
 from tpu_tlm.config import Config, PlanConfig
 from tpu_tlm.errors import TlmError, UsageError, run_command
 from tpu_tlm.planning import run

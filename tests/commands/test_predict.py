@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from tests.command_modules import predict
 from tests.toy import toy_pairs
-from tpu_tlm import predict
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.errors import UsageError

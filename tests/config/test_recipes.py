@@ -65,7 +65,7 @@ def test_a_recipe_says_what_it_needs(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_a_recipe_trains_a_step(path, tmp_path, capsys):
-    from tpu_tlm import convert, train
+    from tests.command_modules import convert, train
 
     data, run = tmp_path / "data", tmp_path / "run"
     preset = Config.from_yaml(path)

@@ -91,7 +91,7 @@ def test_transformers_fills_the_same_masks(trained, capsys):
     """
     from transformers import pipeline
 
-    from tpu_tlm import predict
+    from tests.command_modules import predict
 
     hf.load("BertForMaskedLM", trained / "hf")
     capsys.readouterr()

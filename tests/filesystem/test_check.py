@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.bucket import Bucket
-from tpu_tlm import doctor
+from tests.command_modules import doctor
 from tpu_tlm.filesystem.check import check_place
 
 PLACE = "gs://bucket/a/run"

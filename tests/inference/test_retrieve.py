@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.command_modules import convert, evaluate, predict, train
 from tests.toy import SIZES, toy_dataset, toy_pairs
-from tpu_tlm import convert, evaluate, predict, train
 from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.load import load

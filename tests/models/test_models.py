@@ -275,10 +275,10 @@ def test_the_bias_of_learned_positions_is_read_in_either_form():
         ),
         "test",
     )
-    types = arrays.pop("TLM/Embeddings/tt/weights")
-    assert types.shape == (2, 16) and not types[1].any()
-    other = from_mead({**arrays, "TLM/Embeddings/x/bias": types[0]}, spec, "test")
-    np.testing.assert_array_equal(other["embeddings/x/bias"], types[0])
+    bias = arrays.pop("TLM/Embeddings/x/bias")
+    types = np.stack([bias, 0 * bias])
+    other = from_mead({**arrays, "TLM/Embeddings/tt/weights": types}, spec, "test")
+    np.testing.assert_array_equal(other["embeddings/x/bias"], bias)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 import yaml
 
+from tests.command_modules import train
 from tests.toy import SIZES, toy_dataset, toy_pairs
-from tpu_tlm import train
 from tpu_tlm.config import ElectraConfig, ModelConfig
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.spec import ModelSpec

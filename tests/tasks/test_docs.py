@@ -8,12 +8,15 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.paths import ROOT
 from tests.tasks.test_mead import PAGE
-from tests.tasks.toy_tasks import reviews, toy_model
-from tpu_tlm.convert import main as convert
+from tests.tasks.toy_tasks import reviews, tags, toy_model
+from tpu_tlm.data.tokenizers.factory import load_tokenizer
+from tpu_tlm.formats.huggingface.write import hf_files
+from tpu_tlm.formats.load import load
 
 TEXT = (ROOT / "docs" / "finetuning.md").read_text()
 
@@ -24,9 +27,8 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for line in joined.splitlines() if line.strip()]
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("docs")
+def toy_bert(directory: Path, target: Path) -> None:
+    """Write a random BERT with a pooler as a HuggingFace directory."""
     toy_model(
         directory,
         transformer_type="post-layer-norm",
@@ -34,11 +36,26 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mlm_head="bert",
         output_bias=True,
     )
-    argv = [str(directory / "model.npz"), str(directory / "minilm"), "--to", "hf"]
-    assert convert([*argv, "--tokenizer", str(directory / "tokenizer")]) == 0
+    saved = load(str(directory / "model.npz"))
+    rng = np.random.default_rng(7)
+    extras = {
+        "pooler/kernel": rng.normal(0, 0.2, (32, 32)).astype(np.float32),
+        "pooler/bias": np.zeros(32, np.float32),
+    }
+    tokenizer = load_tokenizer(str(directory / "tokenizer"))
+    files, _ = hf_files(saved.replaced(extras=extras, own_tokenizer=tokenizer), "bert")
+    target.mkdir()
+    for name, data in files.items():
+        (target / name).write_bytes(data)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("docs")
+    toy_bert(directory, directory / "minilm")
     for seed, name in enumerate(("train", "valid", "test")):
         reviews(directory / f"{name}.csv", 48, seed=seed)
-    (directory / "tags.conll").write_text("John B-PER\nruns O\n\nParis B-LOC\nis O\n\n" * 12)
+    tags(directory / "tags.conll", 24)
     (directory / "mead.yml").write_text(PAGE.format(run=directory / "other"))
     (directory / "index.json").write_text(
         json.dumps([{"label": "bert-base-uncased-npz", "file": "minilm"}])
@@ -68,7 +85,6 @@ def test_the_python_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
     names: dict[str, object] = {}
     exec(compile(block, "finetuning.md", "exec"), names)  # noqa: S102
-    import numpy as np
     import tensorflow as tf
 
     model = names["model"]

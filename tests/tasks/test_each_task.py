@@ -10,8 +10,8 @@ import pytest
 
 from tests.tasks.toy_tasks import BAD, GOOD, cpu, options, sentence, toy_model
 from tpu_tlm.errors import UsageError
-from tpu_tlm.tasks.finetune import FinetuneResult, finetune
-from tpu_tlm.tasks.predict import TaskPredictor, load_predictor, predicted_lines
+from tpu_tlm.training.finetuning.finetune import FinetuneResult, finetune
+from tpu_tlm.training.finetuning.predict import TaskPredictor, load_predictor, predicted_lines
 
 
 @pytest.fixture(scope="module")

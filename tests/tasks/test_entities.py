@@ -99,3 +99,19 @@ def test_calibration_and_bootstrap() -> None:
     low, high = bootstrap(lambda i: float(values[i].mean()), 100, seed=0)
     assert 0.70 < low < 0.76 and 0.84 < high < 0.90
     assert (low, high) == bootstrap(lambda i: float(values[i].mean()), 100, seed=0)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "entity_f1", "macro_f1"])
+def test_resampled_metrics_are_those_of_the_chosen_examples(metric: str) -> None:
+    from tpu_tlm.tasks.tag import Tag
+    from tpu_tlm.training.finetuning.results import _resampled
+
+    labels = ["B-X", "B-Y", "I-X", "O"]
+    rng = np.random.default_rng(0)
+    gold = [[labels[i] for i in rng.integers(0, 4, 6)] for _ in range(20)]
+    guess = [[labels[i] for i in rng.integers(0, 4, 6)] for _ in range(20)]
+    index = rng.integers(0, 20, 20)
+    some = [gold[i] for i in index], [guess[i] for i in index]
+    expected = metrics_of("tag", labels, *some, None)[metric]
+    found = _resampled(Tag(labels), metric, gold, guess)(index)
+    assert found == pytest.approx(expected)

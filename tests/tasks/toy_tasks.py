@@ -84,3 +84,14 @@ def options(directory: Path, **values: Any) -> FinetuneOptions:
         RuntimeConfig(distribute="none"),
     )
     return base.changed(**values)
+
+
+def tags(path: Path, count: int) -> Path:
+    """CoNLL columns of sentences with a person and a place, no two alike."""
+    lines = []
+    for i in range(count):
+        between = " ".join(OTHER[(i >> bit) % 9] for bit in (0, 2, 4))
+        sentence_ = [("John", "B-PER"), *((w, "O") for w in between.split()), ("Paris", "B-LOC")]
+        lines += [f"{word} {tag}" for word, tag in sentence_] + [""]
+    path.write_text("\n".join(lines) + "\n")
+    return path

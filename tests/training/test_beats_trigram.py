@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
+from tests.command_modules import evaluate, preprocess, train, vocab
 from tests.trigram import Trigram
-from tpu_tlm import evaluate, preprocess, train, vocab
 from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.data.dataset.stream import in_order
 

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
+from tests.command_modules import evaluate, predict, train
 from tests.toy import SIZES, toy_dataset
-from tpu_tlm import evaluate, predict, train
 from tpu_tlm.errors import UsageError
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.command_modules import convert, evaluate, predict, train
 from tests.toy import toy_dataset, toy_labels
-from tpu_tlm import convert, evaluate, predict, train
 from tpu_tlm.config import ElectraConfig
 from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.errors import UsageError

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
+from tests.command_modules import evaluate
 from tests.toy_runs import fit, options_of
-from tpu_tlm import evaluate
 from tpu_tlm.errors import UsageError
 from tpu_tlm.training.metrics import read_metrics
 

@@ -18,10 +18,10 @@ import time
 import numpy as np
 import pytest
 
+from tests.command_modules import convert, evaluate, predict
 from tests.paths import ROOT
 from tests.toy import toy_dataset
 from tests.toy_runs import WHOLE, Corpus, fit, flags_of, options_of
-from tpu_tlm import convert, evaluate, predict
 from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.errors import Preempted, TlmError, UsageError
 from tpu_tlm.formats.mead.arrays import read_npz

@@ -332,7 +332,7 @@ class FitConfig(OptionGroup):
     )
     patience: int = opt(
         0,
-        "stop after so many epochs without a better metric; 0 = do not",
+        "epochs without a better metric after which training stops; 0 = never",
         unit="epochs",
         minimum=0,
         may_change=True,

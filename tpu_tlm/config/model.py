@@ -144,6 +144,8 @@ class ModelConfig(OptionGroup):
         True, "biases in attention projections, feed-forward layers and the bert head"
     )
     norm_bias: bool = _shape(True, "biases in layer norms")
+    scale_attention: bool = _shape(True, "divide attention scores by sqrt(d_k) (T5 does not)")
+    scale_logits: bool = _shape(False, "divide what the token head reads by sqrt(d_model) (T5)")
     skip_first_norm: bool = _shape(
         False,
         "no norm before attention in the first layer (ModernBERT)",

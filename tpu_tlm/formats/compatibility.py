@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.config.objectives import DUAL_ENCODER
 from tpu_tlm.config.options import options_in
+from tpu_tlm.errors import UsageError
 from tpu_tlm.models.positions.registry import idle_options
 from tpu_tlm.models.spec import ModelSpec
 
@@ -75,3 +76,22 @@ def flags(config: ModelConfig) -> str:
     return " ".join(
         as_flag(n, getattr(config, n)) for n in _MODEL if getattr(config, n) != getattr(default, n)
     )
+
+
+def model_options(spec: ModelSpec) -> dict[str, Any]:
+    """Options of a training run that make a model of this structure, by name.
+
+    What only acts in training (dropout, initial values) is left at its default. Raises `UsageError`
+    for a kind of model that needs further options.
+    """
+    objectives = {"mlm": "mlm", "clm": "clm"}
+    if spec.kind not in objectives:
+        raise UsageError(f"a model of kind {spec.kind!r} is not described by its options alone")
+    default = ModelConfig()
+    values = {
+        name: getattr(spec.config, name)
+        for name, option in _MODEL.items()
+        if option.declared.shapes_model
+    }
+    changed = {name: value for name, value in values.items() if value != getattr(default, name)}
+    return {"objective": objectives[spec.kind], **changed}

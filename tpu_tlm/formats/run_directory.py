@@ -35,15 +35,18 @@ def model_values(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def from_checkpoint(found: LoadedCheckpoint, run_dir: str) -> PretrainedModel:
     """The model in a checkpoint of a run."""
     from tpu_tlm.formats.pretrained import PretrainedModel
+    from tpu_tlm.formats.task_head import task_head
     from tpu_tlm.models.spec import ModelSpec
 
+    arrays = found.load()
     return PretrainedModel(
-        model_values(found.load()),
+        model_values(arrays),
         ModelSpec.from_json(json.dumps(found.state["spec"]), found.path),
         found.path,
         found.state.get("tokenizer"),
         posixpath.join(run_dir, TOKENIZER),
         hashes=found.hashes,
+        **task_head(found.state.get("task"), arrays),
     )
 
 

@@ -78,7 +78,8 @@ def pool(hidden: tf.Tensor, present: tf.Tensor, kind: str) -> tf.Tensor:
 
 
 def _activation(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
-    return tf.tanh if name == "tanh" else ACTIVATIONS[name]
+    own = {"tanh": tf.tanh, "linear": tf.identity}
+    return own[name] if name in own else ACTIVATIONS[name]
 
 
 class AttentionPooling(keras.layers.Layer):
@@ -130,7 +131,7 @@ class TaskHead(keras.layers.Layer):
         if self.attention is not None:
             return self.attention(hidden, present=present)
         if self.reductions:
-            joined = [reduction(hidden, present=present) for reduction in self.reductions]
+            joined = [reduction(hidden, present) for reduction in self.reductions]
             return pool(tf.concat(joined, axis=-1), present, "sqrt")
         vector = pool(hidden, present, self.head.pooling)
         if self.pooler is not None:
@@ -231,6 +232,8 @@ def task_spec(spec: ModelSpec, dropout: float | None, *, training: bool = True) 
     """
     config = spec.config
     changes: dict[str, Any] = {"mask_pad": True, "segment_mask": False}
+    if spec.kind != "clm":  # without the head that predicts tokens
+        changes |= {"mlm_head": "none", "output_bias": False, "tie_weights": True}
     if training:
         # A model that was exported without its dropout is not trained without one.
         rate = max(config.dropout, 0.1) if dropout is None else dropout

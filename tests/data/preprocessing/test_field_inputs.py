@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.command_modules import preprocess
 from tests.data.preprocessing.test_preprocess import examples
 from tests.paths import DATA_FILES, ROOT
-from tpu_tlm import preprocess
 from tpu_tlm.data.dataset.dataset import Dataset, open_dataset
 from tpu_tlm.errors import TlmError, UsageError
 

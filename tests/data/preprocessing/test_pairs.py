@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.command_modules import preprocess
 from tests.data.preprocessing.test_preprocess import (
     BPE,
     TOKENIZERS,
@@ -21,7 +22,6 @@ from tests.data.preprocessing.test_preprocess import (
     hashes,
     write_text,
 )
-from tpu_tlm import preprocess
 from tpu_tlm.data.dataset.dataset import Dataset, open_dataset
 from tpu_tlm.data.preprocessing import worker
 from tpu_tlm.data.preprocessing.packing import Packing

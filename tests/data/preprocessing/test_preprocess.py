@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import zstandard
 
+from tests.command_modules import preprocess
 from tests.paths import DATA_FILES
-from tpu_tlm import preprocess
 from tpu_tlm.data.dataset.dataset import Dataset, open_dataset
 from tpu_tlm.data.preprocessing import external_sort
 from tpu_tlm.data.preprocessing import preprocess as preprocessing

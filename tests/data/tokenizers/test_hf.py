@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.command_modules import preprocess
 from tests.hard_lines import hard_lines
 from tests.paths import DATA_FILES
-from tpu_tlm import preprocess
 from tpu_tlm.config import TokenizerConfig
 from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.data.tokenizers.base import Encoded, Tokenizer

@@ -15,7 +15,11 @@ from tpu_tlm.formats.classifier import SEQUENCE
 from tpu_tlm.formats.huggingface.families import FAMILIES, names
 from tpu_tlm.formats.huggingface.read import read_hf
 from tpu_tlm.formats.load import load
+from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.formats.save import save
+from tpu_tlm.models.layers.variables import named_variables
+from tpu_tlm.models.registry import build_model
+from tpu_tlm.models.spec import ModelSpec
 
 pytestmark = hf.needs_torch
 SIZES = {
@@ -35,6 +39,16 @@ DISTIL = {
     "n_heads": 4,
     "hidden_dim": 64,
     "max_position_embeddings": 24,
+}
+MPNET = {
+    **SIZES,
+    **{"pad_token_id": 1, "layer_norm_eps": 1e-5},
+    **{"id2label": {0: "bad", 1: "good", 2: "ugly"}},
+    **{"label2id": {"bad": 0, "good": 1, "ugly": 2}},
+}
+T5 = {
+    **{"vocab_size": 99, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 3},
+    **{"num_decoder_layers": 3, "decoder_start_token_id": 0},
 }
 ALBERT = {**SIZES, "embedding_size": 16}
 MODERN = {
@@ -61,10 +75,13 @@ CASES = [
     ("Electra", "ForPreTraining", {**SIZES, "embedding_size": 16}),
     *(("DistilBert", end, DISTIL) for end in ("ForMaskedLM", "Model")),
     ("DistilBert", "ForMaskedLM", {**DISTIL, **UNTIED, "sinusoidal_pos_embds": True}),
+    *(("MPNet", end, MPNET) for end in ("ForMaskedLM", "Model", *hf.CLASSIFIERS)),
     *(("Albert", end, ALBERT) for end in ("ForMaskedLM", "Model")),
     *(("ModernBert", end, MODERN) for end in ("ForMaskedLM", "Model")),
     ("ModernBert", "ForMaskedLM", {**MODERN, **UNTIED, "norm_bias": True}),
     ("ModernBert", "ForMaskedLM", {**MODERN, "layer_types": ["full_attention"] * 5}),
+    ("T5", "ForConditionalGeneration", T5),
+    ("T5", "ForConditionalGeneration", {**T5, **UNTIED, "feed_forward_proj": "gated-gelu"}),
     ("GPT2", "LMHeadModel", GPT2),
     ("GPT2", "LMHeadModel", {**GPT2, **UNTIED, "n_inner": 48, "activation_function": "relu"}),
     *(("Bert", end, {**SIZES, **LABELS}) for end in hf.CLASSIFIERS),
@@ -115,6 +132,9 @@ def our_outputs(saved, x, mask, tt):
     if tt is not None:
         features["tt"] = tf.constant(tt.astype(np.int32))
     model = saved.model()
+    if saved.spec.kind == "seq2seq":
+        features["y"] = tf.constant(hf.targets(x).astype(np.int32))
+        return {"logits": model(features).numpy()[..., : saved.spec.vocab_size]}
     found = {"hidden": model.encode(features).numpy()}
     if saved.classifier is not None:
         found["logits"] = saved.classifier.logits(saved.extras, found["hidden"], mask)
@@ -127,7 +147,8 @@ def our_outputs(saved, x, mask, tt):
 def assert_close(found, expected, mask, atol):
     for key, value in found.items():
         assert value.shape == expected[key].shape
-        real = mask == 1 if value.ndim > 1 and value.shape[:2] == mask.shape else slice(None)
+        by_token = value.ndim > 1 and value.shape[:2] == mask.shape
+        real = mask == 1 if by_token else slice(None)
         np.testing.assert_allclose(value[real], expected[key][real], atol=atol, err_msg=key)
 
 
@@ -235,3 +256,28 @@ def test_other_families_are_refused_by_name(kind, tmp_path):
 def test_every_family_is_tested():
     tested = {start.lower().replace("xlmroberta", "xlm-roberta") for start, _, _ in CASES}
     assert tested == set(names()) and len(set(names())) == len(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("preset", "architecture"),
+    [
+        ("bert-tiny", "BertForMaskedLM"),
+        ("modernbert-tiny", "ModernBertForMaskedLM"),
+    ],
+)
+def test_a_model_trained_with_a_preset_is_one_of_transformers(preset, architecture, tmp_path):
+    """No option of the preset keeps the model from being written for `transformers`."""
+    from tpu_tlm.config import Config
+
+    config = Config.preset(preset).model
+    spec = ModelSpec(config, 99, 24, prefix_id=2, suffix_id=3)
+    rng = np.random.default_rng(0)
+    values = {
+        path: (0.1 * rng.standard_normal(v.shape)).astype(np.float32)
+        for path, v in named_variables(build_model(spec)).items()
+    }
+    saved = PretrainedModel(values, spec, "here")
+    save(saved, str(tmp_path / "hf"), "hf")
+    theirs = hf.load(architecture, tmp_path / "hf")
+    x, mask, tt = batch(theirs)
+    assert_close(our_outputs(saved, x, mask, tt), hf.outputs(theirs, x, mask, tt), mask, 1e-4)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tpu_tlm.data.corpus.bad_input import BadInput
@@ -80,7 +80,7 @@ def read_part(
             yield block
         whole = piece.end - piece.start == piece.file.size
         if whole and not documents and known == sum(counts.counts.values()):
-            counts.add("empty file", functools.partial(str, piece.file.path), "remove it", strict)
+            counts.add("empty file", partial(str, piece.file.path), "remove it", strict)
 
 
 class Place:
@@ -323,7 +323,7 @@ def _read_table(
     else:
         values = arrow_values(piece.file, column, consumed)
     for text, where in values:
-        yield from text_document(text, column, functools.partial(str, where), strict, bad)
+        yield from text_document(text, column, partial(str, where), strict, bad)
 
 
 def _csv_lines(

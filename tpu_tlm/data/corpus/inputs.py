@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from tpu_tlm import filesystem
 from tpu_tlm.config import CorpusConfig
@@ -127,7 +127,7 @@ def expand_inputs(config: CorpusConfig, report: InputReport | None = None) -> li
         raise refused[0]
     for error in refused:
         kind = _NOT_TEXT if isinstance(error, _Refused) else f"file that {_UNREADABLE}"
-        report.bad.add(kind, lambda error=error: str(error), "", False)  # type: ignore[misc]
+        report.bad.add(kind, partial(str, error), "", False)
     return files
 
 
@@ -189,7 +189,7 @@ def _expand(given: str, config: CorpusConfig, report: InputReport) -> list[str]:
     if problems and (config.strict or not found):
         raise UsageError(problems[0])
     for problem in problems:
-        report.bad.add(f"directory that {_UNREADABLE}", functools.partial(str, problem), "", False)
+        report.bad.add(f"directory that {_UNREADABLE}", partial(str, problem), "", False)
     if not found and os.path.isdir(given):
         raise UsageError(
             f"--input_files: no file in {given} matches {pattern!r}{_seen(search)}: "

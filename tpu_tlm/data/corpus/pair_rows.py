@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from tpu_tlm.data.corpus.bad_input import BadInput
@@ -72,8 +72,7 @@ def read_groups(
             yield group
         whole = piece.end - piece.start == piece.file.size
         if whole and not groups and known == sum(bad.counts.values()):
-            path = functools.partial(str, piece.file.path)
-            bad.add("empty file", path, "remove it", rule.strict)
+            bad.add("empty file", partial(str, piece.file.path), "remove it", rule.strict)
 
 
 def _reader(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import functools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from tpu_tlm.data.corpus.bad_input import BadInput
@@ -50,7 +50,7 @@ def csv_values(
                 yield row[at], where
             elif row:
                 kind = f"row without column {column} (skipped)"
-                bad.add(kind, functools.partial(str, where), "see --text_column", strict)
+                bad.add(kind, partial(str, where), "see --text_column", strict)
     except csv.Error as error:
         raise UsageError(f"{file.path}:{rows.line_num}: is not CSV: {error}") from None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,8 +156,8 @@ class ExternalMerge:
                     end = int(np.searchsorted(chunk, high)[0]) if high is not None else len(chunk)
                     if end > begin:
                         stream.seek((at + begin) * self._row_bytes)
-                        target = rows[place : place + end - begin].data
-                        stream.readinto(target)  # type: ignore[attr-defined]
+                        target: Any = stream  # typed without `readinto`
+                        target.readinto(rows[place : place + end - begin].data)
                         keys[place : place + end - begin] = chunk[begin:end]
                         place += end - begin
                     at += len(chunk)

@@ -159,7 +159,7 @@ def framed_texts(
     turn: int | None = None,
     first_of: str | None = None,
 ) -> Ids:
-    """Texts as one side of examples, uint32 [n, nctx], as `make_pairs` frames them.
+    """Texts as one side of examples, uint32 [n, length], as `make_pairs` frames them.
 
     `first_of`: they are the first texts of pairs of this kind (ntp, nsp, tsv); none: the second
     texts of any. The turns of a history (ntp) are joined by `<EOU>`: of one without `turn` the last

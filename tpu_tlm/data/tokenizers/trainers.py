@@ -15,7 +15,7 @@ from tpu_tlm.data.tokenizers.word_counts import heaviest
 LARGEST_FEED = 20_000_000
 # Merges are learned from at most so many words and characters (about 1 GB); counts are of all
 # words.
-MOST_LEARNED, MOST_LEARNED_TEXT = 500_000, 6_000_000
+MOST_LEARNED, MOST_LEARNED_TEXT = 500_000, 4_000_000
 _FEED_WORDS = 5000
 _STEP, _DIGITS = 1e-4, 5  # of the unigram trainer's scores
 

@@ -17,7 +17,7 @@ from tpu_tlm.data.tokenizers.chunks import GPT2_CHUNKS
 from tpu_tlm.data.tokenizers.wordpiece import ascii_words, without_controls
 
 # Limits of a table: about 400 MB. A part of 16 MiB has far fewer words than the last number.
-LARGEST_TABLE, LARGEST_TEXT = 2_000_000, 64_000_000
+LARGEST_TABLE, LARGEST_TEXT = 2_000_000, 24_000_000
 _LARGEST_PART_TABLE = 1_000_000
 _BATCH = 1 << 20  # bytes of text counted at a time
 # Scripts without spaces between words: Thai, Lao, Tibetan, Myanmar, Khmer, kana, Chinese

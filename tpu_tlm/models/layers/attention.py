@@ -84,6 +84,7 @@ class MultiHeadedAttention(Layer):
         window: int | None = None,
         single_head: bool = False,
         use_bias: bool = True,
+        scaled: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -102,6 +103,7 @@ class MultiHeadedAttention(Layer):
             )
         self.num_heads, self.pdrop, self.window = num_heads, pdrop, window
         self.d_k = d_k or d_model // num_heads
+        self.scale = self.d_k**-0.5 if scaled else 1.0
         self.d_v = d_model if single_head else self.d_k
         self.w_O: Output | None = None
         if single_head:
@@ -186,7 +188,7 @@ class MultiHeadedAttention(Layer):
         for the same reason. In float32, which is for CPUs, where arithmetic costs more than
         passes, the weights are stored.
         """
-        q = q * tf.cast(self.d_k**-0.5, q.dtype)
+        q = q * tf.cast(self.scale, q.dtype)
         keep = dropout_mask(self.pdrop, key, "attn", (q.shape[1], q.shape[2], k.shape[2]))
         factor = 1.0 if keep is None else 1.0 / (1.0 - self.pdrop)
 

@@ -30,6 +30,7 @@ def make_attention(
         pdrop=config.dropout,
         single_head=config.single_head,
         use_bias=config.use_bias,
+        scaled=config.scale_attention,
         window=None if cross else config.window_of(layer),
     )
     encoding = relative_encoding(config)

@@ -37,6 +37,7 @@ class Head(Layer):
         elif width != config.d_model:
             # The name is in the paths of stored weights.
             self.projection = Dense(config.d_model, width, name="to_dsz", dtype=policy)
+        self.scale = config.d_model**-0.5 if config.scale_logits else None
         self.kernel = None
         if not config.tie_weights:
             self.kernel = self.add_weight(
@@ -53,6 +54,8 @@ class Head(Layer):
             hidden = self.ln(self.activation(self.dense(hidden)))
         if self.projection is not None:
             hidden = self.projection(hidden)
+        if self.scale is not None:
+            hidden *= tf.cast(self.scale, hidden.dtype)
         flat = tf.reshape(hidden, (-1, hidden.shape[-1]))
         # The vocabulary is the first axis, so that the loss sums over rows; the loss transposes
         # back, and XLA removes both transpositions.

@@ -91,7 +91,7 @@ class MeadWindowedRelativeAttention(MultiHeadedRelativeAttention):
         key: Key | None,
         start: tf.Tensor | None,
     ) -> tf.Tensor:
-        q = q * tf.cast(self.d_k**-0.5, q.dtype)
+        q = q * tf.cast(self.scale, q.dtype)
         length, tables = q.shape[2], self.position_tables()
         scores = tf.cast(self.scores(q, k, start, tables), tf.float32)
         scores = tf.where(attention_mask, scores, MASKED)

@@ -10,7 +10,9 @@ from tpu_tlm.formats.huggingface.families.electra import Electra
 from tpu_tlm.formats.huggingface.families.family import Family
 from tpu_tlm.formats.huggingface.families.gpt2 import Gpt2
 from tpu_tlm.formats.huggingface.families.modernbert import ModernBert
+from tpu_tlm.formats.huggingface.families.mpnet import MPNet
 from tpu_tlm.formats.huggingface.families.roberta import Roberta
+from tpu_tlm.formats.huggingface.families.t5 import T5
 from tpu_tlm.formats.json_files import ConfigReader
 
 # In the order in which a model without a family of its own is tried on them when it is written.
@@ -21,9 +23,11 @@ FAMILIES: tuple[Family, ...] = (
     Roberta(),
     Roberta("xlm-roberta", "XLMRoberta"),
     Roberta("camembert", "Camembert"),
+    MPNet(),
     Albert(),
     ModernBert(),
     Gpt2(),
+    T5(),
 )
 
 # Families whose arithmetic has no counterpart here, and why.

@@ -11,9 +11,9 @@ from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks.batches import Bucket, bucket_lengths, make_buckets, rows_per_batch
 from tpu_tlm.tasks.model import HEAD, build_task_model, initial_values
 from tpu_tlm.tasks.options import FinetuneOptions
-from tpu_tlm.tasks.prepare import Prepared
-from tpu_tlm.tasks.source import Source
-from tpu_tlm.tasks.step import ScaledOptimizer, TaskStep, learning_rates
+from tpu_tlm.training.finetuning.prepare import Prepared
+from tpu_tlm.training.finetuning.source import Source
+from tpu_tlm.training.finetuning.step import ScaledOptimizer, TaskStep, learning_rates
 from tpu_tlm.training.optimizers import make_optimizer
 from tpu_tlm.training.schedules import make_schedule
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tests.tasks.toy_tasks import toy_model
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.load import load
-from tpu_tlm.tasks.layer import PretrainedEncoder, load_encoder
+from tpu_tlm.training.finetuning.layer import PretrainedEncoder, load_encoder
 
 TEXTS = np.array(["a good day", "the film is very bad", "it was", "happy happy tree"] * 4)
 LABELS = np.array([1, 0, 0, 1] * 4)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tpu_tlm.tasks.report import page
+from tpu_tlm.training.finetuning.report import page
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 

@@ -14,16 +14,18 @@ from tpu_tlm import filesystem
 from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.data.tokenizers.factory import load_tokenizer
 from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.formats.classifier import OUT, TOKEN
+from tpu_tlm.formats.load import load
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.base import Task
 from tpu_tlm.tasks.batches import bucket_lengths
 from tpu_tlm.tasks.examples import Framer
-from tpu_tlm.tasks.model import HeadSpec, build_task_model
-from tpu_tlm.tasks.outputs import Outputs
-from tpu_tlm.tasks.prepare import FORMAT
+from tpu_tlm.tasks.model import HEAD, HeadSpec, build_task_model, is_encoder, task_spec
 from tpu_tlm.tasks.read import Row
 from tpu_tlm.tasks.registry import TASKS
+from tpu_tlm.training.finetuning.outputs import Outputs
+from tpu_tlm.training.finetuning.prepare import FORMAT
 
 # Texts that are read, predicted and given back together.
 CHUNK = 1024
@@ -153,16 +155,20 @@ class TaskPredictor:
 
 
 def load_predictor(path: str, *, batch: int = 64) -> TaskPredictor:
-    """The predictor of a run of `tpu_tlm.finetune`.
+    """The predictor of a run of `tpu_tlm.finetune`, or of a HuggingFace model with a
+    classification head.
 
-    Raises `UsageError` where the path has no fine-tuned model.
+    Raises `UsageError` where the path has neither.
     """
+    if not filesystem.is_directory(posixpath.join(path, "checkpoints")):
+        seeds = [n for n in filesystem.list_names(path) if n.startswith("seed-")]
+        if seeds:
+            raise UsageError(f"{path}: has several runs; give one, such as {path}/{seeds[0]}")
+        return _foreign(path, batch)
     found = Checkpoints(posixpath.join(path, "checkpoints")).newest()
     state = found.state.get("task") if found is not None else None
     if found is None or state is None:
-        seeds = [n for n in filesystem.list_names(path) if n.startswith("seed-")]
-        hint = f"; give one of its seeds, such as {path}/{seeds[0]}" if seeds else ""
-        raise UsageError(f"{path}: is no run of tpu_tlm.finetune{hint}")
+        raise UsageError(f"{path}: is no run of tpu_tlm.finetune")
     if state["format"] != FORMAT:
         raise TlmError(f"{path}: was written by a newer version")
     scale = float(state["scale"][0]), float(state["scale"][1])
@@ -176,6 +182,41 @@ def load_predictor(path: str, *, batch: int = 64) -> TaskPredictor:
     values = {name.removeprefix("model/"): value for name, value in found.load().items()}
     task = TASKS[state["task"]](state["labels"], None, scale)
     head = HeadSpec.from_dict(state["head"])
+    return TaskPredictor(task, head, framer, values, path, batch=batch)
+
+
+def _foreign(path: str, batch: int) -> TaskPredictor:
+    """The predictor of a model with `PretrainedModel.classifier`; its texts come one by one."""
+    saved = load(path)
+    given = saved.classifier
+    if given is None:
+        raise UsageError(f"{path}: is no run of tpu_tlm.finetune, and has no classification head")
+    if given.norm is not None:
+        raise UsageError(f"{path}: predict has no head with a norm, as this {saved.family} has")
+    kind = {"multi_label_classification": "multilabel", "regression": "regress"}.get(
+        given.problem_type or "", "regress" if len(given.labels) == 1 else "classify"
+    )
+    if given.task == TOKEN:
+        kind = "tag"
+    task = TASKS[kind]([] if kind == "regress" else given.labels)
+    head = HeadSpec(
+        task.outputs,
+        tokens=task.per_token,
+        pooling=given.pooling,
+        pooler=given.dense is not None,
+        activation=given.activation or "linear",
+    )
+    values = {name: value for name, value in saved.values.items() if is_encoder(name)}
+    kernel = saved.extras[f"{OUT}/kernel"]
+    values[f"{HEAD}out/kernel"] = kernel
+    values[f"{HEAD}out/bias"] = saved.extras.get(f"{OUT}/bias", np.zeros(kernel.shape[-1]))
+    if given.dense is not None:
+        dense = saved.extras[f"{given.dense}/kernel"]
+        values[f"{HEAD}pooler/kernel"] = dense
+        values[f"{HEAD}pooler/bias"] = saved.extras.get(
+            f"{given.dense}/bias", np.zeros(dense.shape[-1])
+        )
+    framer = Framer(task_spec(saved.spec, None, training=False), saved.tokenizer())
     return TaskPredictor(task, head, framer, values, path, batch=batch)
 
 

@@ -13,8 +13,8 @@ from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.batches import bucket_lengths
 from tpu_tlm.tasks.examples import Examples
 from tpu_tlm.tasks.model import HeadSpec, TaskModel, build_task_model, initial_values
-from tpu_tlm.tasks.outputs import Outputs
-from tpu_tlm.tasks.source import Source
+from tpu_tlm.training.finetuning.outputs import Outputs
+from tpu_tlm.training.finetuning.source import Source
 
 
 def encoder_outputs(

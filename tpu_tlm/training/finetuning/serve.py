@@ -9,7 +9,7 @@ import tensorflow as tf
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.tensorflow.graph_tokenizers import GraphTokenizer
 from tpu_tlm.models.layers.variables import named_variables
-from tpu_tlm.tasks.predict import TaskPredictor
+from tpu_tlm.training.finetuning.predict import TaskPredictor
 
 
 class ServedTask(tf.Module):

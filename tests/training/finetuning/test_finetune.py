@@ -15,8 +15,8 @@ from tests.tasks.toy_tasks import cpu, options, reviews, toy_model
 from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.errors import Preempted, UsageError
 from tpu_tlm.formats.load import load
-from tpu_tlm.tasks.finetune import finetune
-from tpu_tlm.tasks.run import FinetuneRun
+from tpu_tlm.training.finetuning.finetune import finetune
+from tpu_tlm.training.finetuning.run import FinetuneRun
 
 
 @pytest.fixture(scope="module")

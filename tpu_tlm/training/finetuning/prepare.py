@@ -20,7 +20,7 @@ from tpu_tlm.tasks.model import HeadSpec, task_spec
 from tpu_tlm.tasks.options import FinetuneOptions
 from tpu_tlm.tasks.read import Row, read_rows
 from tpu_tlm.tasks.registry import TASKS
-from tpu_tlm.tasks.source import Source
+from tpu_tlm.training.finetuning.source import Source
 
 # Format of the description of a task in a checkpoint.
 FORMAT = 1
@@ -132,8 +132,8 @@ def _rows(options: FinetuneOptions) -> tuple[list[Row], list[Row], str]:
     train, valid = labelling.held_out(run.task, rows, run.valid_share, options.fit.seed)
     if not valid:
         raise UsageError(
-            f"{run.train}: {len(rows)} examples are too few to hold out --valid_share "
-            f"{run.valid_share:g} of them; give --valid"
+            f"{run.train}: of {len(rows)} examples none can be held out (--valid_share "
+            f"{run.valid_share:g}; texts that occur twice stay in training); give --valid"
         )
     kind = "stratified by label" if run.task in ("classify", "pair") else "drawn at random"
     print(

@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from tests.tasks.toy_tasks import cpu, options, reviews, toy_model
 from tpu_tlm.errors import UsageError
-from tpu_tlm.tasks.finetune import finetune
-from tpu_tlm.tasks.predict import load_predictor
-from tpu_tlm.tasks.serve import save_serving
+from tpu_tlm.training.finetuning.finetune import finetune
+from tpu_tlm.training.finetuning.predict import load_predictor
+from tpu_tlm.training.finetuning.serve import save_serving
 
 TEXTS = ["a good day", "the film is very bad", " ".join(["happy"] * 50)]
 

@@ -16,13 +16,13 @@ from tpu_tlm.devices.select import Devices
 from tpu_tlm.errors import OptionError
 from tpu_tlm.tasks.metrics import improves, require_sklearn
 from tpu_tlm.tasks.options import CLASSES, FinetuneOptions, check
-from tpu_tlm.tasks.predict import load_predictor
-from tpu_tlm.tasks.prepare import Prepared, prepare
-from tpu_tlm.tasks.report import page
-from tpu_tlm.tasks.results import PAGE, REPORT, finite, report, write_predictions
-from tpu_tlm.tasks.run import FinetuneRun, Finished
-from tpu_tlm.tasks.serve import save_serving
-from tpu_tlm.tasks.source import Source, load_source
+from tpu_tlm.training.finetuning.predict import load_predictor
+from tpu_tlm.training.finetuning.prepare import Prepared, prepare
+from tpu_tlm.training.finetuning.report import page
+from tpu_tlm.training.finetuning.results import PAGE, REPORT, finite, report, write_predictions
+from tpu_tlm.training.finetuning.run import FinetuneRun, Finished
+from tpu_tlm.training.finetuning.serve import save_serving
+from tpu_tlm.training.finetuning.source import Source, load_source
 
 
 @dataclass(frozen=True)

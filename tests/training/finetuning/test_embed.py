@@ -11,7 +11,7 @@ from tests.tasks.toy_tasks import toy_model
 from tpu_tlm.config.embed import EmbedConfig
 from tpu_tlm.embed import main
 from tpu_tlm.errors import UsageError
-from tpu_tlm.tasks import embed as embedding
+from tpu_tlm.training.finetuning import embed as embedding
 
 LONG = " ".join(["the film is very good"] * 20)
 TEXTS = ["a good day", LONG, "it was", "bad", "a good day"]

@@ -18,17 +18,18 @@ from tpu_tlm.checkpoints.run_dir import RunDir
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.distributed.preemption import PreemptionWatcher, metadata_host
 from tpu_tlm.errors import OptionError, Preempted, TlmError
+from tpu_tlm.formats.task_head import EXTRA
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks import metrics as scoring
 from tpu_tlm.tasks.batches import batch_stream, make_plan
-from tpu_tlm.tasks.features import cached_vectors
 from tpu_tlm.tasks.model import HEAD
 from tpu_tlm.tasks.options import FinetuneOptions, default_epochs, default_lr
-from tpu_tlm.tasks.outputs import Outputs
-from tpu_tlm.tasks.prepare import Prepared, Split, describe
-from tpu_tlm.tasks.setup import make_step, training_buckets
-from tpu_tlm.tasks.source import Source
 from tpu_tlm.training.device_feed import feed
+from tpu_tlm.training.finetuning.features import cached_vectors
+from tpu_tlm.training.finetuning.outputs import Outputs
+from tpu_tlm.training.finetuning.prepare import Prepared, Split, describe
+from tpu_tlm.training.finetuning.setup import make_step, training_buckets
+from tpu_tlm.training.finetuning.source import Source
 from tpu_tlm.training.loop import Loop
 from tpu_tlm.training.state import TrainState
 
@@ -302,7 +303,8 @@ class FinetuneRun:
             path if path.startswith(HEAD) else f"model/{path}": value
             for path, value in values.items()
         }
-        return arrays | {f"model/{path}": value for path, value in self.source.rest.items()}
+        arrays |= {f"model/{path}": value for path, value in self.source.rest.items()}
+        return arrays | {f"{EXTRA}{name}": v for name, v in self.source.extras.items()}
 
     def _checkpoint_state(self) -> dict[str, Any]:
         return {
@@ -310,7 +312,7 @@ class FinetuneRun:
             "seed": self.options.fit.seed,
             "tokenizer": self.source.tokenizer.fingerprint(),
             "spec": json.loads(self.prepared.spec.to_json()),
-            "task": describe(self.prepared),
+            "task": {**describe(self.prepared), "family": self.source.family},
             "history": vars(self.history),
         }
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import eq
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import numpy as np
 from tpu_tlm import __version__, filesystem
 from tpu_tlm.tasks import metrics as scoring
 from tpu_tlm.tasks.base import Task
+from tpu_tlm.tasks.entities import entity_counts, f1
 from tpu_tlm.tasks.labels import counts
-from tpu_tlm.tasks.prepare import Prepared, Split
-from tpu_tlm.tasks.run import Finished
+from tpu_tlm.training.finetuning.prepare import Prepared, Split
+from tpu_tlm.training.finetuning.run import Finished
 
 PREDICTIONS, REPORT, PAGE = "predictions.jsonl", "report.json", "report.html"
 # Examples in the report's list of errors.
@@ -94,9 +96,7 @@ def split_report(
         name = scoring.default_metric(task.name, task.labels, task.metric)
         found["interval"] = {
             "metric": name,
-            "low_high": scoring.bootstrap(
-                lambda index: _one(task, name, gold, guess, index), len(gold), seed
-            ),
+            "low_high": scoring.bootstrap(_resampled(task, name, gold, guess), len(gold), seed),
             "resamples": scoring.BOOTSTRAP,
         }
     if task.name in ("classify", "pair"):
@@ -109,19 +109,32 @@ def split_report(
     return found
 
 
-def _one(
-    task: Task, metric: str, gold: Sequence[Any], guess: Sequence[Any], index: np.ndarray
-) -> float:
-    """One metric of some of the examples; the common ones without scikit-learn's overhead."""
-    if metric == "accuracy" and task.name != "tag":
-        return float(np.mean([gold[i] == guess[i] for i in index]))
+def _resampled(
+    task: Task, metric: str, gold: Sequence[Any], guess: Sequence[Any]
+) -> Callable[[np.ndarray], float]:
+    """The metric of examples by number; what is a sum over examples is counted once."""
+    if metric == "accuracy" and not task.per_token:
+        right = np.array([a == b for a, b in zip(gold, guess, strict=True)], float)
+        return lambda index: float(right[index].mean())
     if metric == "accuracy":
-        right = sum(a == b for i in index for a, b in zip(gold[i], guess[i], strict=True))
-        return right / sum(len(gold[i]) for i in index)
-    found = scoring.metrics_of(
-        task.name, task.labels, [gold[i] for i in index], [guess[i] for i in index], None
-    )
-    return found[metric]
+        counts = np.array(
+            [(sum(map(eq, a, b)), len(a)) for a, b in zip(gold, guess, strict=True)], float
+        )
+        return lambda index: float(np.divide(*counts[index].sum(0)))
+    if metric == "entity_f1":
+        sums = np.array(
+            [
+                np.sum([*entity_counts([a], [b]).values(), (0, 0, 0)], axis=0)
+                for a, b in zip(gold, guess, strict=True)
+            ]
+        )
+        return lambda index: f1(*sums[index].sum(0).tolist())[2]
+
+    def score(index: np.ndarray) -> float:
+        some = [gold[i] for i in index], [guess[i] for i in index]
+        return scoring.metrics_of(task.name, task.labels, *some, None)[metric]
+
+    return score
 
 
 def report(prepared: Prepared, finished: Finished, settings: dict[str, Any]) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks.batches import bucket_lengths
 from tpu_tlm.tasks.examples import Framer
 from tpu_tlm.tasks.model import HeadSpec, TaskModel, build_task_model, task_spec
-from tpu_tlm.tasks.outputs import Outputs
 from tpu_tlm.tasks.read import Row, read_rows
-from tpu_tlm.tasks.source import Source, load_source
+from tpu_tlm.training.finetuning.outputs import Outputs
+from tpu_tlm.training.finetuning.source import Source, load_source
 
 # Texts in a part, which is kept when the command is interrupted.
 PART = 4096

@@ -21,7 +21,7 @@ from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.examples import Framer
 from tpu_tlm.tasks.model import pool, task_spec
 from tpu_tlm.tasks.read import Row
-from tpu_tlm.tasks.source import load_source
+from tpu_tlm.training.finetuning.source import load_source
 
 POOLINGS = ("none", "cls", "mean", "max", "sqrt", "last")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.model import is_encoder
 
 _POOLER = "pooler/"
+# Rows of RoBERTa's position table that no text reaches.
+_POSITIONS = "positions/"
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Source:
     """An encoder with its tokenizer.
 
     encoder: values by path. pooler: BERT's pooler (`pooler/kernel`, `pooler/bias`), or empty.
-    rest: of a causal model, its other values, which a checkpoint keeps as they are.
+    rest: of a causal model, its other values, which a checkpoint keeps as they are. extras: arrays
+    that only the model's own format has a place for. family: HuggingFace's `model_type`.
     notes: what a user should know of the reading.
     """
 
@@ -36,6 +39,8 @@ class Source:
     tokenizer: Tokenizer
     path: str
     notes: tuple[str, ...] = ()
+    extras: dict[str, np.ndarray] = field(default_factory=dict)
+    family: str | None = None
 
     @property
     def parameters(self) -> int:
@@ -73,4 +78,14 @@ def load_source(
     if spec.kind not in ("clm", "embed"):
         spec = dataclasses.replace(spec, kind="embed", generator=None)
     rest = {n: v for n, v in saved.values.items() if spec.kind == "clm" and n not in encoder}
-    return Source(spec, encoder, pooler, rest, saved.tokenizer(tokenizer), path, tuple(saved.notes))
+    return Source(
+        spec,
+        encoder,
+        pooler,
+        rest,
+        saved.tokenizer(tokenizer),
+        path,
+        tuple(saved.notes),
+        {n: np.asarray(v) for n, v in extras.items() if n.startswith(_POSITIONS)},
+        saved.family,
+    )

@@ -1,0 +1,70 @@
+"""The notebooks run from top to bottom with small parameters, and are stored without outputs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.paths import ROOT
+
+COLAB = ROOT / "colab"
+NOTEBOOKS = sorted(path.name for path in COLAB.glob("*.ipynb"))
+
+
+def _cells(name: str) -> list[dict[str, Any]]:
+    return json.loads((COLAB / name).read_text(encoding="utf-8"))["cells"]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_is_stored_clean(name: str) -> None:
+    """No outputs, one cell of parameters with form fields, a badge that names the file itself."""
+    cells = _cells(name)
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
+    (parameters,) = [cell for cell in code if "parameters" in cell["metadata"].get("tags", ())]
+    assert all("# @param" in line for line in parameters["source"])
+    badge = "".join(cells[0]["source"])
+    assert f"/colab/{name}" in badge and "colab-badge.svg" in badge
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    words = ("old red dog", "shy big cat", "good long day")
+    lines = [f"the {a} of the {b} is here ." for a in words for b in words]
+    path = tmp_path / "my.txt"
+    documents = (f"text {i}\n" + "\n".join(lines) for i in range(200))
+    path.write_text("\n\n".join(documents) + "\n")
+    return path
+
+
+@pytest.mark.slow
+def test_they_run(text: Path, tmp_path: Path) -> None:
+    """Pre-training, run twice (the second finds everything done); continued; fine-tuned."""
+    pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("matplotlib")
+    from tests.colab.runner import run, with_parameters
+
+    small = {"text": str(text), "steps": 4, "batch_size": 8, "seq_length": 16}
+    first = {**small, "vocab_size": 60, "preset": "bert-tiny", "sentence": "the [MASK] dog"}
+    for _ in range(2):
+        done = run(COLAB / "pretrain_on_tpu.ipynb", tmp_path, first)
+    shown = "".join(o.get("text", "") for c in done.cells for o in c.get("outputs", ()))
+    assert "nothing to do" in shown and "%" in shown
+    assert (tmp_path / "hf_model" / "model.safetensors").exists()
+    continued = {**small, "model_dir": "hf_model", "work": "continued"}
+    run(COLAB / "continue_pretraining.ipynb", tmp_path, continued)
+    assert (tmp_path / "continued" / "run" / "config.yaml").exists()
+    rows = [f"the {a} is here,{'dog' in a}" for a in ("old dog", "big cat", "red dog", "shy cat")]
+    (tmp_path / "train.csv").write_text("text,label\n" + "\n".join(rows * 10) + "\n")
+    tuned = {"model_path": "tlm_work/run", "epochs": 1, "batch_size": 8, "example": "the dog"}
+    run(COLAB / "finetune.ipynb", tmp_path, tuned)
+    assert (tmp_path / "classifier" / "report.html").exists()
+    import nbformat
+
+    notebook = nbformat.read(COLAB / "finetune.ipynb", as_version=4)
+    with pytest.raises(ValueError, match="no_such"):
+        with_parameters(notebook, {"no_such": 1})

@@ -1,0 +1,47 @@
+"""MPNet: RoBERTa without token types, with one table of relative positions for all layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from tpu_tlm.formats.huggingface.families.roberta import Roberta
+from tpu_tlm.formats.huggingface.families.t5 import shared_positions
+from tpu_tlm.formats.json_files import ConfigReader
+from tpu_tlm.formats.mapping import Pair
+from tpu_tlm.models.spec import ModelSpec
+
+
+class MPNet(Roberta):
+    """MPNet (arXiv 2004.09297); its relative positions are bucketed as T5's."""
+
+    prefix = "mpnet."
+    types = None
+    attention = ("attention.attn.q", "attention.attn.k", "attention.attn.v")
+    attention_out, attention_norm = "attention.attn.o", "attention.LayerNorm"
+
+    def __init__(self) -> None:
+        super().__init__("mpnet", "MPNet")
+
+    def check_settings(self, config: ConfigReader) -> None:
+        super().check_settings(config)
+        config.only("relative_attention_num_buckets", 32)
+
+    def sizes(self, config: ConfigReader, d_model: int) -> dict[str, Any]:
+        return {"type_vocab_size": 0}
+
+    def write_sizes(self, spec: ModelSpec) -> dict[str, Any]:
+        return {
+            "layer_norm_eps": spec.config.layer_norm_eps,
+            "relative_attention_num_buckets": 32,
+        }
+
+    def read_config(self, config: ConfigReader, kind: str) -> ModelSpec:
+        spec = super().read_config(config, kind)
+        return replace(spec, config=replace(spec.config, position_encoding=["learned", "t5"]))
+
+    def layers(self, spec: ModelSpec) -> Iterator[Pair]:
+        yield from super().layers(spec)
+        key = "encoder.relative_attention_bias.weight"
+        yield shared_positions("encoder/{}/attn", key, spec.config.num_layers)

@@ -1,0 +1,169 @@
+"""T5: encoder-decoder with bucketed relative positions, RMS norms and no biases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tpu_tlm.config import ModelConfig
+from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.formats.huggingface.families.family import (
+    MAX_FFN,
+    MAX_LAYERS,
+    MAX_VOCAB,
+    MAX_WIDTH,
+    Family,
+)
+from tpu_tlm.formats.json_files import ConfigReader
+from tpu_tlm.formats.mapping import Pair, heads, joined_heads, linear, norm, rows
+from tpu_tlm.models.spec import ModelSpec
+
+_ACTIVATIONS: dict[str, Any] = {"relu": "relu", "gated-gelu": "geglu", "gated-silu": "swiglu"}
+_THEIRS = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
+# T5 has no longest text; its published models were trained on this many tokens.
+_LENGTH = 512
+_TABLE = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+
+
+class T5(Family):
+    """T5 and T5 1.1 (arXiv 1910.10683)."""
+
+    name, class_name, prefix = "t5", "T5", ""
+    body = ("shared.", "encoder.", "decoder.", "lm_head.")
+    suffixes = {"seq2seq": "ForConditionalGeneration"}
+
+    def read_config(self, config: ConfigReader, kind: str) -> ModelSpec:
+        config.only("relative_attention_num_buckets", 32)
+        config.only("relative_attention_max_distance", 128)
+        vocab = config.size("vocab_size", high=MAX_VOCAB)
+        layers = config.size("num_layers", high=MAX_LAYERS)
+        tie = config.flag("tie_word_embeddings", True)
+        pad = config.token("pad_token_id", vocab, 0) or 0
+        return ModelSpec(
+            ModelConfig(
+                d_model=config.size("d_model", high=MAX_WIDTH),
+                d_ff=config.size("d_ff", high=MAX_FFN),
+                num_heads=config.size("num_heads", high=MAX_WIDTH),
+                d_k=config.size("d_kv", high=MAX_WIDTH),
+                num_layers=layers,
+                num_decoder_layers=config.size(
+                    "num_decoder_layers", high=MAX_LAYERS, default=layers, null=True
+                ),
+                position_encoding=["t5"],
+                embeddings_reduction="sum",
+                transformer_type="pre-layer-norm",
+                norm_type="rms-norm",
+                layer_norm_eps=config.number("layer_norm_epsilon", 1e-6),
+                use_bias=False,
+                scale_attention=False,
+                scale_logits=config.flag("scale_decoder_outputs", tie),
+                activation=config.choice("feed_forward_proj", "relu", _ACTIVATIONS),
+                tie_weights=tie,
+                mask_pad=True,
+                dropout=config.number("dropout_rate", 0.1),
+                ffn_pdrop=config.number("dropout_rate", 0.1),
+                embeddings_dropout=config.number("dropout_rate", 0.1),
+            ),
+            vocab_size=vocab,
+            seq_length=_LENGTH,
+            seq_length_y=_LENGTH,
+            pad_id=pad,
+            kind=kind,
+            y_prefix_id=config.token("decoder_start_token_id", vocab, pad),
+            y_suffix_id=config.token("eos_token_id", vocab, 1),
+        )
+
+    def write_config(self, spec: ModelSpec) -> dict[str, Any]:
+        ours = spec.config
+        if ours.activation not in _THEIRS:
+            raise UsageError(f"--activation {ours.activation} has no place in a t5 model")
+        return {
+            "is_encoder_decoder": True,
+            "vocab_size": spec.vocab_size,
+            "d_model": ours.d_model,
+            "d_ff": ours.d_ff,
+            "d_kv": ours.d_k or ours.d_model // ours.num_heads,
+            "num_heads": ours.num_heads,
+            "num_layers": ours.num_layers,
+            "num_decoder_layers": ours.num_decoder_layers or ours.num_layers,
+            "relative_attention_num_buckets": 32,
+            "relative_attention_max_distance": 128,
+            "feed_forward_proj": _THEIRS[ours.activation],
+            "layer_norm_epsilon": ours.layer_norm_eps,
+            "dropout_rate": ours.dropout,
+            "tie_word_embeddings": ours.tie_weights,
+            "scale_decoder_outputs": ours.scale_logits,
+            "pad_token_id": spec.pad_id,
+            "eos_token_id": spec.y_suffix_id,
+            "decoder_start_token_id": (
+                spec.pad_id if spec.y_prefix_id is None else spec.y_prefix_id
+            ),
+        }
+
+    def pairs(self, spec: ModelSpec) -> Iterator[Pair]:
+        config = spec.config
+        yield rows("embeddings/x/table", "shared.weight", spec.vocab_size)
+        for layer in range(config.num_layers):
+            path, key = f"encoder/{layer}", f"encoder.block.{layer}.layer"
+            yield from _attention(f"{path}/attn", f"{key}.0.SelfAttention", config)
+            yield from norm(f"{path}/ln1", f"{key}.0.layer_norm", bias=False)
+            yield from _feed_forward(f"{path}/ffn", f"{key}.1.DenseReluDense", config)
+            yield from norm(f"{path}/ln2", f"{key}.1.layer_norm", bias=False)
+        yield shared_positions("encoder/{}/attn", f"encoder.{_TABLE}", config.num_layers)
+        yield from norm("encoder/ln", "encoder.final_layer_norm", bias=False)
+        count = config.num_decoder_layers or config.num_layers
+        for layer in range(count):
+            path, key = f"decoder/{layer}", f"decoder.block.{layer}.layer"
+            yield from _attention(f"{path}/self_attn", f"{key}.0.SelfAttention", config)
+            yield from norm(f"{path}/ln1", f"{key}.0.layer_norm", bias=False)
+            yield from _attention(f"{path}/src_attn", f"{key}.1.EncDecAttention", config)
+            yield from norm(f"{path}/ln2", f"{key}.1.layer_norm", bias=False)
+            yield from _feed_forward(f"{path}/ffn", f"{key}.2.DenseReluDense", config)
+            yield from norm(f"{path}/ln3", f"{key}.2.layer_norm", bias=False)
+        yield shared_positions("decoder/{}/self_attn", f"decoder.{_TABLE}", count)
+        yield from norm("decoder/ln", "decoder.final_layer_norm", bias=False)
+        if not config.tie_weights:
+            yield rows("head/kernel", "lm_head.weight", spec.vocab_size, transpose=True)
+
+    def kind_of(self, arrays: Mapping[str, np.ndarray], config: ConfigReader) -> str:
+        return "seq2seq"
+
+    def repeats(self, spec: ModelSpec) -> dict[str, str]:
+        names = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
+        if spec.config.tie_weights:
+            names.append("lm_head.weight")
+        return dict.fromkeys(names, "shared.weight")
+
+
+def _attention(path: str, key: str, config: ModelConfig) -> Iterator[Pair]:
+    queries, names, values = (f"{key}.{name}" for name in "qkv")
+    yield from heads(f"{path}/qkv", (queries, names, values), config.num_heads, bias=False)
+    yield from joined_heads(f"{path}/w_O", f"{key}.o", config.num_heads, bias=False)
+
+
+def _feed_forward(path: str, key: str, config: ModelConfig) -> Iterator[Pair]:
+    if config.activation == "relu":
+        yield from linear(f"{path}/expansion", f"{key}.wi", bias=False)
+    else:
+        yield from linear(f"{path}/gate", f"{key}.wi_0", bias=False)
+        yield from linear(f"{path}/expansion", f"{key}.wi_1", bias=False)
+    yield from linear(f"{path}/squeeze", f"{key}.wo", bias=False)
+
+
+def shared_positions(path: str, key: str, layers: int) -> Pair:
+    """One table `[buckets, h]` for all layers, of which each has a copy of its own here.
+
+    Writing raises `TlmError` when the copies differ.
+    """
+
+    def to_file(values: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        if any(not np.array_equal(value, values[0]) for value in values):
+            raise TlmError(
+                f"the layers have different relative positions, {key!r} is one table for all"
+            )
+        return [values[0].T]
+
+    paths = tuple(f"{path.format(layer)}/rel_embedding" for layer in range(layers))
+    return Pair(paths, (key,), to_file, lambda parts: [parts[0].T] * layers)
