@@ -372,7 +372,7 @@ def report(runs: Path | Sequence[Path], output: Path = "report.html") -> None:
     """
     from tpu_tlm.training.report import write_report
 
-    paths = runs if isinstance(runs, list | tuple) else [runs]
+    paths = [runs] if isinstance(runs, str | os.PathLike) else runs
     write_report([os.fspath(path) for path in paths], os.fspath(output))
 
 
