@@ -213,7 +213,7 @@ class HeadConfig(OptionGroup):
     )
     freeze: int = opt(
         0,
-        "the embeddings and this many blocks above them are not trained",
+        "the embeddings and the lowest blocks, this many, are not trained",
         unit="layers",
         minimum=0,
     )
