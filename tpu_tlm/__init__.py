@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         load_encoder,
         plan,
         preprocess,
+        report,
         train,
     )
     from tpu_tlm.config import Config
@@ -53,6 +54,7 @@ _FACE = {
             "load_encoder",
             "plan",
             "preprocess",
+            "report",
             "train",
         ),
         "tpu_tlm.api",
@@ -85,6 +87,7 @@ __all__ = [
     "objectives",
     "plan",
     "preprocess",
+    "report",
     "train",
 ]
 

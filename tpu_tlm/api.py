@@ -365,6 +365,17 @@ def finetune(model: Path, train: Path, run_dir: Path, **options: Any) -> Finetun
     return finetune_model(**{name: _plain(value) for name, value in values.items()})
 
 
+def report(runs: Path | Sequence[Path], output: Path = "report.html") -> None:
+    """Write one HTML page about one pre-training run or several: curves, options, data.
+
+    runs: run directories; output: the file, which may hold an earlier report.
+    """
+    from tpu_tlm.training.report import write_report
+
+    paths = [runs] if isinstance(runs, str | os.PathLike) else runs
+    write_report([os.fspath(path) for path in paths], os.fspath(output))
+
+
 def load_encoder(path: Path, **options: Any) -> keras.layers.Layer:
     """A pretrained encoder as a Keras layer: texts or token ids in, token vectors or a pooled
     vector out; see `training.finetuning.layer.load_encoder`.

@@ -43,7 +43,9 @@ def test_the_tables_are_the_variables_that_the_encoding_adds(name, kind):
     def paths(names):
         config = small(position_encoding=names, rpr_k=[3], num_decoder_layers=1)
         spec = ModelSpec(config, 20, 8, kind=kind)
-        return set(named_variables(build_model(spec))), {pair.path for pair in pairs_of(spec)}
+        return set(named_variables(build_model(spec))), {
+            path for pair in pairs_of(spec) for path in pair.paths
+        }
 
     variables, stored = paths([name])
     assert variables == stored, "every table has a place in an NPZ"
@@ -95,7 +97,11 @@ def test_an_input_longer_than_the_learned_positions_is_refused():
 
 def test_options_that_no_encoding_reads_are_idle():
     assert idle_options(small(position_encoding=["learned", "rotary"])) == {"rpr_k", "rpr_value_on"}
-    assert idle_options(parse()) == {"max_positions", "rotary_base"}
+    assert idle_options(parse()) == {
+        "max_positions",
+        "rotary_base",
+        "rotary_base_local",
+    }
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def test_a_scale_that_rises_over_no_example_is_refused() -> None:
 
 def test_gated_blocks_take_texts_of_one_length() -> None:
     with pytest.raises(
-        UsageError, match="--mlp: .* of 8 and 6 tokens; preprocess with --seq_length_y 8"
+        UsageError, match="--mlp: .*8 and 6 tokens; preprocess with --seq_length_y 8"
     ):
         build_model(small_spec(mlp=True))
     build_model(replace(small_spec(mlp=True), seq_length_y=8))

@@ -272,6 +272,8 @@ def test_permissions_are_named(
     read_only = tmp_path / "ro"
     read_only.mkdir()
     read_only.chmod(0o555)
+    # Python's own modules may lie where the other user may not read: import them now.
+    run(TEXT, tmp_path / "before", *UNCASED)
     request.getfixturevalue("without_rights")
     try:
         with pytest.raises(UsageError, match="ro/x.*cannot be written: Permission denied"):

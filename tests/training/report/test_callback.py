@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.toy_runs import fit, options_of
 from tests.training.report.runs import Page
-from tpu_tlm import report
 from tpu_tlm.checkpoints.run_dir import RunDir
+from tpu_tlm.report import main
 from tpu_tlm.training.callbacks import RunStart, SaveReport, StepReport
 from tpu_tlm.training.report.callback import WriteReport
 
@@ -24,7 +24,7 @@ def test_a_run_writes_its_report_and_continues_it(toy_corpus, tmp_path):
     assert [row[1] for row in page.tables["Checkpoints"][1:]] == ["2", "4"]
     # The command reads the same from the files.
     output = tmp_path / "again.html"
-    assert report.main([str(run), "--output", str(output)]) == 0
+    assert main([str(run), "--output", str(output)]) == 0
     again = Page(output.read_bytes())
     assert again.tables["Checkpoints"] == page.tables["Checkpoints"]
     assert again.tables["Data"] == page.tables["Data"]

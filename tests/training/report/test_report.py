@@ -7,19 +7,20 @@ import json
 import pytest
 
 from tests.training.report.runs import Page, make_run, records
-from tpu_tlm import filesystem, report
+from tpu_tlm import api, filesystem
 from tpu_tlm.errors import run_command
+from tpu_tlm.report import main
 from tpu_tlm.training.report.history import LIMIT, MAX_METRICS, History
 
 
 def page_of(tmp_path, *runs) -> Page:
     output = tmp_path / "out.html"
-    assert report.main([*map(str, runs), "--output", str(output)]) == 0
+    assert main([*map(str, runs), "--output", str(output)]) == 0
     return Page(output.read_bytes())
 
 
 def refused(argv, capsys) -> str:
-    assert run_command(report.main, [str(a) for a in argv]) == 2
+    assert run_command(main, [str(a) for a in argv]) == 2
     out, err = capsys.readouterr()
     assert err.count("\n") == 1, err
     return out + err
@@ -156,6 +157,8 @@ def test_what_is_no_run_or_no_report_is_refused(tmp_path, capsys):
     assert "RUNS" in refused([], capsys)
     (run / "config.yaml").write_text("lr: [1\n")
     assert "config.yaml" in refused([run], capsys)
+    (run / "config.yaml").write_text("task: classify\ntrain: a.tsv\n")
+    assert "fine-tuning" in refused([run], capsys)
     (run / "config.yaml").write_text("lr: fast\n")
     line = refused([run], capsys)
     assert "config.yaml: lr" in line and "fast" in line
@@ -173,7 +176,14 @@ def test_a_run_in_object_storage(tmp_path, bucket):
         if path.is_file():
             name = path.relative_to(local).as_posix()
             filesystem.write_bytes(f"gs://bucket/run/{name}", path.read_bytes())
-    assert report.main(["gs://bucket/run", "--output", "gs://bucket/out.html"]) == 0
+    assert main(["gs://bucket/run", "--output", "gs://bucket/out.html"]) == 0
     page = Page(filesystem.read_bytes("gs://bucket/out.html"))
     assert page.row("Runs", "run")["training loss"] == "2"
     assert [row[1] for row in page.tables["Checkpoints"][1:]] == ["10", "20"]
+
+
+def test_the_function_does_what_the_command_does(tmp_path):
+    run = make_run(tmp_path / "run", records())
+    api.report(run, tmp_path / "one.html")
+    assert Page((tmp_path / "one.html").read_bytes()).row("Runs", "run")["steps"] == "20"
+    assert [r["name"] for r in page_of(tmp_path, run).data["runs"]] == ["run"]

@@ -60,8 +60,8 @@ class RunData:
 def collect(path: str) -> RunData:
     """Read one run directory, local or in object storage.
 
-    Raises `UsageError` where it is no run directory or its config.yaml is damaged, `TlmError` where
-    a file cannot be read. Datasets that have moved are named in the report.
+    Raises `UsageError` where it is no run directory of pre-training or its config.yaml is damaged,
+    `TlmError` where a file cannot be read. Datasets that have moved are named in the report.
     """
     directory = RunDir(path)
     options = read_options(directory)
@@ -83,6 +83,11 @@ def read_options(directory: RunDir) -> dict[str, Any]:
     raw = filesystem.read_bytes(where)
     check_sealed(where, raw, "restore it")
     values = mapping(read_yaml(raw, where), where)
+    if "task" in values and "train_dir" not in values:
+        raise UsageError(
+            f"{directory.path} is a fine-tuning run, which has a report of its own:"
+            f" {directory.path}/report.html"
+        )
     groups = Config.groups()
     table = options_of(groups)
     # Checked, because YAML takes some numbers for text: 1e-12.
