@@ -96,14 +96,17 @@ def run(
                 missing.pop()
             return not missing
 
-        wait_until(all_parts, "parts of other processes", notice)
+        wait_until(all_parts, "parts of other processes", notice, share)
         _count(made, load_results(job, len(parts)))
         if share.leads and PartResult.load(job, len(parts)) is None:
             for split in job.splits:
                 _remove_other_shards(job, split)
             pack_leftovers(job, len(parts))
         wait_until(
-            lambda: PartResult.load(job, len(parts)) is not None, "process 0 to pack", notice
+            lambda: PartResult.load(job, len(parts)) is not None,
+            "process 0 to pack",
+            notice,
+            share,
         )
         tail = PartResult.load(job, len(parts))
         assert tail is not None
@@ -200,7 +203,7 @@ def _all_shards(
             shards.append(shard)
         return len(shards) == count
 
-    wait_until(complete, f"{split} shards of other processes", notice)
+    wait_until(complete, f"{split} shards of other processes", notice, Share())
     _remove_other_shards(job, split)
     return shards
 

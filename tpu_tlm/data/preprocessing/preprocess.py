@@ -12,12 +12,12 @@ from tpu_tlm.data.corpus.inputs import PART_BYTES, InputReport, expand_inputs, p
 from tpu_tlm.data.dataset.dataset import TOKENIZER
 from tpu_tlm.data.dataset.metadata import read_metadata
 from tpu_tlm.data.preprocessing import options, pipeline, provenance, work_dir
-from tpu_tlm.data.preprocessing.share import Share, wait_until
+from tpu_tlm.data.preprocessing.share import CompleteElsewhere, Share, wait_until
 from tpu_tlm.data.preprocessing.summary import summary, warnings
 from tpu_tlm.data.preprocessing.worker import PreprocessJob
 from tpu_tlm.data.processes import usable_cores
 from tpu_tlm.data.tokenizers.factory import make_tokenizer
-from tpu_tlm.errors import UsageError
+from tpu_tlm.errors import TlmError, UsageError
 
 SMALLEST_PART, PARTS = 256 << 10, 64
 # Keys of `md.yml` that are taken over from `made_from`.
@@ -69,7 +69,7 @@ def preprocess(
         if before != changed:
             notice("input files were written again since; size and sampled content are the same")
         return PreprocessResult(splits, complete_before=True)
-    share = Share(config.index, config.of)
+    share = Share(config.index, config.of, lambda: _finished(base, splits, made_from) is not None)
     lock = work_dir.OutputLock(base, shared=share.of > 1)
     try:
         directory = work_dir.WorkDirectory(work, share)
@@ -78,7 +78,7 @@ def preprocess(
                 keep = f"{directory.path}/{TOKENIZER}"
                 if reason := directory.claim(made_from, lambda: tokenizer.save(keep)):
                     notice(f"leftovers of another preprocessing removed ({reason})")
-            wait_until(lambda: directory.holds(made_from), "process 0 to begin", notice)
+            wait_until(lambda: directory.holds(made_from), "process 0 to begin", notice, share)
             job = PreprocessJob(
                 work=directory.path,
                 splits=splits,
@@ -115,8 +115,16 @@ def preprocess(
             metadata |= {"made_from": made_from, "input_changed": changed}
             pipeline.finish(job, tokenizer, made, metadata)
             directory.remove()
+        except (CompleteElsewhere, TlmError, OSError):
+            # Process 0 removes the work directory at its end, also from under this process.
+            if share.leads or not share.complete():
+                raise
+            done = f"process {share.index} of {share.of}: the dataset is complete"
+            return PreprocessResult(splits, lines=[done])
         finally:
             directory.close()
+            if not share.leads and share.complete():
+                work_dir.remove_finished(work)
     finally:
         lock.close()
     seconds = time.monotonic() - started

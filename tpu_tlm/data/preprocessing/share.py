@@ -15,12 +15,21 @@ _POLL_SECONDS = 1.0
 _NOTICE_SECONDS = 60.0
 
 
+class CompleteElsewhere(Exception):
+    """The dataset is complete: process 0 did not have to wait for this one."""
+
+
 @dataclass(frozen=True)
 class Share:
-    """Process `index` of `of`."""
+    """Process `index` of `of`.
+
+    `complete`: whether the dataset is there. A process without shards of its own is not waited for,
+    and the work directory goes with the end of process 0.
+    """
 
     index: int = 0
     of: int = 1
+    complete: Callable[[], bool] = lambda: False
 
     @property
     def leads(self) -> bool:
@@ -36,11 +45,17 @@ def wait_until(
     ready: Callable[[], bool],
     what: str,
     notice: Callable[[str], None],
+    share: Share,
     seconds: float = _POLL_SECONDS,
 ) -> None:
-    """Wait for what other processes do; says so every minute."""
+    """Wait for what other processes do; says so every minute.
+
+    Raises `CompleteElsewhere` when the dataset is complete meanwhile.
+    """
     said = time.monotonic() - _NOTICE_SECONDS + 5
     while not ready():
+        if not share.leads and share.complete():
+            raise CompleteElsewhere
         if time.monotonic() - said >= _NOTICE_SECONDS:
             said = time.monotonic()
             notice(f"waiting for {what}")
