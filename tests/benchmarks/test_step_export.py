@@ -151,7 +151,7 @@ def test_only_bert_is_plain() -> None:
         return step_export.not_plain(Config(*cli.build(Config.groups(), everything, "test")))
 
     assert reason(d_model=96, num_layers=3, dropout=0.0, mask_rate=0.3) == ""
-    assert reason(position_encoding=["shaw"], optim="lamb") == (
+    assert reason(position_encoding=["shaw"], rpr_k=[8], optim="lamb") == (
         "--position_encoding ['shaw'], --rpr_k [8], --optimizer lamb"
     )
     assert reason(warmup_steps=10, ffn_pdrop=0.1) == "--ffn_pdrop 0.1, --warmup_steps 10"

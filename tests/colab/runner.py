@@ -18,7 +18,7 @@ from IPython import get_ipython
 _system = get_ipython().system
 
 def system(command):
-    _system(command)
+    _system(get_ipython().var_expand(command, depth=1))
     code = get_ipython().user_ns.get("_exit_code", 0)
     if code:
         raise RuntimeError(f"{command!r} ended with exit code {code}")

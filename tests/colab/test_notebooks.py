@@ -58,8 +58,9 @@ def test_they_run(text: Path, tmp_path: Path) -> None:
     continued = {**small, "model_dir": "hf_model", "work": "continued"}
     run(COLAB / "continue_pretraining.ipynb", tmp_path, continued)
     assert (tmp_path / "continued" / "run" / "config.yaml").exists()
-    rows = [f"the {a} is here,{'dog' in a}" for a in ("old dog", "big cat", "red dog", "shy cat")]
-    (tmp_path / "train.csv").write_text("text,label\n" + "\n".join(rows * 10) + "\n")
+    animals = ("old dog", "big cat", "red dog", "shy cat")
+    rows = [f"the {a} is here {i},{'dog' in a}" for i in range(10) for a in animals]
+    (tmp_path / "train.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
     tuned = {"model_path": "tlm_work/run", "epochs": 1, "batch_size": 8, "example": "the dog"}
     run(COLAB / "finetune.ipynb", tmp_path, tuned)
     assert (tmp_path / "classifier" / "report.html").exists()

@@ -353,18 +353,28 @@ def test_a_save_that_is_too_slow_and_a_notice_of_google_cloud(
     tmp_path: Path,
     google_cloud: tuple[str, dict[str, str]],
 ) -> None:
-    run_dir = tmp_path / "run"
-    job = Job(corpus, run_dir, *FOREVER, "--save_steps", "10", "--grace_seconds", "3", *PLAIN)
+    run_dir, full = tmp_path / "run", tmp_path / "full"
+    # A disk that takes nothing any more, from the moment that `full` exists: the file that commits
+    # a checkpoint never gets its name.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, time\n"
+        "replace = os.replace\n"
+        "def slow(source, target, **options):\n"
+        "    while str(target).endswith('checkpoints/checkpoint') and "
+        f"os.path.exists({str(full)!r}):\n"
+        "        time.sleep(0.1)\n"
+        "    return replace(source, target, **options)\n"
+        "os.replace = slow\n"
+    )
+    job = Job(
+        corpus,
+        run_dir,
+        *FOREVER,
+        *("--save_steps", "10", "--grace_seconds", "3", *PLAIN),
+        environ={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )
     job.until(lambda: (run_dir / "checkpoints" / "checkpoint").exists())
-    # A disk that takes nothing any more: a pipe that nobody reads, in the place of the file that
-    # commits; laid while the process stands still, and has not just made that file itself.
-    pipe, laid = run_dir / "checkpoints" / "checkpoint.part", False
-    while not laid:
-        with job.standing_still(0):
-            if not pipe.exists():
-                os.mkfifo(pipe)
-                laid = True
-        time.sleep(0.01)
+    full.touch()
     # Something is unsaved when the notice comes.
     job.until(lambda: max(job.train()) > saved(run_dir))
     told = time.monotonic()
@@ -376,7 +386,7 @@ def test_a_save_that_is_too_slow_and_a_notice_of_google_cloud(
         last.startswith("error: stopped --grace_seconds 3 after SIGTERM: step ")
         and "could not be saved in that time" in last
     )
-    pipe.unlink()
+    full.unlink()
     kept = saved(run_dir)
     assert kept % 10 == 0 and f"step-{kept:08d}" in last
 
@@ -415,7 +425,7 @@ def test_a_worker_that_does_not_come_is_named(corpus: tuple[Path, Path], tmp_pat
     for each in (said[0], said[2]):
         assert each[1].startswith(
             "error: 1 of 3 workers did not come within 12 s: worker 0 "
-            f"(localhost:{job.ports[1]}); see whether"
+            f"(localhost:{job.ports[1]}); check"
         )
         assert each[1].count("\n") == 1
     assert not (tmp_path / "run").exists()

@@ -75,9 +75,10 @@ def trained(tmp_path_factory):
 def test_it_learns_and_leaves_what_it_says(trained):
     result = json.loads((trained / "result.json").read_text())
     assert result["validation_loss"] < result["unigram_loss"] - 0.5
-    assert (trained / "loss.svg").read_text().startswith("<svg") and (
-        trained / "model.npz"
-    ).stat().st_size > 1e6
+    assert (
+        "<svg" in (trained / "loss.svg").read_text()
+        and (trained / "model.npz").stat().st_size > 1e6
+    )
     assert json.loads((trained / "hf" / "config.json").read_text())["architectures"] == [
         "BertForMaskedLM"
     ]

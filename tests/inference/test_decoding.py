@@ -209,7 +209,7 @@ def test_a_denoiser_repairs_the_text_it_reads():
     [
         (
             lambda: list(make()[1]([" ".join("5" * 11)], 3)),
-            "11 tokens long, the model was trained on 10",
+            "11 tokens, the model was trained on 10",
         ),
         (
             lambda: list(make(position_encoding=["learned"])[1](["5"], 10)),

@@ -167,14 +167,14 @@ def test_masks_of_a_text_to_repair_become_sentinels():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"denoise": "spans", "noise_density": 0.0}, "--noise_density"),
-        ({"denoise": "infilling", "noise_density": 1.0}, "--noise_density"),
-        ({"denoise": "spans", "mean_span": 0.5}, "--mean_span"),
+        ({"denoise": "spans", "noise_density": 0.0}, "noise_density"),
+        ({"denoise": "infilling", "noise_density": 1.0}, "noise_density"),
+        ({"denoise": "spans", "mean_span": 0.5}, "mean_span"),
         ({"denoise": "spans", "seq_length": 1}, "too short"),
         ({"denoise": "spans", "seq_length": 9000}, "at most 8192"),
         ({"denoise": "infilling", "seq_length": 8192}, "of 8192 tokens are too long, at most 8191"),
         ({"denoise": "spans", "sentinels": 2}, "need at least 3"),
-        ({"denoise": "none", "sentinels": -1}, "negative"),
+        ({"denoise": "none", "sentinels": -1}, "sentinels -1"),
     ],
 )
 def test_options_that_do_not_go_together(options, message):

@@ -71,7 +71,7 @@ def test_what_is_read_is_framed_and_cut_as_the_pairs_were(tmp_path):
         read(pairs="tsv", turn_id=None)[:2] == [cls, w[0]]
         and len(read(pairs="tsv", turn_id=None)) == SEQ_LENGTH
     )
-    with pytest.raises(UsageError, match="tokens long, the model was trained on 8"):
+    with pytest.raises(UsageError, match="tokens, the model was trained on 8"):
         read()
 
 

@@ -261,7 +261,7 @@ def without_rights() -> Any:
 def test_permissions_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
-    for directory in (tmp_path, *list(tmp_path.parents)[:2]):
+    for directory in (tmp_path, *list(tmp_path.parents)[:3]):
         directory.chmod(stat.S_IMODE(directory.stat().st_mode) | 0o755)
     tmp_path.chmod(0o777)
     corpus = tmp_path / "c"
