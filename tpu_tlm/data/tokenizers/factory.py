@@ -140,12 +140,9 @@ def _case(config: TokenizerConfig, kind: str) -> bool:
     if found is None:
         return config.cased is not False
     cased, path = found
-    if (
-        config.cased is not None
-        and path.endswith(OLD_DESCRIPTION)
-        and "kind" in (_json_at(path) or {})
-    ):
-        return config.cased  # a command of the first edition, which did not compare them
+    saved = path.endswith(OLD_DESCRIPTION) and "files" in (_json_at(path) or {})
+    if config.cased is not None and saved:
+        return config.cased  # a directory of the first edition, which did not compare them
     if config.cased not in (None, cased):
         flag = str(config.cased).lower()
         raise UsageError(
