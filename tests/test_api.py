@@ -131,6 +131,15 @@ def test_generate_and_rank(made: Path, tmp_path: Path) -> None:
     assert {response.number for response in ranked} == {0, 1}
 
 
+def test_a_preset_acts_in_every_function(made: Path, tmp_path: Path) -> None:
+    tokenizer = tlm.learn_tokenizer(
+        made / "text.txt", tmp_path / "vocab", preset="bert-tiny", vocab_size=60, workers=1
+    )
+    assert tokenizer.kind == "wordpiece" and not tokenizer.cased
+    with pytest.raises(tlm.UsageError, match="no-such"):
+        tlm.preprocess(made / "text.txt", tmp_path / "d", vocab=made / "vocab", preset="no-such")
+
+
 def test_errors_name_parameters(made: Path) -> None:
     with pytest.raises(tlm.UsageError) as error:
         tlm.Config(mask_rate=1.5)

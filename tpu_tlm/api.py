@@ -23,6 +23,7 @@ from tpu_tlm.config import (
     TokenizerConfig,
     VocabConfig,
 )
+from tpu_tlm.config.experiment import with_presets
 from tpu_tlm.config.resolve import Source, resolve
 from tpu_tlm.training.callbacks import Callback
 
@@ -61,7 +62,8 @@ __all__ = [
 def _groups(classes: Sequence[type[Any]], options: Mapping[str, Any]) -> tuple[Any, ...]:
     """Groups of options from keyword arguments; paths become strings."""
     values = {name: _plain(value) for name, value in options.items() if value is not None}
-    return resolve(tuple(classes), [Source(values)])
+    groups = tuple(classes)
+    return resolve(groups, with_presets(groups, [Source(values)]))
 
 
 def _plain(value: Any) -> Any:
