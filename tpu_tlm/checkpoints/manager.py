@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import os
 import posixpath
@@ -279,6 +280,8 @@ class Checkpoints:
             text = manifests.dump(step, state, files)
             new = None if self._version is None else 0
             self._files.write(self._path(name, MANIFEST), text, new)
+            if new == 0 and not files.keys() <= self._files.sizes(self._path(name)).keys():
+                raise FileExistsError(errno.EEXIST, "Deleted by another process meanwhile")
             pointer = self._path(POINTER)
             self._version = self._files.write(pointer, _pointer(name).encode(), self._version)
         except FileExistsError:
@@ -288,7 +291,8 @@ class Checkpoints:
         except OSError as error:
             if name:
                 with contextlib.suppress(OSError):
-                    self._files.remove_tree(self._path(name))
+                    if not self._complete([name]):
+                        self._files.remove_tree(self._path(name))
             raise TlmError(f"{failed}: {filesystem.reason(error)}") from error
         self._prune(name)
         return self._path(name)
@@ -302,10 +306,28 @@ class Checkpoints:
         names = self._names()
         complete = self._complete(names)
         for name in names:
-            if name not in complete:
-                self._files.remove_tree(self._path(name))
+            if name not in complete and not self._removed_half_written(name):
+                complete.append(name)
         attempts = [_order(name)[1] for name in complete if _order(name)[0] == step]
         return f"step-{step:08d}" + (f".{max(attempts) + 1}" if attempts else "")
+
+    def _removed_half_written(self, name: str) -> bool:
+        """Delete a save without a manifest; False if another process completed it meanwhile.
+
+        In a bucket an empty manifest is written first, so that the process whose save this is
+        cannot complete it while its files are deleted, and it is deleted last: whoever completes
+        the save after that finds that files are missing.
+        """
+        if self._version is not None:
+            try:
+                self._files.write(self._path(name, MANIFEST), b"", 0)
+            except FileExistsError:
+                return False
+            for file in self._files.tree(self._path(name)):
+                if file != MANIFEST:
+                    self._files.remove(self._path(name, file))
+        self._files.remove_tree(self._path(name))
+        return True
 
     def _prune(self, committed: str) -> None:
         """Delete what the new commit replaces: too old, damaged, the same step, or later steps.
