@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from typing import TextIO
 from tpu_tlm.training.callbacks import Callback, EvaluationReport, RunStart, StepReport
 
 _WINDOW = 20
+# Seconds of calls after which the expected time is said.
+_MEASURED = 5.0
 
 
 def duration(seconds: float) -> str:
@@ -37,6 +40,26 @@ def quantity(value: float) -> str:
                 else f"{value / size:.0f}{letter}"
             )
     return f"{value:.3g}"
+
+
+class _Ticker:
+    """Calls a function with the seconds so far, every `every` seconds, until it is stopped."""
+
+    def __init__(self, function: Callable[[float], None], every: float) -> None:
+        self._stopped = threading.Event()
+        self._function, self._every, self._begun = function, every, time.monotonic()
+        # Does not keep a process alive whose run ended by an error.
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._every):
+            self._function(time.monotonic() - self._begun)
+
+    def stop(self) -> None:
+        """End it, and wait for a call that runs."""
+        self._stopped.set()
+        self._thread.join()
 
 
 def _step_time(seconds: float) -> str:
@@ -65,14 +88,21 @@ class Progress(Callback):
         self._history: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
         self._shown_at = float("-inf")
         self._shown = 0
+        self._expected = False
+        self._waiting: _Ticker | None = None
 
     def on_start(self, start: RunStart) -> None:
         self._history.clear()
+        self._expected = False
+        self._waiting = _Ticker(self._compiling, 1.0 if self._tty else 30.0)
 
     def on_step(self, report: StepReport) -> None:
         now = self._clock()
+        self._stop_waiting()
         self._history.append((now, report.step))
         last = report.step >= report.total
+        if not self._expected and not last:
+            self._say_expected(now, report)
         if last or now - self._shown_at >= (0.1 if self._tty else self.every):
             self._show(self._line(report), keep=last)
             self._shown_at = now
@@ -85,8 +115,30 @@ class Progress(Callback):
         """Print a line that the rewritten line does not overwrite."""
         self._show(text, keep=True)
 
+    def _compiling(self, seconds: float) -> None:
+        self._show(f"compiling the training step ... ({duration(seconds)})", keep=not self._tty)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.stop()
+            self._waiting = None
+
+    def _say_expected(self, now: float, report: StepReport) -> None:
+        """The expected time, once some calls were measured."""
+        left = self.seconds_left(report.total)
+        if left is None or now - self._history[0][0] < _MEASURED:
+            return
+        self._expected = True
+        if left >= 60.0:
+            end = time.strftime("%a %H:%M", time.localtime(time.time() + left))
+            self.on_message(
+                f"expected: {duration(left)} for the {report.total - report.step:,} steps that are "
+                f"left, until about {end}"
+            )
+
     def on_end(self) -> None:
         """Leave the last state on its line."""
+        self._stop_waiting()
         if self._shown:
             self._write("\n")
             self._shown = 0
@@ -101,6 +153,10 @@ class Progress(Callback):
     def _line(self, report: StepReport) -> str:
         step, total, speeds = report.step, report.total, report.speeds
         parts = [f"step {step}/{total} {100.0 * step / total:.0f}%"]
+        # In front, where a narrow terminal does not cut it off.
+        left = self.seconds_left(total)
+        if left is not None and step < total:
+            parts.append(f"{duration(left)} left")
         parts += [f"{name} {value:.4g}" for name, value in report.values.items()]
         if speeds:
             parts.append(f"{quantity(speeds['tokens_per_second'])} tokens/s")
@@ -110,14 +166,11 @@ class Progress(Callback):
             parts.append(f"{duration(report.seconds)} with compilation")
         if "mfu" in speeds:
             parts.append(f"MFU {100.0 * speeds['mfu']:.1f}%")
-        left = self.seconds_left(total)
-        if left is not None and step < total:
-            parts.append(f"{duration(left)} left")
         return "  ".join(parts)
 
     def _show(self, line: str, *, keep: bool) -> None:
         if not self._tty:
-            self._write(f"{line}\n")
+            self._write(f"{time.strftime('%H:%M:%S')} {line}\n")
             return
         if not keep:
             line = line[: shutil.get_terminal_size().columns - 1]
