@@ -289,8 +289,8 @@ def preprocess(
     from tpu_tlm.data.preprocessing.preprocess import preprocess as run
 
     files = [input_files] if isinstance(input_files, str | os.PathLike) else list(input_files)
-    classes = (CorpusConfig, TokenizerConfig, PreprocessConfig, PairsConfig)
-    return run(*_groups(classes, {"input_files": files, "output": output, **options}))
+    groups = (CorpusConfig, TokenizerConfig, PreprocessConfig, PairsConfig)
+    return run(*_groups(groups, {"input_files": files, "output": output, **options}))
 
 
 def train(
@@ -370,12 +370,11 @@ def finetune(model: Path, train: Path, run_dir: Path, **options: Any) -> Finetun
 
 
 def quickstart(text: Path | Sequence[Path], **options: Any) -> QuickstartResult:
-    """From own text to a trained model: vocabulary, dataset, training, fill-mask, exports.
+    """From own text to a trained, exported model. The same call continues an interrupted one.
 
-    options: those of `python -m tpu_tlm.quickstart`, such as `minutes=10`, `run_dir="quickstart"`,
-    `preset="bert-tiny"`. An interrupted call is continued by the same call.
+    options: those of `python -m tpu_tlm.quickstart`, such as `minutes=10`, `preset="bert-tiny"`.
     """
-    from tpu_tlm.config.quickstart import QuickstartConfig
+    from tpu_tlm.from_text.run import QuickstartConfig
     from tpu_tlm.from_text.run import quickstart as run
 
     paths = [text] if isinstance(text, str | os.PathLike) else list(text)
