@@ -21,7 +21,9 @@ def test_lines_where_there_is_no_terminal() -> None:
         bar.update(20e6 + seconds * 0.5e6)
     bar.message("a note")
     bar.clear()
-    times, lines = zip(*(line.split(" ", 1) for line in stream.getvalue().splitlines()), strict=True)
+    times, lines = zip(
+        *(line.split(" ", 1) for line in stream.getvalue().splitlines()), strict=True
+    )
     assert len(lines) == 4 and lines[-1] == "a note" and times[0].count(":") == 2
     assert lines[0] == "tokenizing: 62% of 40MB, 500kB/s, 30 s left"
 
