@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tpu_tlm.data.preprocessing.preprocess import PreprocessResult
     from tpu_tlm.data.tokenizers.base import Tokenizer
     from tpu_tlm.training.finetuning.finetune import FinetuneResult
-    from tpu_tlm.training.trainer import TrainResult
+    from tpu_tlm.training.result import TrainResult
 
 Path = str | os.PathLike[str]
 

@@ -143,3 +143,8 @@ class TrainState:
             {p: on(v, r) for p, v in zip(self.paths, self.values, strict=True)}
             for r in range(count)
         ]
+
+
+def not_finite(arrays: Mapping[str, np.ndarray]) -> str:
+    """The first array that has values which are not finite, "" if there is none."""
+    return next((name for name, array in arrays.items() if not np.isfinite(array).all()), "")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tpu_tlm.checkpoints.manager import Checkpoints, LoadedCheckpoint
+from tpu_tlm.checkpoints.run_checkpoints import SavedElsewhere
 from tpu_tlm.checkpoints.run_dir import RunDir
 from tpu_tlm.data.dataset.stream import Stream
 from tpu_tlm.devices.peaks import peak_flops
@@ -36,45 +37,12 @@ from tpu_tlm.training.callbacks import (
 from tpu_tlm.training.device_feed import feed
 from tpu_tlm.training.evaluation import evaluate, naming_input
 from tpu_tlm.training.loop import Loop, Totals
+from tpu_tlm.training.result import TrainResult
 from tpu_tlm.training.setup import Experiment
 from tpu_tlm.training.speed import SpeedMeter
-from tpu_tlm.training.state import TrainState
+from tpu_tlm.training.state import TrainState, not_finite
 from tpu_tlm.training.steps_per_call import StepsPerCall
 from tpu_tlm.training.warm_start import check_start, start_values, without_foreign_head
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """The result of a finished run.
-
-    run_dir: its directory; steps: of the whole run; made: those of this process; valid: sums of the
-    last evaluation, `validation` as means by name; checkpoint: directory of the last one;
-    input_wait: share of the steps' time in which the devices had no batch, None if there was only
-    one device call.
-    """
-
-    run_dir: str
-    steps: int
-    made: int
-    valid: Totals | None
-    checkpoint: str
-    input_wait: float | None = None
-
-    @property
-    def summary(self) -> str:
-        """One line about the run."""
-        waited = self.input_wait
-        wait = "" if waited is None else f"; input wait {100.0 * waited:.1f} % of the time"
-        return (
-            f"{self.made} steps made, {self.steps} in all; last checkpoint {self.checkpoint}{wait}"
-        )
-
-    @property
-    def validation(self) -> dict[str, float]:
-        """Loss and metrics of the last evaluation; empty without validation data."""
-        if self.valid is None:
-            return {}
-        return {"loss": self.valid.loss, **{n: self.valid.mean(n) for n in self.valid.metrics}}
 
 
 @dataclass(frozen=True)
@@ -337,13 +305,12 @@ class Trainer:
 
     def _commit(self, step: int) -> None:
         arrays = self.state.arrays()
-        for name, array in arrays.items():
-            # Refused, so that the last good checkpoint is not rotated out.
-            if not np.isfinite(array).all():
-                raise TlmError(
-                    f"step {step}: {name!r} has values that are not finite;"
-                    f" {stop_messages.last_good(self.committed)}"
-                )
+        # Refused, so that the last good checkpoint is not rotated out.
+        if name := not_finite(arrays):
+            raise TlmError(
+                f"step {step}: {name!r} has values that are not finite;"
+                f" {stop_messages.last_good(self.committed)}"
+            )
         state: dict[str, Any] = {
             "position": step * self.stream.batch_size,
             "batch_size": self.stream.batch_size,
@@ -354,6 +321,11 @@ class Trainer:
         }
         try:
             path = self.checkpoints.save(step, arrays, state)
+        except SavedElsewhere as error:
+            self.committed, self.saved_at = error.path, step
+            if not self.notice.reason:
+                raise
+            return self.callbacks.on_message(f"warning: {error}")
         except TlmError as error:
             raise TlmError(stop_messages.unsaved(str(error), self.committed)) from error
         self.committed, self.saved_at = path, step
