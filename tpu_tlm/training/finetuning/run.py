@@ -316,11 +316,11 @@ class FinetuneRun:
             "history": vars(self.history),
         }
 
-    def _checked(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        for name, array in arrays.items():
-            if not np.isfinite(array).all():
+    def _checked(self, values: dict[str, Any]) -> dict[str, Any]:
+        for name, value in values.items():
+            if not np.isfinite(np.asarray(value)).all():
                 raise TlmError(f"step {self.at}: {name!r} is not finite; try a smaller --lr")
-        return arrays
+        return values
 
     def _save_best(self) -> None:
         if self.devices.is_chief:
@@ -331,7 +331,7 @@ class FinetuneRun:
     def _save_progress(self) -> None:
         if self.devices.is_chief:
             with self.devices.team.undisturbed(), self.notice.saving():
-                arrays = self._checked(self.state.arrays())
+                arrays = self._checked(self.state.snapshot())
                 self.progress.save(self.at, arrays, self._checkpoint_state())
 
     def _restore(self) -> None:
