@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tpu_tlm.inference.retrieve import Response
     from tpu_tlm.models.spec import ModelSpec
     from tpu_tlm.training.finetuning.finetune import FinetuneResult
-    from tpu_tlm.training.trainer import TrainResult
+    from tpu_tlm.training.result import TrainResult
 
 Path = str | os.PathLike[str]
 

@@ -251,26 +251,50 @@ def test_killed_at_any_moment_and_continued_is_the_same_run(toy_corpus, tmp_path
 # What cannot be written or used
 
 
+@pytest.mark.parametrize("everywhere", [True, False])
 def test_a_disk_that_is_full_at_a_save_loses_nothing(
-    toy_corpus, tmp_path, monkeypatch, uninterrupted
+    toy_corpus, tmp_path, monkeypatch, uninterrupted, everywhere
 ):
-    options = options_of(toy_corpus, tmp_path / "run", *FEW)
+    run_dir = tmp_path / "run"
+    options = options_of(toy_corpus, run_dir, *FEW)
     write = tensor_bundle.write
 
-    def full(prefix, values):
-        if "step-00000004" in prefix:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(prefix, values)
+    def full(prefix, variables):
+        if "step-00000004" in prefix and (
+            everywhere or prefix.startswith(f"{run_dir}/checkpoints/")
+        ):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(prefix, variables)
 
     monkeypatch.setattr("tpu_tlm.checkpoints.tensor_bundle.write", full)
     with pytest.raises(TlmError, match="step 4.*No space left") as error:
         fit(options)
     text = str(error.value)
-    assert "step-00000002" in text and "the same command continues" in text and "\n" not in text
+    assert "the same command continues" in text and "\n" not in text
+    safe = "checkpoints/step-00000002" if everywhere else "checkpoints-emergency/step-00000004"
+    assert f"{run_dir}/{safe}" in text
     monkeypatch.undo()
-    assert arrays(tmp_path / "run")[0] == 2
-    assert fit(options).made == 4
-    assert_same(arrays(tmp_path / "run"), uninterrupted)
+    assert arrays(run_dir)[0] == 2
+    assert fit(options).made == (4 if everywhere else 2)
+    assert_same(arrays(run_dir), uninterrupted)
+    assert not (run_dir / "checkpoints-emergency").exists()
+
+
+def test_a_stop_saves_elsewhere_on_a_full_disk(toy_corpus, tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    write = tensor_bundle.write
+
+    def full(prefix, variables):
+        if prefix.startswith(f"{run_dir}/checkpoints/"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(prefix, variables)
+
+    def stop():
+        monkeypatch.setattr(tensor_bundle, "write", full)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted, match="checkpoints-emergency/step-0000000[34]"):
+        fit(options_of(toy_corpus, run_dir, *FEW), [At(3, stop)])
 
 
 def test_files_that_cannot_be_written_do_not_end_a_run(toy_corpus, tmp_path, capsys):

@@ -353,12 +353,18 @@ class Checkpoints:
         Later steps are there when the run continued from an older checkpoint.
         """
         step = _order(committed)[0]
-        usable = [
-            name for name in self._names() if name not in self._damaged and _order(name)[0] < step
-        ]
-        kept = {committed, *sorted(usable, key=_order, reverse=True)[: self.keep - 1]}
+        usable = self._usable(step)
+        kept = {committed, *usable[: self.keep - 1]}
         if self.keep_every:
             kept.update(name for name in usable if _order(name)[0] % self.keep_every == 0)
+        self._delete_all_but(kept)
+
+    def _usable(self, step: int) -> list[str]:
+        """Checkpoints before `step` that are not known to be damaged, the newest first."""
+        found = [n for n in self._names() if n not in self._damaged and _order(n)[0] < step]
+        return sorted(found, key=_order, reverse=True)
+
+    def _delete_all_but(self, kept: set[str]) -> None:
         for name in self._names():
             if name in kept:
                 continue

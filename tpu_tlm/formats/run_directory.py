@@ -55,9 +55,9 @@ def read_run(path: str, options: ReadOptions) -> PretrainedModel:
     Newer checkpoints that are damaged are in the result's `skipped`. Raises `UsageError` when
     none can be used, `TlmError` when the one of `options.step` is damaged.
     """
-    from tpu_tlm.checkpoints.manager import Checkpoints
+    from tpu_tlm.checkpoints.run_checkpoints import RunCheckpoints
 
-    checkpoints = Checkpoints(posixpath.join(path, CHECKPOINTS))
+    checkpoints = RunCheckpoints(posixpath.join(path, CHECKPOINTS))
     found = checkpoints.at(options.step) if options.step is not None else checkpoints.newest()
     skipped = tuple(f"{s.path}: {s.reason}" for s in checkpoints.skipped)
     if found is None:

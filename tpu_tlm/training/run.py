@@ -12,7 +12,8 @@ from tpu_tlm.training.callbacks import Callback
 if TYPE_CHECKING:
     from tpu_tlm.data.dataset.dataset import Dataset
     from tpu_tlm.devices.select import Devices
-    from tpu_tlm.training.trainer import Trainer, TrainResult
+    from tpu_tlm.training.result import TrainResult
+    from tpu_tlm.training.trainer import Trainer
 
 
 def train(
@@ -59,7 +60,7 @@ def make_trainer(
     Raises `UsageError` for options and data that do not fit, or that do not continue the run in the
     run directory.
     """
-    from tpu_tlm.checkpoints.manager import Checkpoints
+    from tpu_tlm.checkpoints.run_checkpoints import RunCheckpoints
     from tpu_tlm.checkpoints.run_dir import RunDir
     from tpu_tlm.data.dataset.stream import Stream
     from tpu_tlm.training import setup
@@ -87,7 +88,7 @@ def make_trainer(
         experiment,
         devices,
         directory,
-        Checkpoints(directory.checkpoints, run.keep, run.keep_every),
+        RunCheckpoints(directory.checkpoints, run.keep, run.keep_every),
         stream,
         Intervals(
             save_steps,

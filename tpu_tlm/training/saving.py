@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from tpu_tlm.checkpoints.manager import Checkpoints
+from tpu_tlm.checkpoints.run_checkpoints import SavedElsewhere
 from tpu_tlm.checkpoints.run_dir import RunDir
 from tpu_tlm.errors import TlmError
 from tpu_tlm.training import stop_messages
+from tpu_tlm.training.state import not_finite
 
 # The thread of a save gives way to the steps where both need the processors.
 _NICE = 10
@@ -83,7 +84,8 @@ class Saver:
         """The result of a save, once. None while it is in flight (never with `wait`), or if there
         is none.
 
-        Raises `TlmError` when it failed: the values are not finite, or cannot be written.
+        Raises `TlmError` when it failed: the values are not finite, or cannot be written;
+        `SavedElsewhere` when they are in the emergency directory.
         """
         if self._thread is not None:
             if self._thread.is_alive() and not wait:
@@ -99,7 +101,6 @@ class Saver:
         began = time.perf_counter()
         try:
             with self._protected():
-                self._check_finite(step, values)
                 path = self._commit(step, values, state)
                 self._on_commit(step, path)
                 self._directory.note_commit()
@@ -115,17 +116,17 @@ class Saver:
         values.clear()
         self._outcome = Committed(step, path, kept, model, time.perf_counter() - began)
 
-    def _check_finite(self, step: int, values: Mapping[str, tf.Tensor]) -> None:
-        for name, value in values.items():
-            # Refused, so that the last good checkpoint is not rotated out.
-            if not np.isfinite(np.asarray(value)).all():
-                raise TlmError(
-                    f"step {step}: {name!r} has values that are not finite;"
-                    f" {stop_messages.last_good(self._last())}"
-                )
-
     def _commit(self, step: int, values: Mapping[str, tf.Tensor], state: Mapping[str, Any]) -> str:
+        # Refused, so that the last good checkpoint is not rotated out.
+        if name := not_finite(values):
+            raise TlmError(
+                f"step {step}: {name!r} has values that are not finite;"
+                f" {stop_messages.last_good(self._last())}"
+            )
         try:
             return self._checkpoints.save(step, values, state)
+        except SavedElsewhere as error:
+            self._on_commit(step, error.path)
+            raise
         except TlmError as error:
             raise TlmError(stop_messages.unsaved(str(error), self._last())) from error

@@ -153,3 +153,8 @@ class TrainState:
             {p: on(v, r) for p, v in zip(self.paths, self.values, strict=True)}
             for r in range(count)
         ]
+
+
+def not_finite(values: Mapping[str, Any]) -> str:
+    """The first array or tensor that has values which are not finite, "" if there is none."""
+    return next((n for n, value in values.items() if not np.isfinite(np.asarray(value)).all()), "")

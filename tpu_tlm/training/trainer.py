@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tpu_tlm.checkpoints.manager import Checkpoints, LoadedCheckpoint
+from tpu_tlm.checkpoints.run_checkpoints import SavedElsewhere
 from tpu_tlm.checkpoints.run_dir import RunDir
 from tpu_tlm.data.dataset.stream import Stream
 from tpu_tlm.devices.peaks import peak_flops
@@ -37,12 +38,12 @@ from tpu_tlm.training.callbacks import (
 from tpu_tlm.training.device_feed import feed
 from tpu_tlm.training.evaluation import evaluate, naming_input
 from tpu_tlm.training.loop import Loop, Totals
+from tpu_tlm.training.result import TrainResult
 from tpu_tlm.training.saving import Saver
 from tpu_tlm.training.setup import Experiment
 from tpu_tlm.training.speed import SpeedMeter
 from tpu_tlm.training.state import TrainState
 from tpu_tlm.training.steps_per_call import StepsPerCall
-from tpu_tlm.training.train_result import TrainResult
 from tpu_tlm.training.warm_start import check_start, start_values, without_foreign_head
 
 
@@ -322,7 +323,12 @@ class Trainer:
 
     def _settle(self, wait: bool = False) -> None:
         """Report a background save that has ended; raises its error."""
-        done = self.saver.finished(wait)
+        try:
+            done = self.saver.finished(wait)
+        except SavedElsewhere as error:
+            if not self.notice.reason:
+                raise
+            return self.callbacks.on_message(f"warning: {error}")
         if done is None:
             return
         if text := self.pace.saved(done.seconds):

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tpu_tlm import filesystem
-from tpu_tlm.checkpoints.manager import Checkpoints
+from tpu_tlm.checkpoints.run_checkpoints import RunCheckpoints, SavedElsewhere
 from tpu_tlm.checkpoints.run_dir import RunDir
 from tpu_tlm.data.progress import ProgressBar, duration, quantity
 from tpu_tlm.devices.select import Devices
@@ -32,7 +32,7 @@ from tpu_tlm.training.finetuning.prepare import Prepared, Split, describe
 from tpu_tlm.training.finetuning.setup import make_step, training_buckets
 from tpu_tlm.training.finetuning.source import Source
 from tpu_tlm.training.loop import Loop
-from tpu_tlm.training.state import TrainState
+from tpu_tlm.training.state import TrainState, not_finite
 
 # Where a run keeps the state to continue from; `checkpoints` has the best model.
 PROGRESS = "progress"
@@ -87,8 +87,8 @@ class FinetuneRun:
             print(f"continuing with another option: {change}")
         if devices.is_chief:
             source.tokenizer.save(self.directory.tokenizer)
-        self.best = Checkpoints(self.directory.checkpoints, 1)
-        self.progress = Checkpoints(f"{self.directory.path}/{PROGRESS}", 1)
+        self.best = RunCheckpoints(self.directory.checkpoints, 1)
+        self.progress = RunCheckpoints(f"{self.directory.path}/{PROGRESS}", 1)
         # Vectors that need no training after the encoder are computed once.
         self.head_only = (
             not head.finetune
@@ -322,9 +322,8 @@ class FinetuneRun:
         }
 
     def _checked(self, values: dict[str, Any]) -> dict[str, Any]:
-        for name, value in values.items():
-            if not np.isfinite(np.asarray(value)).all():
-                raise TlmError(f"step {self.at}: {name!r} is not finite; try a smaller --lr")
+        if name := not_finite(values):
+            raise TlmError(f"step {self.at}: {name!r} is not finite; try a smaller --lr")
         return values
 
     def _save_best(self) -> None:
@@ -336,8 +335,13 @@ class FinetuneRun:
     def _save_progress(self) -> None:
         if self.devices.is_chief:
             with self.devices.team.undisturbed(), self.notice.saving():
-                arrays = self._checked(self.state.snapshot())
-                self.progress.save(self.at, arrays, self._checkpoint_state())
+                values = self._checked(self.state.snapshot())
+                try:
+                    self.progress.save(self.at, values, self._checkpoint_state())
+                except SavedElsewhere as error:
+                    if not self.notice.reason:
+                        raise
+                    print(f"warning: {error}", flush=True)
 
     def _restore(self) -> None:
         found = self.progress.newest()

@@ -1,4 +1,4 @@
-"""The result of a training run."""
+"""What a training run returns."""
 
 from __future__ import annotations
 
