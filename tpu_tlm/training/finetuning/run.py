@@ -321,10 +321,10 @@ class FinetuneRun:
             "history": vars(self.history),
         }
 
-    def _checked(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        if name := not_finite(arrays):
+    def _checked(self, values: dict[str, Any]) -> dict[str, Any]:
+        if name := not_finite(values):
             raise TlmError(f"step {self.at}: {name!r} is not finite; try a smaller --lr")
-        return arrays
+        return values
 
     def _save_best(self) -> None:
         if self.devices.is_chief:
@@ -335,9 +335,9 @@ class FinetuneRun:
     def _save_progress(self) -> None:
         if self.devices.is_chief:
             with self.devices.team.undisturbed(), self.notice.saving():
-                arrays = self._checked(self.state.arrays())
+                values = self._checked(self.state.snapshot())
                 try:
-                    self.progress.save(self.at, arrays, self._checkpoint_state())
+                    self.progress.save(self.at, values, self._checkpoint_state())
                 except SavedElsewhere as error:
                     if not self.notice.reason:
                         raise
