@@ -95,6 +95,12 @@ class TokenizerConfig(OptionGroup):
         unit="token",
         only_with=_BPE,
     )
+    add_tokens: str | None = opt(
+        None,
+        "file with further tokens, one a line, that get ids after the last one of --vocab (hf and "
+        "wordpiece); train: the data must have been made with them",
+        unit="file",
+    )
 
 
 @dataclass(frozen=True)

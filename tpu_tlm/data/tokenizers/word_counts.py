@@ -22,7 +22,7 @@ _LARGEST_PART_TABLE = 1_000_000
 _BATCH = 1 << 20  # bytes of text counted at a time
 # Scripts without spaces between words: Thai, Lao, Tibetan, Myanmar, Khmer, kana, Chinese
 # characters.
-_UNSEGMENTED = re.compile(
+UNSEGMENTED = re.compile(
     "[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff]"
 )
@@ -159,7 +159,7 @@ def _cut_runs(words: Counter[str]) -> Counter[str]:
     """The words, with long runs of scripts without spaces cut into pieces."""
     found: Counter[str] = Counter()
     for word, count in words.items():
-        if len(word) <= _LONGEST_RUN or not _UNSEGMENTED.search(word):
+        if len(word) <= _LONGEST_RUN or not UNSEGMENTED.search(word):
             found[word] += count
             continue
         for at in range(0, len(word), _CUT):
