@@ -232,7 +232,10 @@ def load_tokenizer(directory: str) -> Tokenizer:
             )
     if kind == "hf":
         from tpu_tlm.data.tokenizers.hf import HfTokenizer
+        from tpu_tlm.data.tokenizers.sentencepiece_tokenizer import SPIECE, SentencePieceTokenizer
 
+        if SPIECE in contents:
+            return SentencePieceTokenizer(contents, name=f"{base}/{SPIECE}")
         return HfTokenizer(contents, name=f"{base}/{_PIPELINE}")
     if kind == "bpe":
         from tpu_tlm.data.tokenizers.bpe import BpeTokenizer

@@ -39,7 +39,9 @@ def read_tokens(path: str) -> list[str]:
         if token != token.strip():
             raise UsageError(f"{_FLAG} {path}:{number}: {token!r} has white space at an end")
         if token in found:
-            raise UsageError(f"{_FLAG} {path}:{number}: {token!r} stands in line {found[token]} too")
+            raise UsageError(
+                f"{_FLAG} {path}:{number}: {token!r} stands in line {found[token]} too"
+            )
         found[token] = number
     if not found:
         raise UsageError(f"{_FLAG} {path}: holds no token: write one token a line")
@@ -56,13 +58,13 @@ def grow(tokenizer: Tokenizer, tokens: list[str], path: str) -> HfTokenizer:
     """
     from tokenizers import AddedToken
 
-    if isinstance(tokenizer, HfTokenizer):
+    if type(tokenizer) is HfTokenizer:
         pipeline, contents = tokenizer.pipeline_copy(), tokenizer.files()
     elif isinstance(tokenizer, WordPieceTokenizer):
         pipeline, contents = _bert_parts(tokenizer)
     else:
         raise UsageError(
-            f"{_FLAG} {path}: fastBPE's files cannot hold further tokens: convert the model with "
+            f"{_FLAG} {path}: the files of this tokenizer cannot hold further tokens: convert the model with "
             "`python -m tpu_tlm.convert MODEL DIR --to hf`, and give DIR as --vocab and --init_from"
         )
     if piece := next((token for token in tokens if _is_piece(token, tokenizer)), None):
@@ -122,7 +124,9 @@ def _bert_parts(tokenizer: WordPieceTokenizer) -> tuple[Pipeline, dict[str, byte
     """BERT's pipeline and settings."""
     from tokenizers import AddedToken, decoders, processors
 
-    pipeline = bert_pipeline({token: i for i, token in enumerate(tokenizer.tokens)}, tokenizer.cased)
+    pipeline = bert_pipeline(
+        {token: i for i, token in enumerate(tokenizer.tokens)}, tokenizer.cased
+    )
     roles = {f"{name}_token": f"[{name.upper()}]" for name in _BERT_NAMES}
     pipeline.add_special_tokens(
         [AddedToken(token, special=True, normalized=False) for token in roles.values()]

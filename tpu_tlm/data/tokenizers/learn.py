@@ -190,12 +190,11 @@ def wordpiece_tokens(
         {word: count for word, count in learnable.items() if units.issuperset(_units(word))}
     )
     first = [*special, *sorted(units)]
-    # The library also numbers letters that only stand inside words, as if they began some.
-    unused = {unit[2:] for unit in units if unit.startswith("##") and len(unit) == 3} - units
     merges = []
     if learnable:
-        size = vocab_size + len(unused)
-        merges = train_bpe(learnable, first, size, min_frequency, continuing_subword_prefix="##")
+        merges = train_bpe(
+            learnable, first, vocab_size, min_frequency, continuing_subword_prefix="##"
+        )
     known = set(first)
     made = first_made(merges, lambda left, right: left + right.removeprefix("##"), known)
     tokens = [*first, *(left + right.removeprefix("##") for left, right in made)][:vocab_size]

@@ -23,8 +23,9 @@ def text_of(data: bytes, name: str) -> str:
 
 
 def lines_of(data: bytes, name: str) -> list[str]:
-    """The lines of a file; the last may lack its end."""
-    lines = text_of(data, name).split("\n")
+    """The lines of a file, which may end with lone carriage returns; the last may lack its end."""
+    text = text_of(data, name)
+    lines = (text if "\n" in text else text.replace("\r", "\n")).split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 
 
