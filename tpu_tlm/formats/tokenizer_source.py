@@ -1,4 +1,4 @@
-"""The tokenizer, case and framing of a model, run, dataset or vocabulary (preprocess --tokenizer)."""
+"""Tokenizer, case and framing of a model, run, dataset or vocabulary (preprocess --tokenizer)."""
 
 from __future__ import annotations
 

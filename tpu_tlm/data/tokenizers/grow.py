@@ -54,7 +54,8 @@ def grow(tokenizer: Tokenizer, tokens: list[str], path: str) -> HfTokenizer:
     The new ones are found in a text before it is split, as `add_tokens` of `transformers` does it.
     Tokens of letters and digits are matched as whole words, except in scripts without spaces
     between words. path: of the file with the tokens. Raises `UsageError` where no token is new, for
-    one that would not be found in a text, and for fastBPE, whose files cannot hold them.
+    one that would not be found in a text, and for tokenizers whose files hold none (fastBPE,
+    a SentencePiece model without a tokenizer.json).
     """
     from tokenizers import AddedToken
 
@@ -64,8 +65,9 @@ def grow(tokenizer: Tokenizer, tokens: list[str], path: str) -> HfTokenizer:
         pipeline, contents = _bert_parts(tokenizer)
     else:
         raise UsageError(
-            f"{_FLAG} {path}: the files of this tokenizer cannot hold further tokens: convert the model with "
-            "`python -m tpu_tlm.convert MODEL DIR --to hf`, and give DIR as --vocab and --init_from"
+            f"{_FLAG} {path}: the files of this tokenizer cannot hold further tokens: convert the "
+            "model with `python -m tpu_tlm.convert MODEL DIR --to hf`, and give DIR as --vocab and "
+            "--init_from"
         )
     if piece := next((token for token in tokens if _is_piece(token, tokenizer)), None):
         raise UsageError(

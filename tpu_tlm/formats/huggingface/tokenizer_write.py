@@ -74,8 +74,8 @@ def tokenizer_files(tokenizer: Tokenizer, spec: ModelSpec) -> tuple[dict[str, by
     notes = []
     if isinstance(tokenizer, BpeTokenizer) and not tokenizer.cased and _has_sigma(tokenizer):
         notes.append(
-            "a capital sigma at the end of a word becomes \u03c2 in this package, as in Python, and "
-            "\u03c3 in transformers' tokenizers: lower-case Greek text before it is given to them"
+            "a capital sigma at the end of a word becomes \u03c2 here, as in Python, and \u03c3 in "
+            "transformers' tokenizers: lower-case Greek text before it is given to them"
         )
     found = {
         PIPELINE: pipeline.to_str(pretty=False).encode(),
