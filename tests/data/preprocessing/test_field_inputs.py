@@ -270,9 +270,13 @@ def test_json_over_several_lines_is_named(tmp_path: Path, text: str) -> None:
         run(tmp_path / "a.json", tmp_path / "out", *UNCASED, "--strict")
 
 
-def test_a_vocabulary_with_lone_carriage_returns_is_read(tmp_path: Path) -> None:
-    data = (FIELD / "vocab.txt").read_bytes().replace(b"\n", b"\r")
-    (tmp_path / "vocab.txt").write_bytes(data)
+@pytest.mark.parametrize("line_end", [b"\r", b"\r\n"])
+def test_vocabularies_with_carriage_returns_are_read(tmp_path: Path, line_end: bytes) -> None:
+    for name in ("vocab.txt", "bom-codes/codes", "bom-codes/vocab"):
+        data = (FIELD / name).read_bytes().replace(b"\n", line_end)
+        (tmp_path / Path(name).name).write_bytes(data)
+    bpe = ["--codes", tmp_path / "codes", "--vocab", tmp_path / "vocab"]
+    assert run(TEXT, tmp_path / "bpe", *bpe).metadata["tokens"] == 131
     given = ["--subword_type", "wordpiece", "--vocab", tmp_path / "vocab.txt", "--cased", "false"]
     assert run(TEXT, tmp_path / "out", *given).metadata["unknown_tokens"] == 0
 

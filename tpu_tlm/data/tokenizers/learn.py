@@ -180,6 +180,11 @@ def wordpiece_tokens(
         key=lambda unit: (-units_of[unit], unit),
     )
     units = set(ranked[: (vocab_size - len(special)) // 2])
+    if not units:
+        raise UsageError(
+            f"--input_files: no letter occurs {min_frequency} times: give more text or a smaller "
+            "--min_frequency"
+        )
     if len(units) < len(units_of):
         share = 1 - sum(units_of[unit] for unit in units) / units_of.total()
         notes.append(

@@ -58,6 +58,8 @@ def learn_vocabulary(
         if getattr(config, name) < least:
             raise UsageError(f"--{name}: {getattr(config, name)} is less than {least}")
     options = LearnOptions.of(config)
+    if filesystem.exists(config.output) and not filesystem.is_directory(config.output):
+        raise UsageError(f"--output {config.output}: is a file, a directory is needed")
     present = [n for n in filesystem.list_names(config.output) if n in TOKENIZER_FILES]
     if present and not config.overwrite:
         raise UsageError(

@@ -23,10 +23,16 @@ def text_of(data: bytes, name: str) -> str:
 
 
 def lines_of(data: bytes, name: str) -> list[str]:
-    """The lines of a file, which may end with lone carriage returns; the last may lack its end."""
-    text = text_of(data, name)
-    lines = (text if "\n" in text else text.replace("\r", "\n")).split("\n")
+    """The lines of a file with any line ends; the last may lack its end."""
+    lines = with_line_feeds(text_of(data, name)).split("\n")
     return lines[:-1] if lines[-1] == "" else lines
+
+
+def with_line_feeds(text: str) -> str:
+    """A text whose lines end with line feeds, not with carriage returns (and line feeds)."""
+    if "\r" not in text:
+        return text
+    return text.replace("\r\n", "\n") if "\n" in text else text.replace("\r", "\n")
 
 
 def json_of(data: bytes, name: str) -> dict[str, Any]:
