@@ -95,6 +95,12 @@ class TokenizerConfig(OptionGroup):
         unit="token",
         only_with=_BPE,
     )
+    add_tokens: str | None = opt(
+        None,
+        "file with further tokens, one a line, that get ids after the last one of --vocab (hf and "
+        "wordpiece); train: the data must have been made with them",
+        unit="file",
+    )
 
 
 @dataclass(frozen=True)
@@ -173,6 +179,14 @@ class PreprocessConfig(OptionGroup):
         also_called=("output_dir",),
     )
     preset: str | None = preset_option(shapes_data=False)
+    tokenizer: str | None = opt(
+        None,
+        "model directory, run, dataset or vocabulary whose tokenizer, case and framing (prefix, "
+        "suffix, eol_token) are used",
+        unit="dir",
+        shapes_data=False,
+        basic=True,
+    )
     seq_length: int = opt(
         256,
         "tokens of an example, prefix and suffix included",

@@ -98,6 +98,7 @@ def make_trainer(
         ),
         eval_batch_size=data.eval_batch_size,
         init_from=run.init_from,
+        new_token_init=run.new_token_init,
         xla=config.runtime.xla,
         callbacks=[*_built_in(config, directory, devices, display), *callbacks],
     )

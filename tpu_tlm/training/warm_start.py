@@ -10,7 +10,11 @@ from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.compatibility import DUAL, as_flag, differences
 from tpu_tlm.formats.electra_parts import GENERATOR, part_spec
+from tpu_tlm.formats.load import load
+from tpu_tlm.formats.mead.npz import described_by_options
+from tpu_tlm.formats.positions import with_positions_of
 from tpu_tlm.formats.pretrained import PretrainedModel
+from tpu_tlm.formats.vocabulary_growth import with_vocabulary_of
 from tpu_tlm.models.spec import ModelSpec
 
 # Options in which the models may differ: heads, and what is masked, which depends on the data.
@@ -19,6 +23,29 @@ _MAY_DIFFER = ("mlm_head", "output_bias", "tie_weights", "mask_pad", "segment_ma
 _NEW = ("head/", "generator/", "reduction/", "ff1/", "ff2/", "temperature")
 # Kinds whose head classifies tokens as replaced; heads of the others predict tokens.
 _BINARY = ("discriminator", "electra")
+
+
+def values_of(
+    path: str,
+    spec: ModelSpec,
+    tokenizer: Tokenizer,
+    own: Mapping[str, np.ndarray],
+    new_token_init: str = "mean",
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The initial values of a run from the model at `path`, and lines that say what they are.
+
+    own: the run's random values by path. new_token_init: "mean" or "random", as
+    `with_vocabulary_of`. Raises `UsageError` where the model does not fit the run.
+    """
+    where = f"--init_from {path}"
+    saved = load(path, describe=described_by_options(spec.config, spec.kind, spec.seq_length))
+    saved = with_positions_of(saved, spec)
+    random = own if new_token_init == "random" else None
+    saved, notes = with_vocabulary_of(saved, spec, tokenizer, random)
+    check_start(saved, spec, tokenizer, where)
+    values, table = start_values(without_foreign_head(saved, spec.kind), own, where)
+    first = f"starting at step 0 from {saved.source}, fresh optimizer"
+    return values, [first, *table, *(f"  {note}" for note in notes)]
 
 
 def check_start(saved: PretrainedModel, spec: ModelSpec, tokenizer: Tokenizer, where: str) -> None:

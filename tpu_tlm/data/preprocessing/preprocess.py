@@ -58,6 +58,8 @@ def preprocess(
     report = InputReport()
     inputs = expand_inputs(corpus, report)
     tokenizer = make_tokenizer(tokens)
+    for note in tokenizer.notes:
+        notice(note)
     rule = options.pair_rule_of(corpus, config, pairs, tokenizer)
     packing = options.packing_of(config, tokenizer, pairs=rule is not None)
     base = config.output.rstrip("/")
