@@ -25,6 +25,7 @@ from tpu_tlm.config import (
 )
 from tpu_tlm.config.experiment import with_presets
 from tpu_tlm.config.resolve import Source, resolve
+from tpu_tlm.errors import naming_parameters
 from tpu_tlm.training.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class Model:
         """The Keras model with the trained values (float32)."""
         return self.pretrained.model()
 
+    @naming_parameters
     def fill_mask(self, text: str | Sequence[str], top_k: int = 5) -> list[Any]:
         """The most probable tokens for each mask of a text.
 
@@ -149,6 +151,7 @@ class Model:
 
         return FillMask.of(self.pretrained, self._tokenizer_dir)
 
+    @naming_parameters
     def encode(
         self,
         texts: Sequence[str],
@@ -169,6 +172,7 @@ class Model:
 
         return Encoder(self.keras, self.spec, self.tokenizer)
 
+    @naming_parameters
     def generate(
         self,
         prompts: str | Sequence[str],
@@ -202,6 +206,7 @@ class Model:
         found: list[GeneratedText] = list(generator(texts, max_tokens))
         return found[0] if isinstance(prompts, str) else found
 
+    @naming_parameters
     def rank(
         self, queries: Sequence[str], candidates: Sequence[str], top_k: int = 5
     ) -> list[list[Response]]:
@@ -212,6 +217,7 @@ class Model:
 
         return rank(self.keras, self.spec, self.tokenizer, queries, candidates, top_k)
 
+    @naming_parameters
     def save(
         self,
         path: Path,
@@ -244,6 +250,7 @@ class Model:
         return f"Model({self.spec.kind}, {self.source!r})"
 
 
+@naming_parameters
 def load(path: Path, *, step: int | None = None, tokenizer: Path | None = None) -> Model:
     """A trained model of any format: a run directory, an NPZ file, a HuggingFace directory, a BERT
     checkpoint or a SavedModel.
@@ -258,6 +265,7 @@ def load(path: Path, *, step: int | None = None, tokenizer: Path | None = None) 
     return Model(read(os.fspath(path), step=step), tokenizer)
 
 
+@naming_parameters
 def learn_tokenizer(input_files: Path | Sequence[Path], output: Path, **options: Any) -> Tokenizer:
     """Learn a vocabulary from text into a tokenizer directory; returns the tokenizer.
 
@@ -276,6 +284,7 @@ def learn_tokenizer(input_files: Path | Sequence[Path], output: Path, **options:
     return load_tokenizer(config.output)
 
 
+@naming_parameters
 def preprocess(
     input_files: Path | Sequence[Path], output: Path, **options: Any
 ) -> PreprocessResult:
@@ -291,6 +300,7 @@ def preprocess(
     return run(*_groups(classes, {"input_files": files, "output": output, **options}))
 
 
+@naming_parameters
 def train(
     config: Config, *, callbacks: Iterable[Callback] = (), display: bool = True
 ) -> TrainResult:
@@ -307,16 +317,19 @@ def train(
 class Trainer:
     """`train` as an object: `Trainer(config, callbacks=[...]).fit()`."""
 
+    @naming_parameters
     def __init__(
         self, config: Config, *, callbacks: Iterable[Callback] = (), display: bool = True
     ) -> None:
         self.config, self.callbacks, self.display = config, list(callbacks), display
 
+    @naming_parameters
     def fit(self) -> TrainResult:
         """Make the steps that are left; see `train`."""
         return train(self.config, callbacks=self.callbacks, display=self.display)
 
 
+@naming_parameters
 def evaluate(model: Path, data: Path, **options: Any) -> dict[str, Any]:
     """Loss and metrics of a model on a dataset directory, as a dict.
 
@@ -329,6 +342,7 @@ def evaluate(model: Path, data: Path, **options: Any) -> dict[str, Any]:
     return run(*_groups((EvaluateConfig, RuntimeConfig), values))
 
 
+@naming_parameters
 def plan(config: Config, tpu: str, **options: Any) -> dict[str, Any]:
     """What the training step of `config` needs on a TPU slice ("v5e-8"), by its compiler.
 
@@ -342,6 +356,7 @@ def plan(config: Config, tpu: str, **options: Any) -> dict[str, Any]:
     return values(config, tpu, chosen)
 
 
+@naming_parameters
 def convert(source: Path, destination: Path, **options: Any) -> list[str]:
     """Convert a model file to another format; returns notes.
 
@@ -355,6 +370,7 @@ def convert(source: Path, destination: Path, **options: Any) -> list[str]:
     return written.notes
 
 
+@naming_parameters
 def finetune(model: Path, train: Path, run_dir: Path, **options: Any) -> FinetuneResult:
     """Fine-tune a model on labelled text, or continue the run in `run_dir`.
 
@@ -367,6 +383,7 @@ def finetune(model: Path, train: Path, run_dir: Path, **options: Any) -> Finetun
     return finetune_model(**{name: _plain(value) for name, value in values.items()})
 
 
+@naming_parameters
 def report(runs: Path | Sequence[Path], output: Path = "report.html") -> None:
     """Write one HTML page about one pre-training run or several: curves, options, data.
 
@@ -378,6 +395,7 @@ def report(runs: Path | Sequence[Path], output: Path = "report.html") -> None:
     write_report([os.fspath(path) for path in paths], os.fspath(output))
 
 
+@naming_parameters
 def load_encoder(path: Path, **options: Any) -> keras.layers.Layer:
     """A pretrained encoder as a Keras layer: texts or token ids in, token vectors or a pooled
     vector out; see `training.finetuning.layer.load_encoder`.

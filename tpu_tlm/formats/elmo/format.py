@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from tpu_tlm import filesystem
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.format import Contents, Format, ReadOptions, WriteOptions, Written
-from tpu_tlm.formats.safe_files import file_inside
 
 if TYPE_CHECKING:
     from tpu_tlm.formats.pretrained import PretrainedModel
@@ -45,7 +44,7 @@ def files_of(path: str) -> tuple[str, str]:
     for wanted in (options, weights):
         if not filesystem.exists(wanted):
             raise UsageError(f"{path}: an ELMo needs {wanted} too, which is not there")
-        file_inside(posixpath.dirname(wanted) or ".", posixpath.basename(wanted), path)
+        filesystem.check_inside(posixpath.dirname(wanted), posixpath.basename(wanted), path)
     return options, weights
 
 

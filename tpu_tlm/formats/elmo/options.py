@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from tpu_tlm.models.spec import ModelSpec
 _WIDTH, _LAYERS, _FILTERS, _HIGHWAY, _CHARACTERS = 65_536, 64, 64, 16, 512
 # AllenNLP's dropout on the mixed vectors.
 _DROPOUT = 0.5
+# Key of what only we know; other readers ignore it.
+_OWN = "tpu_tlm"
 # Tokens of a text where nothing else is said: the model itself takes any number.
 _LENGTH = 512
 
@@ -84,9 +87,16 @@ def read_options(values: Mapping[str, Any], where: str, has_projection: bool) ->
     return config
 
 
-def write_options(config: ElmoConfig) -> dict[str, Any]:
-    """The `options.json` of a configuration; `read_options` reads it back."""
+def write_options(spec: ModelSpec) -> dict[str, Any]:
+    """The `options.json` of a model; `read_options` and `spec_of` read it back."""
+    config = spec.elmo
+    assert config is not None
     return {
+        _OWN: {
+            "dropout": spec.config.dropout,
+            "layer_norm": config.layer_norm,
+            "mask_pad": spec.config.mask_pad,
+        },
         "lstm": {
             "use_skip_connections": config.skip,
             "projection_dim": config.projection,
@@ -106,13 +116,27 @@ def write_options(config: ElmoConfig) -> dict[str, Any]:
     }
 
 
-def spec_of(config: ElmoConfig) -> ModelSpec:
-    """The spec of an ELMo of these sizes."""
+def spec_of(
+    config: ElmoConfig, values: Mapping[str, Any] | None = None, where: str = ""
+) -> ModelSpec:
+    """The spec of an ELMo of these sizes; `values` of an `options.json` may have settings of ours.
+
+    Raises `UsageError` naming a setting that is not possible.
+    """
+    inside = (values or {}).get(_OWN) or {}
+    if not isinstance(inside, dict):
+        raise UsageError(f"{where}: {_OWN} must be an object")
+    reader = ConfigReader(inside, f"{where}: {_OWN}")
+    norm = inside.get("layer_norm")
+    if norm is not None:
+        norm = reader.choice("layer_norm", "", {"allennlp": "allennlp", "bilm": "bilm"})
+        config = dataclasses.replace(config, layer_norm=norm)
     own = ModelConfig(
         d_model=2 * config.projection,
         d_ff=4 * config.dim,
         num_heads=1,
         num_layers=config.layers,
-        dropout=_DROPOUT,
+        dropout=reader.number("dropout", _DROPOUT, high=0.999),
+        mask_pad=reader.flag("mask_pad", False),
     )
     return ModelSpec(own, CHARACTERS + SHIFT, _LENGTH, pad_id=0, kind="elmo", elmo=config)

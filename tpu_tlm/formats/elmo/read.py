@@ -46,7 +46,7 @@ def read_elmo(path: str) -> PretrainedModel:
             found[array.path] = read_array(file, name, array.shape, weights_path)
     return PretrainedModel(
         found,
-        spec_of(config),
+        spec_of(config, values, options_path),
         path,
         own_tokenizer=CharacterTokenizer(config.characters),
         unused=tuple(sorted(set(names) - used)),
@@ -72,6 +72,6 @@ def elmo_files(saved: PretrainedModel) -> tuple[dict[str, bytes], list[str]]:
         array.name or f"{MIX}/{posixpath.basename(array.path)}": saved.values[array.path]
         for array in arrays(config)
     }
-    text = json.dumps(write_options(config), indent=1) + "\n"
+    text = json.dumps(write_options(saved.spec), indent=1) + "\n"
     note = f"the mix of the layers is in {WEIGHTS} as {MIX}/, which other programs ignore"
     return {OPTIONS: text.encode(), WEIGHTS: written(values)}, [note]
