@@ -5,6 +5,7 @@ from __future__ import annotations
 from tpu_tlm import filesystem
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats import run_directory
+from tpu_tlm.formats.elmo import format as elmo
 from tpu_tlm.formats.format import Format, contents_of
 from tpu_tlm.formats.huggingface import format as huggingface
 from tpu_tlm.formats.mead import format as npz
@@ -17,6 +18,7 @@ FORMATS: list[Format] = [
     tensorflow.SAVED_MODEL,
     huggingface.FORMAT,
     tensorflow.BERT,
+    elmo.FORMAT,
 ]
 
 

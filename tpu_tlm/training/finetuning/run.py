@@ -23,7 +23,7 @@ from tpu_tlm.formats.task_head import EXTRA
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks import metrics as scoring
 from tpu_tlm.tasks.batches import batch_stream, make_plan
-from tpu_tlm.tasks.model import HEAD
+from tpu_tlm.tasks.model import HEAD, head_suffices
 from tpu_tlm.tasks.options import FinetuneOptions, default_epochs, default_lr
 from tpu_tlm.training.device_feed import feed
 from tpu_tlm.training.finetuning.features import cached_vectors
@@ -90,11 +90,7 @@ class FinetuneRun:
         self.best = RunCheckpoints(self.directory.checkpoints, 1)
         self.progress = RunCheckpoints(f"{self.directory.path}/{PROGRESS}", 1)
         # Vectors that need no training after the encoder are computed once.
-        self.head_only = (
-            not head.finetune
-            and not task.per_token
-            and prepared.head.pooling not in ("2ha", "attention")
-        )
+        self.head_only = not head.finetune and head_suffices(prepared.spec, prepared.head)
         self.vectors = self._vectors() if self.head_only else {}
         self.buckets = training_buckets(options, prepared, devices.replicas, self._own_vectors())
         self.plan = make_plan(self.buckets, self.epochs, fit.seed)
@@ -303,7 +299,7 @@ class FinetuneRun:
         """Encoder as `model/...`, where every command finds it, and head as `task/...`."""
         values = dict(self.state.model_arrays())
         if self.head_only:
-            values |= {path: value for path, value in self.source.encoder.items()}
+            values = {**self.source.encoder, **values}
         arrays = {
             path if path.startswith(HEAD) else f"model/{path}": value
             for path, value in values.items()
