@@ -11,7 +11,13 @@ from typing import Any
 from tpu_tlm import filesystem
 from tpu_tlm.config import CorpusConfig, PairsConfig, PreprocessConfig, TokenizerConfig
 from tpu_tlm.data.corpus.documents import BadInput, Part
-from tpu_tlm.data.corpus.inputs import PART_BYTES, InputReport, expand_inputs, plan_parts
+from tpu_tlm.data.corpus.inputs import (
+    PART_BYTES,
+    InputFile,
+    InputReport,
+    expand_inputs,
+    plan_parts,
+)
 from tpu_tlm.data.dataset.dataset import TOKENIZER, WORK
 from tpu_tlm.data.dataset.metadata import read_metadata
 from tpu_tlm.data.preprocessing import options, pipeline, provenance, work_dir
@@ -101,7 +107,7 @@ def preprocess(
                 pairs=rule,
             )
             size = sum(file.size for file in inputs)
-            parts = plan_parts(inputs, min(PART_BYTES, max(SMALLEST_PART, size // PARTS)))
+            parts = parts_of(inputs)
             metadata: dict[str, Any] = {name: made_from[name] for name in _SHARED}
             if rule is not None:
                 metadata |= options.pair_metadata(pairs, rule, tokenizer)
@@ -162,6 +168,12 @@ def _by_beam(
     if apart:
         filesystem.remove_tree(job.work)
     return made
+
+
+def parts_of(inputs: Sequence[InputFile]) -> list[Part]:
+    """The parts of a corpus that processes share; they depend on the files only."""
+    size = sum(file.size for file in inputs)
+    return plan_parts(inputs, min(PART_BYTES, max(SMALLEST_PART, size // PARTS)))
 
 
 def _finished(base: str, splits: dict[str, str], made_from: dict[str, Any]) -> str | None:
