@@ -42,8 +42,10 @@ def train(
     devices = select.connect(config.runtime)
     print(devices.reason, flush=True)
     from tpu_tlm.checkpoints.run_lock import locked
+    from tpu_tlm.checkpoints.unsaved_start import removed_unless_saved
 
-    with devices.team, locked(config.run.run_dir, devices.is_chief):
+    where, chief = config.run.run_dir, devices.is_chief
+    with devices.team, locked(where, chief), removed_unless_saved(where, chief):
         return make_trainer(config, devices, callbacks=callbacks, display=display).fit()
 
 
@@ -64,10 +66,14 @@ def make_trainer(
     from tpu_tlm.data.dataset.stream import Stream
     from tpu_tlm.training import setup
     from tpu_tlm.training.evaluation import check_data
+    from tpu_tlm.training.initial_model import taken_line, with_initial_model
     from tpu_tlm.training.trainer import Intervals, Trainer
 
+    config, initial = with_initial_model(config)
     data, run = config.data, config.run
-    experiment = setup.build(config, devices)
+    experiment = setup.build(config, devices, None if initial is None else initial.model)
+    if initial is not None and initial.taken:
+        print(taken_line(initial))
     datasets = experiment.datasets
     for dataset in (datasets.train, datasets.valid):
         if dataset is not None:
@@ -96,7 +102,7 @@ def make_trainer(
             config.runtime.grace_seconds,
         ),
         eval_batch_size=data.eval_batch_size,
-        init_from=run.init_from,
+        init_from=initial,
         xla=config.runtime.xla,
         callbacks=[*_built_in(config, directory, devices, display), *callbacks],
     )

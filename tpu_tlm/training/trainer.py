@@ -20,9 +20,6 @@ from tpu_tlm.devices.peaks import peak_flops
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.distributed.preemption import PreemptionWatcher, metadata_host
 from tpu_tlm.errors import Preempted, TlmError
-from tpu_tlm.formats.load import load
-from tpu_tlm.formats.mead.npz import described_by_options
-from tpu_tlm.formats.positions import with_positions_of
 from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.training import stop_messages
 from tpu_tlm.training.callbacks import (
@@ -35,12 +32,13 @@ from tpu_tlm.training.callbacks import (
 )
 from tpu_tlm.training.device_feed import feed
 from tpu_tlm.training.evaluation import evaluate, naming_input
+from tpu_tlm.training.initial_model import InitialModel
 from tpu_tlm.training.loop import Loop, Totals
 from tpu_tlm.training.setup import Experiment
 from tpu_tlm.training.speed import SpeedMeter
 from tpu_tlm.training.state import TrainState
 from tpu_tlm.training.steps_per_call import StepsPerCall
-from tpu_tlm.training.warm_start import check_start, start_values, without_foreign_head
+from tpu_tlm.training.warm_start import warm_start
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ class Trainer:
         intervals: Intervals,
         *,
         eval_batch_size: int | None = None,
-        init_from: str | None = None,
+        init_from: InitialModel | None = None,
         xla: bool = True,
         callbacks: Iterable[Callback] = (),
     ) -> None:
@@ -175,14 +173,9 @@ class Trainer:
         except TlmError as error:
             raise TlmError(f"{error}; all workers must see the same --run_dir") from None
 
-    def _warm_start(self, path: str) -> None:
-        spec, where = self.experiment.spec, f"--init_from {path}"
-        saved = load(path, describe=described_by_options(spec.config, spec.kind, spec.seq_length))
-        saved = with_positions_of(saved, spec)
-        check_start(saved, spec, self.experiment.datasets.tokenizer, where)
-        values, table = start_values(
-            without_foreign_head(saved, spec.kind), self.state.model_arrays(), where
-        )
+    def _warm_start(self, initial: InitialModel) -> None:
+        spec, tokenizer = self.experiment.spec, self.experiment.datasets.tokenizer
+        saved, values, table = warm_start(initial, spec, tokenizer, self.state.model_arrays())
         self.state.set_model(values)
         self._say("\n".join([f"starting at step 0 from {saved.source}, fresh optimizer", *table]))
 
