@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tpu_tlm.data.preprocessing.preprocess import PreprocessResult
     from tpu_tlm.data.tokenizers.base import Tokenizer
     from tpu_tlm.formats.pretrained import PretrainedModel
+    from tpu_tlm.from_text.run import QuickstartResult
     from tpu_tlm.inference.fill_mask import Guess
     from tpu_tlm.inference.generate import GeneratedText
     from tpu_tlm.inference.retrieve import Response
@@ -55,6 +56,7 @@ __all__ = [
     "load_encoder",
     "plan",
     "preprocess",
+    "quickstart",
     "train",
 ]
 
@@ -365,6 +367,19 @@ def finetune(model: Path, train: Path, run_dir: Path, **options: Any) -> Finetun
 
     values = {"model": model, "train": train, "run_dir": run_dir, **options}
     return finetune_model(**{name: _plain(value) for name, value in values.items()})
+
+
+def quickstart(text: Path | Sequence[Path], **options: Any) -> QuickstartResult:
+    """From own text to a trained model: vocabulary, dataset, training, fill-mask, exports.
+
+    options: those of `python -m tpu_tlm.quickstart`, such as `minutes=10`, `run_dir="quickstart"`,
+    `preset="bert-tiny"`. An interrupted call is continued by the same call.
+    """
+    from tpu_tlm.config.quickstart import QuickstartConfig
+    from tpu_tlm.from_text.run import quickstart as run
+
+    paths = [text] if isinstance(text, str | os.PathLike) else list(text)
+    return run(*_groups((QuickstartConfig,), {"text": paths, **options}))
 
 
 def report(runs: Path | Sequence[Path], output: Path = "report.html") -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tpu_tlm.config import CorpusConfig, PairsConfig, PreprocessConfig, TokenizerConfig
-from tpu_tlm.data.corpus.inputs import PART_BYTES, InputReport, expand_inputs, plan_parts
+from tpu_tlm.data.corpus.inputs import (
+    PART_BYTES,
+    InputFile,
+    InputReport,
+    Part,
+    expand_inputs,
+    plan_parts,
+)
 from tpu_tlm.data.dataset.dataset import TOKENIZER
 from tpu_tlm.data.dataset.metadata import read_metadata
 from tpu_tlm.data.preprocessing import options, pipeline, provenance, work_dir
@@ -95,7 +102,7 @@ def preprocess(
                 pairs=rule,
             )
             size = sum(file.size for file in inputs)
-            parts = plan_parts(inputs, min(PART_BYTES, max(SMALLEST_PART, size // PARTS)))
+            parts = parts_of(inputs)
             made = pipeline.run(
                 job,
                 tokenizer,
@@ -130,6 +137,12 @@ def preprocess(
     seconds = time.monotonic() - started
     lines = summary(job, made, len(inputs), size, report.notes, seconds)
     return PreprocessResult(splits, lines=lines, warnings=warnings(made, tokenizer))
+
+
+def parts_of(inputs: Sequence[InputFile]) -> list[Part]:
+    """The parts of a corpus that processes share; they depend on the files only."""
+    size = sum(file.size for file in inputs)
+    return plan_parts(inputs, min(PART_BYTES, max(SMALLEST_PART, size // PARTS)))
 
 
 def _finished(base: str, splits: dict[str, str], made_from: dict[str, Any]) -> str | None:

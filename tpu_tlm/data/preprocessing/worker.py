@@ -74,13 +74,15 @@ def _result_path(job: PreprocessJob, part: int) -> str:
     return f"{job.work}/part-{part:06d}.json"
 
 
-class _Chooser(Generic[AnyWriter]):
+class SplitChooser(Generic[AnyWriter]):
     """Chooses the split of a document: the first, or for a share of them the second."""
 
-    def __init__(self, job: PreprocessJob, part: int, writers: list[AnyWriter]) -> None:
+    def __init__(
+        self, seed: int, valid_fraction: float, part: int, writers: list[AnyWriter]
+    ) -> None:
         self._train: AnyWriter = writers[0]
         self._others: list[AnyWriter] = writers[1:]
-        self._key, self._limit = key_of(job.seed, _SPLIT, part), int(job.valid_fraction * 2**64)
+        self._key, self._limit = key_of(seed, _SPLIT, part), int(valid_fraction * 2**64)
         self._writer: AnyWriter = self._train
         self._number = 0
 
@@ -122,7 +124,7 @@ class Worker:
     ) -> dict[str, SplitResult]:
         job = self.job
         writers = {name: SplitWriter(job, name, part.index, tokenizer) for name in job.splits}
-        choose = _Chooser(job, part.index, list(writers.values()))
+        choose = SplitChooser(job.seed, job.valid_fraction, part.index, list(writers.values()))
         documents = read_part(
             part, job.json_field, job.strict, bad, consumed, job.document, job.text_column
         )
@@ -141,7 +143,7 @@ class Worker:
             name: PairSplitWriter(job, rule, name, part.index, tokenizer, bad)
             for name in job.splits
         }
-        choose = _Chooser(job, part.index, list(writers.values()))
+        choose = SplitChooser(job.seed, job.valid_fraction, part.index, list(writers.values()))
         for group in read_groups(part, rule.rows, bad, consumed):
             choose(group.first).add(group)
         return {name: writer.close() for name, writer in writers.items()}
