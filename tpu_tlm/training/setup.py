@@ -204,7 +204,9 @@ def spec_of(
         turn_id=frame("turn_sep"),
         pairs=metadata.get("pairs"),
     )
-    spec = replace(spec, **{n: i for n, i in datasets.framing.items() if getattr(spec, n) is None})
+    for name, index in datasets.framing.items():
+        if getattr(spec, name) is None:
+            spec = replace(spec, **{name: index})  # type: ignore[arg-type]
     spec = objective.configure_model(spec, options.objectives, datasets.train.lengths)
     tokens = max(spec.seq_length, spec.seq_length_y or 0)
     # Gated MLP blocks have a length, but no positions: the model checks it.
