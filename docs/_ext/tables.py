@@ -87,7 +87,9 @@ class Presets(SphinxDirective):
         """The nodes of the table."""
         rows = []
         for name, preset in PRESETS.items():
-            values = " ".join(f"{n}={_shown(v)}" for n, v in {**preset.values, **preset.text}.items())
+            values = " ".join(
+                f"{n}={_shown(v)}" for n, v in {**preset.values, **preset.text}.items()
+            )
             missing = f"; not here: {preset.missing}" if preset.missing else ""
             rows.append([[_code(name)], [nodes.Text(preset.source + missing)], [_code(values)]])
         return [_table(["preset", "from", "options"], rows)]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any
 
-from tpu_tlm.config import DenoisingConfig, ModelConfig, cli
+from tpu_tlm.config import DenoisingConfig, ModelConfig, cli, strict
 from tpu_tlm.errors import TlmError
 
 
@@ -60,7 +59,9 @@ class ModelSpec:
         Raises `TlmError` naming `where` when it is damaged or of a newer version.
         """
         try:
-            values: dict[str, Any] = json.loads(text)
+            values = strict.mapping(
+                strict.read_json(text, where, error=TlmError), where, error=TlmError
+            )
             (config,) = cli.build([ModelConfig], values.pop("config"), where)
             if values.get("denoising") is not None:
                 (values["denoising"],) = cli.build([DenoisingConfig], values["denoising"], where)

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tpu_tlm import filesystem
 from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.checkpoints.run_dir import PROGRESS, RunDir
+from tpu_tlm.data.progress import ProgressBar, duration, quantity
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.distributed.preemption import PreemptionWatcher, metadata_host
 from tpu_tlm.errors import OptionError, Preempted, TlmError
@@ -117,6 +118,8 @@ class FinetuneRun:
         )
         self.history = History()
         self.at = 0
+        self._display = ProgressBar()
+        self._begun = (time.monotonic(), 0)  # time and step at which this process began
         self.notice = PreemptionWatcher(
             options.runtime.grace_seconds, self._late, metadata_host(os.environ)
         )
@@ -233,16 +236,17 @@ class FinetuneRun:
         return any(reasons)
 
     def _show(self, end: int) -> None:
-        """A line every 20 seconds within an epoch."""
-        now = time.monotonic()
-        if now - getattr(self, "_shown", now - 15.0) < 20.0 or self.at >= end:
+        if self.at >= end:
             return
-        self._shown = now
         h = self.history
-        print(
-            f"step {self.at}/{self.total}  loss {h.loss / max(h.weight, 1e-9):.4f}  "
-            f"{h.texts / max(h.seconds, 1e-9):,.0f} texts/s",
-            flush=True,
+        rate = h.texts / max(h.seconds, 1e-9)
+        since, first = self._begun
+        left = (self.total - self.at) * (time.monotonic() - since) / max(self.at - first, 1)
+        self._display.status(
+            lambda: (
+                f"step {self.at}/{self.total}  {duration(left)} left  "
+                f"loss {h.loss / max(h.weight, 1e-9):.4f}  {quantity(rate)} texts/s"
+            )
         )
 
     def _evaluate_epoch(self) -> None:
@@ -270,6 +274,7 @@ class FinetuneRun:
             self._save_best()
         self._save_progress()
         last = history.epochs[-1]
+        self._display.clear()
         print(
             f"epoch {number}  loss {last['train_loss']:.4f}  valid {self.metric} {value:.4f}"
             f"{' (best)' if better else ''}  {speed:,.0f} texts/s",
@@ -340,6 +345,7 @@ class FinetuneRun:
         self.state.restore(found.load(), found.step, found.path)
         self.history = History(**found.state["history"])
         self.at = found.step
+        self._begun = (time.monotonic(), self.at)
         print(f"continuing at step {found.step} of {self.total} from {found.path}")
 
     def _late(self) -> TlmError:
