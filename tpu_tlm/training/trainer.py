@@ -34,6 +34,7 @@ from tpu_tlm.training.callbacks import (
 )
 from tpu_tlm.training.device_feed import feed
 from tpu_tlm.training.evaluation import evaluate, naming_input
+from tpu_tlm.training.initial_model import InitialModel
 from tpu_tlm.training.loop import Loop, Totals
 from tpu_tlm.training.result import TrainResult
 from tpu_tlm.training.saving import Saver
@@ -41,7 +42,7 @@ from tpu_tlm.training.setup import Experiment
 from tpu_tlm.training.speed import SpeedMeter
 from tpu_tlm.training.state import TrainState
 from tpu_tlm.training.steps_per_call import StepsPerCall
-from tpu_tlm.training.warm_start import values_of
+from tpu_tlm.training.warm_start import warm_start
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Trainer:
         intervals: Intervals,
         *,
         eval_batch_size: int | None = None,
-        init_from: str | None = None,
+        init_from: InitialModel | None = None,
         new_token_init: str = "mean",
         xla: bool = True,
         callbacks: Iterable[Callback] = (),
@@ -148,9 +149,9 @@ class Trainer:
         except TlmError as error:
             raise TlmError(f"{error}; all workers must see the same --run_dir") from None
 
-    def _warm_start(self, path: str) -> None:
-        values, lines = values_of(
-            path,
+    def _warm_start(self, initial: InitialModel) -> None:
+        values, lines = warm_start(
+            initial,
             self.experiment.spec,
             self.experiment.datasets.tokenizer,
             self.state.model_arrays(),

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tpu_tlm import filesystem
 from tpu_tlm.checkpoints.run_checkpoints import RunCheckpoints, SavedElsewhere
-from tpu_tlm.checkpoints.run_dir import RunDir
+from tpu_tlm.checkpoints.run_dir import PROGRESS, RunDir
 from tpu_tlm.data.progress import ProgressBar, duration, quantity
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.distributed.preemption import PreemptionWatcher, metadata_host
@@ -33,9 +33,6 @@ from tpu_tlm.training.finetuning.setup import make_step, training_buckets
 from tpu_tlm.training.finetuning.source import Source
 from tpu_tlm.training.loop import Loop
 from tpu_tlm.training.state import TrainState, not_finite
-
-# Where a run keeps the state to continue from; `checkpoints` has the best model.
-PROGRESS = "progress"
 
 
 @dataclass
