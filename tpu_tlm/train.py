@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tpu_tlm.config import Config, cli
 from tpu_tlm.distributed import pid1
-from tpu_tlm.errors import end_process, run_command
+from tpu_tlm.errors import end_process, outlive_output, run_command
 from tpu_tlm.training import train
 from tpu_tlm.training.next_steps import next_steps
 
@@ -17,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Exit code 0; 143, 130 or 129 after SIGTERM, SIGINT or SIGHUP.
     """
+    outlive_output()
     if (code := pid1.run_below(argv)) is not None:
         return code
     config = Config(*cli.parse("tpu_tlm.train", __doc__ or "", Config.groups(), argv))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tpu_tlm.config.objectives import OBJECTIVES
-from tpu_tlm.config.options import LARGEST_SEED, OptionGroup, opt
+from tpu_tlm.config.options import LARGEST_SEED, SET, OptionGroup, opt
 from tpu_tlm.config.presets import preset_option
 
 
@@ -283,6 +283,13 @@ class RunConfig(OptionGroup):
         basic=True,
         may_change=True,
         also_called=("model_name_or_path", "init_checkpoint", "resume_from_checkpoint"),
+    )
+    new_token_init: Literal["mean", "random"] = opt(
+        "mean",
+        "values of tokens that the data have and --init_from lacks (preprocess --add_tokens): the "
+        "mean of the pieces that each replaces, or random ones",
+        only_with={"init_from": (SET,)},
+        may_change=True,
     )
     export_npz: bool = opt(
         False,

@@ -15,7 +15,8 @@ from tpu_tlm.training.callbacks import Callback
 if TYPE_CHECKING:
     from tpu_tlm.data.dataset.dataset import Dataset
     from tpu_tlm.devices.select import Devices
-    from tpu_tlm.training.trainer import Trainer, TrainResult
+    from tpu_tlm.training.result import TrainResult
+    from tpu_tlm.training.trainer import Trainer
 
 
 def train(
@@ -45,8 +46,10 @@ def train(
     devices = select.connect(config.runtime)
     print(devices.reason, flush=True)
     from tpu_tlm.checkpoints.run_lock import locked
+    from tpu_tlm.checkpoints.unsaved_start import removed_unless_saved
 
-    with devices.team, locked(config.run.run_dir, devices.is_chief):
+    where, chief = config.run.run_dir, devices.is_chief
+    with devices.team, locked(where, chief), removed_unless_saved(where, chief):
         trainer = make_trainer(config, devices, callbacks=callbacks, display=display)
         with _naming_memory(config):
             return trainer.fit()
@@ -82,18 +85,22 @@ def make_trainer(
     Raises `UsageError` for options and data that do not fit, or that do not continue the run in the
     run directory.
     """
-    from tpu_tlm.checkpoints.manager import Checkpoints
+    from tpu_tlm.checkpoints.run_checkpoints import RunCheckpoints
     from tpu_tlm.checkpoints.run_dir import RunDir
     from tpu_tlm.data.dataset.stream import Stream
     from tpu_tlm.training import setup
     from tpu_tlm.training.best import KeepBest
     from tpu_tlm.training.evaluation import check_data
+    from tpu_tlm.training.initial_model import taken_line, with_initial_model
     from tpu_tlm.training.start_report import start_lines
     from tpu_tlm.training.trainer import Intervals, Trainer
     from tpu_tlm.training.watch import SpaceSaves
 
+    config, initial = with_initial_model(config)
     data, run = config.data, config.run
-    experiment = setup.build(config, devices)
+    experiment = setup.build(config, devices, None if initial is None else initial.model)
+    if initial is not None and initial.taken:
+        print(taken_line(initial))
     datasets = experiment.datasets
     for dataset in (datasets.train, datasets.valid):
         if dataset is not None:
@@ -113,7 +120,7 @@ def make_trainer(
     )
     epoch = max(1, datasets.train.num_samples // data.batch_size)
     save_steps = run.save_steps or max(1, epoch // max(1, run.saves_per_epoch))
-    checkpoints = Checkpoints(directory.checkpoints, run.keep, run.keep_every)
+    checkpoints = RunCheckpoints(directory.checkpoints, run.keep, run.keep_every)
     watching: list[Callback] = []
     if run.keep_best and datasets.valid is not None and devices.is_chief:
         watching.append(KeepBest(checkpoints))
@@ -135,7 +142,8 @@ def make_trainer(
             config.runtime.grace_seconds,
         ),
         eval_batch_size=data.eval_batch_size,
-        init_from=run.init_from,
+        init_from=initial,
+        new_token_init=run.new_token_init,
         xla=config.runtime.xla,
         callbacks=[*_built_in(config, directory, devices, display), *watching, *callbacks],
     )
