@@ -38,7 +38,7 @@ def test_without_validation_the_start_says_so(toy_run: ToyRun) -> None:
 
 def test_a_step_that_does_not_fit_is_refused_with_one_that_does(toy_run, monkeypatch) -> None:
     flags = ("--batch_size", 4096, "--d_model", 64, "--num_heads", 2)
-    config = options_of(toy_run.corpus, toy_run.run_dir, "--steps", 3, *flags)
+    config = options_of(toy_run.corpus, toy_run.run_dir, "--steps", 30, *flags)
     experiment = setup.build(config, one_device())
     needed = memory.step_memory(
         config, experiment.spec, start_report.parameters_of(experiment), 1, "float32"

@@ -221,14 +221,14 @@ class _Quickstart:
         from tpu_tlm.training import train
 
         fresh = not os.path.isdir(f"{self.training}/checkpoints")
-        for _ in range(3):
+        for may_shorten in (True, True, False):
             command = self._command("train")
             self.say(f"\n$ {command.shown()}")
             config = Config(*command.groups())
             watch = KeepTime(
                 self.clock() + self._left() - _AT_THE_END, 1.0 - sizing.DECAY, self.clock
             )
-            timed = self.config.steps is None and fresh
+            timed = may_shorten and self.config.steps is None and fresh
             try:
                 train(config, callbacks=[watch] if timed else [])
                 return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from tpu_tlm import filesystem
@@ -34,7 +34,8 @@ def read_state(directory: str, config: QuickstartConfig) -> State:
     Raises `UsageError` for a directory that holds something else, or a quickstart with other
     options.
     """
-    options = {n: v for n, v in vars(config).items() if n not in ("run_dir", "text")}
+    names = [field.name for field in fields(config) if field.name not in ("run_dir", "text")]
+    options = {name: getattr(config, name) for name in names}
     options["text"] = [os.path.abspath(path) for path in config.text]
     path = f"{directory}/{NAME}"
     if not os.path.exists(path):
