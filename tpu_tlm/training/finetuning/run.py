@@ -24,6 +24,7 @@ from tpu_tlm.tasks import metrics as scoring
 from tpu_tlm.tasks.batches import batch_stream, make_plan
 from tpu_tlm.tasks.model import HEAD
 from tpu_tlm.tasks.options import FinetuneOptions, default_epochs, default_lr
+from tpu_tlm.training import stop_messages
 from tpu_tlm.training.device_feed import feed
 from tpu_tlm.training.finetuning.features import cached_vectors
 from tpu_tlm.training.finetuning.outputs import Outputs
@@ -120,6 +121,7 @@ class FinetuneRun:
         )
         self.history = History()
         self.at = 0
+        self.committed = ""
         self.notice = PreemptionWatcher(
             options.runtime.grace_seconds, self._late, metadata_host(os.environ)
         )
@@ -323,20 +325,24 @@ class FinetuneRun:
 
     def _save_best(self) -> None:
         if self.devices.is_chief:
-            with self.devices.team.undisturbed(), self.notice.saving():
-                arrays = self._checked(self._model_values())
-                self.best.save(self.at, arrays, self._checkpoint_state())
+            self._commit(self.best, self._model_values())
 
     def _save_progress(self) -> None:
         if self.devices.is_chief:
-            with self.devices.team.undisturbed(), self.notice.saving():
-                arrays = self._checked(self.state.arrays())
-                try:
-                    self.progress.save(self.at, arrays, self._checkpoint_state())
-                except SavedElsewhere as error:
-                    if not self.notice.reason:
-                        raise
-                    print(f"warning: {error}", flush=True)
+            self.committed = self._commit(self.progress, self.state.arrays())
+
+    def _commit(self, checkpoints: RunCheckpoints, arrays: dict[str, np.ndarray]) -> str:
+        with self.devices.team.undisturbed(), self.notice.saving():
+            arrays = self._checked(arrays)
+            try:
+                return checkpoints.save(self.at, arrays, self._checkpoint_state())
+            except SavedElsewhere as error:
+                if not self.notice.reason:
+                    raise
+                print(f"warning: {error}", flush=True)
+                return error.path
+            except TlmError as error:
+                raise TlmError(stop_messages.unsaved(str(error), self.committed)) from error
 
     def _restore(self) -> None:
         found = self.progress.newest()
@@ -346,7 +352,7 @@ class FinetuneRun:
             return
         self.state.restore(found.load(), found.step, found.path)
         self.history = History(**found.state["history"])
-        self.at = found.step
+        self.at, self.committed = found.step, found.path
         print(f"continuing at step {found.step} of {self.total} from {found.path}")
 
     def _late(self) -> TlmError:
