@@ -7,6 +7,7 @@ writes, executes and reads where it must not.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 GIB = 1 << 30
+_PR_SET_PDEATHSIG = 1
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _CHANGES = (
     "os.mkdir os.rename os.remove os.rmdir os.symlink os.link os.truncate os.chmod os.chown"
@@ -180,6 +182,8 @@ def _become(
     environ: dict[str, str] | None,
 ) -> None:
     os.setpgid(0, 0)
+    # A campaign that is ended leaves no children behind.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for name, number, flags in (
         ("stdin", 0, os.O_RDONLY),
         ("out", 1, os.O_WRONLY),

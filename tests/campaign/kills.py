@@ -75,11 +75,11 @@ def prepare(base: Path) -> None:
         assert run(write, [], base / "said" / "data").code == 0
 
 
-def flags_of(base: Path, objective: str, run_dir: Path) -> list[str]:
+def flags_of(base: Path, objective: str, run_dir: Path, steps: int = STEPS) -> list[str]:
     """The command line of a run."""
     data = base / ("pairs" if objective == "dual-encoder" else "data")
     given = ["--train_dir", data, "--run_dir", run_dir, *RUN, *OBJECTIVES[objective]]
-    given += ["--steps", STEPS, "--save_steps", 2, "--keep", 3, "--dropout", "0.1"]
+    given += ["--steps", steps, "--save_steps", 2, "--keep", 3, "--dropout", "0.1"]
     return [str(value) for value in given]
 
 
@@ -212,10 +212,10 @@ def kills(
 
 
 @functools.cache
-def _whole(base: Path, objective: str) -> tuple[Path, float]:
+def _whole(base: Path, objective: str, steps: int = STEPS) -> tuple[Path, float]:
     """An uninterrupted run, and its seconds."""
-    whole = base / f"whole-{objective}"
-    outcome = started(base, flags_of(base, objective, whole), False).wait()
+    whole = base / f"whole-{objective}-{steps}"
+    outcome = started(base, flags_of(base, objective, whole, steps), False).wait()
     if outcome.code:
         raise RuntimeError(f"{objective}: {outcome.err[-2000:]}")
     return whole, outcome.seconds
@@ -264,12 +264,14 @@ def signals(
     """
     prepare(base)
     found, chance = Count(), random.Random(seed)
-    whole, seconds = _whole(base, "mlm")
+    # Longer runs: most signals must come while they train.
+    steps = 4 * STEPS
+    whole, seconds = _whole(base, "mlm", steps)
     turn = 0
     while found.done < count:
         turn += 1
         run_dir = base / f"signalled-{turn}"
-        argv = flags_of(base, "mlm", run_dir)
+        argv = flags_of(base, "mlm", run_dir, steps)
         for _ in range(5):
             if found.done >= count:
                 break
