@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import os
 import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, ParamSpec, TypeVar
+
+_FLAG = re.compile(r"(?<![\w-])--(?=[a-z])")
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -27,6 +33,20 @@ class TlmError(Exception):
     """
 
     exit_code = EXIT_FAILURE
+    _as_flags: str | None = None
+
+    @property
+    def as_flags(self) -> str:
+        """The message as a command prints it, with options named as flags."""
+        return str(self) if self._as_flags is None else self._as_flags
+
+    def name_parameters(self) -> None:
+        """From now on the error's text names options as parameters (`steps`, not `--steps`)."""
+        text = str(self)
+        named = _FLAG.sub("", text)
+        if named != text:
+            self._as_flags = text
+            self.args = (named,)
 
 
 class UsageError(TlmError):
@@ -45,8 +65,8 @@ class OptionError(UsageError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(re.sub(r"(?<![\w-])--(?=[a-z])", "", message))
-        self.as_flags = message
+        super().__init__(message)
+        self.name_parameters()
 
 
 class Preempted(TlmError):
@@ -76,6 +96,20 @@ class PeerFailed(TlmError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def naming_parameters(function: Callable[P, R]) -> Callable[P, R]:
+    """A function of the Python face: errors that leave it name parameters, not flags."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except TlmError as error:
+            error.name_parameters()
+            raise
+
+    return wrapped
 
 
 class _Output(io.TextIOWrapper):
@@ -155,10 +189,9 @@ def run_command(
             sys.stdout.flush()
         return code
     except TlmError as error:
-        message = error.as_flags if isinstance(error, OptionError) else str(error)
         # Output may be closed, after SIGHUP for one: the exit code must not change.
         _abandon_unwritable_output()
-        message = " ".join(message.split())
+        message = " ".join(error.as_flags.split())
         if len(message) > _LONGEST:
             # A hostile file's values may be of any length; what to do comes last.
             message = f"{message[: _LONGEST - 500]} ... {message[-480:]}"

@@ -9,6 +9,7 @@ from tpu_tlm.config import Config, cli
 from tpu_tlm.distributed import pid1
 from tpu_tlm.errors import end_process, outlive_output, run_command
 from tpu_tlm.training import train
+from tpu_tlm.training.next_steps import next_steps
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,7 +21,10 @@ def main(argv: list[str] | None = None) -> int:
     if (code := pid1.run_below(argv)) is not None:
         return code
     config = Config(*cli.parse("tpu_tlm.train", __doc__ or "", Config.groups(), argv))
-    print(train(config).summary)
+    result = train(config)
+    print(result.summary)
+    if result.made:
+        print("\n".join(next_steps(config)))
     return 0
 
 

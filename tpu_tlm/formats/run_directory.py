@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tpu_tlm.errors import UsageError
@@ -23,12 +24,10 @@ def _sniff(contents: Contents) -> bool:
     return CHECKPOINTS in contents.names
 
 
-def model_values(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The model's variables among a checkpoint's arrays, by path."""
+def model_values(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The model's variables among a checkpoint's arrays, by path; the others are not read."""
     return {
-        name.removeprefix("model/"): array
-        for name, array in arrays.items()
-        if name.startswith("model/")
+        name.removeprefix("model/"): arrays[name] for name in arrays if name.startswith("model/")
     }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from tpu_tlm.config import strict
 from tpu_tlm.errors import UsageError
 
 BOM = b"\xef\xbb\xbf"
+_LARGEST = 256 << 20  # bytes of a JSON file, more than any real tokenizer.json
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -23,18 +24,18 @@ def text_of(data: bytes, name: str) -> str:
 
 
 def lines_of(data: bytes, name: str) -> list[str]:
-    """The lines of a file; the last may lack its end."""
-    lines = text_of(data, name).split("\n")
+    """The lines of a file with any line ends; the last may lack its end."""
+    lines = with_line_feeds(text_of(data, name)).split("\n")
     return lines[:-1] if lines[-1] == "" else lines
+
+
+def with_line_feeds(text: str) -> str:
+    """A text whose lines end with line feeds, not with carriage returns (and line feeds)."""
+    if "\r" not in text:
+        return text
+    return text.replace("\r\n", "\n") if "\n" in text else text.replace("\r", "\n")
 
 
 def json_of(data: bytes, name: str) -> dict[str, Any]:
     """The JSON object in a file; `UsageError` when it is none."""
-    try:
-        value = json.loads(text_of(data, name))
-    except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, ValueError) else "nested too deep"
-        raise UsageError(f"{name}: is not JSON ({reason})") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"{name}: holds no JSON object")
-    return value
+    return strict.mapping(strict.read_json(data, name, max_bytes=_LARGEST), name)
