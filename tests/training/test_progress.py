@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tpu_tlm.training.callbacks import RunStart, StepReport
-from tpu_tlm.training.progress import Progress, duration, quantity
+from tpu_tlm.training.progress import Progress
 from tpu_tlm.training.speed import SpeedMeter
 
 
@@ -65,9 +65,13 @@ def test_no_mfu_without_a_known_peak() -> None:
 def test_lines_at_intervals_without_a_terminal() -> None:
     clock, stream = Clock(), io.StringIO()
     _run(Progress(stream=stream, every=10.0, clock=clock), clock, 100)
-    lines = stream.getvalue().splitlines()
+    lines = [line.split(" ", 1)[1] for line in stream.getvalue().splitlines()]
+    assert re.match(r"\d\d:\d\d:\d\d step 10/1000", stream.getvalue())
     assert 20 <= len(lines) <= 22 and "\r" not in stream.getvalue()
-    assert lines[0] == "step 10/1000 1%  loss 5  lr 0.0003  2 s with compilation"
+    said = "step 10/1000 1%  loss 5  lr 0.0003  2 s with compilation"
+    assert re.fullmatch(r"\d\d:\d\d:\d\d " + re.escape(said), lines[0])
+    assert any("expected: 3 min" in line for line in lines)
+    lines = [line[9:] for line in lines if "expected" not in line]
     for part in ("step 60/1000 6%", "20.5k tokens/s", "200 ms/step", "25.0%", "3 min 8 s left"):
         assert part in lines[1]
     assert lines[-1].startswith("step 1000/1000 100%") and "left" not in lines[-1]
@@ -92,8 +96,7 @@ def test_a_terminal_has_one_line_that_is_rewritten() -> None:
     text = stream.getvalue()
     screen = [re.split("\r", line)[-1].rstrip() for line in text.split("\n")]
     assert screen[0] == "checkpoint of step 30" and screen[1].startswith("step 20/50")
-    assert screen[2:] == [""]
-    assert text.count("\r") == 6 and max(len(part) for part in re.split("[\r\n]", text)) < 200
+    assert screen[2:] == [""] and "\rstep 30/50" in text
 
 
 def test_a_closed_stream_does_not_end_a_run() -> None:
@@ -106,11 +109,3 @@ def test_a_closed_stream_does_not_end_a_run() -> None:
     progress = Progress(stream=closed, every=0.0, clock=clock)
     closed.close()
     _run(progress, clock, 3)
-
-
-def test_readable_numbers() -> None:
-    assert [duration(s) for s in (0.4, 59.4, 60, 3599, 3600, 86400 * 2 + 3600 * 4 + 5)] == [
-        "0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "2 d 4 h",
-    ]  # fmt: skip
-    numbers = [quantity(v) for v in (0.5, 950, 48200, 999_600, 1.25e6)]
-    assert numbers == ["0.5", "950", "48.2k", "1000k", "1.25M"]

@@ -252,6 +252,19 @@ class PreprocessConfig(OptionGroup):
         shapes_data=False,
         also_called=("preprocessing_num_workers", "num_proc"),
     )
+    runner: Literal["local", "beam"] = opt(
+        "local",
+        "local: processes of this machine; beam: Apache Beam (extra beam), on the runner that "
+        "--beam_options name",
+        shapes_data=False,
+    )
+    beam_options: list[str] = opt(
+        [],
+        "options of Apache Beam, such as runner=DaskRunner dask_client_address=tcp://HOST:8786",
+        unit="NAME=VALUE",
+        only_with={"runner": ("beam",)},
+        shapes_data=False,
+    )
     index: int = opt(
         0,
         "number of this process among --of, from 0",
@@ -265,6 +278,7 @@ class PreprocessConfig(OptionGroup):
         "must see --output and --work_dir",
         unit="processes",
         minimum=1,
+        only_with={"runner": ("local",)},
         shapes_data=False,
     )
     work_dir: str | None = opt(

@@ -86,7 +86,8 @@ class OptimConfig(OptionGroup):
     )
     lr: float = opt(
         4e-4,
-        "peak learning rate",
+        "peak learning rate; with --init_from, where it is not given, a quarter of what it would "
+        "be",
         unit="number",
         above=0,
         basic=True,
@@ -259,6 +260,13 @@ class RunConfig(OptionGroup):
         unit="steps",
         minimum=0,
         may_change=True,
+    )
+    keep_best: bool = opt(
+        True,
+        "keep the checkpoint with the best validation loss, too (RUN@best names it to other "
+        "commands)",
+        may_change=True,
+        also_called=("load_best_model_at_end", "save_best"),
     )
     eval_steps: int | None = opt(
         None,

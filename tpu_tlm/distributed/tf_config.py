@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tpu_tlm.config import strict
 from tpu_tlm.errors import UsageError
 
 # Task types that train, the chief first; legacy TFJobs call their chief `master`.
@@ -45,13 +45,7 @@ def _loaded(environ: Mapping[str, str]) -> dict[str, Any]:
     text = environ.get("TF_CONFIG", "")
     if not text:
         return {}
-    if len(text) > _LONGEST:
-        raise UsageError(f"TF_CONFIG: has {len(text)} characters, at most {_LONGEST} are read")
-    try:
-        loaded = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else error
-        raise UsageError(f"TF_CONFIG is not JSON: {reason}") from None
+    loaded = strict.read_json(text, "TF_CONFIG", max_bytes=_LONGEST)
     if not isinstance(loaded, dict):
         raise UsageError("TF_CONFIG must be an object with cluster and task")
     if "sparseCluster" in loaded:

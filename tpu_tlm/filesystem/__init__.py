@@ -15,7 +15,13 @@ from typing import BinaryIO
 
 from tpu_tlm.filesystem.base import FileSystem, Progress
 from tpu_tlm.filesystem.errors import StoreError, naming, reason
-from tpu_tlm.filesystem.inside import check_inside, open_inside, read_inside, safe_join
+from tpu_tlm.filesystem.inside import (
+    check_inside,
+    open_inside,
+    plain_name,
+    read_inside,
+    safe_join,
+)
 from tpu_tlm.filesystem.local import LocalDisk
 
 __all__ = [
@@ -38,6 +44,7 @@ __all__ = [
     "open_inside",
     "open_read",
     "read_bytes",
+    "plain_name",
     "read_inside",
     "reason",
     "remove",

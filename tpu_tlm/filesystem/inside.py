@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from typing import Any, BinaryIO
 
@@ -11,6 +12,8 @@ from tpu_tlm.errors import UsageError
 from tpu_tlm.filesystem.errors import naming
 
 _LONGEST = 255  # bytes of a file name
+# Of files that are written: letters, digits, dots, dashes, underscores; not hidden, not `..`.
+_WRITTEN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 
 
 def safe_join(directory: str, name: Any, source: str = "") -> str:
@@ -26,6 +29,19 @@ def safe_join(directory: str, name: Any, source: str = "") -> str:
             f"{where} the file {_shown(name)}: only a plain name inside {directory or '.'} is taken"
         )
     return f"{directory.rstrip('/') or '/'}/{name}" if directory else name
+
+
+def plain_name(name: object, where: str) -> str:
+    """`name`, if a file may be written under it. Raises `UsageError` naming `where` otherwise.
+
+    Stricter than `safe_join`: at most 200 ASCII letters, digits, dots, dashes and underscores, and
+    not a hidden file.
+    """
+    if not isinstance(name, str) or not _WRITTEN.fullmatch(name):
+        raise UsageError(
+            f"{where}: {_shown(name)} is not a plain file name; such a file is not used"
+        )
+    return name
 
 
 def _plain(name: Any) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tpu_tlm.config import strict
 from tpu_tlm.errors import TlmError
 
 SEQUENCE, TOKEN = "sequence-classification", "token-classification"
@@ -43,9 +44,11 @@ class Classifier:
     def from_json(cls, text: str, where: str) -> Classifier:
         """The description in a JSON text. Raises `TlmError` naming `where` when it is damaged."""
         try:
-            values = json.loads(text)
+            values = strict.mapping(
+                strict.read_json(text, where, error=TlmError), where, error=TlmError
+            )
             return cls(**{**values, "labels": tuple(str(label) for label in values["labels"])})
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (TypeError, KeyError) as error:
             raise TlmError(f"{where}: the classifier cannot be read ({error})") from None
 
     def logits(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
 from tpu_tlm import filesystem
+from tpu_tlm.config import strict
 from tpu_tlm.errors import TlmError, UsageError
 
 # Larger than any real tokenizer.json or index.
@@ -14,27 +14,13 @@ _LARGEST = 256 * 2**20
 T = TypeVar("T")
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not allowed")
-
-
 def parse_object(data: bytes, where: str) -> dict[str, Any]:
     """The JSON object in `data`.
 
-    Raises `TlmError` naming `where` when it is not UTF-8 JSON, is nested too deeply, or is not
-    an object.
+    Raises `TlmError` naming `where` when it is not such, by the rules of `strict.read_json`.
     """
-    try:
-        value = json.loads(data.decode(), parse_constant=_no_constant)
-        # A lone surrogate is not text: every later encoding would fail.
-        json.dumps(value, ensure_ascii=False).encode()
-    except RecursionError:
-        raise TlmError(f"{where}: is JSON that is nested too deeply") from None
-    except ValueError as error:
-        raise TlmError(f"{where}: is not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise TlmError(f"{where}: must hold a JSON object")
-    return value
+    value = strict.read_json(data, where, error=TlmError, max_bytes=_LARGEST)
+    return strict.mapping(value, where, error=TlmError)
 
 
 def read_object(path: str) -> tuple[dict[str, Any], bytes]:

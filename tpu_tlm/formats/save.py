@@ -13,7 +13,6 @@ from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.format import Format, WriteOptions
 from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.formats.registry import target_of
-from tpu_tlm.formats.safe_files import plain_name
 
 # The file in a written directory that says what it was made from.
 RECORD = "conversion.json"
@@ -44,7 +43,7 @@ def save(
     assert target.write is not None
     options = WriteOptions(family, length, _origin(saved))
     for name in saved.carried:
-        plain_name(name, f"{saved.source}: a tokenizer file inside")
+        filesystem.plain_name(name, f"{saved.source}: a tokenizer file inside")
     if target.suffix:
         (data,) = target.write(saved, path, options).files.values()
         filesystem.write_bytes(path, data)
@@ -58,7 +57,7 @@ def save(
     for name, data in files.items():
         # A name from a file never decides where something is written.
         for part in name.split("/"):
-            plain_name(part, f"{saved.source}: a file inside")
+            filesystem.plain_name(part, f"{saved.source}: a file inside")
         filesystem.make_directory(posixpath.dirname(posixpath.join(path, name)))
         filesystem.write_bytes(posixpath.join(path, name), data)
     hashes = {

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from tpu_tlm import filesystem
+from tpu_tlm.config import strict
 from tpu_tlm.errors import UsageError
 
 _TASKS = {"classify": "classify", "tagger": "tag", "tag": "tag"}
@@ -84,11 +83,7 @@ def is_mead_file(path: str) -> bool:
 
 
 def _yaml(path: str) -> Any:
-    data = filesystem.read_bytes(path)
-    try:
-        return yaml.safe_load(data.decode("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: is not YAML or JSON: {error}") from None
+    return strict.read_yaml(filesystem.read_bytes(path), path)
 
 
 def read_index(path: str) -> dict[str, str]:

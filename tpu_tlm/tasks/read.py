@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from tpu_tlm import filesystem
+from tpu_tlm.config import strict
 from tpu_tlm.config.finetune import TaskDataConfig
 from tpu_tlm.errors import UsageError
 
@@ -72,10 +72,7 @@ def _json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(_decoded(path).split("\n"), 1):
         if not line.strip():
             continue
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"{path}:{number}: is not JSON ({error}); one object a line") from None
+        value = strict.read_json(line, f"{path}:{number}")
         if not isinstance(value, dict):
             raise UsageError(f"{path}:{number}: is not a JSON object; one object a line")
         yield number, value

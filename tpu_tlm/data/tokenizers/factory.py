@@ -197,6 +197,15 @@ def description(directory: str) -> tuple[dict[str, Any], str] | None:
     return None
 
 
+def _characters(saved: dict[str, Any], path: str) -> Tokenizer:
+    from tpu_tlm.data.tokenizers.characters import CharacterTokenizer
+
+    width = saved.get("width")
+    if isinstance(width, bool) or not isinstance(width, int) or not 3 <= width <= 1024:
+        raise TlmError(f"{path}: width is {str(width)[:40]}, a number from 3 to 1024 is needed")
+    return CharacterTokenizer(width)
+
+
 def load_tokenizer(directory: str) -> Tokenizer:
     """The tokenizer that `save` wrote into a directory.
 
@@ -217,6 +226,8 @@ def load_tokenizer(directory: str) -> Tokenizer:
         raise TlmError(
             f"{path}: is not a tokenizer description: make the tokenizer directory again"
         ) from None
+    if kind == "elmo":
+        return _characters(saved, path)
     if kind not in SUBWORDS:
         raise TlmError(f"{path}: unknown kind {kind!r}: written by a newer version")
     names = FILES.get(kind) or tuple(hashes)

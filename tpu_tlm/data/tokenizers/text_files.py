@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from tpu_tlm.config import strict
 from tpu_tlm.errors import UsageError
 
 BOM = b"\xef\xbb\xbf"
+_LARGEST = 256 << 20  # bytes of a JSON file, more than any real tokenizer.json
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -37,11 +38,4 @@ def with_line_feeds(text: str) -> str:
 
 def json_of(data: bytes, name: str) -> dict[str, Any]:
     """The JSON object in a file; `UsageError` when it is none."""
-    try:
-        value = json.loads(text_of(data, name))
-    except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, ValueError) else "nested too deep"
-        raise UsageError(f"{name}: is not JSON ({reason})") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"{name}: holds no JSON object")
-    return value
+    return strict.mapping(strict.read_json(data, name, max_bytes=_LARGEST), name)

@@ -20,7 +20,6 @@ from tpu_tlm.formats.huggingface.weights import CONFIG, canonical, read_weights
 from tpu_tlm.formats.json_files import ConfigReader, read_object
 from tpu_tlm.formats.mapping import Arrays, import_arrays
 from tpu_tlm.formats.pretrained import PretrainedModel, read_spec
-from tpu_tlm.formats.safe_files import file_inside
 from tpu_tlm.models.spec import ModelSpec
 
 # Key of config.json that holds our spec; other readers ignore it.
@@ -44,7 +43,7 @@ def read_hf(directory: str) -> PretrainedModel:
     not have the sizes that config.json says, or belong to a larger model.
     """
     hashes: dict[str, str] = {}
-    config = read_config(file_inside(directory, CONFIG, directory), hashes)
+    config = read_config(filesystem.check_inside(directory, CONFIG, directory), hashes)
     family = family_of(config)
     arrays, originals = canonical(read_weights(directory, hashes), family.prefix, directory)
     tokenizer = tokenizer_read.read_tokenizer(

@@ -15,7 +15,6 @@ from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.wordpiece import SPECIALS, WordPieceTokenizer, bert_pipeline
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.json_files import parse_object
-from tpu_tlm.formats.safe_files import file_inside
 from tpu_tlm.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -76,7 +75,9 @@ def read_tokenizer(
     present = set(filesystem.list_names(directory))
     for name in TOKENIZER_FILES:
         if name in present:
-            contents[name] = filesystem.read_bytes(file_inside(directory, name, directory))
+            contents[name] = filesystem.read_bytes(
+                filesystem.check_inside(directory, name, directory)
+            )
             hashes[name] = filesystem.sha256(contents[name])
     if not contents:
         return FoundTokenizer(notes=("there is no tokenizer beside the model",))

@@ -12,7 +12,6 @@ from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.huggingface.safetensors import decode
 from tpu_tlm.formats.json_files import read_object
 from tpu_tlm.formats.mapping import Arrays
-from tpu_tlm.formats.safe_files import file_inside
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _MOST_SHARDS = 10_000
@@ -29,7 +28,7 @@ def read_weights(directory: str, hashes: dict[str, str]) -> Arrays:
     if WEIGHTS in present:
         names: list[str] = [WEIGHTS]
     elif INDEX in present:
-        where = file_inside(directory, INDEX, directory)
+        where = filesystem.check_inside(directory, INDEX, directory)
         index, data = read_object(where)
         hashes[INDEX] = filesystem.sha256(data)
         weight_map = index.get("weight_map")
@@ -46,7 +45,7 @@ def read_weights(directory: str, hashes: dict[str, str]) -> Arrays:
             f"{directory}: has no {WEIGHTS}; save the model as safetensors (save_pretrained does)"
         )
     # All names are checked before the first file is opened.
-    paths = [file_inside(directory, name, f"{directory}: {INDEX}") for name in names]
+    paths = [filesystem.check_inside(directory, name, f"{directory}: {INDEX}") for name in names]
     arrays: Arrays = {}
     for name, path in zip(names, paths, strict=True):
         data = filesystem.read_bytes(path)

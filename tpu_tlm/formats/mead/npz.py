@@ -36,7 +36,6 @@ from tpu_tlm.formats.mead.arrays import (
 from tpu_tlm.formats.mead.config import spec_from_mead
 from tpu_tlm.formats.mead.mapping import OWN
 from tpu_tlm.formats.pretrained import PretrainedModel
-from tpu_tlm.formats.safe_files import plain_name
 from tpu_tlm.models.spec import ModelSpec
 
 _EXTRA, _FILES, _CARRIED = f"{OWN}extra/", f"{OWN}tokenizer_files/", f"{OWN}carried/"
@@ -54,6 +53,8 @@ def npz_bytes(saved: PretrainedModel, origin: Mapping[str, Any] | None = None) -
     `origin`: what it was made from. Raises `UsageError` when the model has a variable that the
     layout has no place for.
     """
+    if saved.spec.elmo is not None:
+        raise UsageError(f"{saved.source}: an ELMo is not written as NPZ; use --to elmo")
     try:
         arrays: Arrays = to_mead(saved.values, saved.spec, saved.extras)
     except KeyError as error:
@@ -90,7 +91,7 @@ def _tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
 def _tokenizer_of(contents: Mapping[str, bytes], path: str) -> Tokenizer:
     with tempfile.TemporaryDirectory() as directory:
         for name, data in contents.items():
-            plain = plain_name(name, f"{path}: a tokenizer file inside")
+            plain = filesystem.plain_name(name, f"{path}: a tokenizer file inside")
             filesystem.write_bytes(os.path.join(directory, plain), data)
         try:
             return load_tokenizer(directory)

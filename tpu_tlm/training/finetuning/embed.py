@@ -15,11 +15,12 @@ import numpy as np
 from tpu_tlm import filesystem
 from tpu_tlm.config.embed import EmbedConfig
 from tpu_tlm.config.finetune import TaskDataConfig
+from tpu_tlm.data.progress import ProgressBar, quantity
 from tpu_tlm.errors import OptionError, UsageError
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks.batches import bucket_lengths
 from tpu_tlm.tasks.examples import Framer
-from tpu_tlm.tasks.model import HeadSpec, TaskModel, build_task_model, task_spec
+from tpu_tlm.tasks.model import HeadSpec, build_task_model, task_spec
 from tpu_tlm.tasks.read import Row, read_rows
 from tpu_tlm.training.finetuning.outputs import Outputs
 from tpu_tlm.training.finetuning.source import Source, load_source
@@ -49,7 +50,6 @@ class Embedder:
         self.framer = Framer(self.spec, source.tokenizer, max_length=max_length, whole=True)
         self.normalize, self.batch_size = normalize, batch_size
         model = build_task_model(self.spec, HeadSpec(1, pooling=pooling), frozen=True)
-        assert isinstance(model, TaskModel)
         for path, variable in named_variables(model).items():
             if path in source.encoder:
                 variable.assign(source.encoder[path])
@@ -106,8 +106,9 @@ def _parts(
     filesystem.make_directory(directory)
     there = set(filesystem.list_names(directory))
     count = -(-len(texts) // PART)
-    made, began, shown = 0, time.monotonic(), time.monotonic()
-    skipped = 0
+    made, skipped, began = 0, 0, time.monotonic()
+    display = ProgressBar()
+    display.start("embedding", len(texts), " texts")
     for number in range(count):
         name = f"{key[:16]}-{number:06d}.npy"
         path = f"{directory}/{name}"
@@ -121,16 +122,14 @@ def _parts(
         np.save(data, vectors)
         filesystem.write_bytes(path, data.getvalue())
         made += len(part)
-        now = time.monotonic()
-        if now - shown > 5.0 or number == count - 1:
-            shown = now
-            done = number * PART + len(part)
-            print(
-                f"{done:,} of {len(texts):,} texts, {made / (now - began):,.0f} texts/s", flush=True
-            )
+        display.update(number * PART + len(part))
         yield vectors
+    display.clear()
     if skipped:
         print(f"{skipped} of {count} parts were there from an interrupted call")
+    if made:
+        rate = made / max(time.monotonic() - began, 1e-9)
+        print(f"{made:,} texts embedded, {quantity(rate)} texts/s", flush=True)
 
 
 def embed(config: EmbedConfig) -> tuple[int, int]:

@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from tpu_tlm import filesystem
-from tpu_tlm.checkpoints.manager import Checkpoints
-from tpu_tlm.checkpoints.run_dir import RunDir
+from tpu_tlm.checkpoints.run_checkpoints import RunCheckpoints, SavedElsewhere
+from tpu_tlm.checkpoints.run_dir import PROGRESS, RunDir
+from tpu_tlm.data.progress import ProgressBar, duration, quantity
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.distributed.preemption import PreemptionWatcher, metadata_host
 from tpu_tlm.errors import OptionError, Preempted, TlmError
@@ -22,7 +23,7 @@ from tpu_tlm.formats.task_head import EXTRA
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks import metrics as scoring
 from tpu_tlm.tasks.batches import batch_stream, make_plan
-from tpu_tlm.tasks.model import HEAD
+from tpu_tlm.tasks.model import HEAD, head_suffices
 from tpu_tlm.tasks.options import FinetuneOptions, default_epochs, default_lr
 from tpu_tlm.training.device_feed import feed
 from tpu_tlm.training.finetuning.features import cached_vectors
@@ -31,10 +32,7 @@ from tpu_tlm.training.finetuning.prepare import Prepared, Split, describe
 from tpu_tlm.training.finetuning.setup import make_step, training_buckets
 from tpu_tlm.training.finetuning.source import Source
 from tpu_tlm.training.loop import Loop
-from tpu_tlm.training.state import TrainState
-
-# Where a run keeps the state to continue from; `checkpoints` has the best model.
-PROGRESS = "progress"
+from tpu_tlm.training.state import TrainState, not_finite
 
 
 @dataclass
@@ -86,14 +84,10 @@ class FinetuneRun:
             print(f"continuing with another option: {change}")
         if devices.is_chief:
             source.tokenizer.save(self.directory.tokenizer)
-        self.best = Checkpoints(self.directory.checkpoints, 1)
-        self.progress = Checkpoints(f"{self.directory.path}/{PROGRESS}", 1)
+        self.best = RunCheckpoints(self.directory.checkpoints, 1)
+        self.progress = RunCheckpoints(f"{self.directory.path}/{PROGRESS}", 1)
         # Vectors that need no training after the encoder are computed once.
-        self.head_only = (
-            not head.finetune
-            and not task.per_token
-            and prepared.head.pooling not in ("2ha", "attention")
-        )
+        self.head_only = not head.finetune and head_suffices(prepared.spec, prepared.head)
         self.vectors = self._vectors() if self.head_only else {}
         self.buckets = training_buckets(options, prepared, devices.replicas, self._own_vectors())
         self.plan = make_plan(self.buckets, self.epochs, fit.seed)
@@ -120,6 +114,8 @@ class FinetuneRun:
         )
         self.history = History()
         self.at = 0
+        self._display = ProgressBar()
+        self._begun = (time.monotonic(), 0)  # time and step at which this process began
         self.notice = PreemptionWatcher(
             options.runtime.grace_seconds, self._late, metadata_host(os.environ)
         )
@@ -236,16 +232,17 @@ class FinetuneRun:
         return any(reasons)
 
     def _show(self, end: int) -> None:
-        """A line every 20 seconds within an epoch."""
-        now = time.monotonic()
-        if now - getattr(self, "_shown", now - 15.0) < 20.0 or self.at >= end:
+        if self.at >= end:
             return
-        self._shown = now
         h = self.history
-        print(
-            f"step {self.at}/{self.total}  loss {h.loss / max(h.weight, 1e-9):.4f}  "
-            f"{h.texts / max(h.seconds, 1e-9):,.0f} texts/s",
-            flush=True,
+        rate = h.texts / max(h.seconds, 1e-9)
+        since, first = self._begun
+        left = (self.total - self.at) * (time.monotonic() - since) / max(self.at - first, 1)
+        self._display.status(
+            lambda: (
+                f"step {self.at}/{self.total}  {duration(left)} left  "
+                f"loss {h.loss / max(h.weight, 1e-9):.4f}  {quantity(rate)} texts/s"
+            )
         )
 
     def _evaluate_epoch(self) -> None:
@@ -273,6 +270,7 @@ class FinetuneRun:
             self._save_best()
         self._save_progress()
         last = history.epochs[-1]
+        self._display.clear()
         print(
             f"epoch {number}  loss {last['train_loss']:.4f}  valid {self.metric} {value:.4f}"
             f"{' (best)' if better else ''}  {speed:,.0f} texts/s",
@@ -298,7 +296,7 @@ class FinetuneRun:
         """Encoder as `model/...`, where every command finds it, and head as `task/...`."""
         values = dict(self.state.model_arrays())
         if self.head_only:
-            values |= {path: value for path, value in self.source.encoder.items()}
+            values = {**self.source.encoder, **values}
         arrays = {
             path if path.startswith(HEAD) else f"model/{path}": value
             for path, value in values.items()
@@ -316,11 +314,10 @@ class FinetuneRun:
             "history": vars(self.history),
         }
 
-    def _checked(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        for name, array in arrays.items():
-            if not np.isfinite(array).all():
-                raise TlmError(f"step {self.at}: {name!r} is not finite; try a smaller --lr")
-        return arrays
+    def _checked(self, values: dict[str, Any]) -> dict[str, Any]:
+        if name := not_finite(values):
+            raise TlmError(f"step {self.at}: {name!r} is not finite; try a smaller --lr")
+        return values
 
     def _save_best(self) -> None:
         if self.devices.is_chief:
@@ -331,8 +328,13 @@ class FinetuneRun:
     def _save_progress(self) -> None:
         if self.devices.is_chief:
             with self.devices.team.undisturbed(), self.notice.saving():
-                arrays = self._checked(self.state.arrays())
-                self.progress.save(self.at, arrays, self._checkpoint_state())
+                values = self._checked(self.state.snapshot())
+                try:
+                    self.progress.save(self.at, values, self._checkpoint_state())
+                except SavedElsewhere as error:
+                    if not self.notice.reason:
+                        raise
+                    print(f"warning: {error}", flush=True)
 
     def _restore(self) -> None:
         found = self.progress.newest()
@@ -343,6 +345,7 @@ class FinetuneRun:
         self.state.restore(found.load(), found.step, found.path)
         self.history = History(**found.state["history"])
         self.at = found.step
+        self._begun = (time.monotonic(), self.at)
         print(f"continuing at step {found.step} of {self.total} from {found.path}")
 
     def _late(self) -> TlmError:

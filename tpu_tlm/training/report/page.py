@@ -14,6 +14,7 @@ from typing import Any
 from tpu_tlm import __version__
 from tpu_tlm.config import Config
 from tpu_tlm.config.options import options_of
+from tpu_tlm.data.progress import duration
 from tpu_tlm.training.report.browser import SCRIPT, STYLE
 from tpu_tlm.training.report.collect import RunData
 from tpu_tlm.training.report.history import MAX_METRICS
@@ -195,20 +196,8 @@ def _overview_row(run: RunData) -> list[Any]:
         "" if best is None else f"{best[0]:.6g} (step {best[1]:,})",
         speed and f"{speed:,.0f}",
         f"{100 * wait:.1f} %" if wait != "" else "",
-        duration(run.history.seconds),
+        duration(run.history.seconds) if math.isfinite(run.history.seconds) else "",
     ]
-
-
-def duration(seconds: float) -> str:
-    """A duration in words: "1 h 05 min", "3 min 07 s", "12 s"."""
-    if not math.isfinite(seconds):
-        return ""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60:02} min"
 
 
 def _differences(runs: Sequence[RunData]) -> list[str]:
