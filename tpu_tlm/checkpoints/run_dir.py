@@ -31,6 +31,10 @@ CONTENTS = (
     "tb",
     "metrics.jsonl",
     "report.html",
+    "samples.jsonl",
+    "loggers.json",
+    "mlruns",
+    "wandb",
     "features",
 )
 _TRAINED = "trained"  # key of identity.json: a checkpoint was committed
