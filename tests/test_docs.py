@@ -83,7 +83,7 @@ def _inline(page: str) -> Iterator[tuple[int, str]]:
         yield text.count("\n", 0, match.start()) + 1, " ".join(match[1].split())
 
 
-def _words(rest: str) -> list[str]:
+def words_of(rest: str) -> list[str]:
     """The arguments of a command, up to a comment, pipe or another command."""
     lexer = shlex.shlex(rest, posix=True, punctuation_chars="|;&<>()")
     lexer.whitespace_split = True
@@ -95,7 +95,7 @@ def _words(rest: str) -> list[str]:
     return words
 
 
-def _documented() -> Iterator[tuple[str, str, str]]:
+def documented() -> Iterator[tuple[str, str, str]]:
     """Every documented command: page and line, name, arguments."""
     for page in [*PAGES, *RECIPES]:
         code = _code_lines(page)
@@ -107,7 +107,7 @@ def _documented() -> Iterator[tuple[str, str, str]]:
 
 
 def test_there_is_something_to_check():
-    assert len(PAGES) > 10 and len(RECIPES) > 5 and len(list(_documented())) > 60
+    assert len(PAGES) > 10 and len(RECIPES) > 5 and len(list(documented())) > 60
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -137,14 +137,14 @@ def test_files_that_are_named_exist(page):
             assert any((base / name).exists() for base in bases), f"{page}: {name}"
 
 
-@pytest.mark.parametrize("case", list(_documented()), ids=lambda case: f"{case[0]}-{case[1]}")
+@pytest.mark.parametrize("case", list(documented()), ids=lambda case: f"{case[0]}-{case[1]}")
 def test_documented_commands_parse(case):
     where, name, rest = case
     if name not in COMMANDS:
         # A page may come before the table of its command; the module has its own parser.
         assert (ROOT / "tpu_tlm" / f"{name}.py").is_file(), f"{where}: no command {name}"
         return
-    words = _words(rest)
+    words = words_of(rest)
     if not words:
         return  # The command's name alone.
     shortened = "..." in words

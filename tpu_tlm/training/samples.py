@@ -64,7 +64,7 @@ def questions(
     first = next(iter(in_order(dataset, rows).take(1).as_numpy_iterator()))
     found: list[Question] = []
     for row in range(rows):
-        starts = first["w"][row] if "w" in first else None
+        starts = np.unpackbits(first["w"][row], bitorder="little") if "w" in first else None
         made = _question(first["x"][row], starts, tokenizer, spec.kind)
         if made is not None:
             found.append(made)
@@ -79,8 +79,8 @@ def _question(
     ids = np.asarray(ids, np.int32)
     maskable = ~np.isin(ids, (*tokenizer.special_ids, tokenizer.unk_id, tokenizer.pad_id))
     words = np.array([tokenizer.decode([int(i)]).strip().isalpha() for i in ids]) & maskable
-    if starts is not None and len(starts) == len(ids):
-        whole = np.asarray(starts, bool)
+    if starts is not None:
+        whole = starts[: len(ids)].astype(bool)
         words &= whole & np.append(whole[1:], True)
     places = np.flatnonzero(words[1:]) + 1
     if not len(places):
