@@ -23,12 +23,13 @@ def main(argv: list[str] | None = None) -> int:
         rest = ["--help"]
     if name in COMMANDS:
         end_process(run_command(importlib.import_module(f"tpu_tlm.{name}").main, rest))
+    about = None
     if name in ("-h", "--help", "help", "--help-all"):
-        print(_listing())
-        return 0
-    if name in ("--version", "version", "-v", "-V"):
-        print(f"tpu-tlm {__version__}")
-        return 0
+        about = _listing()
+    elif name in ("--version", "version", "-v", "-V"):
+        about = f"tpu-tlm {__version__}"
+    if about is not None:
+        return run_command(lambda _: print(about))
     print(f"error: {command_error(name, COMMANDS)}", file=sys.stderr)
     return EXIT_USAGE
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tpu_tlm.data.tokenizers.base import Tokenizer
     from tpu_tlm.from_text.run import QuickstartResult
     from tpu_tlm.training.finetuning.finetune import FinetuneResult
-    from tpu_tlm.training.trainer import TrainResult
+    from tpu_tlm.training.result import TrainResult
 
 Path = str | os.PathLike[str]
 
@@ -109,10 +109,15 @@ def preprocess(
     `valid_fraction=0.05`. A killed call is continued by the same call.
     """
     from tpu_tlm.data.preprocessing.preprocess import preprocess as run
+    from tpu_tlm.formats.tokenizer_source import with_tokenizer_of
 
     files = [input_files] if isinstance(input_files, str | os.PathLike) else list(input_files)
     classes = (CorpusConfig, TokenizerConfig, PreprocessConfig, PairsConfig)
-    return run(*_groups(classes, {"input_files": files, "output": output, **options}))
+    corpus, tokens, config, pairs = _groups(
+        classes, {"input_files": files, "output": output, **options}
+    )
+    tokens, config, _ = with_tokenizer_of(tokens, config)
+    return run(corpus, tokens, config, pairs)
 
 
 @naming_parameters

@@ -65,6 +65,8 @@ def _generate(config: PredictConfig, saved: PretrainedModel, texts: Iterable[str
         seed=config.seed,
         beam=config.beam,
         length_penalty=config.length_penalty,
+        rule=config.beam_rule,
+        early_stopping=config.early_stopping,
     )
     generator, texts = Generator.of(saved, how, config.tokenizer), list(texts)
     for text, result in zip(texts, generator(texts, config.max_tokens), strict=True):

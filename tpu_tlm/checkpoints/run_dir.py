@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import posixpath
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,12 @@ from tpu_tlm.config.options import options_of
 from tpu_tlm.config.resolve import idle_options
 from tpu_tlm.config.strict import mapping, read_json, read_yaml
 from tpu_tlm.config.text import DECIDED_BY_FILES
-from tpu_tlm.errors import UsageError
+from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.filesystem.sealed import check_sealed, sealed
 
 CHECKPOINTS = "checkpoints"
+# Next to `checkpoints` when that cannot be written: its name and this.
+EMERGENCY = "-emergency"
 # State of a fine-tuning run, whose `CHECKPOINTS` hold the best model only.
 PROGRESS = "progress"
 # What a run keeps in its directory.
@@ -26,7 +29,9 @@ CONTENTS = (
     "identity.json",
     "tokenizer",
     CHECKPOINTS,
+    f"{CHECKPOINTS}{EMERGENCY}",
     PROGRESS,
+    f"{PROGRESS}{EMERGENCY}",
     "npz",
     "tb",
     "metrics.jsonl",
@@ -131,22 +136,28 @@ class RunDir:
         return changes
 
     def _check_checkpoints(self, trained: bool) -> None:
-        missing = not filesystem.is_directory(self.checkpoints)
         # In object storage a directory in which nothing was saved is no directory.
-        if trained and (missing or not filesystem.list_names(self.checkpoints)):
+        places = (self.checkpoints, self.checkpoints + EMERGENCY)
+        if trained and not any(filesystem.list_names(place) for place in places):
             raise UsageError(
                 f"{self.checkpoints}: the checkpoints of this run are missing: restore them, use a "
                 "new --run_dir, or begin again at step 0 with --restart true"
             )
 
     def note_commit(self) -> None:
-        """Record that checkpoints were saved, so that their loss is noticed; once is enough."""
+        """Record that checkpoints were saved, so that their loss is noticed; once is enough.
+
+        A record that cannot be written is a warning: the next commit tries again.
+        """
         if self._noted:
             return
         known, trained = self._compare_identity({})
-        if not trained:
-            self._write_identity(known, True)
-        self._noted = True
+        try:
+            if not trained:
+                self._write_identity(known, True)
+            self._noted = True
+        except TlmError as error:
+            print(f"warning: {error}", file=sys.stderr)
 
     def _write_identity(self, known: Mapping[str, str], trained: bool) -> None:
         body = {**known, _TRAINED: trained}

@@ -171,7 +171,24 @@ def with_presets(groups: tuple[type, ...], sources: list[Source]) -> list[Source
             values = preset_values(name, table, text=text, steps=steps)
             found.append(Source(values, f"{PRESET}{name}"))
         found.append(source)
-    return found
+    return _with_lower_rate(found, table)
+
+
+# Someone's weights are continued at this share of the rate that random ones start with.
+CONTINUED_RATE = 0.25
+
+
+def _with_lower_rate(sources: list[Source], table: Mapping[str, Option]) -> list[Source]:
+    """The sources, with a lower learning rate for --init_from unless a file or a flag gives one."""
+    preset = [s for s in sources if s.where.startswith("preset ")]
+    given = [s for s in sources if s not in preset]
+    continues = any(s.values.get("init_from") is not None for s in given)
+    names = ("lr", *table["lr"].declared.aliases) if "lr" in table else ()
+    if not continues or not names or any(name in s.values for s in given for name in names):
+        return sources
+    usual = next((s.values["lr"] for s in reversed(preset) if "lr" in s.values), None)
+    rate = CONTINUED_RATE * float(table["lr"].default if usual is None else usual)
+    return [*sources[:-1], Source({"lr": rate}, "preset of --init_from"), sources[-1]]
 
 
 def _steps(table: Mapping[str, Option], sources: list[Source]) -> int | None:

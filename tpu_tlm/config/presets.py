@@ -310,14 +310,26 @@ PRESETS: dict[str, Preset] = {
     ),
     "modernbert-small": Preset(
         "architecture: arXiv 2412.13663; sizes and learning rate: ours",
-        {**_MODERNBERT, **_sizes(7, 384, 6, 576), "lr": 1e-3, "batch_size": 256},
+        {
+            **_MODERNBERT,
+            **_sizes(7, 384, 6, 576),
+            "lr": 1e-3,
+            "weight_std": 0.03,
+            "batch_size": 256,
+        },
         {**_SMALL_TEXT, "vocab_size": 30000, "seq_length": 256},
         None,
         _MODERNBERT_MISSING,
     ),
     "modernbert-tiny": Preset(
         "architecture: arXiv 2412.13663; sizes and learning rate: ours",
-        {**_MODERNBERT, **_sizes(4, 128, 2, 192), "lr": 2e-3, "batch_size": 128},
+        {
+            **_MODERNBERT,
+            **_sizes(4, 128, 2, 192),
+            "lr": 2e-3,
+            "weight_std": 0.06,
+            "batch_size": 128,
+        },
         {**_SMALL_TEXT, "vocab_size": 8192, "seq_length": 128},
         None,
         _MODERNBERT_MISSING,

@@ -7,6 +7,7 @@ from tpu_tlm.config.other_programs import FORMATS as FORMATS_ELSEWHERE
 from tpu_tlm.config.suggest import did_you_mean
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats import run_directory
+from tpu_tlm.formats.elmo import format as elmo
 from tpu_tlm.formats.format import Format, contents_of
 from tpu_tlm.formats.huggingface import format as huggingface
 from tpu_tlm.formats.mead import format as npz
@@ -19,6 +20,7 @@ FORMATS: list[Format] = [
     tensorflow.SAVED_MODEL,
     huggingface.FORMAT,
     tensorflow.BERT,
+    elmo.FORMAT,
 ]
 
 

@@ -52,7 +52,7 @@ def script(commands: Sequence[CommandLine], directory: str, inputs: Sequence[str
     """
     lines = [
         "#!/bin/sh",
-        f"# What tpu-tlm quickstart ran in {directory}. Repeat it elsewhere: sh commands.sh NEW_DIR",
+        f"# What tpu-tlm quickstart ran in {directory}; to repeat it: sh commands.sh NEW_DIR",
         "set -eu",
         'OUT="${1:?give a new directory}"',
         'mkdir -p "$OUT"',

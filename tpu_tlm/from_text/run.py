@@ -258,11 +258,11 @@ class _Quickstart:
                 timing, compilation = step_timing(trial)
                 seconds = self._training_seconds(compilation)
             steps = sizing.steps_in(seconds, timing, per_step, self.state.tokens)
+            passes = steps * per_step / max(self.state.tokens, 1)
             self.say(
                 f"{preset}: {timing.seconds * 1000:.3g} ms a step of {per_step:,} tokens "
                 f"({compilation:.0f} s to start and compile): {steps:,} steps in "
-                f"{seconds / 60:.1f} min, {steps * per_step / max(self.state.tokens, 1):.1f} passes "
-                "over the text"
+                f"{seconds / 60:.1f} min, {passes:.1f} passes over the text"
             )
         train = self._training_command(preset, steps)
         texts = [text for text, _ in self.state.sentences]

@@ -121,12 +121,15 @@ class Model:
         top_k: int | None = None,
         top_p: float = 1.0,
         beam: int = 0,
-        length_penalty: float = 0.6,
+        length_penalty: float | None = None,
+        beam_rule: str = "gnmt",
+        early_stopping: str = "false",
         seed: int = 0,
     ) -> Any:
         """Continue texts (causal LM), or write their targets (encoder-decoder).
 
-        beam: 0 = sample with `temperature`, `top_k`, `top_p` and `seed`; else beam search. Gives a
+        beam: 0 = sample with `temperature`, `top_k`, `top_p` and `seed`; else beam search, by
+        `beam_rule` gnmt or transformers (with its `early_stopping`). Gives a
         `GeneratedText` (`text`, `ids`, `ended`, `log_probability`) per prompt; one for one prompt.
         """
         from tpu_tlm.inference.generate import Generator
@@ -139,6 +142,8 @@ class Model:
             seed=seed,
             beam=beam,
             length_penalty=length_penalty,
+            rule=beam_rule,
+            early_stopping=early_stopping,
         )
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         generator = Generator(self.keras, self.spec, self.tokenizer, how)

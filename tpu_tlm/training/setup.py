@@ -11,6 +11,7 @@ from tpu_tlm.config import Config, DataConfig, RuntimeConfig, TokenizerConfig
 from tpu_tlm.data.dataset.dataset import Dataset, check_same_tokenizer, open_dataset
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import make_tokenizer
+from tpu_tlm.data.tokenizers.grow import read_tokens
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.pretrained import PretrainedModel
@@ -129,6 +130,8 @@ def open_datasets(
             " made them"
         )
     used = given or train.load_tokenizer()
+    if given is None and tokenizer.add_tokens:
+        _check_added(used, tokenizer.add_tokens, data.train_dir)
     description = used.description()
     check_same_tokenizer(
         train.tokenizer, description, f"--train_dir {data.train_dir} and the tokenizer of this run"
@@ -147,6 +150,16 @@ def open_datasets(
             if dataset is not None:
                 dataset.verify()
     return Datasets(train, valid, used, framing)
+
+
+def _check_added(tokenizer: Tokenizer, path: str, train_dir: str) -> None:
+    """Raise `UsageError` where the data were not made with the tokens of --add_tokens."""
+    lacking = [t for t in read_tokens(path) if tokenizer.id_of(t) is None]
+    if lacking:
+        raise UsageError(
+            f"--add_tokens {path}: the tokenizer of {train_dir} lacks {len(lacking)} of its tokens "
+            f"(the first: {lacking[0]!r}); preprocess the text with --add_tokens"
+        )
 
 
 def _check_same_lengths(train: Dataset, valid: Dataset, data: DataConfig) -> None:

@@ -13,6 +13,7 @@ from tpu_tlm.formats.compatibility import DUAL, as_flag, differences
 from tpu_tlm.formats.electra_parts import GENERATOR, part_spec
 from tpu_tlm.formats.positions import with_positions_of
 from tpu_tlm.formats.pretrained import PretrainedModel
+from tpu_tlm.formats.vocabulary_growth import with_vocabulary_of
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.training.initial_model import InitialModel
 
@@ -25,17 +26,26 @@ _BINARY = ("discriminator", "electra")
 
 
 def warm_start(
-    initial: InitialModel, spec: ModelSpec, tokenizer: Tokenizer, own: Mapping[str, np.ndarray]
-) -> tuple[PretrainedModel, dict[str, np.ndarray], list[str]]:
-    """The model to start from, the initial values of the run, and lines about their origin.
+    initial: InitialModel,
+    spec: ModelSpec,
+    tokenizer: Tokenizer,
+    own: Mapping[str, np.ndarray],
+    new_token_init: str = "mean",
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The initial values of a run from another model, and lines that say what they are.
 
-    own: the run's random values by path. Raises `UsageError` as `check_start` and `start_values`.
+    own: the run's random values by path. new_token_init: "mean" or "random", as
+    `with_vocabulary_of`. Raises `UsageError` where the model does not fit the run.
     """
     where = f"--init_from {initial.path}"
     saved = with_positions_of(initial.load(spec), spec)
+    random = own if new_token_init == "random" else None
+    saved, notes = with_vocabulary_of(saved, spec, tokenizer, random)
     check_start(saved, spec, tokenizer, where)
     values, table = start_values(without_foreign_head(saved, spec.kind), own, where)
-    return saved, values, [*table, *framing_notes(saved, spec, tokenizer)]
+    first = f"starting at step 0 from {saved.source}, fresh optimizer"
+    notes = [f"  {note}" for note in notes]
+    return values, [first, *table, *notes, *framing_notes(saved, spec, tokenizer)]
 
 
 def framing_notes(saved: PretrainedModel, spec: ModelSpec, tokenizer: Tokenizer) -> list[str]:

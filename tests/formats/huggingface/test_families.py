@@ -50,6 +50,12 @@ T5 = {
     **{"vocab_size": 99, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 3},
     **{"num_decoder_layers": 3, "decoder_start_token_id": 0},
 }
+BART = {
+    **{"vocab_size": 99, "d_model": 32, "max_position_embeddings": 24, "dropout": 0.1},
+    **{"encoder_layers": 2, "decoder_layers": 3, "forced_eos_token_id": None},
+    **{"encoder_attention_heads": 4, "decoder_attention_heads": 4},
+    **{"encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
+}
 ALBERT = {**SIZES, "embedding_size": 16}
 MODERN = {
     **SIZES,
@@ -82,6 +88,7 @@ CASES = [
     ("ModernBert", "ForMaskedLM", {**MODERN, "layer_types": ["full_attention"] * 5}),
     ("T5", "ForConditionalGeneration", T5),
     ("T5", "ForConditionalGeneration", {**T5, **UNTIED, "feed_forward_proj": "gated-gelu"}),
+    ("Bart", "ForConditionalGeneration", BART),
     ("GPT2", "LMHeadModel", GPT2),
     ("GPT2", "LMHeadModel", {**GPT2, **UNTIED, "n_inner": 48, "activation_function": "relu"}),
     *(("Bert", end, {**SIZES, **LABELS}) for end in hf.CLASSIFIERS),
@@ -111,6 +118,8 @@ def random_model(start, end, config):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
+        if hasattr(model, "final_logits_bias"):
+            model.final_logits_bias += torch.randn_like(model.final_logits_bias)
     return model.eval()
 
 

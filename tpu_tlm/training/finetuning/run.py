@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tpu_tlm import filesystem
-from tpu_tlm.checkpoints.manager import Checkpoints
+from tpu_tlm.checkpoints.run_checkpoints import RunCheckpoints, SavedElsewhere
 from tpu_tlm.checkpoints.run_dir import PROGRESS, RunDir
 from tpu_tlm.data.progress import ProgressBar, duration, quantity
 from tpu_tlm.devices.select import Devices
@@ -23,7 +23,7 @@ from tpu_tlm.formats.task_head import EXTRA
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks import metrics as scoring
 from tpu_tlm.tasks.batches import batch_stream, make_plan
-from tpu_tlm.tasks.model import HEAD
+from tpu_tlm.tasks.model import HEAD, head_suffices
 from tpu_tlm.tasks.options import FinetuneOptions, default_epochs, default_lr
 from tpu_tlm.training.device_feed import feed
 from tpu_tlm.training.finetuning.features import cached_vectors
@@ -32,7 +32,7 @@ from tpu_tlm.training.finetuning.prepare import Prepared, Split, describe
 from tpu_tlm.training.finetuning.setup import make_step, training_buckets
 from tpu_tlm.training.finetuning.source import Source
 from tpu_tlm.training.loop import Loop
-from tpu_tlm.training.state import TrainState
+from tpu_tlm.training.state import TrainState, not_finite
 
 
 @dataclass
@@ -84,14 +84,10 @@ class FinetuneRun:
             print(f"continuing with another option: {change}")
         if devices.is_chief:
             source.tokenizer.save(self.directory.tokenizer)
-        self.best = Checkpoints(self.directory.checkpoints, 1)
-        self.progress = Checkpoints(f"{self.directory.path}/{PROGRESS}", 1)
+        self.best = RunCheckpoints(self.directory.checkpoints, 1)
+        self.progress = RunCheckpoints(f"{self.directory.path}/{PROGRESS}", 1)
         # Vectors that need no training after the encoder are computed once.
-        self.head_only = (
-            not head.finetune
-            and not task.per_token
-            and prepared.head.pooling not in ("2ha", "attention")
-        )
+        self.head_only = not head.finetune and head_suffices(prepared.spec, prepared.head)
         self.vectors = self._vectors() if self.head_only else {}
         self.buckets = training_buckets(options, prepared, devices.replicas, self._own_vectors())
         self.plan = make_plan(self.buckets, self.epochs, fit.seed)
@@ -300,7 +296,7 @@ class FinetuneRun:
         """Encoder as `model/...`, where every command finds it, and head as `task/...`."""
         values = dict(self.state.model_arrays())
         if self.head_only:
-            values |= {path: value for path, value in self.source.encoder.items()}
+            values = {**self.source.encoder, **values}
         arrays = {
             path if path.startswith(HEAD) else f"model/{path}": value
             for path, value in values.items()
@@ -318,11 +314,10 @@ class FinetuneRun:
             "history": vars(self.history),
         }
 
-    def _checked(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        for name, array in arrays.items():
-            if not np.isfinite(array).all():
-                raise TlmError(f"step {self.at}: {name!r} is not finite; try a smaller --lr")
-        return arrays
+    def _checked(self, values: dict[str, Any]) -> dict[str, Any]:
+        if name := not_finite(values):
+            raise TlmError(f"step {self.at}: {name!r} is not finite; try a smaller --lr")
+        return values
 
     def _save_best(self) -> None:
         if self.devices.is_chief:
@@ -333,8 +328,13 @@ class FinetuneRun:
     def _save_progress(self) -> None:
         if self.devices.is_chief:
             with self.devices.team.undisturbed(), self.notice.saving():
-                arrays = self._checked(self.state.arrays())
-                self.progress.save(self.at, arrays, self._checkpoint_state())
+                values = self._checked(self.state.snapshot())
+                try:
+                    self.progress.save(self.at, values, self._checkpoint_state())
+                except SavedElsewhere as error:
+                    if not self.notice.reason:
+                        raise
+                    print(f"warning: {error}", flush=True)
 
     def _restore(self) -> None:
         found = self.progress.newest()
