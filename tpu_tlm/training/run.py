@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tpu_tlm.config import Config
@@ -238,11 +238,11 @@ def _loggers(config: Config, directory: Any) -> Iterable[Callback]:
     from tpu_tlm.training.loggers import make_logger
     from tpu_tlm.training.recorders import RecordMetrics
 
+    def opener(name: str) -> Callable[[int], Any]:
+        return lambda step: make_logger(name, directory.path, config.as_dict())
+
     for name in dict.fromkeys(config.run.log):
-        yield RecordMetrics(
-            f"--log {name}",
-            lambda step, name=name: make_logger(name, directory.path, config.as_dict()),  # type: ignore[misc]
-        )
+        yield RecordMetrics(f"--log {name}", opener(name))
 
 
 def _samples(config: Config, directory: Any, experiment: Any) -> Callback:
