@@ -298,6 +298,23 @@ class RunConfig(OptionGroup):
         may_change=True,
     )
     tensorboard: bool = opt(True, "write TensorBoard logs", aliases=("tb",), may_change=True)
+    log: list[str] = opt(
+        [],
+        "also send metrics and options to these programs, by their own libraries and settings",
+        unit="name",
+        choices=("wandb", "mlflow"),
+        may_change=True,
+        also_called=("report_to",),
+    )
+    samples: int = opt(
+        4,
+        "tokens of the validation data that are guessed at every save, for the report and "
+        "TensorBoard; 0 = none",
+        unit="tokens",
+        minimum=0,
+        maximum=64,
+        may_change=True,
+    )
     report: bool = opt(
         True,
         "write report.html, a page with curves, options and data, at every checkpoint",
