@@ -153,6 +153,7 @@ def summary(options: argparse.Namespace, run: Path, data: Path, began: float) ->
     """
     from examples.loss_curve import curve
     from examples.unigram import unigram_loss
+
     from tpu_tlm.data.dataset.dataset import open_dataset
     from tpu_tlm.training.metrics import read_metrics
 

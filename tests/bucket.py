@@ -70,7 +70,9 @@ class _Fault:
 class Bucket:
     """A running server with one empty bucket; `environ` leads child processes there."""
 
-    def __init__(self, seed: int = 0, tensorflow: bool = False) -> None:
+    def __init__(self, seed: int = 0, tensorflow: bool = False, rate: float = 0.0) -> None:
+        """rate: bytes per second that are taken in uploads, 0 = no limit."""
+        self.rate, self.wire = rate, threading.Lock()
         self.faults: list[_Fault] = []
         self.calls: list[tuple[str, str, Any]] = []
         self.lock = threading.RLock()
@@ -238,6 +240,9 @@ class _Gate(http.server.BaseHTTPRequestHandler):
 
     def _any(self) -> None:
         bucket, body = self.bucket, self._body()
+        if bucket.rate and body:
+            with bucket.wire:
+                time.sleep(len(body) / bucket.rate)
         action = bucket.pick(self.command, self.path)
         bucket.calls.append((self.command, self.path, action))
         if isinstance(action, tuple):

@@ -16,7 +16,7 @@ from tpu_tlm.config import Config, cli
 if TYPE_CHECKING:
     from tpu_tlm.devices.select import Devices
     from tpu_tlm.training import Callback
-    from tpu_tlm.training.trainer import TrainResult
+    from tpu_tlm.training.result import TrainResult
 
 # Exports and checkpoints of the shared run.
 EXPORT = ("--keep", "2", "--keep_every", "10", "--steps_per_call", "7", "--export_npz", "true")

@@ -4,12 +4,14 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tpu_tlm.checkpoints import tensor_bundle
+from tpu_tlm.checkpoints.data_file import DataFile
 from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.filesystem import LocalDisk
@@ -120,12 +122,14 @@ def test_the_bundle_reader_agrees_with_tensorflow_over_many_blocks(tmp_path: Pat
     tensor_bundle.write(prefix, arrays)
     index = Path(prefix + tensor_bundle.INDEX).read_bytes()
     assert len(index) > 2 * 262_144, "more than one block"
-    loaded = tensor_bundle.read(index, Path(prefix + tensor_bundle.DATA).read_bytes())
+    with open(prefix + tensor_bundle.DATA, "rb") as stream:
+        data = DataFile(stream, "data")
+    loaded = tensor_bundle.Tensors(index, data)
     assert loaded.keys() == arrays.keys() and all(
         np.array_equal(loaded[name], arrays[name]) for name in arrays
     )
     with pytest.raises(ValueError):
-        tensor_bundle.read(b"x" * 100, b"")
+        tensor_bundle.Tensors(b"x" * 100, data)
 
 
 def _flip(path: Path, at: int = -1) -> None:
@@ -276,10 +280,10 @@ def test_an_unreadable_file_is_skipped_but_never_deleted_as_damaged(tmp_path: Pa
     class Flaky(LocalDisk):
         broken = True
 
-        def read(self, path: str) -> bytes:
+        def open_local(self, path: str) -> BinaryIO:
             if self.broken and "00002/variables.data" in path:
                 raise OSError(5, "Input/output error")
-            return super().read(path)
+            return super().open_local(path)
 
     storage = Flaky()
     checkpoints = Checkpoints(str(tmp_path), files=storage)
@@ -322,6 +326,10 @@ def test_each_file_is_read_once(tmp_path: Path) -> None:
             reads.append(os.path.basename(path))
             return super().read(path)
 
+        def open_local(self, path: str) -> BinaryIO:
+            reads.append(os.path.basename(path))
+            return super().open_local(path)
+
     found = Checkpoints(str(tmp_path), files=Counting()).newest()
     assert found is not None
     for path in (tmp_path / "step-00000001").iterdir():
@@ -330,6 +338,26 @@ def test_each_file_is_read_once(tmp_path: Path) -> None:
     assert sorted(reads) == sorted(
         ["checkpoint", "manifest.json", "variables.index", "variables" + tensor_bundle.DATA]
     )
+
+
+def test_arrays_are_read_one_by_one_from_the_file_that_was_verified(tmp_path: Path) -> None:
+    _save(tmp_path, 1)
+    found = Checkpoints(str(tmp_path)).newest()
+    assert found is not None
+    loaded = found.load()
+    data = tmp_path / "step-00000001" / ("variables" + tensor_bundle.DATA)
+    # A file of the same name in its place changes nothing.
+    data.rename(tmp_path / "kept")
+    data.write_bytes(bytes(124))
+    array = loaded["encoder/kernel"]
+    assert np.array_equal(array, _variables(1)["encoder/kernel"]) and not array.flags.writeable
+    assert loaded["encoder/kernel"] is not array, "not held in memory"
+    with pytest.raises(KeyError):
+        loaded["none"]
+    _flip(tmp_path / "kept")
+    os.utime(tmp_path / "kept", ns=(0, 0))
+    with pytest.raises(TlmError, match=r"data-00000-of-00001: was changed"):
+        loaded["encoder/kernel"]
 
 
 def test_the_manifest_has_state_and_checksums(tmp_path: Path) -> None:

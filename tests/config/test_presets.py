@@ -75,6 +75,8 @@ def test_every_command_with_models_or_text_takes_it(name):
             PRESETS[name].text if command in ("preprocess", "vocab") else PRESETS[name].values
         )
         for option, value in expected.items():
+            if (command, option, value) == ("preprocess", "subword_type", "byte-bpe"):
+                value = None  # the files at --vocab say it
             assert values.get(option, value) == value, (command, option)
         if command == "plan":
             assert values["seq_length"] == PRESETS[name].text["seq_length"]

@@ -35,6 +35,15 @@ VARIANTS: dict[str, dict[str, object]] = {
     "seq2seq, infilling": {"objective": "seq2seq", "denoise": "infilling"},
     "mlm, whole words": {"objective": "mlm", "mask_mode": "whole-word"},
     "mlm, spans": {"objective": "mlm", "mask_mode": "span"},
+    "mlm, BERT's form": {
+        "position_encoding": ["learned"],
+        "embeddings_reduction": "sum-layer-norm",
+        "type_vocab_size": 2,
+        "transformer_type": "post-layer-norm",
+        "mlm_head": "bert",
+        "output_bias": True,
+    },
+    "seq2seq, T5's positions": {"objective": "seq2seq", "position_encoding": ["t5"]},
 }
 
 

@@ -43,7 +43,16 @@ def compiled(tmp_path_factory):
     path.write_text(code)
     name = re.findall(r"^class (\w+)", code, re.MULTILINE)[-1]
     own = f"{path}:{name}"
-    command = [python, "-m", "tests.planning.compile_each", *OBJECTIVES, REPLICATED, GATHERED, ELMO, own]
+    command = [
+        python,
+        "-m",
+        "tests.planning.compile_each",
+        *OBJECTIVES,
+        REPLICATED,
+        GATHERED,
+        ELMO,
+        own,
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

@@ -59,7 +59,7 @@ TRACED = """
     corpora = open_datasets(everything.data, everything.tokenizer)
     step = experiment_of(everything, corpora, 100, "bfloat16").step
     state = TrainState(step, strategy)
-    state.restore({name: array + 1 for name, array in state.arrays().items()}, 7, "x")
+    state.restore({name: v.numpy() + 1 for name, v in state.snapshot().items()}, 7, "x")
     one, two = (copy.values() for copy in state.copies())
     equal = all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
     loop = Loop(step, state, on_tpu=True)

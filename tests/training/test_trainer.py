@@ -22,10 +22,12 @@ from tests.command_modules import convert, evaluate, predict
 from tests.paths import ROOT
 from tests.toy import toy_dataset
 from tests.toy_runs import WHOLE, Corpus, fit, flags_of, options_of
+from tpu_tlm.checkpoints import tensor_bundle
 from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.errors import Preempted, TlmError, UsageError
 from tpu_tlm.formats.mead.arrays import read_npz
 from tpu_tlm.training import Callback
+from tpu_tlm.training.callbacks import SaveReport, StepReport
 from tpu_tlm.training.metrics import read_metrics
 
 FEW = ("--steps", 6, "--save_steps", 2, "--eval_steps", 6, "--steps_per_call", 1)
@@ -249,25 +251,50 @@ def test_killed_at_any_moment_and_continued_is_the_same_run(toy_corpus, tmp_path
 # What cannot be written or used
 
 
+@pytest.mark.parametrize("everywhere", [True, False])
 def test_a_disk_that_is_full_at_a_save_loses_nothing(
-    toy_corpus, tmp_path, monkeypatch, uninterrupted
+    toy_corpus, tmp_path, monkeypatch, uninterrupted, everywhere
 ):
-    options = options_of(toy_corpus, tmp_path / "run", *FEW)
+    run_dir = tmp_path / "run"
+    options = options_of(toy_corpus, run_dir, *FEW)
+    write = tensor_bundle.write
 
-    def full(*given):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(prefix, variables):
+        if "step-00000004" in prefix and (
+            everywhere or prefix.startswith(f"{run_dir}/checkpoints/")
+        ):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(prefix, variables)
 
-    def fill():
-        monkeypatch.setattr("tpu_tlm.checkpoints.tensor_bundle.write", full)
-
+    monkeypatch.setattr("tpu_tlm.checkpoints.tensor_bundle.write", full)
     with pytest.raises(TlmError, match="step 4.*No space left") as error:
-        fit(options, [At(3, fill)])
+        fit(options)
     text = str(error.value)
-    assert "step-00000002" in text and "the same command continues" in text and "\n" not in text
+    assert "the same command continues" in text and "\n" not in text
+    safe = "checkpoints/step-00000002" if everywhere else "checkpoints-emergency/step-00000004"
+    assert f"{run_dir}/{safe}" in text
     monkeypatch.undo()
-    assert arrays(tmp_path / "run")[0] == 2
-    assert fit(options).made == 4
-    assert_same(arrays(tmp_path / "run"), uninterrupted)
+    assert arrays(run_dir)[0] == 2
+    assert fit(options).made == (4 if everywhere else 2)
+    assert_same(arrays(run_dir), uninterrupted)
+    assert not (run_dir / "checkpoints-emergency").exists()
+
+
+def test_a_stop_saves_elsewhere_on_a_full_disk(toy_corpus, tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    write = tensor_bundle.write
+
+    def full(prefix, variables):
+        if prefix.startswith(f"{run_dir}/checkpoints/"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(prefix, variables)
+
+    def stop():
+        monkeypatch.setattr(tensor_bundle, "write", full)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted, match="checkpoints-emergency/step-0000000[34]"):
+        fit(options_of(toy_corpus, run_dir, *FEW), [At(3, stop)])
 
 
 def test_files_that_cannot_be_written_do_not_end_a_run(toy_corpus, tmp_path, capsys):
@@ -378,19 +405,23 @@ def test_callbacks_are_called_in_order(toy_corpus, tmp_path):
     log = Log()
     flags = ("--steps", 3, "--save_steps", 2, "--eval_steps", 3, "--steps_per_call", 1)
     fit(options_of(toy_corpus, tmp_path / "run", *flags, "--warmup_steps", 1), [log])
-    assert log.calls == [
+    # Saves run beside the next steps: the first may be reported before or after the last step.
+    after = [call for call in log.calls if call != ("save", 2)]
+    assert after == [
         ("start", 0),
         ("step", 1),
         ("step", 2),
         ("before_save", 2),
-        ("save", 2),
         ("step", 3),
         ("evaluate", 3),
         ("before_save", 3),
         ("save", 3),
         ("end", 0),
     ]
-    first, second, saved = log.reports[:3]
+    at = [log.calls.index(call) for call in (("before_save", 2), ("save", 2), ("save", 3))]
+    assert at == sorted(at)
+    first, second = (r for r in log.reports if isinstance(r, StepReport) and r.step < 3)
+    saved = next(r for r in log.reports if isinstance(r, SaveReport))
     assert {"loss", "accuracy", "grad_norm", "lr"} <= set(first.values)
     assert not first.speeds and second.speeds["step_time"] > 0
     assert saved.steps_kept == (2,) and saved.path.endswith("step-00000002")

@@ -10,7 +10,7 @@ import os
 import posixpath
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from tpu_tlm import filesystem
 from tpu_tlm.checkpoints import manifest as manifests
 from tpu_tlm.checkpoints import tensor_bundle
+from tpu_tlm.checkpoints.data_file import DataFile
 from tpu_tlm.checkpoints.manifest import MANIFEST, PREFIX
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.filesystem import FileSystem
@@ -46,7 +47,7 @@ class Damaged(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A checkpoint whose bytes were read once and agree with its manifest.
+    """A checkpoint whose files agree with its manifest.
 
     path: its directory; step: updates done; state: what `save` was given; hashes: SHA-256 by file
     name; skipped: newer ones that could not be taken, which every command has to tell.
@@ -55,15 +56,15 @@ class LoadedCheckpoint:
     path: str
     step: int
     state: dict[str, Any]
-    _files: dict[str, bytes] = dataclasses.field(repr=False)
+    _index: bytes = dataclasses.field(repr=False)
+    _data: DataFile = dataclasses.field(repr=False)
     hashes: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
     skipped: tuple[Skipped, ...] = ()
 
-    def load(self) -> dict[str, np.ndarray]:
-        """Name -> array (read-only) of every variable, from the bytes that were verified."""
-        return tensor_bundle.read(
-            self._files[PREFIX + tensor_bundle.INDEX], self._files[PREFIX + tensor_bundle.DATA]
-        )
+    def load(self) -> Mapping[str, np.ndarray]:
+        """Name -> array (read-only) of every variable; each access reads one from the file that
+        was verified, so that they need not be in memory together."""
+        return tensor_bundle.Tensors(self._index, self._data)
 
 
 class Checkpoints:
@@ -91,6 +92,8 @@ class Checkpoints:
         self.keep = keep
         self.keep_every = keep_every
         self.skipped: list[Skipped] = []
+        # Steps that are never deleted besides.
+        self.pinned: set[int] = set()
         self._files = files or filesystem.of(directory)
         self._damaged: set[str] = set()
         # Version of the pointer when it was last read or written; None: not yet, or not known here.
@@ -189,9 +192,9 @@ class Checkpoints:
         return match[1]
 
     def _verified(self, name: str) -> LoadedCheckpoint:
-        """Read every file once and compare it with the manifest; Damaged says what is wrong."""
+        """Compare every file with the manifest; Damaged says what is wrong."""
         manifest = self._manifest(name)
-        contents: dict[str, bytes] = {}
+        opened: dict[str, DataFile] = {}
         for file, expected in manifest["files"].items():
             size = self._size(name, file)
             if size != expected["bytes"]:
@@ -199,16 +202,20 @@ class Checkpoints:
                     name,
                     f"is damaged: {file} has {size} bytes where {expected['bytes']} were written",
                 )
-            contents[file] = raw = self._read(name, file)
-            if hashlib.sha256(raw).hexdigest() != expected["sha256"]:
+            opened[file], checksum = self._opened(name, file)
+            if checksum != expected["sha256"]:
                 raise self._damage(
                     name, f"is damaged: {file} does not have the checksum it was written with"
                 )
+        index = opened[PREFIX + tensor_bundle.INDEX]
+        raw = bytearray(index.size)
+        index.read_into(memoryview(raw), 0)
         return LoadedCheckpoint(
             self._path(name),
             manifest["step"],
             manifest["state"],
-            contents,
+            bytes(raw),
+            opened[PREFIX + tensor_bundle.DATA],
             {file: expected["sha256"] for file, expected in manifest["files"].items()},
         )
 
@@ -246,8 +253,20 @@ class Checkpoints:
             raise self._damage(name, f"is damaged: {error}") from None
 
     def _read(self, name: str, file: str) -> bytes:
-        try:
+        with self._reading(name, file):
             return self._files.read(self._inside(name, file))
+
+    def _opened(self, name: str, file: str) -> tuple[DataFile, str]:
+        """A file, open for reading, and its SHA-256."""
+        path = self._inside(name, file)
+        with self._reading(name, file), self._files.open_local(path) as stream:
+            found = DataFile(stream, path)
+            return found, found.sha256()
+
+    @contextlib.contextmanager
+    def _reading(self, name: str, file: str) -> Iterator[None]:
+        try:
+            yield
         except FileNotFoundError:
             raise self._damage(name, f"is damaged: {file} is missing") from None
         except OSError as error:
@@ -265,8 +284,9 @@ class Checkpoints:
         """Commit a checkpoint and return its directory; then delete what is no longer kept.
 
         step: updates done; variables: name -> tf.Variable, tensor or array; state: what JSON can
-        hold (position, seed, ...), given back by `LoadedCheckpoint.state`. Raises `TlmError` when
-        it cannot be written: the checkpoints before it stay as they are.
+        hold (position, seed, ...), given back by `LoadedCheckpoint.state`. May be called in another
+        thread, but not in two. Raises `TlmError` when it cannot be written: the checkpoints before
+        it stay as they are.
         """
         failed = f"{self.directory}: the checkpoint of step {step} could not be written"
         name = ""
@@ -335,12 +355,19 @@ class Checkpoints:
         Later steps are there when the run continued from an older checkpoint.
         """
         step = _order(committed)[0]
-        usable = [
-            name for name in self._names() if name not in self._damaged and _order(name)[0] < step
-        ]
-        kept = {committed, *sorted(usable, key=_order, reverse=True)[: self.keep - 1]}
+        usable = self._usable(step)
+        kept = {committed, *usable[: self.keep - 1]}
         if self.keep_every:
             kept.update(name for name in usable if _order(name)[0] % self.keep_every == 0)
+        kept.update(name for name in usable if _order(name)[0] in self.pinned)
+        self._delete_all_but(kept)
+
+    def _usable(self, step: int) -> list[str]:
+        """Checkpoints before `step` that are not known to be damaged, the newest first."""
+        found = [n for n in self._names() if n not in self._damaged and _order(n)[0] < step]
+        return sorted(found, key=_order, reverse=True)
+
+    def _delete_all_but(self, kept: set[str]) -> None:
         for name in self._names():
             if name in kept:
                 continue

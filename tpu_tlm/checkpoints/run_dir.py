@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import posixpath
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,29 @@ from tpu_tlm.config.options import options_of
 from tpu_tlm.config.resolve import idle_options
 from tpu_tlm.config.strict import mapping, read_json, read_yaml
 from tpu_tlm.config.text import DECIDED_BY_FILES
-from tpu_tlm.errors import UsageError
+from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.filesystem.sealed import check_sealed, sealed
 
 CHECKPOINTS = "checkpoints"
+# Next to `checkpoints` when that cannot be written: its name and this.
+EMERGENCY = "-emergency"
+# State of a fine-tuning run, whose `CHECKPOINTS` hold the best model only.
+PROGRESS = "progress"
+# What a run keeps in its directory.
+CONTENTS = (
+    "config.yaml",
+    "identity.json",
+    "tokenizer",
+    CHECKPOINTS,
+    f"{CHECKPOINTS}{EMERGENCY}",
+    PROGRESS,
+    f"{PROGRESS}{EMERGENCY}",
+    "npz",
+    "tb",
+    "metrics.jsonl",
+    "report.html",
+    "features",
+)
 _TRAINED = "trained"  # key of identity.json: a checkpoint was committed
 _SUM = "sha256"
 
@@ -65,6 +85,13 @@ class RunDir:
         """Whether a run was started here."""
         return "config.yaml" in filesystem.list_names(self.path)
 
+    def saved(self) -> bool:
+        """Whether something was ever saved here: without a checkpoint a start is no run."""
+        directories = (self.checkpoints, self._join(PROGRESS))
+        if any(filesystem.is_directory(d) and filesystem.list_names(d) for d in directories):
+            return True
+        return self._compare_identity({})[1]
+
     def prepare(
         self,
         parts: Sequence[Any],
@@ -78,18 +105,22 @@ class RunDir:
         parts: the option instances of the training command; identity: name -> fingerprint of what
         must stay the same besides ("tokenizer", "training data"); write: False where another
         process of the run writes; restart: begin at step 0 where the run's checkpoints are missing.
-        Returns the changed options. Raises `UsageError` when an option or a fingerprint differs
-        that makes it another run, when there are checkpoints without options, or options of a run
-        that has saved checkpoints without them.
+        Returns the changed options. What an earlier start left that saved no checkpoint is
+        replaced. Raises `UsageError` when an option or a fingerprint differs that makes it another
+        run, when there are checkpoints without options, or options of a run that has saved
+        checkpoints without them.
         """
-        continued = self.exists()
+        saved, exists = self.saved(), self.exists()
+        continued = saved and exists
         changes = self._compare(parts) if continued else []
-        if not continued and filesystem.list_names(self.checkpoints):
+        if not exists and filesystem.list_names(self.checkpoints):
             raise UsageError(
                 f"{self.path} holds checkpoints but no config.yaml, so what they are is not known: "
                 "use a new --run_dir"
             )
-        known, trained = self._compare_identity(identity)
+        known, trained = self._compare_identity(identity if saved else {})
+        if not saved:
+            known = {}
         if continued and not restart:
             self._check_checkpoints(trained)
         if write:
@@ -101,22 +132,28 @@ class RunDir:
         return changes
 
     def _check_checkpoints(self, trained: bool) -> None:
-        missing = not filesystem.is_directory(self.checkpoints)
         # In object storage a directory in which nothing was saved is no directory.
-        if trained and (missing or not filesystem.list_names(self.checkpoints)):
+        places = (self.checkpoints, self.checkpoints + EMERGENCY)
+        if trained and not any(filesystem.list_names(place) for place in places):
             raise UsageError(
                 f"{self.checkpoints}: the checkpoints of this run are missing: restore them, use a "
                 "new --run_dir, or begin again at step 0 with --restart true"
             )
 
     def note_commit(self) -> None:
-        """Record that checkpoints were saved, so that their loss is noticed; once is enough."""
+        """Record that checkpoints were saved, so that their loss is noticed; once is enough.
+
+        A record that cannot be written is a warning: the next commit tries again.
+        """
         if self._noted:
             return
         known, trained = self._compare_identity({})
-        if not trained:
-            self._write_identity(known, True)
-        self._noted = True
+        try:
+            if not trained:
+                self._write_identity(known, True)
+            self._noted = True
+        except TlmError as error:
+            print(f"warning: {error}", file=sys.stderr)
 
     def _write_identity(self, known: Mapping[str, str], trained: bool) -> None:
         body = {**known, _TRAINED: trained}

@@ -1,12 +1,18 @@
-"""TensorFlow checkpoint files: written by TensorFlow, read from bytes that were already checked."""
+"""TensorFlow checkpoint files: written by TensorFlow, read array by array from a checked file."""
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from tpu_tlm.checkpoints.data_file import DataFile
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 INDEX = ".index"
 DATA = ".data-00000-of-00001"
@@ -18,8 +24,9 @@ _MAGIC = 0xDB4775248B80FB57
 def write(prefix: str, variables: Mapping[str, Any]) -> None:
     """Write `prefix`.index and `prefix`.data-00000-of-00001, for tf.train.load_checkpoint.
 
-    prefix: a local path; variables: name -> tf.Variable, tensor or array of numbers. Raises
-    `TypeError` for anything else, `OSError` when the files cannot be written.
+    prefix: a local path; variables: name -> tf.Variable, tensor or array of numbers; tensors on the
+    CPU are written without a copy. Raises `TypeError` for anything else, `OSError` when the files
+    cannot be written.
     """
     import tensorflow as tf
 
@@ -27,8 +34,12 @@ def write(prefix: str, variables: Mapping[str, Any]) -> None:
     # With a TPU of another machine, that machine is the default device: this is written here.
     with tf.device(None), tf.device("CPU:0"):
         for name, variable in variables.items():
-            tensor = tf.convert_to_tensor(
-                variable.numpy() if hasattr(variable, "numpy") else np.asarray(variable)
+            tensor = (
+                host_tensor(variable)
+                if isinstance(variable, tf.Tensor)
+                else tf.convert_to_tensor(
+                    variable.numpy() if hasattr(variable, "numpy") else np.asarray(variable)
+                )
             )
             if tensor.dtype in (tf.string, tf.resource, tf.variant):
                 raise TypeError(f"variable {name!r} has no numbers but {tensor.dtype.name}")
@@ -43,26 +54,68 @@ def write(prefix: str, variables: Mapping[str, Any]) -> None:
         except tf.errors.OpError as error:
             # Disk full, no permission: TensorFlow has a kind of its own for each.
             lines = (error.message or "").strip().splitlines() or [type(error).__name__]
+            for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+                if os.strerror(code) in lines[0]:
+                    raise OSError(code, os.strerror(code)) from None
             raise OSError(errno.EIO, lines[0]) from None
 
 
-def read(index: bytes, data: bytes) -> dict[str, np.ndarray]:
-    """Name -> array from the bytes of the two files: read-only views of `data`, without a copy.
+def host_tensor(tensor: tf.Tensor) -> tf.Tensor:
+    """The tensor in the memory of this machine; a copy, unless it is there already."""
+    import tensorflow as tf
 
-    Reading from bytes lets a caller use exactly what it has hashed, with one pass over the disk or
-    the network. Raises `ValueError` when the bytes are not such files.
+    if tf.DeviceSpec.from_string(tensor.device).device_type == "CPU":
+        return tensor
+    # With a TPU of another machine, that machine is the default device.
+    with tf.device(None), tf.device("CPU:0"):
+        return tf.identity(tensor)
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """Name -> array (read-only) of a checkpoint; every access reads that array from the data file.
+
+    index: the bytes of the index file. Raises `ValueError` when these are not such files.
     """
-    try:
-        return _arrays(index, data)
-    except (IndexError, OverflowError, UnicodeDecodeError) as error:
-        raise ValueError(f"not the index of a TensorFlow checkpoint ({error})") from None
+
+    def __init__(self, index: bytes, data: DataFile) -> None:
+        self._data = data
+        try:
+            self._entries = _entries(index, data.size)
+        except (IndexError, OverflowError, UnicodeDecodeError) as error:
+            raise ValueError(f"not the index of a TensorFlow checkpoint ({error})") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        entry = self._entries[name]
+        array = np.empty(entry.shape, entry.dtype)
+        if array.size:
+            # As bytes: not every type of number has a buffer of its own.
+            self._data.read_into(memoryview(array.reshape(-1).view(np.uint8)), entry.offset)
+        array.flags.writeable = False
+        return array
 
 
-def _arrays(index: bytes, data: bytes) -> dict[str, np.ndarray]:
+class _Entry(NamedTuple):
+    """Where an array is in the data file."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+
+def _entries(index: bytes, data_size: int) -> dict[str, _Entry]:
     import tensorflow as tf
     from tensorflow.core.protobuf import tensor_bundle_pb2
 
-    arrays: dict[str, np.ndarray] = {}
+    entries: dict[str, _Entry] = {}
     for key, value in _table(index):
         if not key:
             header = tensor_bundle_pb2.BundleHeaderProto.FromString(value)
@@ -76,17 +129,16 @@ def _arrays(index: bytes, data: bytes) -> dict[str, np.ndarray]:
                 )
             continue
         entry = tensor_bundle_pb2.BundleEntryProto.FromString(value)
-        shape = [dim.size for dim in entry.shape.dim]
+        shape = tuple(dim.size for dim in entry.shape.dim)
         dtype = np.dtype(tf.dtypes.as_dtype(entry.dtype).as_numpy_dtype)
-        count = int(np.prod(shape, dtype=np.int64))
         if (
             entry.slices
-            or count * dtype.itemsize != entry.size
-            or entry.offset + entry.size > len(data)
+            or int(np.prod(shape, dtype=np.int64)) * dtype.itemsize != entry.size
+            or entry.offset + entry.size > data_size
         ):
             raise ValueError(f"checkpoint index does not fit its data at {key.decode()!r}")
-        arrays[key.decode()] = np.frombuffer(data, dtype, count, entry.offset).reshape(shape)
-    return arrays
+        entries[key.decode()] = _Entry(dtype, shape, entry.offset)
+    return entries
 
 
 def _table(raw: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -86,6 +86,14 @@ _ROBERTA = {
     "beta2": 0.98,
 }
 _BPE = {"subword_type": "bpe", "cased": True}
+# Byte-level BPE; its special tokens are RoBERTa's.
+_BYTE_BPE = {
+    "subword_type": "byte-bpe",
+    "cased": True,
+    "prefix": "<s>",
+    "suffix": "</s>",
+    "eol_token": None,
+}
 
 # Clark et al., arXiv 2003.10555, appendix A.
 _ELECTRA = {
@@ -128,14 +136,9 @@ _MODERNBERT = {
     "mask_rate": 0.3,
 }
 _MODERNBERT_MISSING = "StableAdamW and the 1-sqrt decay"
-_MODERNBERT_TEXT = {
-    **_BPE,
-    "vocab_size": 50000,
-    "seq_length": 1024,
-    "prefix": "[CLS]",
-    "suffix": "<EOS>",
-    "eol_token": None,
-}
+_MODERNBERT_TEXT = {**_BYTE_BPE, "vocab_size": 50000, "seq_length": 1024}
+# The small ones are for own text in any language: WordPiece splits Chinese characters, too.
+_SMALL_TEXT = {**_WORDPIECE, "cased": True}
 
 PRESETS: dict[str, Preset] = {
     "bert-base": Preset(
@@ -159,16 +162,8 @@ PRESETS: dict[str, Preset] = {
     "roberta-base": Preset(
         "arXiv 1907.11692, table 9; HuggingFace FacebookAI/roberta-base",
         {**_ROBERTA, **_sizes(12, 768, 12), "lr": 6e-4, "batch_size": 8192},
-        {
-            **_BPE,
-            "vocab_size": 50000,
-            "seq_length": 512,
-            "prefix": "[CLS]",
-            "suffix": "<EOS>",
-            "eol_token": None,
-        },
+        {**_BYTE_BPE, "vocab_size": 50000, "seq_length": 512},
         24000,
-        "byte-level BPE (fastBPE here)",
     ),
     "electra-small": Preset(
         "arXiv 2003.10555, table 6; HuggingFace google/electra-small-discriminator",
@@ -228,9 +223,14 @@ PRESETS: dict[str, Preset] = {
             "eps": 1e-8,
             "batch_size": 512,
         },
-        {**_BPE, "vocab_size": 50000, "seq_length": 1024, "eol_token": "<EOS>"},
+        {
+            "subword_type": "byte-bpe",
+            "cased": True,
+            "vocab_size": 50000,
+            "seq_length": 1024,
+            "eol_token": "</s>",
+        },
         2000,
-        "byte-level BPE (fastBPE here)",
     ),
     "convert": Preset(
         "arXiv 1911.03688, section 3; learning rate: ours",
@@ -310,15 +310,27 @@ PRESETS: dict[str, Preset] = {
     ),
     "modernbert-small": Preset(
         "architecture: arXiv 2412.13663; sizes and learning rate: ours",
-        {**_MODERNBERT, **_sizes(7, 384, 6, 576), "lr": 1e-3, "batch_size": 256},
-        {**_MODERNBERT_TEXT, "vocab_size": 30000, "seq_length": 256},
+        {
+            **_MODERNBERT,
+            **_sizes(7, 384, 6, 576),
+            "lr": 1e-3,
+            "weight_std": 0.03,
+            "batch_size": 256,
+        },
+        {**_SMALL_TEXT, "vocab_size": 30000, "seq_length": 256},
         None,
         _MODERNBERT_MISSING,
     ),
     "modernbert-tiny": Preset(
         "architecture: arXiv 2412.13663; sizes and learning rate: ours",
-        {**_MODERNBERT, **_sizes(4, 128, 2, 192), "lr": 2e-3, "batch_size": 128},
-        {**_MODERNBERT_TEXT, "vocab_size": 8000, "seq_length": 128},
+        {
+            **_MODERNBERT,
+            **_sizes(4, 128, 2, 192),
+            "lr": 2e-3,
+            "weight_std": 0.06,
+            "batch_size": 128,
+        },
+        {**_SMALL_TEXT, "vocab_size": 8192, "seq_length": 128},
         None,
         _MODERNBERT_MISSING,
     ),
@@ -350,7 +362,13 @@ def preset_values(
     values = dict(preset.text) if text else {**preset.values, **_plan_sizes(preset)}
     if not text and preset.warmup is not None and steps is not None and steps >= 10 * preset.warmup:
         values["warmup_steps"] = preset.warmup
+    if "vocab" in known and values.get("subword_type") in _LEARNED_ONLY:
+        del values["subword_type"]  # the files at --vocab say what they are
     return {option: value for option, value in values.items() if option in known}
+
+
+# Kinds that are learned into a tokenizer.json, which preprocess reads as such.
+_LEARNED_ONLY = ("byte-bpe", "unigram")
 
 
 def _plan_sizes(preset: Preset) -> dict[str, Any]:

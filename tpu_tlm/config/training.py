@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tpu_tlm.config.objectives import OBJECTIVES
-from tpu_tlm.config.options import LARGEST_SEED, OptionGroup, opt
+from tpu_tlm.config.options import LARGEST_SEED, SET, OptionGroup, opt
 from tpu_tlm.config.presets import preset_option
 
 
@@ -86,7 +86,8 @@ class OptimConfig(OptionGroup):
     )
     lr: float = opt(
         4e-4,
-        "peak learning rate",
+        "peak learning rate; with --init_from, where it is not given, a quarter of what it would "
+        "be",
         unit="number",
         above=0,
         basic=True,
@@ -260,6 +261,13 @@ class RunConfig(OptionGroup):
         minimum=0,
         may_change=True,
     )
+    keep_best: bool = opt(
+        True,
+        "keep the checkpoint with the best validation loss, too (RUN@best names it to other "
+        "commands)",
+        may_change=True,
+        also_called=("load_best_model_at_end", "save_best"),
+    )
     eval_steps: int | None = opt(
         None,
         "steps between evaluations; none = at every checkpoint",
@@ -275,6 +283,13 @@ class RunConfig(OptionGroup):
         basic=True,
         may_change=True,
         also_called=("model_name_or_path", "init_checkpoint", "resume_from_checkpoint"),
+    )
+    new_token_init: Literal["mean", "random"] = opt(
+        "mean",
+        "values of tokens that the data have and --init_from lacks (preprocess --add_tokens): the "
+        "mean of the pieces that each replaces, or random ones",
+        only_with={"init_from": (SET,)},
+        may_change=True,
     )
     export_npz: bool = opt(
         False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import BinaryIO
@@ -29,6 +30,19 @@ class FileSystem(abc.ABC):
     @abc.abstractmethod
     def open(self, path: str) -> BinaryIO:
         """Open for reading bytes: `read(n)`, `seek`, `close`; a missing file is found here."""
+
+    def open_local(self, path: str) -> BinaryIO:
+        """Open for reading a file of the local disk: the file itself, or a download without a name.
+
+        The result has a file descriptor (`fileno`).
+        """
+        handle, local = tempfile.mkstemp(prefix="tpu_tlm_")
+        os.close(handle)
+        try:
+            self.fetch(path, local)
+            return open(local, "rb")
+        finally:
+            os.remove(local)
 
     @abc.abstractmethod
     def write(self, path: str, data: bytes, version: int | None = None) -> int | None:

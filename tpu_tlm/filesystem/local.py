@@ -25,6 +25,9 @@ class LocalDisk(FileSystem):
     def open(self, path: str) -> BinaryIO:
         return open(path, "rb")
 
+    def open_local(self, path: str) -> BinaryIO:
+        return self.open(path)
+
     def write(self, path: str, data: bytes, version: int | None = None) -> int | None:
         with self.replacing(path) as file:
             file.write(data)

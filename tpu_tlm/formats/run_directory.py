@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tpu_tlm.errors import UsageError
@@ -23,12 +24,10 @@ def _sniff(contents: Contents) -> bool:
     return CHECKPOINTS in contents.names
 
 
-def model_values(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The model's variables among a checkpoint's arrays, by path."""
+def model_values(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The model's variables among a checkpoint's arrays, by path; the others are not read."""
     return {
-        name.removeprefix("model/"): array
-        for name, array in arrays.items()
-        if name.startswith("model/")
+        name.removeprefix("model/"): arrays[name] for name in arrays if name.startswith("model/")
     }
 
 
@@ -56,9 +55,9 @@ def read_run(path: str, options: ReadOptions) -> PretrainedModel:
     Newer checkpoints that are damaged are in the result's `skipped`. Raises `UsageError` when
     none can be used, `TlmError` when the one of `options.step` is damaged.
     """
-    from tpu_tlm.checkpoints.manager import Checkpoints
+    from tpu_tlm.checkpoints.run_checkpoints import RunCheckpoints
 
-    checkpoints = Checkpoints(posixpath.join(path, CHECKPOINTS))
+    checkpoints = RunCheckpoints(posixpath.join(path, CHECKPOINTS))
     found = checkpoints.at(options.step) if options.step is not None else checkpoints.newest()
     skipped = tuple(f"{s.path}: {s.reason}" for s in checkpoints.skipped)
     if found is None:

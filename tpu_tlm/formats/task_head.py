@@ -31,9 +31,7 @@ def task_head(task: Mapping[str, Any] | None, arrays: Mapping[str, np.ndarray]) 
     """
     if task is None:
         return {}
-    kept = {
-        name.removeprefix(EXTRA): array for name, array in arrays.items() if name.startswith(EXTRA)
-    }
+    kept = {name.removeprefix(EXTRA): arrays[name] for name in arrays if name.startswith(EXTRA)}
     found = {"family": task.get("family"), "extras": kept}
     return {**found, **_classifier(task, arrays, kept)}
 

@@ -108,9 +108,7 @@ def beam_search(
         parents = where(moves, new_parent, tf.broadcast_to(tf.range(width), new_parent.shape))
 
         def moved(t: tf.Tensor) -> tf.Tensor:
-            return tf.reshape(
-                _taken(tf.reshape(t, (rows, width, *t.shape[1:])), parents), t.shape
-            )
+            return tf.reshape(_taken(tf.reshape(t, (rows, width, *t.shape[1:])), parents), t.shape)
 
         return (
             place,

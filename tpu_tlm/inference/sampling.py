@@ -53,7 +53,9 @@ class BeamSearch:
         if self.rule not in ("gnmt", "transformers"):
             raise UsageError(f"--beam_rule {self.rule}: must be gnmt or transformers")
         if self.early_stopping not in ("false", "true", "never"):
-            raise UsageError(f"--early_stopping {self.early_stopping}: must be false, true or never")
+            raise UsageError(
+                f"--early_stopping {self.early_stopping}: must be false, true or never"
+            )
         if self.rule == "gnmt" and self.length_penalty < 0.0:
             raise UsageError(f"--length_penalty {self.length_penalty}: must not be negative")
         if self.rule == "gnmt" and self.early_stopping != "false":

@@ -58,8 +58,9 @@ class EvaluationReport:
 class SaveReport:
     """One committed checkpoint.
 
-    step: steps made so far; path: directory of the checkpoint; steps_kept: steps of all checkpoints
-    that are kept; model: a function that copies the model's values from the device.
+    step: steps made before it; path: directory of the checkpoint; steps_kept: steps of all
+    checkpoints that are kept; model: a function that returns the model with the values that were
+    saved, until `on_save` returns.
     """
 
     step: int
@@ -86,10 +87,14 @@ class Callback:
         """Called after every evaluation."""
 
     def before_save(self, step: int) -> None:
-        """Called before a checkpoint is written, on the chief and the other workers."""
+        """Called before values are copied for a checkpoint, on the chief and the other workers."""
 
     def on_save(self, report: SaveReport) -> None:
-        """Called after a checkpoint was committed, on the chief only."""
+        """Called on the chief only, between device calls, after a checkpoint was committed.
+
+        Checkpoints are written while the next steps run, so that later steps may have been reported
+        before; the last checkpoint of a run is reported before `on_end`.
+        """
 
     def on_message(self, text: str) -> None:
         """Called with a line for the user."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tpu_tlm.checkpoints.tensor_bundle import host_tensor
 from tpu_tlm.errors import TlmError
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.training.step import StepResult, TrainStep
@@ -80,9 +81,16 @@ class TrainState:
         """Number of updates made."""
         return int(self._local(self.index).numpy())
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All arrays of a checkpoint, by name."""
-        return {name: self._local(variable).numpy() for name, variable in self._named.items()}
+    def snapshot(self) -> dict[str, tf.Tensor]:
+        """The present values of a checkpoint by name, in the host's memory.
+
+        They stay as they are while training goes on: those of another device are copied, and those
+        of the host are kept by TensorFlow as long as they are referred to.
+        """
+        return {
+            name: host_tensor(self._local(variable).read_value())
+            for name, variable in self._named.items()
+        }
 
     def model_arrays(self) -> dict[str, np.ndarray]:
         """The model's values, by path."""
@@ -105,18 +113,20 @@ class TrainState:
 
         Raises `TlmError` naming `where` when a variable is missing or has another shape.
         """
-        for name, variable in self._named.items():
+        for name in self._named:
             if name not in arrays:
                 raise TlmError(
                     f"{where}: has no {name!r}; was the run made with another optimizer or model?"
                 )
-            if tuple(arrays[name].shape) != tuple(variable.shape):
+        for name, variable in self._named.items():
+            # One at a time: a mapping that reads from a file holds none of them.
+            array = arrays[name]
+            if tuple(array.shape) != tuple(variable.shape):
                 raise TlmError(
-                    f"{where}: {name!r} has shape {list(arrays[name].shape)}, this run needs"
+                    f"{where}: {name!r} has shape {list(array.shape)}, this run needs"
                     f" {list(variable.shape)}"
                 )
-        for name, variable in self._named.items():
-            self._set(variable, arrays[name])
+            self._set(variable, array)
         self._set(self.index, np.int64(index))
 
     def set_model(self, values: Mapping[str, np.ndarray]) -> None:
@@ -143,3 +153,8 @@ class TrainState:
             {p: on(v, r) for p, v in zip(self.paths, self.values, strict=True)}
             for r in range(count)
         ]
+
+
+def not_finite(values: Mapping[str, Any]) -> str:
+    """The first array or tensor that has values which are not finite, "" if there is none."""
+    return next((n for n, value in values.items() if not np.isfinite(np.asarray(value)).all()), "")

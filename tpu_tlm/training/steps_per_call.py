@@ -9,6 +9,8 @@ CALL_SECONDS = 5.0
 _ENDING = 2.0
 _SLOWER = 2.0
 _SLOWER_SAVE = 1.5
+# Saves between a notice and the end: the one in flight, and that of the last step.
+_SAVES = 2.0
 
 
 class StepsPerCall:
@@ -54,4 +56,4 @@ class StepsPerCall:
         )
 
     def _fits(self) -> bool:
-        return not self.grace or self.grace > _ENDING + _SLOWER_SAVE * self._save
+        return not self.grace or self.grace > _ENDING + _SAVES * self._save

@@ -7,22 +7,21 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tpu_tlm.checkpoints.manager import Checkpoints, LoadedCheckpoint
+from tpu_tlm.checkpoints.run_checkpoints import SavedElsewhere
 from tpu_tlm.checkpoints.run_dir import RunDir
 from tpu_tlm.data.dataset.stream import Stream
 from tpu_tlm.devices.peaks import peak_flops
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.distributed.preemption import PreemptionWatcher, metadata_host
 from tpu_tlm.errors import Preempted, TlmError
-from tpu_tlm.formats.load import load
-from tpu_tlm.formats.mead.npz import described_by_options
-from tpu_tlm.formats.positions import with_positions_of
 from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.training import stop_messages
 from tpu_tlm.training.callbacks import (
@@ -35,46 +34,15 @@ from tpu_tlm.training.callbacks import (
 )
 from tpu_tlm.training.device_feed import feed
 from tpu_tlm.training.evaluation import evaluate, naming_input
+from tpu_tlm.training.initial_model import InitialModel
 from tpu_tlm.training.loop import Loop, Totals
+from tpu_tlm.training.result import TrainResult
+from tpu_tlm.training.saving import Saver
 from tpu_tlm.training.setup import Experiment
 from tpu_tlm.training.speed import SpeedMeter
 from tpu_tlm.training.state import TrainState
 from tpu_tlm.training.steps_per_call import StepsPerCall
-from tpu_tlm.training.warm_start import check_start, start_values, without_foreign_head
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """The result of a finished run.
-
-    run_dir: its directory; steps: of the whole run; made: those of this process; valid: sums of the
-    last evaluation, `validation` as means by name; checkpoint: directory of the last one;
-    input_wait: share of the steps' time in which the devices had no batch, None if there was only
-    one device call.
-    """
-
-    run_dir: str
-    steps: int
-    made: int
-    valid: Totals | None
-    checkpoint: str
-    input_wait: float | None = None
-
-    @property
-    def summary(self) -> str:
-        """One line about the run."""
-        waited = self.input_wait
-        wait = "" if waited is None else f"; input wait {100.0 * waited:.1f} % of the time"
-        return (
-            f"{self.made} steps made, {self.steps} in all; last checkpoint {self.checkpoint}{wait}"
-        )
-
-    @property
-    def validation(self) -> dict[str, float]:
-        """Loss and metrics of the last evaluation; empty without validation data."""
-        if self.valid is None:
-            return {}
-        return {"loss": self.valid.loss, **{n: self.valid.mean(n) for n in self.valid.metrics}}
+from tpu_tlm.training.warm_start import warm_start
 
 
 @dataclass(frozen=True)
@@ -95,7 +63,8 @@ class Trainer:
     """One process of a run.
 
     stream: the training data; checkpoints: those of the run in `directory`; eval_batch_size: None =
-    the stream's; init_from: weights to start from; xla: whether to compile the step.
+    the stream's; init_from: weights to start from; new_token_init: "mean" or "random", the values
+    of tokens that they lack; xla: whether to compile the step.
     """
 
     def __init__(
@@ -108,13 +77,15 @@ class Trainer:
         intervals: Intervals,
         *,
         eval_batch_size: int | None = None,
-        init_from: str | None = None,
+        init_from: InitialModel | None = None,
+        new_token_init: str = "mean",
         xla: bool = True,
         callbacks: Iterable[Callback] = (),
     ) -> None:
         self.experiment, self.devices, self.team = experiment, devices, devices.team
         self.directory, self.checkpoints, self.stream = directory, checkpoints, stream
         self.intervals, self.init_from = intervals, init_from
+        self.new_token_init = new_token_init
         self.eval_batch_size = eval_batch_size or stream.batch_size
         self.callbacks = CallbackList(callbacks)
         self.step, self.total = experiment.step, experiment.total_steps
@@ -129,6 +100,9 @@ class Trainer:
         self.pace = StepsPerCall(intervals.steps_per_call, intervals.grace_seconds)
         self.notice = PreemptionWatcher(
             intervals.grace_seconds, self._late, metadata_host(os.environ), self._abandoned
+        )
+        self.saver = Saver(
+            checkpoints, directory, self._protected, lambda: self.committed, self._note_commit
         )
         self.speed = self._speed_meter()
         self.valid: Totals | None = None
@@ -175,16 +149,16 @@ class Trainer:
         except TlmError as error:
             raise TlmError(f"{error}; all workers must see the same --run_dir") from None
 
-    def _warm_start(self, path: str) -> None:
-        spec, where = self.experiment.spec, f"--init_from {path}"
-        saved = load(path, describe=described_by_options(spec.config, spec.kind, spec.seq_length))
-        saved = with_positions_of(saved, spec)
-        check_start(saved, spec, self.experiment.datasets.tokenizer, where)
-        values, table = start_values(
-            without_foreign_head(saved, spec.kind), self.state.model_arrays(), where
+    def _warm_start(self, initial: InitialModel) -> None:
+        values, lines = warm_start(
+            initial,
+            self.experiment.spec,
+            self.experiment.datasets.tokenizer,
+            self.state.model_arrays(),
+            self.new_token_init,
         )
         self.state.set_model(values)
-        self._say("\n".join([f"starting at step 0 from {saved.source}, fresh optimizer", *table]))
+        self._say("\n".join(lines))
 
     # Training
 
@@ -205,7 +179,7 @@ class Trainer:
             return TrainResult(self.directory.path, start, 0, None, self.committed)
         try:
             self.callbacks.on_start(RunStart(start, self.total, self.directory.path))
-            with self.notice:
+            with self.notice, self._finishing_saves():
                 self._train_from(start)
         finally:
             self.callbacks.on_end()
@@ -262,6 +236,7 @@ class Trainer:
                 )
             step = self.at = step + steps
             self._report(steps, seconds, totals)
+            self._settle()
             self._evaluate_and_save(step)
 
     def _report(self, steps: int, seconds: float, totals: Totals) -> None:
@@ -283,7 +258,8 @@ class Trainer:
             "committed": self.committed,
         }
         workers = self.team.gather(mine)
-        self.saved_at, self.committed = workers[0]["saved_at"], workers[0]["committed"]
+        if self.team.host:  # on the chief a save may have ended meanwhile
+            self.saved_at, self.committed = workers[0]["saved_at"], workers[0]["committed"]
         for host, other in enumerate(workers):
             if other["stop"]:
                 own = host == self.team.host
@@ -315,7 +291,7 @@ class Trainer:
                 self.valid = totals
                 self.callbacks.on_evaluate(self._evaluation(step, totals))
         if last or step % self.intervals.save_steps == 0:
-            self._save(step)
+            self._save(step, background=not last)
 
     def _evaluation(self, step: int, totals: Totals) -> EvaluationReport:
         values = {"loss": totals.loss}
@@ -324,26 +300,17 @@ class Trainer:
         values |= {name: totals.mean(name) for name in totals.metrics}
         return EvaluationReport(step, values, int(totals.weight))
 
-    def _save(self, step: int) -> None:
-        """Commit a checkpoint, unless this step has one; other workers wait for the chief."""
-        self.callbacks.before_save(step)
-        if not self.devices.is_chief or (self.committed and self.saved_at == step):
-            return
-        with self.team.undisturbed(), self.notice.saving():
-            began = time.perf_counter()
-            self._commit(step)
-            if text := self.pace.saved(time.perf_counter() - began):
-                self.callbacks.on_message(f"warning: {text}")
+    def _save(self, step: int, background: bool = False) -> None:
+        """Save a checkpoint, unless this step has one; other workers wait for the chief.
 
-    def _commit(self, step: int) -> None:
-        arrays = self.state.arrays()
-        for name, array in arrays.items():
-            # Refused, so that the last good checkpoint is not rotated out.
-            if not np.isfinite(array).all():
-                raise TlmError(
-                    f"step {step}: {name!r} has values that are not finite;"
-                    f" {stop_messages.last_good(self.committed)}"
-                )
+        background: return when the values are copied, and the save before this one is complete.
+        """
+        self.callbacks.before_save(step)
+        if not self.devices.is_chief:
+            return
+        self._settle(wait=True)
+        if self.committed and self.saved_at == step:
+            return
         state: dict[str, Any] = {
             "position": step * self.stream.batch_size,
             "batch_size": self.stream.batch_size,
@@ -352,20 +319,49 @@ class Trainer:
             "spec": json.loads(self.experiment.spec.to_json()),
             "stopped_by": self.notice.reason,
         }
+        self.saver.start(step, self.state.snapshot(), state, background)
+        self._settle(wait=not background)
+
+    def _settle(self, wait: bool = False) -> None:
+        """Report a background save that has ended; raises its error."""
         try:
-            path = self.checkpoints.save(step, arrays, state)
-        except TlmError as error:
-            raise TlmError(stop_messages.unsaved(str(error), self.committed)) from error
-        self.committed, self.saved_at = path, step
-        self.directory.note_commit()
+            done = self.saver.finished(wait)
+        except SavedElsewhere as error:
+            if not self.notice.reason:
+                raise
+            return self.callbacks.on_message(f"warning: {error}")
+        if done is None:
+            return
+        if text := self.pace.saved(done.seconds):
+            self.callbacks.on_message(f"warning: {text}")
         self.callbacks.on_save(
-            SaveReport(step, path, tuple(self.checkpoints.steps()), self._pretrained)
+            SaveReport(done.step, done.path, done.steps_kept, lambda: self._pretrained(done.model))
         )
 
-    def _pretrained(self) -> PretrainedModel:
-        """The model with its present values."""
+    @contextlib.contextmanager
+    def _finishing_saves(self) -> Iterator[None]:
+        """After an error, complete the save in flight; the error counts for more than its own."""
+        try:
+            yield
+        except BaseException:
+            try:
+                self._settle(wait=True)
+            except TlmError as unsaved:
+                self.callbacks.on_message(f"warning: {unsaved}")
+            raise
+
+    @contextlib.contextmanager
+    def _protected(self) -> Iterator[None]:
+        with self.team.undisturbed(), self.notice.saving():
+            yield
+
+    def _note_commit(self, step: int, path: str) -> None:
+        self.committed, self.saved_at = path, step
+
+    def _pretrained(self, model: Mapping[str, tf.Tensor]) -> PretrainedModel:
+        """The model with the values that were saved."""
         return PretrainedModel(
-            self.state.model_arrays(),
+            {path: value.numpy() for path, value in model.items()},
             self.experiment.spec,
             self.directory.path,
             self.fingerprint,

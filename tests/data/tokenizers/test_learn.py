@@ -151,6 +151,59 @@ def test_too_little_text_gives_fewer_merges_and_says_so() -> None:
             learn("bpe", words, 10, 2, True)
 
 
+def test_rare_letters_only_are_refused() -> None:
+    with pytest.raises(UsageError, match="no letter occurs 2 times.*--min_frequency"):
+        learn("wordpiece", Counter({"the": 1}), 30, 2, True)
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(UsageError, match="--output .*out: is a file"):
+        main(["--input_files", str(SPEECH), "--output", str(tmp_path / "out")])
+
+
+def test_words_are_cut_where_no_merge_reaches() -> None:
+    words = Counter({"abcd": 3, "cdx": 1, "y": 9})
+    assert trainers.cut_at_rare_pairs(words, 2, 100) == Counter({"abcd": 3, "cd": 1})
+    # Of equally frequent pairs those with the lower ids are kept.
+    many = Counter({chr(0x4E00 + i) + chr(0x5E00 + i): 5 for i in range(2000)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainers, "MOST_PAIRS", 300)
+        kept = trainers.cut_at_rare_pairs(many, 2, 50)
+    assert sorted(kept) == sorted(many)[:300]
+
+
+@pytest.mark.parametrize(
+    "affix", [{}, {"end_of_word_suffix": "</w>"}, {"continuing_subword_prefix": "##"}]
+)
+def test_cutting_changes_no_merge(affix: dict[str, str]) -> None:
+    """The merges of the library's own trainer over whole words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import trainers as library
+
+    words = speech_words() + Counter({"zq": 1, "qz\u6771\u4eac": 1})
+    prefix, suffix = affix.get("continuing_subword_prefix", ""), affix.get("end_of_word_suffix", "")
+    spelled = [
+        [w[0], *(prefix + c for c in w[1:-1]), prefix * (len(w) > 1) + w[-1] * (len(w) > 1)]
+        for w in words
+    ]
+    units = sorted({u for s in spelled for u in (*s, s[-1] + suffix, s[0] + suffix) if u})
+    pipeline = Tokenizer(models.BPE(**affix))
+    pipeline.pre_tokenizer = pre_tokenizers.CharDelimiterSplit(" ")
+    trainer = library.BpeTrainer(
+        vocab_size=len(units) + 400,
+        min_frequency=2,
+        special_tokens=units,
+        show_progress=False,
+        **affix,
+    )
+    pipeline.train_from_iterator([" ".join([w] * n) for w, n in sorted(words.items())], trainer)
+    merges = json.loads(pipeline.to_str())["model"]["merges"]
+    expected = [tuple(m.split(" ") if isinstance(m, str) else m) for m in merges]
+    found = trainers.train_bpe(words, units, len(units) + 400, 2, **affix)
+    assert found[: len(expected) - 5] == expected[: len(expected) - 5]
+
+
 def test_counts_beyond_what_fastbpe_reads_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainers, "LARGEST_FEED", 1000)
     learned = learn("bpe", Counter({"the": 5_000_000_000, "cat": 70_000_000}), 10, 1, True)

@@ -113,7 +113,10 @@ class Stateful:
     def __init__(self, model, sizes):
         self.model, self.sizes = model, sizes
         self.states = [
-            (np.zeros((2, 0, sizes.dim), np.float32), np.zeros((2, 0, sizes.projection), np.float32))
+            (
+                np.zeros((2, 0, sizes.dim), np.float32),
+                np.zeros((2, 0, sizes.projection), np.float32),
+            )
             for _ in range(sizes.layers)
         ]
 
@@ -159,9 +162,7 @@ def test_calls_one_after_the_other_with_states(name):
         ids = ids_of(saved, sentences)
         layers, key = stateful(ids), f"seq/{number}_{case}"
         real = np.broadcast_to(ids.any(-1), layers.shape[:3])
-        np.testing.assert_allclose(
-            layers[real], io[f"{key}/layers"][real], rtol=0, atol=tolerance
-        )
+        np.testing.assert_allclose(layers[real], io[f"{key}/layers"][real], rtol=0, atol=tolerance)
         for which, part in ((1, "state_h"), (0, "state_c")):
             np.testing.assert_allclose(
                 stateful.stored(which), io[f"{key}/{part}"], rtol=0, atol=tolerance

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tpu_tlm import filesystem
-from tpu_tlm.checkpoints.manager import Checkpoints
+from tpu_tlm.checkpoints.run_checkpoints import RunCheckpoints
 from tpu_tlm.data.tokenizers.factory import load_tokenizer
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.classifier import OUT, TOKEN
@@ -165,7 +165,7 @@ def load_predictor(path: str, *, batch: int = 64) -> TaskPredictor:
         if seeds:
             raise UsageError(f"{path}: has several runs; give one, such as {path}/{seeds[0]}")
         return _foreign(path, batch)
-    found = Checkpoints(posixpath.join(path, "checkpoints")).newest()
+    found = RunCheckpoints(posixpath.join(path, "checkpoints")).newest()
     state = found.state.get("task") if found is not None else None
     if found is None or state is None:
         raise UsageError(f"{path}: is no run of tpu_tlm.finetune")

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from tpu_tlm import filesystem
-from tpu_tlm.checkpoints.manager import Checkpoints
-from tpu_tlm.checkpoints.run_dir import RunDir
+from tpu_tlm.checkpoints.run_checkpoints import RunCheckpoints, SavedElsewhere
+from tpu_tlm.checkpoints.run_dir import PROGRESS, RunDir
 from tpu_tlm.data.progress import ProgressBar, duration, quantity
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.distributed.preemption import PreemptionWatcher, metadata_host
@@ -32,10 +32,7 @@ from tpu_tlm.training.finetuning.prepare import Prepared, Split, describe
 from tpu_tlm.training.finetuning.setup import make_step, training_buckets
 from tpu_tlm.training.finetuning.source import Source
 from tpu_tlm.training.loop import Loop
-from tpu_tlm.training.state import TrainState
-
-# Where a run keeps the state to continue from; `checkpoints` has the best model.
-PROGRESS = "progress"
+from tpu_tlm.training.state import TrainState, not_finite
 
 
 @dataclass
@@ -87,8 +84,8 @@ class FinetuneRun:
             print(f"continuing with another option: {change}")
         if devices.is_chief:
             source.tokenizer.save(self.directory.tokenizer)
-        self.best = Checkpoints(self.directory.checkpoints, 1)
-        self.progress = Checkpoints(f"{self.directory.path}/{PROGRESS}", 1)
+        self.best = RunCheckpoints(self.directory.checkpoints, 1)
+        self.progress = RunCheckpoints(f"{self.directory.path}/{PROGRESS}", 1)
         # Vectors that need no training after the encoder are computed once.
         self.head_only = not head.finetune and head_suffices(prepared.spec, prepared.head)
         self.vectors = self._vectors() if self.head_only else {}
@@ -317,11 +314,10 @@ class FinetuneRun:
             "history": vars(self.history),
         }
 
-    def _checked(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        for name, array in arrays.items():
-            if not np.isfinite(array).all():
-                raise TlmError(f"step {self.at}: {name!r} is not finite; try a smaller --lr")
-        return arrays
+    def _checked(self, values: dict[str, Any]) -> dict[str, Any]:
+        if name := not_finite(values):
+            raise TlmError(f"step {self.at}: {name!r} is not finite; try a smaller --lr")
+        return values
 
     def _save_best(self) -> None:
         if self.devices.is_chief:
@@ -332,8 +328,13 @@ class FinetuneRun:
     def _save_progress(self) -> None:
         if self.devices.is_chief:
             with self.devices.team.undisturbed(), self.notice.saving():
-                arrays = self._checked(self.state.arrays())
-                self.progress.save(self.at, arrays, self._checkpoint_state())
+                values = self._checked(self.state.snapshot())
+                try:
+                    self.progress.save(self.at, values, self._checkpoint_state())
+                except SavedElsewhere as error:
+                    if not self.notice.reason:
+                        raise
+                    print(f"warning: {error}", flush=True)
 
     def _restore(self) -> None:
         found = self.progress.newest()

@@ -21,7 +21,17 @@ from tpu_tlm.formats.huggingface.families.family import (
     divided,
 )
 from tpu_tlm.formats.json_files import ConfigReader
-from tpu_tlm.formats.mapping import Arrays, Pair, heads, joined_heads, linear, norm, pair, rows, same
+from tpu_tlm.formats.mapping import (
+    Arrays,
+    Pair,
+    heads,
+    joined_heads,
+    linear,
+    norm,
+    pair,
+    rows,
+    same,
+)
 from tpu_tlm.models.layers.embeddings_stack import padded_vocab_size
 from tpu_tlm.models.spec import ModelSpec
 

@@ -41,9 +41,7 @@ class MPNet(Roberta):
 
     def read_config(self, config: ConfigReader, kind: str) -> ModelSpec:
         spec = super().read_config(config, kind)
-        shared = replace(
-            spec.config, position_encoding=["learned", "t5"], share_positions=True
-        )
+        shared = replace(spec.config, position_encoding=["learned", "t5"], share_positions=True)
         return replace(spec, config=shared)
 
     def layers(self, spec: ModelSpec) -> Iterator[Pair]:

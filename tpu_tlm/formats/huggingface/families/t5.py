@@ -18,7 +18,16 @@ from tpu_tlm.formats.huggingface.families.family import (
     Family,
 )
 from tpu_tlm.formats.json_files import ConfigReader
-from tpu_tlm.formats.mapping import Arrays, Pair, heads, joined_heads, linear, norm, rows, transposed
+from tpu_tlm.formats.mapping import (
+    Arrays,
+    Pair,
+    heads,
+    joined_heads,
+    linear,
+    norm,
+    rows,
+    transposed,
+)
 from tpu_tlm.models.spec import ModelSpec
 
 _ACTIVATIONS: dict[str, Any] = {"relu": "relu", "gated-gelu": "geglu", "gated-silu": "swiglu"}

@@ -1,0 +1,205 @@
+"""What a checkpoint costs the steps beside it, and its peak memory: python -m benchmarks.saving.
+
+    python -m benchmarks.saving --before CHECKOUT     against another checkout of this repository
+    python -m benchmarks.saving --bucket 50           in a bucket that takes 50 MB/s (emulator)
+
+Each round trains in a process of its own, the checkouts in turn, and saves several times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+# Sizes: flags, words of the vocabulary, steps between saves.
+SIZES: dict[str, tuple[list[str], int, int]] = {
+    # BERT-base with short texts, so that a step of a processor is short: 1.3 GB with slots.
+    "base": (
+        "--d_model 768 --d_ff 3072 --num_heads 12 --num_layers 12 --batch_size 2".split(),
+        30517,
+        8,
+    ),
+    "small": (
+        "--d_model 256 --d_ff 1024 --num_heads 4 --num_layers 4 --batch_size 64".split(),
+        30517,
+        60,
+    ),
+    "toy": ("--d_model 32 --d_ff 64 --num_heads 2 --num_layers 1 --batch_size 8".split(), 40, 20),
+}
+SAVES = 2
+
+
+def _status(name: str) -> float:
+    """A value of this process's status in MB: VmRSS, VmHWM (the peak since it was reset)."""
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    found = re.search(rf"{name}:\s+(\d+) kB", text)
+    if found is None:
+        raise RuntimeError(f"/proc/self/status has no line {name}: memory is read on Linux only")
+    return int(found[1]) / 1024
+
+
+def _reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def measure(data: str, run_dir: str, flags: list[str], interval: int) -> dict[str, Any]:
+    """Train with a save every `interval` steps; what the saves cost, as medians.
+
+    stopped: seconds from one device call to the next, beyond those without a save; lost, cpu:
+    seconds of the steps after a save beyond the median step, by the clock and of the processors;
+    share: lost over the time from save to save; peak: MB over the peak of steps without a save.
+    """
+    from tpu_tlm.config import Config, cli
+    from tpu_tlm.training import Callback, train
+
+    steps: list[dict[str, float]] = []
+    peaks: dict[bool, list[float]] = {True: [], False: []}
+
+    class Recorder(Callback):
+        def on_step(self, report: Any) -> None:
+            steps.append(
+                {
+                    "time": time.perf_counter(),
+                    "cpu": time.process_time(),
+                    "call": report.seconds,
+                }
+            )
+            # The first steps hold the save, those from the middle on do not, if it has ended.
+            after = report.step % interval
+            if after == 0 or after == interval // 2:
+                if report.step >= interval:
+                    peaks[after != 0].append(_status("VmHWM"))
+                _reset_peak()
+
+    total = interval * (SAVES + 1)
+    given = ["--train_dir", data, "--run_dir", run_dir, "--steps", str(total), "--keep", "1"]
+    given += ["--save_steps", str(interval), "--steps_per_call", "1", "--distribute", "none"]
+    given += ["--warmup_steps", "1", "--tensorboard", "false", "--grace_seconds", "0", *flags]
+    config = Config(*cli.parse("benchmark", "", Config.groups(), given))
+    train(config, callbacks=[Recorder()], display=False)
+
+    def between(name: str, first: int, last: int) -> float:
+        """The sum of a clock between two steps, counted from 1."""
+        return steps[last - 1][name] - steps[first - 1][name]
+
+    quiet = [s for s in range(interval // 2 + 1, total) if s % interval > interval // 2]
+    usual = {n: statistics.median(between(n, s, s + 1) for s in quiet) for n in ("time", "cpu")}
+    gap = statistics.median(between("time", s, s + 1) - steps[s]["call"] for s in quiet)
+    saved = [interval * (k + 1) for k in range(SAVES)]
+    whole = [between("time", s, s + interval) for s in saved]
+    lost = [seconds - interval * usual["time"] for seconds in whole]
+    cpu = [between("cpu", s, s + interval) - interval * usual["cpu"] for s in saved]
+    stopped = [between("time", s, s + 1) - steps[s]["call"] - gap for s in saved]
+    # peaks[True]: read at the middle, so of the half with the save.
+    return {
+        "step": usual["time"],
+        "stopped": statistics.median(stopped),
+        "lost": statistics.median(lost),
+        "cpu": statistics.median(cpu),
+        "share": sum(lost) / sum(whole),
+        "peak": max(peaks[True]) - min(peaks[False]),
+    }
+
+
+@contextlib.contextmanager
+def _place(bucket_rate: float) -> Iterator[tuple[str, dict[str, str]]]:
+    """A directory for a run, and the environment to reach it: local, or a throttled bucket."""
+    if not bucket_rate:
+        with tempfile.TemporaryDirectory(prefix="saving_") as local:
+            yield f"{local}/run", {}
+        return
+    sys.path.insert(0, str(ROOT))
+    from tests.bucket import NAME, Bucket
+
+    with Bucket(rate=bucket_rate * 1e6) as bucket:
+        yield f"gs://{NAME}/run", bucket.environ
+
+
+def _child(checkout: Path, data: str, options: argparse.Namespace) -> dict[str, float]:
+    """A round in a process of its own, with the package of a checkout."""
+    flags, _, interval = SIZES[options.size]
+    arguments = json.dumps([data, [*flags, *options.flags.split()], options.interval or interval])
+    with _place(options.bucket) as (run_dir, environ):
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).resolve()), "--child", arguments, run_dir],
+            env={**os.environ, **environ, "PYTHONPATH": str(checkout), "TF_CPP_MIN_LOG_LEVEL": "3"},
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        raise RuntimeError(f"{checkout}: {done.stderr.strip().splitlines()[-1:]}")
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def table(title: str, results: dict[str, list[dict[str, float]]]) -> str:
+    """Medians of the rounds with the lowest and highest, as a Markdown table."""
+    columns = {
+        "stopped": "training stands still, s per save",
+        "lost": "lost by the steps in all, s per save",
+        "cpu": "processor time, s per save",
+        "share": "share of the time, %",
+        "peak": "peak memory of a save, MB",
+        "step": "step, s",
+    }
+    lines = [f"| {title} | {' | '.join(columns.values())} |", "|---" * (len(columns) + 1) + "|"]
+    for name, rounds in results.items():
+        cells = []
+        for column in columns:
+            values = [r[column] * (100 if column == "share" else 1) for r in rounds]
+            middle, low, high = statistics.median(values), min(values), max(values)
+            cells.append(f"{middle:.3g} ({low:.3g} to {high:.3g})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print a table; the other checkout, if any, is measured in turn with this one."""
+    if sys.argv[1:2] == ["--child"]:
+        data, flags, interval = json.loads(sys.argv[2])
+        print(json.dumps(measure(data, sys.argv[3], flags, interval)))
+        return
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--size", choices=SIZES, default="base")
+    parser.add_argument("--before", type=Path, help="another checkout to compare with")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--interval", type=int, help="steps from save to save")
+    parser.add_argument("--bucket", type=float, default=0.0, help="MB/s of an emulated bucket")
+    parser.add_argument("--flags", default="", help="more flags of train, in one argument")
+    options = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    from tests.toy import toy_dataset
+
+    checkouts = {"before": options.before.resolve()} if options.before else {}
+    checkouts["this checkout"] = ROOT
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
+    place = Path(tempfile.mkdtemp(prefix="saving_data_"))
+    try:
+        data = str(toy_dataset(place / "data", words=SIZES[options.size][1], examples=512))
+        for number in range(options.rounds):
+            order = list(checkouts) if number % 2 == 0 else list(reversed(checkouts))
+            for name in order:
+                results[name].append(_child(checkouts[name], data, options))
+                print(name, results[name][-1], file=sys.stderr, flush=True)
+    finally:
+        shutil.rmtree(place)
+    print(table(options.size, results))
+
+
+if __name__ == "__main__":
+    main()

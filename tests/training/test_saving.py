@@ -1,0 +1,122 @@
+"""Saves beside the next steps: what they hold, their order, stopping, errors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.toy_runs import fit, options_of
+from tpu_tlm.checkpoints import tensor_bundle
+from tpu_tlm.checkpoints.manager import Checkpoints
+from tpu_tlm.checkpoints.run_dir import RunDir
+from tpu_tlm.errors import Preempted, TlmError
+from tpu_tlm.training import Callback
+from tpu_tlm.training.saving import Saver
+
+FLAGS = ("--steps", 8, "--save_steps", 3, "--eval_steps", 8, "--steps_per_call", 1)
+
+
+class Held(Callback):
+    """Lets no file of a step be written before another step was made; records what is called."""
+
+    def __init__(self, monkeypatch, save, until, action=lambda: None):
+        self.calls, self.models, self.released = [], {}, threading.Event()
+        self.until, self.action = until, action
+        write = tensor_bundle.write
+
+        def held(prefix, values):
+            if f"step-{save:08d}" in prefix:
+                assert self.released.wait(120), f"step {until} waits for the save of {save}"
+            write(prefix, values)
+
+        monkeypatch.setattr(tensor_bundle, "write", held)
+
+    def on_step(self, report):
+        self.calls.append(("step", report.step))
+        if report.step == self.until:
+            self.released.set()
+            self.action()
+
+    def on_save(self, report):
+        self.calls.append(("save", report.step))
+        self.models[report.step] = report.model().values
+
+
+@pytest.fixture(scope="module")
+def whole(toy_corpus, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    fit(options_of(toy_corpus, run_dir, *FLAGS))
+    return run_dir / "checkpoints"
+
+
+def assert_same(directory, whole, step):
+    ours, theirs = (Checkpoints(str(d)).at(step).load() for d in (directory, whole))
+    assert list(ours) == list(theirs)
+    for name in theirs:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def test_a_save_holds_its_step_while_later_ones_run(toy_corpus, tmp_path, monkeypatch, whole):
+    held = Held(monkeypatch, save=3, until=5)
+    fit(options_of(toy_corpus, tmp_path / "run", *FLAGS), [held])
+    saves = [call for call in held.calls if call[0] == "save"]
+    assert saves == [("save", 3), ("save", 6), ("save", 8)]
+    assert held.calls.index(("save", 3)) > held.calls.index(("step", 5))
+    for step in (3, 6, 8):
+        assert_same(tmp_path / "run" / "checkpoints", whole, step)
+        saved = Checkpoints(str(whole)).at(step).load()
+        for path, value in held.models[step].items():
+            np.testing.assert_array_equal(value, saved[f"model/{path}"], err_msg=path)
+
+
+def test_a_stop_waits_for_the_save_in_flight(toy_corpus, tmp_path, monkeypatch, whole):
+    def stop():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)  # a thread of the watcher reads it
+
+    held = Held(monkeypatch, save=3, until=4, action=stop)
+    options = options_of(toy_corpus, tmp_path / "run", *FLAGS)
+    with pytest.raises(Preempted, match="step 4.*step-00000004"):
+        fit(options, [held])
+    assert Checkpoints(str(tmp_path / "run" / "checkpoints")).steps() == [3, 4]
+    fit(options)
+    assert_same(tmp_path / "run" / "checkpoints", whole, 8)
+
+
+def test_an_error_of_the_run_completes_the_save_in_flight(toy_corpus, tmp_path, monkeypatch):
+    def fail():
+        raise ZeroDivisionError
+
+    held = Held(monkeypatch, save=3, until=4, action=fail)
+    with pytest.raises(ZeroDivisionError):
+        fit(options_of(toy_corpus, tmp_path / "run", *FLAGS), [held])
+    assert ("save", 3) in held.calls
+    assert Checkpoints(str(tmp_path / "run" / "checkpoints")).newest().step == 3
+
+
+def test_values_that_are_not_finite_are_not_saved(tmp_path):
+    def saver(directory):
+        checkpoints = Checkpoints(str(directory))
+        return Saver(
+            checkpoints, RunDir(str(tmp_path)), nullcontext, lambda: "", lambda *given: None
+        )
+
+    good = {"model/a": tf.zeros([3]), "slots/m/a": tf.ones([3])}
+    bad = {**good, "slots/v/a": tf.constant([1.0, float("nan")])}
+    for background in (True, False):
+        found = saver(tmp_path / str(background))
+        found.start(3, dict(bad), {}, background)
+        with pytest.raises(TlmError, match=r"step 3: 'slots/v/a' .*not finite; there is no check"):
+            found.finished(wait=True)
+        assert found.finished() is None
+        found.start(4, dict(good), {"position": 1}, background)
+        done = found.finished(wait=True)
+        assert done is not None and (done.step, done.steps_kept) == (4, (4,))
+        assert list(done.model) == ["a"] and done.path.endswith("step-00000004")
