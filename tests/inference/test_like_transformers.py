@@ -1,4 +1,4 @@
-"""Greedy and beam search against `generate` of `transformers`: GPT-2, T5 and BART of random values."""
+"""Greedy and beam search against `generate` of `transformers`: random GPT-2, T5 and BART."""
 
 from __future__ import annotations
 

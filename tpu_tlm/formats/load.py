@@ -31,9 +31,9 @@ def load(
     """The model at `path`, of any format in `registry.FORMATS`.
 
     path: a run directory (its newest good checkpoint, or that of `step`; `RUN@best`: that of the
-    best validation loss; `RUN@400`: that of step 400), an NPZ file, a HuggingFace directory, a BERT checkpoint, a SavedModel.
-    describe: gives the spec of an NPZ file of MEAD's, which holds none, from its arrays and its
-    path.
+    best validation loss; `RUN@400`: that of step 400), an NPZ file, a HuggingFace directory, a BERT
+    checkpoint, a SavedModel, an ELMo. describe: gives the spec of an NPZ file of MEAD's, which
+    holds none, from its arrays and its path.
 
     The result's `notes` and `skipped` say what a user should know; commands print its
     `report()`. Raises `UsageError` when there is no such model or its kind is not supported,

@@ -240,7 +240,7 @@ class CausalTaskModel(TaskModel):
     causal = True
 
 
-class ElmoTaskModel(_WithHead, Elmo):
+class ElmoTaskModel(_WithHead, Elmo):  # type: ignore[misc]
     """ELMo with a head: `x` is int `[B, T, W]`. frozen: the mix of the layers still learns."""
 
     def hidden(self, features: Mapping[str, tf.Tensor], key: Key | None) -> tf.Tensor:
