@@ -277,8 +277,8 @@ class RunConfig(OptionGroup):
     )
     init_from: str | None = opt(
         None,
-        "model whose weights the run starts from (a run, NPZ, HuggingFace directory, BERT "
-        "checkpoint); the optimizer starts afresh",
+        "model whose weights the run starts from (a run, RUN@STEP, RUN@best, NPZ, HuggingFace "
+        "directory, BERT checkpoint); the optimizer starts afresh",
         unit="path",
         basic=True,
         may_change=True,
