@@ -284,6 +284,7 @@ PRESETS: dict[str, Preset] = {
             "d_k": 64,
             "num_decoder_layers": 6,
             "position_encoding": ["t5"],
+            "share_positions": True,
             "transformer_type": "pre-layer-norm",
             "norm_type": "rms-norm",
             "layer_norm_eps": 1e-6,
@@ -300,8 +301,7 @@ PRESETS: dict[str, Preset] = {
         },
         {**_BPE, "vocab_size": 32000, "seq_length": 512, "eol_token": None},
         10000,
-        "linear layers without biases; one table of relative positions for all layers; "
-        "SentencePiece",
+        "linear layers without biases; SentencePiece",
     ),
     "modernbert-base": Preset(
         "arXiv 2412.13663; HuggingFace answerdotai/ModernBERT-base",
