@@ -80,7 +80,7 @@ def flags_of(base: Path, objective: str, run_dir: Path, steps: int = STEPS) -> l
     """The command line of a run."""
     data = base / ("pairs" if objective == "dual-encoder" else "data")
     given = ["--train_dir", data, "--run_dir", run_dir, *RUN, *OBJECTIVES[objective]]
-    given += ["--steps", steps, "--save_steps", 2, "--keep", 3, "--dropout", "0.1"]
+    given += ["--steps", steps, "--save_steps", steps // 20, "--keep", 3, "--dropout", "0.1"]
     return [str(value) for value in given]
 
 
