@@ -1,4 +1,4 @@
-# make env | plan-env | gpu-bench-env | test | repeat | fast | test-hf | image-check | kube-check | lint | demo | bench | doctor | constraints | clean.   PYTHON=python3.12 make env chooses the interpreter.
+# make env | plan-env | gpu-bench-env | test | repeat | fast | campaign | test-hf | image-check | kube-check | beam-check | lint | docs | demo | bench | doctor | constraints | clean.   PYTHON=python3.12 make env chooses the interpreter.
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Without bytecode on disk every process that imports TensorFlow needs some seconds more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: env plan-env gpu-bench-env test repeat fast test-hf image-check kube-check lint format demo bench doctor constraints clean
+.PHONY: env plan-env gpu-bench-env test repeat fast campaign test-hf image-check kube-check beam-check lint format docs demo bench doctor constraints clean
 
 env: $(STAMP)
 
@@ -46,6 +46,11 @@ repeat: env
 fast: lint
 	$(PYTEST) -m "not slow"
 
+# Kills, signals, two workers, damaged bytes and 1,000 fuzzed inputs (docs/campaign.md): about 30 minutes. CAMPAIGN="--scale 0.1" is a tenth of it.
+CAMPAIGN ?= --scale 1
+campaign: env
+	CAMPAIGN="$(CAMPAIGN)" $(BIN)/python -m pytest -q -s tests/campaign
+
 # What is compared with `transformers` and real models, none of it skipped: where torch's build for CPUs is not to be had, PyPI's is taken.
 test-hf: env
 	bash scripts/setup_hf.sh --any
@@ -60,6 +65,11 @@ kube-check: env
 	bash scripts/kube_servers.sh .kube-servers
 	KUBE_SERVERS=.kube-servers $(BIN)/python -m pytest -q tests/manifests/test_servers.py
 
+# preprocess --runner beam: Beam's own runner, and a Dask cluster that loses a worker.
+beam-check:
+	bash scripts/beam_env.sh
+	$${BEAM_VENV:-.venv-beam}/bin/python -m pytest -q tests/data/preprocessing/test_beam.py
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,6 +78,10 @@ lint: env
 format: env
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The documentation's site, docs/_build/html/index.html; a warning is an error.
+docs: env
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 # From raw text to a trained model, with a loss curve and a fill-mask table.
 demo: env
@@ -84,4 +98,4 @@ constraints: env
 	bash scripts/constraints.sh
 
 clean:
-	rm -rf $(VENV) $(PLAN_VENV) $(BENCH_VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(PLAN_VENV) $(BENCH_VENV) build dist docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache

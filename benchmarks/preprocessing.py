@@ -33,8 +33,8 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Usage:
-    """What a program used: seconds, CPU-seconds and the peaks of the summed resident and
-    proportional memory of its processes.
+    """What a program used: seconds, CPU-seconds (in all and of each process), and the peaks of the
+    summed resident and proportional memory of its processes.
     """
 
     wall: float
@@ -42,6 +42,7 @@ class Usage:
     rss_mb: float
     pss_mb: float
     output: str
+    cpu_of: tuple[float, ...] = ()
 
 
 def _family(root: int) -> list[int]:
@@ -89,7 +90,7 @@ def measure(command: list[str]) -> Usage:
     output, errors = process.communicate()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: {errors}")
-    return Usage(wall, sum(cpu.values()), rss_peak, pss_peak, output)
+    return Usage(wall, sum(cpu.values()), rss_peak, pss_peak, output, tuple(cpu.values()))
 
 
 def _bare(kind: str, vocabulary: str, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,19 @@ def test_errors_name_parameters(made: Path) -> None:
         tlm.learn_tokenizer(made / "text.txt", made / "x", vocab_sise=3)
     with pytest.raises(tlm.UsageError, match="nothing"):
         tlm.load(made / "nothing")
+
+
+def test_errors_from_below_the_face_name_parameters(made: Path, tmp_path: Path) -> None:
+    wrong: list[Callable[[], object]] = [
+        lambda: tlm.convert(made / "run", tmp_path / "out", to="nothing"),
+        lambda: tlm.preprocess(made / "text.txt", tmp_path / "d", vocab=made / "no", of=2, index=5),
+        lambda: tlm.learn_tokenizer(made / "text.txt", made / "vocab"),
+        lambda: tlm.load(made / "run").encode(["a"], batch_size=0),
+    ]
+    for call in wrong:
+        with pytest.raises(tlm.TlmError) as error:
+            call()
+        assert "--" not in str(error.value) and "--" in error.value.as_flags
 
 
 def test_configurations_go_to_yaml_and_back(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         load_encoder,
         plan,
         preprocess,
+        quickstart,
         report,
         train,
     )
@@ -54,6 +55,7 @@ _FACE = {
             "load_encoder",
             "plan",
             "preprocess",
+            "quickstart",
             "report",
             "train",
         ),
@@ -87,6 +89,7 @@ __all__ = [
     "objectives",
     "plan",
     "preprocess",
+    "quickstart",
     "report",
     "train",
 ]

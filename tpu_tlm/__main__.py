@@ -14,19 +14,22 @@ from tpu_tlm.errors import EXIT_USAGE, end_process, run_command
 def main(argv: list[str] | None = None) -> int:
     """Run the command that the first argument names, or list the commands; returns the exit code.
 
-    `help COMMAND` is `COMMAND --help`.
+    `help COMMAND` and `COMMAND help` are `COMMAND --help`.
     """
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["help"]
     if name == "help" and rest:
         name, rest = rest[0], ["--help"]
+    if rest == ["help"]:
+        rest = ["--help"]
     if name in COMMANDS:
         end_process(run_command(importlib.import_module(f"tpu_tlm.{name}").main, rest))
+    about = None
     if name in ("-h", "--help", "help", "--help-all"):
-        print(_listing())
-        return 0
-    if name in ("--version", "version"):
-        print(f"tpu-tlm {__version__}")
-        return 0
+        about = _listing()
+    elif name in ("--version", "version", "-v", "-V"):
+        about = f"tpu-tlm {__version__}"
+    if about is not None:
+        return run_command(lambda _: print(about))
     print(f"error: {command_error(name, COMMANDS)}", file=sys.stderr)
     return EXIT_USAGE
 

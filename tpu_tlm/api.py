@@ -6,7 +6,6 @@ Errors are `UsageError` and `TlmError`, one line each; they name parameters, not
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,38 +24,20 @@ from tpu_tlm.config import (
 )
 from tpu_tlm.config.experiment import with_presets
 from tpu_tlm.config.resolve import Source, resolve
+from tpu_tlm.errors import naming_parameters
+from tpu_tlm.inference.model import Model
 from tpu_tlm.training.callbacks import Callback
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
-    from numpy.typing import NDArray
 
     from tpu_tlm.data.preprocessing.preprocess import PreprocessResult
     from tpu_tlm.data.tokenizers.base import Tokenizer
-    from tpu_tlm.formats.pretrained import PretrainedModel
-    from tpu_tlm.inference.fill_mask import Guess
-    from tpu_tlm.inference.generate import GeneratedText
-    from tpu_tlm.inference.retrieve import Response
-    from tpu_tlm.models.spec import ModelSpec
+    from tpu_tlm.from_text.run import QuickstartResult
     from tpu_tlm.training.finetuning.finetune import FinetuneResult
     from tpu_tlm.training.result import TrainResult
 
 Path = str | os.PathLike[str]
-
-__all__ = [
-    "Model",
-    "Trainer",
-    "convert",
-    "evaluate",
-    "finetune",
-    "learn_tokenizer",
-    "load",
-    "load_encoder",
-    "plan",
-    "preprocess",
-    "train",
-]
 
 
 def _groups(classes: Sequence[type[Any]], options: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -84,166 +65,7 @@ def _quiet() -> None:
         select.quiet()
 
 
-class Model:
-    """A trained model and its tokenizer, ready to be used; made by `load`.
-
-    spec: kind and sizes; tokenizer: of its training data; keras: the Keras model, built when it is
-    first needed; source: the file or checkpoint; notes: what a user should know of the reading.
-    """
-
-    def __init__(self, pretrained: PretrainedModel, tokenizer: Path | None = None) -> None:
-        self.pretrained = pretrained
-        self._tokenizer_dir = None if tokenizer is None else os.fspath(tokenizer)
-
-    @property
-    def spec(self) -> ModelSpec:
-        """Kind, sizes and framing of the model."""
-        return self.pretrained.spec
-
-    @property
-    def source(self) -> str:
-        """The file or checkpoint that the model was read from."""
-        return self.pretrained.source
-
-    @property
-    def notes(self) -> list[str]:
-        """What a user should know of the reading: skipped checkpoints, unread files."""
-        return self.pretrained.report()
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Options of `Config` that make a model of this structure: `Config(**model.options)`.
-
-        With `init_from` they continue this model. Raises `UsageError` for another kind than a
-        masked or causal language model.
-        """
-        from tpu_tlm.formats.compatibility import model_options
-
-        return model_options(self.spec)
-
-    @functools.cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer. Raises `UsageError` when the model has none and none was given."""
-        return self.pretrained.tokenizer(self._tokenizer_dir)
-
-    @functools.cached_property
-    def keras(self) -> keras.Model:
-        """The Keras model with the trained values (float32)."""
-        return self.pretrained.model()
-
-    def fill_mask(self, text: str | Sequence[str], top_k: int = 5) -> list[Any]:
-        """The most probable tokens for each mask of a text.
-
-        For one text, a list over its masks of lists of `top_k` guesses (`token`, `probability`,
-        `id`, `sentence`), most probable first; for several texts, a list of those. Raises
-        `UsageError` for a text without a mask, and for a model that is not a masked LM.
-        """
-        found: list[list[list[Guess]]] = [
-            self._fill_mask(one, top_k) for one in ([text] if isinstance(text, str) else text)
-        ]
-        return found[0] if isinstance(text, str) else found
-
-    @functools.cached_property
-    def _fill_mask(self) -> Any:
-        from tpu_tlm.inference.fill_mask import FillMask
-
-        return FillMask.of(self.pretrained, self._tokenizer_dir)
-
-    def encode(
-        self,
-        texts: Sequence[str],
-        *,
-        pooling: str | None = None,
-        batch_size: int = 32,
-        max_length: int | None = None,
-    ) -> NDArray[np.float32]:
-        """One vector per text, float32 `[texts, width]`; see `inference.embed.encode`.
-
-        pooling: mean, max, sqrt_length, cls or last; None = mean, and for a dual encoder its own.
-        """
-        return self._encoder(texts, pooling=pooling, batch_size=batch_size, max_length=max_length)
-
-    @functools.cached_property
-    def _encoder(self) -> Any:
-        from tpu_tlm.inference.embed import Encoder
-
-        return Encoder(self.keras, self.spec, self.tokenizer)
-
-    def generate(
-        self,
-        prompts: str | Sequence[str],
-        *,
-        max_tokens: int = 64,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float = 1.0,
-        beam: int = 0,
-        length_penalty: float = 0.6,
-        seed: int = 0,
-    ) -> Any:
-        """Continue texts (causal LM), or write their targets (encoder-decoder).
-
-        beam: 0 = sample with `temperature`, `top_k`, `top_p` and `seed`; else beam search. Gives a
-        `GeneratedText` (`text`, `ids`, `ended`, `log_probability`) per prompt; one for one prompt.
-        """
-        from tpu_tlm.inference.generate import Generator
-        from tpu_tlm.inference.sampling import decoding
-
-        how = decoding(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            beam=beam,
-            length_penalty=length_penalty,
-        )
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        generator = Generator(self.keras, self.spec, self.tokenizer, how)
-        found: list[GeneratedText] = list(generator(texts, max_tokens))
-        return found[0] if isinstance(prompts, str) else found
-
-    def rank(
-        self, queries: Sequence[str], candidates: Sequence[str], top_k: int = 5
-    ) -> list[list[Response]]:
-        """For each query its `top_k` nearest candidates (`text`, `number`, `score`), by a dual
-        encoder. Raises `UsageError` for a model of another kind.
-        """
-        from tpu_tlm.inference.retrieve import rank
-
-        return rank(self.keras, self.spec, self.tokenizer, queries, candidates, top_k)
-
-    def save(
-        self,
-        path: Path,
-        format: str | None = None,  # noqa: A002 - the field's own word
-        *,
-        family: str | None = None,
-        length: int | None = None,
-        part: str | None = None,
-        overwrite: bool = False,
-    ) -> list[str]:
-        """Write the model in another format, read it back and compare; returns notes.
-
-        format: npz, hf, bert or savedmodel; None = by the ending of `path` (.npz). family: of a
-        HuggingFace model. length: tokens of a SavedModel's texts. part: of an ELECTRA,
-        discriminator or generator. Raises `UsageError` when the format has no place for the model.
-        """
-        from tpu_tlm.formats.conversion import convert_model
-
-        return convert_model(
-            self.pretrained,
-            os.fspath(path),
-            format,
-            family=family,
-            length=length,
-            part=part,
-            overwrite=overwrite,
-        ).notes
-
-    def __repr__(self) -> str:
-        return f"Model({self.spec.kind}, {self.source!r})"
-
-
+@naming_parameters
 def load(path: Path, *, step: int | None = None, tokenizer: Path | None = None) -> Model:
     """A trained model of any format: a run directory, an NPZ file, a HuggingFace directory, a BERT
     checkpoint or a SavedModel.
@@ -258,6 +80,7 @@ def load(path: Path, *, step: int | None = None, tokenizer: Path | None = None) 
     return Model(read(os.fspath(path), step=step), tokenizer)
 
 
+@naming_parameters
 def learn_tokenizer(input_files: Path | Sequence[Path], output: Path, **options: Any) -> Tokenizer:
     """Learn a vocabulary from text into a tokenizer directory; returns the tokenizer.
 
@@ -276,6 +99,7 @@ def learn_tokenizer(input_files: Path | Sequence[Path], output: Path, **options:
     return load_tokenizer(config.output)
 
 
+@naming_parameters
 def preprocess(
     input_files: Path | Sequence[Path], output: Path, **options: Any
 ) -> PreprocessResult:
@@ -285,12 +109,20 @@ def preprocess(
     `valid_fraction=0.05`. A killed call is continued by the same call.
     """
     from tpu_tlm.data.preprocessing.preprocess import preprocess as run
+    from tpu_tlm.formats.tokenizer_source import with_tokenizer_of
 
     files = [input_files] if isinstance(input_files, str | os.PathLike) else list(input_files)
     classes = (CorpusConfig, TokenizerConfig, PreprocessConfig, PairsConfig)
-    return run(*_groups(classes, {"input_files": files, "output": output, **options}))
+    corpus, tokens, config, pairs = _groups(
+        classes, {"input_files": files, "output": output, **options}
+    )
+    tokens, config, taken = with_tokenizer_of(tokens, config)
+    result = run(corpus, tokens, config, pairs)
+    result.lines[:0] = [taken] if taken else []
+    return result
 
 
+@naming_parameters
 def train(
     config: Config, *, callbacks: Iterable[Callback] = (), display: bool = True
 ) -> TrainResult:
@@ -307,16 +139,19 @@ def train(
 class Trainer:
     """`train` as an object: `Trainer(config, callbacks=[...]).fit()`."""
 
+    @naming_parameters
     def __init__(
         self, config: Config, *, callbacks: Iterable[Callback] = (), display: bool = True
     ) -> None:
         self.config, self.callbacks, self.display = config, list(callbacks), display
 
+    @naming_parameters
     def fit(self) -> TrainResult:
         """Make the steps that are left; see `train`."""
         return train(self.config, callbacks=self.callbacks, display=self.display)
 
 
+@naming_parameters
 def evaluate(model: Path, data: Path, **options: Any) -> dict[str, Any]:
     """Loss and metrics of a model on a dataset directory, as a dict.
 
@@ -329,6 +164,7 @@ def evaluate(model: Path, data: Path, **options: Any) -> dict[str, Any]:
     return run(*_groups((EvaluateConfig, RuntimeConfig), values))
 
 
+@naming_parameters
 def plan(config: Config, tpu: str, **options: Any) -> dict[str, Any]:
     """What the training step of `config` needs on a TPU slice ("v5e-8"), by its compiler.
 
@@ -342,6 +178,7 @@ def plan(config: Config, tpu: str, **options: Any) -> dict[str, Any]:
     return values(config, tpu, chosen)
 
 
+@naming_parameters
 def convert(source: Path, destination: Path, **options: Any) -> list[str]:
     """Convert a model file to another format; returns notes.
 
@@ -355,6 +192,7 @@ def convert(source: Path, destination: Path, **options: Any) -> list[str]:
     return written.notes
 
 
+@naming_parameters
 def finetune(model: Path, train: Path, run_dir: Path, **options: Any) -> FinetuneResult:
     """Fine-tune a model on labelled text, or continue the run in `run_dir`.
 
@@ -367,6 +205,21 @@ def finetune(model: Path, train: Path, run_dir: Path, **options: Any) -> Finetun
     return finetune_model(**{name: _plain(value) for name, value in values.items()})
 
 
+@naming_parameters
+def quickstart(text: Path | Sequence[Path], **options: Any) -> QuickstartResult:
+    """From own text to a trained model: vocabulary, dataset, training, fill-mask, exports.
+
+    options: those of `python -m tpu_tlm.quickstart`, such as `minutes=10`, `run_dir="quickstart"`,
+    `preset="bert-tiny"`. An interrupted call is continued by the same call.
+    """
+    from tpu_tlm.config.quickstart import QuickstartConfig
+    from tpu_tlm.from_text.run import quickstart as run
+
+    paths = [text] if isinstance(text, str | os.PathLike) else list(text)
+    return run(*_groups((QuickstartConfig,), {"text": paths, **options}))
+
+
+@naming_parameters
 def report(runs: Path | Sequence[Path], output: Path = "report.html") -> None:
     """Write one HTML page about one pre-training run or several: curves, options, data.
 
@@ -378,6 +231,7 @@ def report(runs: Path | Sequence[Path], output: Path = "report.html") -> None:
     write_report([os.fspath(path) for path in paths], os.fspath(output))
 
 
+@naming_parameters
 def load_encoder(path: Path, **options: Any) -> keras.layers.Layer:
     """A pretrained encoder as a Keras layer: texts or token ids in, token vectors or a pooled
     vector out; see `training.finetuning.layer.load_encoder`.

@@ -8,11 +8,15 @@ from __future__ import annotations
 import sys
 
 from tpu_tlm.config import ConvertConfig, ModelConfig, cli
-from tpu_tlm.errors import run_command
+from tpu_tlm.distributed import pid1
+from tpu_tlm.errors import outlive_output, run_command
 
 
 def main(argv: list[str] | None = None) -> int:
     """Convert, read the result back and compare it; print what was read and written."""
+    if (code := pid1.run_below(argv)) is not None:
+        return code
+    outlive_output()
     config, model = cli.parse("tpu_tlm.convert", __doc__ or "", [ConvertConfig, ModelConfig], argv)
     from tpu_tlm.devices import select
 

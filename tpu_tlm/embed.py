@@ -9,11 +9,15 @@ import sys
 
 from tpu_tlm.config import cli
 from tpu_tlm.config.embed import EmbedConfig
-from tpu_tlm.errors import run_command
+from tpu_tlm.distributed import pid1
+from tpu_tlm.errors import outlive_output, run_command
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the vectors, and print how many of what width."""
+    if (code := pid1.run_below(argv)) is not None:
+        return code
+    outlive_output()
     (config,) = cli.parse("tpu_tlm.embed", __doc__ or "", [EmbedConfig], argv)
     from tpu_tlm.devices import select
 

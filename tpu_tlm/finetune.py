@@ -11,7 +11,7 @@ import sys
 from tpu_tlm.config import cli
 from tpu_tlm.config.command_table import COMMANDS
 from tpu_tlm.distributed import pid1
-from tpu_tlm.errors import end_process, run_command
+from tpu_tlm.errors import end_process, outlive_output, run_command
 
 
 def _option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Exit code 0; 143, 130 or 129 after SIGTERM, SIGINT or SIGHUP.
     """
+    outlive_output()
     if (code := pid1.run_below(argv)) is not None:
         return code
     argv = _without_mead_config(sys.argv[1:] if argv is None else argv)

@@ -6,7 +6,8 @@ import sys
 
 from tpu_tlm.config import CorpusConfig, PairsConfig, PreprocessConfig, TokenizerConfig
 from tpu_tlm.config.cli import parse
-from tpu_tlm.errors import run_command
+from tpu_tlm.distributed import pid1
+from tpu_tlm.errors import outlive_output, run_command
 
 DESCRIPTION = """Turn text into a dataset directory that training reads.
 
@@ -18,6 +19,9 @@ complete the output is no dataset."""
 
 def main(argv: list[str] | None = None) -> int:
     """Preprocess, or continue, or report that the output is complete; print a summary."""
+    if (code := pid1.run_below(argv)) is not None:
+        return code
+    outlive_output()
     classes = (CorpusConfig, TokenizerConfig, PreprocessConfig, PairsConfig)
     corpus, tokens, config, pairs = parse("tpu_tlm.preprocess", DESCRIPTION, classes, argv)
     from tpu_tlm.data.processes import prepare, usable_cores
@@ -27,7 +31,11 @@ def main(argv: list[str] | None = None) -> int:
         needs_tensorflow = ["tensorflow"] if "://" in config.output else []
         prepare(["tpu_tlm.data.preprocessing.worker", "tokenizers", *needs_tensorflow])
     from tpu_tlm.data.preprocessing.preprocess import preprocess
+    from tpu_tlm.formats.tokenizer_source import with_tokenizer_of
 
+    tokens, config, taken = with_tokenizer_of(tokens, config)
+    if taken:
+        print(taken)
     result = preprocess(corpus, tokens, config, pairs, notice=_to_stderr)
     if result.complete_before:
         print(

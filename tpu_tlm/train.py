@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from tpu_tlm.config import Config, cli
 from tpu_tlm.distributed import pid1
-from tpu_tlm.errors import end_process, run_command
+from tpu_tlm.errors import end_process, outlive_output, run_command
 from tpu_tlm.training import train
+from tpu_tlm.training.next_steps import next_steps
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,10 +17,14 @@ def main(argv: list[str] | None = None) -> int:
 
     Exit code 0; 143, 130 or 129 after SIGTERM, SIGINT or SIGHUP.
     """
+    outlive_output()
     if (code := pid1.run_below(argv)) is not None:
         return code
     config = Config(*cli.parse("tpu_tlm.train", __doc__ or "", Config.groups(), argv))
-    print(train(config).summary)
+    result = train(config)
+    print(result.summary)
+    if result.made:
+        print("\n".join(next_steps(config)))
     return 0
 
 

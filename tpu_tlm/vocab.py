@@ -6,7 +6,8 @@ import sys
 
 from tpu_tlm.config import CorpusConfig, VocabConfig
 from tpu_tlm.config.cli import parse
-from tpu_tlm.errors import run_command
+from tpu_tlm.distributed import pid1
+from tpu_tlm.errors import outlive_output, run_command
 
 DESCRIPTION = """Learn a subword vocabulary from text.
 
@@ -18,6 +19,9 @@ of workers."""
 
 def main(argv: list[str] | None = None) -> int:
     """Learn, write the files, print a summary."""
+    if (code := pid1.run_below(argv)) is not None:
+        return code
+    outlive_output()
     corpus, config = parse("tpu_tlm.vocab", DESCRIPTION, (CorpusConfig, VocabConfig), argv)
     from tpu_tlm.data.tokenizers.learn_vocabulary import learn_vocabulary
     from tpu_tlm.formats.huggingface.vocabulary import vocabulary_files

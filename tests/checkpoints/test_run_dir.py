@@ -30,6 +30,12 @@ def _parts(directory: Path | str, **values) -> tuple:
     )
 
 
+def _begun(run: RunDir, parts: tuple) -> None:
+    """A run that has saved a checkpoint."""
+    run.prepare(parts, IDENTITY)
+    Path(run.checkpoints, "step-00000001").mkdir()
+
+
 def test_layout_and_config_that_reads_back(tmp_path: Path) -> None:
     run = RunDir(f"{tmp_path}/run/")
     parts = _parts(run.path, d_model=64, rpr_k=[4, 2])
@@ -50,7 +56,7 @@ def test_layout_and_config_that_reads_back(tmp_path: Path) -> None:
 
 def test_the_same_options_continue(tmp_path: Path) -> None:
     run = RunDir(str(tmp_path / "run"))
-    run.prepare(_parts(run.path), IDENTITY)
+    _begun(run, _parts(run.path))
     before = (tmp_path / "run" / "config.yaml").read_text()
     assert run.prepare(_parts(run.path), IDENTITY) == []
     assert (tmp_path / "run" / "config.yaml").read_text() == before
@@ -74,7 +80,7 @@ def test_another_run_is_refused_naming_option_old_and_new_value(
     tmp_path: Path, name: str, old: object, new: object
 ) -> None:
     run = RunDir(str(tmp_path / "run"))
-    run.prepare(_parts(run.path, **{name: old}), IDENTITY)
+    _begun(run, _parts(run.path, **{name: old}))
     before = (tmp_path / "run" / "config.yaml").read_text()
 
     def shown(value: object) -> str:
@@ -95,7 +101,7 @@ def test_another_run_is_refused_naming_option_old_and_new_value(
 
 def test_all_differences_are_named_at_once(tmp_path: Path) -> None:
     run = RunDir(str(tmp_path / "run"))
-    run.prepare(_parts(run.path), IDENTITY)
+    _begun(run, _parts(run.path))
     with pytest.raises(
         UsageError, match="--d_model was 512 and is now 64; --seed was 0 and is now 3"
     ):
@@ -104,7 +110,7 @@ def test_all_differences_are_named_at_once(tmp_path: Path) -> None:
 
 def test_harmless_changes_are_reported_and_kept(tmp_path: Path) -> None:
     run = RunDir(str(tmp_path / "run"))
-    run.prepare(_parts(run.path, steps=100), IDENTITY)
+    _begun(run, _parts(run.path, steps=100))
     changes = run.prepare(_parts(run.path, steps=200, keep=3, lr=1e-4), IDENTITY)
     assert [str(change) for change in changes] == [
         "--lr was 0.0004 and is now 0.0001",
@@ -118,14 +124,14 @@ def test_harmless_changes_are_reported_and_kept(tmp_path: Path) -> None:
 def test_another_process_of_the_run_compares_but_writes_nothing(tmp_path: Path) -> None:
     run = RunDir(str(tmp_path / "run"))
     assert run.prepare(_parts(run.path), IDENTITY, write=False) == [] and not run.exists()
-    run.prepare(_parts(run.path), IDENTITY)
+    _begun(run, _parts(run.path))
     with pytest.raises(UsageError):
         run.prepare(_parts(run.path, seed=1), IDENTITY, write=False)
 
 
 def test_another_tokenizer_or_other_data_is_refused(tmp_path: Path) -> None:
     run = RunDir(str(tmp_path / "run"))
-    run.prepare(_parts(run.path), IDENTITY)
+    _begun(run, _parts(run.path))
     with pytest.raises(
         UsageError, match="another tokenizer .fingerprint aaaaaaaaaaaa, now cccccccccccc"
     ):
@@ -166,7 +172,7 @@ def _first_edition(run: RunDir) -> None:
 
 def test_an_option_that_the_old_file_does_not_know_counts_as_its_default(tmp_path: Path) -> None:
     run = RunDir(str(tmp_path / "run"))
-    run.prepare(_parts(run.path), IDENTITY)
+    _begun(run, _parts(run.path))
     _first_edition(run)
     text = Path(run.config).read_text()
     Path(run.config).write_text(
@@ -225,13 +231,13 @@ def test_checkpoints_that_are_gone_are_missed_once_there_were_some(tmp_path: Pat
 def test_an_option_that_nothing_reads_stops_no_run(tmp_path: Path) -> None:
     """A run of an earlier version may hold options that its objective does not use."""
     run = RunDir(str(tmp_path / "run"))
-    run.prepare(_parts(run.path, objective="clm", mask_mode="span"), IDENTITY)
+    _begun(run, _parts(run.path, objective="clm", mask_mode="span"))
     [change] = run.prepare(_parts(run.path, objective="clm"), IDENTITY)
     assert change.name == "mask_mode"
 
 
 def test_a_moved_run_continues(tmp_path: Path) -> None:
-    RunDir(str(tmp_path / "a")).prepare(_parts(tmp_path / "a"), IDENTITY)
+    _begun(RunDir(str(tmp_path / "a")), _parts(tmp_path / "a"))
     (tmp_path / "a").rename(tmp_path / "b")
     [change] = RunDir(str(tmp_path / "b")).prepare(_parts(tmp_path / "b"), IDENTITY)
     assert change.name == "run_dir"
@@ -241,7 +247,7 @@ def test_every_training_option_is_decided(tmp_path: Path) -> None:
     """Each field is changeable or, when changed, refused."""
     run = RunDir(str(tmp_path / "run"))
     base = _parts(run.path)
-    run.prepare(base, IDENTITY)
+    _begun(run, base)
     table, idle = options_of(CLASSES), idle_options(base)
     for at, part in enumerate(base):
         for field in dataclasses.fields(part):

@@ -11,10 +11,11 @@ import pytest
 
 from tests.paths import ROOT
 from tpu_tlm import __main__, __version__
-from tpu_tlm.config import cli
+from tpu_tlm.config import cli, other_programs
 from tpu_tlm.config.command_table import COMMANDS
 from tpu_tlm.config.options import options_of
 from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.registry import target_of
 
 
 def run(*argv: str) -> subprocess.CompletedProcess[str]:
@@ -51,6 +52,8 @@ def test_an_unknown_command_is_wrong_use(capsys):
 def test_version(capsys):
     assert __main__.main(["--version"]) == 0
     assert capsys.readouterr().out == f"tpu-tlm {__version__}\n"
+    assert __main__.main(["-V"]) == __main__.main(["version"]) == 0
+    assert capsys.readouterr().out == f"tpu-tlm {__version__}\n" * 2
     with pytest.raises(SystemExit) as stop:
         cli.parse("tpu_tlm.train", "", COMMANDS["train"].groups, ["--version"])
     assert stop.value.code == 0 and __version__ in capsys.readouterr().out
@@ -59,6 +62,7 @@ def test_version(capsys):
 def test_help_command_is_command_help():
     one, two = run("help", "train"), run("train", "--help")
     assert one.returncode == two.returncode == 0 and one.stdout == two.stdout
+    assert run("train", "help").stdout == one.stdout
     assert run("train", "--help-all").stdout.count("\n") > 3 * one.stdout.count("\n")
 
 
@@ -115,12 +119,68 @@ def test_every_example_of_a_help_parses(command):
         ("train", "--no_xla", "--xla false"),
         ("train", "--no-tie-weights", "--tie_weights false"),
         ("evaluate", "--valid_dir", "--data"),
+        ("train", "--nctx", "--seq_length of the command preprocess"),
+        ("train", "--seqlen", "--seq_length of the command preprocess"),
+        ("preprocess", "--do_lower_case", "--cased"),
+        ("train", "--hidden_size", "--d_model"),
+        ("train", "--fp16", "--precision"),
+        ("train", "--warmup_ratio", "--warmup_steps"),
+        ("train", "--save_total_limit", "--keep"),
+        ("train", "--optimiser", "--optimizer"),
+        *(("train", f"--{name}", answer) for name, answer in other_programs.FLAGS.items()),
     ],
 )
 def test_other_names_are_answered_with_ours(command, flag, answer):
     with pytest.raises(UsageError) as error:
         cli.parse(f"tpu_tlm.{command}", "", COMMANDS[command].groups, [flag, "1"])
     assert answer in str(error.value) and "unknown flag" in str(error.value)
+
+
+def test_what_other_programs_have_is_answered_with_options_that_exist():
+    known = {name for c in COMMANDS.values() for name in options_of(c.groups)}
+    spellings = {
+        spelling
+        for command in COMMANDS.values()
+        for name, option in options_of(command.groups).items()
+        for spelling in (name, *option.declared.aliases, *option.declared.also_called)
+    }
+    for flag, answer in other_programs.FLAGS.items():
+        assert flag not in spellings, f"{flag} is answered by its option"
+        assert set(re.findall(r"--([a-z_]+)", answer)) <= known, answer
+    for name, ours in other_programs.COMMANDS.items():
+        assert name not in COMMANDS and ours.split()[0] in {*COMMANDS, "help"}
+    for asked, ours in other_programs.FORMATS.items():
+        with pytest.raises(UsageError, match=f"it is --to {ours} here"):
+            target_of("out", asked)
+    with pytest.raises(UsageError, match="did you mean --to savedmodel"):
+        target_of("out", "savedmodle")
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("generate", "predict generate"), ("fill-mask", "predict fill-mask"), ("export", "convert")],
+)
+def test_other_programs_commands_are_answered_with_ours(name, answer, capsys):
+    assert __main__.main([name]) == 2
+    assert f"it is tpu-tlm {answer} here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "answer"),
+    [
+        ("train", ["--optimizer", "adma"], "did you mean adam?"),
+        ("train", ["--objective", "mllm"], "did you mean mlm?"),
+        ("train", ["--preset", "bert-smal"], "did you mean bert-small?"),
+        ("preprocess", ["--document", "lines"], "did you mean line?"),
+        ("vocab", ["--subword_type", "word-piece"], "did you mean wordpiece?"),
+        ("train", ["-lr", "3"], "flags begin with --, as --lr"),
+        ("train", ["--lr"], "--lr"),
+    ],
+)
+def test_a_mistake_in_a_value_or_a_dash_is_one_line(command, given, answer):
+    with pytest.raises(UsageError) as error:
+        cli.parse(f"tpu_tlm.{command}", "", COMMANDS[command].groups, given)
+    assert answer in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_hyphen_is_an_underscore():

@@ -23,6 +23,7 @@ REQUIRED = {
     "predict": ["fill-mask", "--model", "x"],
     "convert": ["x", "y"],
     "plan": ["--tpu", "v5e-1"],
+    "quickstart": ["--text", "x"],
     "report": ["x"],
     "doctor": [],
     "finetune": ["--model", "x", "--train", "y", "--run_dir", "z"],

@@ -511,6 +511,40 @@ def test_a_tpu_that_does_not_start_in_time(hosts: str, warned: bool) -> None:
     assert (done.returncode, done.stderr) == (-9, warned * warning + ended)
 
 
+ALONE = """
+import sys
+from types import SimpleNamespace as Space
+
+resolvers = Space(TPUClusterResolver=lambda name: None)
+strategy = Space(num_replicas_in_sync=8, extended=Space(num_hosts=int(sys.argv[1])))
+distribute = Space(cluster_resolver=resolvers, TPUStrategy=lambda resolver: strategy)
+errors = Space(OpError=KeyError)
+tpu = Space(experimental=Space(initialize_tpu_system=lambda resolver: None))
+sys.modules["tensorflow"] = Space(distribute=distribute, tpu=tpu, errors=errors)
+from tpu_tlm.devices import tpu
+from tpu_tlm.errors import UsageError
+try:
+    print(tpu.start("local", 60).num_replicas_in_sync)
+except UsageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("seen", "says"), [("1", "names 2 hosts, and"), ("2", "8\n")])
+def test_a_host_that_sees_only_its_own_chips_is_refused(seen: str, says: str) -> None:
+    """Every host of the slice would train by itself."""
+    env = os.environ | {"TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "a,b"}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, seen],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert says in done.stdout, done.stderr
+
+
 def test_the_stock_build_s_own_words_are_known() -> None:
     """TensorFlow without a TPU is asked for one, past our own checks."""
     if installation.tensorflow_build(installation.installed()) == "tensorflow-tpu":

@@ -4,6 +4,7 @@ of their own, without TensorFlow.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -71,6 +72,14 @@ def test_the_exit_code_is_the_command_s(code: str, ends: int) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "command", ["vocab", "preprocess", "train", "evaluate", "finetune", "embed", "convert"]
+)
+def test_long_commands_run_below_process_1(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pid1, "run_below", lambda argv: 77)
+    assert importlib.import_module(f"tpu_tlm.{command}").main([]) == 77
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_are_handed_on(number: signal.Signals) -> None:
     code = (
@@ -116,7 +125,8 @@ def test_the_guard_ends_it_in_a_container(container: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train --train_dir none --run_dir", "evaluate --model none --data"]
+    "command",
+    ["train --train_dir none --run_dir", "preprocess --vocab none --input_files none --output"],
 )
 def test_sigterm_ends_a_command_in_a_container_from_its_start_on(
     container: list[str], command: str, tmp_path: Path

@@ -13,7 +13,7 @@ from tpu_tlm.planning import environment
 def main() -> None:
     """The names come on the command line."""
     environment.prepare()
-    from tests.planning.steps import ROWS, VARIANTS, small_step
+    from tests.planning.steps import ELMO, ROWS, VARIANTS, elmo_step, small_step
     from tpu_tlm.planning.chips import parse_slice
     from tpu_tlm.planning.compiler import Refused, compile_for
     from tpu_tlm.planning.cycles import costs
@@ -22,9 +22,13 @@ def main() -> None:
 
     for name in sys.argv[1:]:
         kind, _, tpu = name.partition("@")
-        step, corpora = small_step(**VARIANTS.get(kind, {"objective": kind}))
         slice_ = parse_slice(tpu or "v5e-1")
-        compiled = compile_for(lower(step, batch_specs(corpora.train, ROWS), slice_.chips), slice_)
+        if kind == ELMO:
+            step, specs = elmo_step()
+        else:
+            step, corpora = small_step(**VARIANTS.get(kind, {"objective": kind}))
+            specs = batch_specs(corpora.train, ROWS)
+        compiled = compile_for(lower(step, specs, slice_.chips), slice_)
         assert not isinstance(compiled, Refused)
         found = costs(compiled.text)
         state = sum(v.shape.num_elements() for v in step.model.variables) * 4

@@ -17,6 +17,8 @@ from tpu_tlm.objectives.registry import OBJECTIVES
 from tpu_tlm.planning import environment
 
 REPLICATED = "mlm@v5e-4"
+# Fine-tuning of an ELMo, whose LSTM is a loop within the step.
+ELMO = "elmo"
 # Replicas that meet within the forward pass, and a class of one's own: that of the page on it.
 GATHERED, OWN = "dual-encoder@v5e-4", "own"
 
@@ -41,7 +43,16 @@ def compiled(tmp_path_factory):
     path.write_text(code)
     name = re.findall(r"^class (\w+)", code, re.MULTILINE)[-1]
     own = f"{path}:{name}"
-    command = [python, "-m", "tests.planning.compile_each", *OBJECTIVES, REPLICATED, GATHERED, own]
+    command = [
+        python,
+        "-m",
+        "tests.planning.compile_each",
+        *OBJECTIVES,
+        REPLICATED,
+        GATHERED,
+        ELMO,
+        own,
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -49,7 +60,7 @@ def compiled(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*OBJECTIVES, GATHERED, OWN])
+@pytest.mark.parametrize("name", [*OBJECTIVES, GATHERED, ELMO, OWN])
 def test_the_step_compiles_for_a_tpu_and_keeps_its_state_in_place(name, compiled):
     found = compiled[name]
     assert found["cycles"] > 0 and 0 < found["hbm"] < 2**30

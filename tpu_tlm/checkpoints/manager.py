@@ -92,6 +92,8 @@ class Checkpoints:
         self.keep = keep
         self.keep_every = keep_every
         self.skipped: list[Skipped] = []
+        # Steps that are never deleted besides.
+        self.pinned: set[int] = set()
         self._files = files or filesystem.of(directory)
         self._damaged: set[str] = set()
         # Version of the pointer when it was last read or written; None: not yet, or not known here.
@@ -357,6 +359,7 @@ class Checkpoints:
         kept = {committed, *usable[: self.keep - 1]}
         if self.keep_every:
             kept.update(name for name in usable if _order(name)[0] % self.keep_every == 0)
+        kept.update(name for name in usable if _order(name)[0] in self.pinned)
         self._delete_all_but(kept)
 
     def _usable(self, step: int) -> list[str]:

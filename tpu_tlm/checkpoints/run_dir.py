@@ -21,6 +21,27 @@ from tpu_tlm.filesystem.sealed import check_sealed, sealed
 CHECKPOINTS = "checkpoints"
 # Next to `checkpoints` when that cannot be written: its name and this.
 EMERGENCY = "-emergency"
+# State of a fine-tuning run, whose `CHECKPOINTS` hold the best model only.
+PROGRESS = "progress"
+# What a run keeps in its directory.
+CONTENTS = (
+    "config.yaml",
+    "identity.json",
+    "tokenizer",
+    CHECKPOINTS,
+    f"{CHECKPOINTS}{EMERGENCY}",
+    PROGRESS,
+    f"{PROGRESS}{EMERGENCY}",
+    "npz",
+    "tb",
+    "metrics.jsonl",
+    "report.html",
+    "samples.jsonl",
+    "loggers.json",
+    "mlruns",
+    "wandb",
+    "features",
+)
 _TRAINED = "trained"  # key of identity.json: a checkpoint was committed
 _SUM = "sha256"
 
@@ -68,6 +89,13 @@ class RunDir:
         """Whether a run was started here."""
         return "config.yaml" in filesystem.list_names(self.path)
 
+    def saved(self) -> bool:
+        """Whether something was ever saved here: without a checkpoint a start is no run."""
+        directories = (self.checkpoints, self._join(PROGRESS))
+        if any(filesystem.is_directory(d) and filesystem.list_names(d) for d in directories):
+            return True
+        return self._compare_identity({})[1]
+
     def prepare(
         self,
         parts: Sequence[Any],
@@ -81,18 +109,22 @@ class RunDir:
         parts: the option instances of the training command; identity: name -> fingerprint of what
         must stay the same besides ("tokenizer", "training data"); write: False where another
         process of the run writes; restart: begin at step 0 where the run's checkpoints are missing.
-        Returns the changed options. Raises `UsageError` when an option or a fingerprint differs
-        that makes it another run, when there are checkpoints without options, or options of a run
-        that has saved checkpoints without them.
+        Returns the changed options. What an earlier start left that saved no checkpoint is
+        replaced. Raises `UsageError` when an option or a fingerprint differs that makes it another
+        run, when there are checkpoints without options, or options of a run that has saved
+        checkpoints without them.
         """
-        continued = self.exists()
+        saved, exists = self.saved(), self.exists()
+        continued = saved and exists
         changes = self._compare(parts) if continued else []
-        if not continued and filesystem.list_names(self.checkpoints):
+        if not exists and filesystem.list_names(self.checkpoints):
             raise UsageError(
                 f"{self.path} holds checkpoints but no config.yaml, so what they are is not known: "
                 "use a new --run_dir"
             )
-        known, trained = self._compare_identity(identity)
+        known, trained = self._compare_identity(identity if saved else {})
+        if not saved:
+            known = {}
         if continued and not restart:
             self._check_checkpoints(trained)
         if write:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import posixpath
 from collections.abc import Iterator
+from pathlib import Path
 
 from tpu_tlm import filesystem
 from tpu_tlm.checkpoints.manager import POINTER
@@ -24,15 +25,15 @@ def locked(run_dir: str, wanted: bool = True, patience: float = PATIENCE) -> Ite
 
     A process that died holds none, or none for long: it is waited for (`patience` seconds), unless
     its holder is seen to live on this machine. wanted: False in the processes of a job that do not
-    write. Raises `UsageError` when another process holds it.
+    write. A directory that was made for the lock, and holds nothing else at the end, is removed.
+    Raises `UsageError` when another process holds it.
     """
     path = posixpath.join(run_dir, _NAME)
     found = lock(path) if wanted else None
     if found is None:
         yield
         return
-    if not filesystem.is_remote(run_dir):
-        filesystem.make_directory(run_dir)
+    made = [] if filesystem.is_remote(run_dir) else _make(Path(run_dir))
 
     def waiting(holder: str) -> None:
         print(
@@ -53,7 +54,23 @@ def locked(run_dir: str, wanted: bool = True, patience: float = PATIENCE) -> Ite
             _fence(posixpath.join(run_dir, CHECKPOINTS, POINTER))
         yield
     finally:
+        if made and filesystem.list_names(run_dir) == [_NAME]:
+            with contextlib.suppress(OSError):
+                Path(path).unlink()
+                for directory in made:
+                    directory.rmdir()
         found.release()
+
+
+def _make(directory: Path) -> list[Path]:
+    """Make a directory; returns it and those above it that were missing, innermost first."""
+    missing = []
+    for one in (directory, *directory.parents):
+        if one.exists():
+            break
+        missing.append(one)
+    filesystem.make_directory(str(directory))
+    return missing
 
 
 def _fence(pointer: str) -> None:

@@ -13,8 +13,10 @@ from tpu_tlm import __version__
 from tpu_tlm.config.experiment import as_values, with_presets
 from tpu_tlm.config.files import dump, load_values, values_in
 from tpu_tlm.config.options import Option, opt, options_of
+from tpu_tlm.config.other_programs import COMMANDS as OTHER_COMMANDS
+from tpu_tlm.config.other_programs import FLAGS
 from tpu_tlm.config.resolve import Source, canonical, resolve, suggestion, translated
-from tpu_tlm.config.suggest import did_you_mean
+from tpu_tlm.config.suggest import did_you_mean, nearest, similarity
 from tpu_tlm.errors import OptionError, UsageError
 
 __all__ = [
@@ -110,6 +112,9 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             flags = [word for word in unknown if word.startswith("--")]
             word = (flags or unknown)[0]
+            short = re.fullmatch(r"-([A-Za-z]\w+)", word)
+            if short and (near := nearest(short[1], self.table)):
+                raise UsageError(f"unknown flag {word}: flags begin with --, as --{near} does")
             raise UsageError(
                 unknown_flag(word.partition("=")[0], self.command, self.table)
                 if flags
@@ -133,10 +138,14 @@ def unknown_flag(flag: str, command: str, table: dict[str, Option]) -> str:
     start = f"unknown flag {flag}"
     if name.startswith("no_") and name[3:] in table and table[name[3:]].base is bool:
         return f"{start}: give --{name[3:]} false"
-    if hint := suggestion(name, table):
-        return start + hint
-    if there := _elsewhere(name, command):
-        return f"{start}: {there}"
+    there = _elsewhere(name, command)
+    own = suggestion(name, table)
+    # An exact name of another command says more than a name that is similar.
+    if own and (own.startswith(":") or not there):
+        near = _near_elsewhere(name, command, table)
+        return start + (own if own.startswith(":") or not near else f": {near}")
+    if there or name in FLAGS:
+        return f"{start}: {there or FLAGS[name]}"
     return f"{start} (see python -m tpu_tlm.{command} --help-all)"
 
 
@@ -149,6 +158,20 @@ def _elsewhere(name: str, command: str) -> str:
             if name in (option.name, *option.declared.aliases, *option.declared.also_called):
                 return f"it is --{option.name} of the command {other}"
     return ""
+
+
+def _near_elsewhere(name: str, command: str, table: dict[str, Option]) -> str:
+    """The option of another command that is nearer to a name than any of `table`, in words."""
+    from tpu_tlm.config.command_table import COMMANDS
+
+    if name in FLAGS:
+        return FLAGS[name]
+    best, found = similarity(name, table) + 0.1, ""
+    for other, entry in COMMANDS.items():
+        for option in options_of(entry.groups).values() if other != command else ():
+            if option.name not in table and (near := similarity(name, [option.name])) > best:
+                best, found = near, f"did you mean --{option.name} of the command {other}?"
+    return found
 
 
 def build_parser(prog: str, description: str, classes: Sequence[Any]) -> argparse.ArgumentParser:
@@ -275,6 +298,9 @@ def _shown(value: Any) -> str:
 def command_error(name: str, known: Iterable[str]) -> str:
     """The message for an unknown command."""
     known = list(known)
+    ours = OTHER_COMMANDS.get(name.lower().replace("-", "_"))
+    if ours is not None:
+        return f"there is no command {name!r}: it is tpu-tlm {ours} here"
     return (
         f"there is no command {name!r}{did_you_mean(name, known, 'tpu-tlm ')}"
         f" (commands: {', '.join(known)})"

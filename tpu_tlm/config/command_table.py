@@ -20,6 +20,7 @@ from tpu_tlm.config.finetune import (
     TaskDataConfig,
 )
 from tpu_tlm.config.model import ModelConfig
+from tpu_tlm.config.quickstart import QuickstartConfig
 from tpu_tlm.config.report import ReportConfig
 from tpu_tlm.config.text import (
     CorpusConfig,
@@ -46,6 +47,15 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
+    "quickstart": Command(
+        "from your own text to a trained model, in one command",
+        (QuickstartConfig,),
+        (
+            "--text my.txt",
+            "--text books/ --minutes 30 --run_dir books-model",
+            "--text posts.jsonl --json_field body --preset bert-tiny",
+        ),
+    ),
     "vocab": Command(
         "learn a subword vocabulary from text",
         (CorpusConfig, VocabConfig),

@@ -207,12 +207,23 @@ class PredictConfig(OptionGroup):
         only_with=_GENERATE,
         also_called=("num_beams",),
     )
-    length_penalty: float = opt(
-        0.6,
-        "beam search: a text's score is log-probability / ((5 + tokens) / 6) ** this",
-        unit="number",
-        minimum=0,
+    beam_rule: Literal["gnmt", "transformers"] = opt(
+        "gnmt",
+        "beam search: gnmt: scores are log-probability / ((5 + tokens) / 6) ** length_penalty; "
+        "transformers: log-probability / tokens ** length_penalty, texts end as in its generate",
         only_with={**_GENERATE, "beam": (SET,)},
+    )
+    length_penalty: float | None = opt(
+        None,
+        "beam search: exponent of the length; none = 0.6, with beam_rule transformers 1",
+        unit="number",
+        minimum=-100,
+        only_with={**_GENERATE, "beam": (SET,)},
+    )
+    early_stopping: Literal["false", "true", "never"] = opt(
+        "false",
+        "beam search by beam_rule transformers: its early_stopping",
+        only_with={**_GENERATE, "beam_rule": ("transformers",)},
     )
     seed: int = opt(
         0,

@@ -20,7 +20,7 @@ from tpu_tlm.config.objectives import (
 )
 from tpu_tlm.config.options import Option, OptionGroup, options_of
 from tpu_tlm.config.presets import preset_values
-from tpu_tlm.config.resolve import Source, resolve
+from tpu_tlm.config.resolve import PRESET, Source, resolve
 from tpu_tlm.config.text import TokenizerConfig
 from tpu_tlm.config.training import DataConfig, OptimConfig, RunConfig, RuntimeConfig
 from tpu_tlm.errors import OptionError
@@ -114,6 +114,11 @@ class Config:
         return as_values(*self.parts())
 
     @property
+    def given(self) -> frozenset[str]:
+        """Names of the options that flags, a file or keywords gave: no defaults, no preset's."""
+        return frozenset(name for part in self.parts() for name in part.given)
+
+    @property
     def objectives(self) -> ObjectiveOptions:
         """The options of the objectives."""
         return ObjectiveOptions(*(getattr(self, group_name(cls)) for cls in OBJECTIVE_OPTIONS))
@@ -164,9 +169,26 @@ def with_presets(groups: tuple[type, ...], sources: list[Source]) -> list[Source
         # A resolved file holds every option besides: its preset changes nothing.
         if name is not None and (name := table["preset"].checked(name, named)) is not None:
             values = preset_values(name, table, text=text, steps=steps)
-            found.append(Source(values, f"preset {name}"))
+            found.append(Source(values, f"{PRESET}{name}"))
         found.append(source)
-    return found
+    return _with_lower_rate(found, table)
+
+
+# Someone's weights are continued at this share of the rate that random ones start with.
+CONTINUED_RATE = 0.25
+
+
+def _with_lower_rate(sources: list[Source], table: Mapping[str, Option]) -> list[Source]:
+    """The sources, with a lower learning rate for --init_from unless a file or a flag gives one."""
+    preset = [s for s in sources if s.where.startswith("preset ")]
+    given = [s for s in sources if s not in preset]
+    continues = any(s.values.get("init_from") is not None for s in given)
+    names = ("lr", *table["lr"].declared.aliases) if "lr" in table else ()
+    if not continues or not names or any(name in s.values for s in given for name in names):
+        return sources
+    usual = next((s.values["lr"] for s in reversed(preset) if "lr" in s.values), None)
+    rate = CONTINUED_RATE * float(table["lr"].default if usual is None else usual)
+    return [*sources[:-1], Source({"lr": rate}, "preset of --init_from"), sources[-1]]
 
 
 def _steps(table: Mapping[str, Option], sources: list[Source]) -> int | None:

@@ -152,6 +152,10 @@ class ModelConfig(OptionGroup):
         only_with={"transformer_type": ("pre-layer-norm",)},
     )
     shared_layers: bool = _shape(False, "all encoder layers have the same weights (ALBERT)")
+    share_positions: bool = _shape(
+        False,
+        "position_encoding t5: all layers of a stack have one table of relative positions (T5)",
+    )
     tie_weights: bool = _shape(
         True,
         "use the token embedding as output projection",
@@ -212,6 +216,11 @@ class ModelConfig(OptionGroup):
         "encoder-decoder: decoder blocks; none = num_layers",
         unit="layers",
         minimum=1,
+        only_with=SEQ2SEQ,
+    )
+    target_embeddings: bool = _shape(
+        False,
+        "encoder-decoder: the target has learned positions and an embedding norm of its own (BART)",
         only_with=SEQ2SEQ,
     )
     mask_pad: bool = _shape(True, "do not attend to padding (MEAD's pre-training attends to it)")

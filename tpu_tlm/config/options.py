@@ -299,6 +299,8 @@ class OptionGroup:
     # Flags and keys of earlier versions that `translate_old_options` turns into present ones, where
     # an alias is not enough.
     old_options: ClassVar[tuple[str, ...]] = ()
+    # Names of the options that a user gave; `resolve` sets it on the instances that it makes.
+    given: ClassVar[frozenset[str]] = frozenset()
 
     @staticmethod
     def translate_old_options(

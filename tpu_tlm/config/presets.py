@@ -1,8 +1,8 @@
 """Presets: the option values of published models by name (`--preset`).
 
 A preset gives defaults; a file and flags win over it. Sizes are those of the papers and of the
-HuggingFace configurations that `source` names. Learning rates marked "ours" are not published
-anywhere: they were chosen for the width and tried on toy runs only.
+HuggingFace configurations that `source` names. Learning rates and initial weights marked "ours" are
+not published anywhere: docs/defaults.md has the sweep that they are from.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ _WORDPIECE = {
     "eol_token": None,
 }
 _BERT_PAPER = "arXiv 1810.04805, A.2; HuggingFace google-bert/"
-_MINIATURE = "sizes: arXiv 1908.08962 (google/bert_uncased_L-{}); learning rate: ours"
+_MINIATURE = (
+    "sizes: arXiv 1908.08962 (google/bert_uncased_L-{}); learning rate and initial weights: ours"
+)
 
 _ROBERTA = {
     **_BERT,
@@ -86,6 +88,14 @@ _ROBERTA = {
     "beta2": 0.98,
 }
 _BPE = {"subword_type": "bpe", "cased": True}
+# Byte-level BPE; its special tokens are RoBERTa's.
+_BYTE_BPE = {
+    "subword_type": "byte-bpe",
+    "cased": True,
+    "prefix": "<s>",
+    "suffix": "</s>",
+    "eol_token": None,
+}
 
 # Clark et al., arXiv 2003.10555, appendix A.
 _ELECTRA = {
@@ -128,14 +138,9 @@ _MODERNBERT = {
     "mask_rate": 0.3,
 }
 _MODERNBERT_MISSING = "StableAdamW and the 1-sqrt decay"
-_MODERNBERT_TEXT = {
-    **_BPE,
-    "vocab_size": 50000,
-    "seq_length": 1024,
-    "prefix": "[CLS]",
-    "suffix": "<EOS>",
-    "eol_token": None,
-}
+_MODERNBERT_TEXT = {**_BYTE_BPE, "vocab_size": 50000, "seq_length": 1024}
+# The small ones are for own text in any language: WordPiece splits Chinese characters, too.
+_SMALL_TEXT = {**_WORDPIECE, "cased": True}
 
 PRESETS: dict[str, Preset] = {
     "bert-base": Preset(
@@ -146,29 +151,28 @@ PRESETS: dict[str, Preset] = {
     ),
     "bert-small": Preset(
         _MINIATURE.format("4_H-512_A-8"),
-        {**_BERT, **_sizes(4, 512, 8), "lr": 5e-4},
+        {**_BERT, **_sizes(4, 512, 8), "lr": 5e-4, "weight_std": 0.03},
         {**_WORDPIECE, "seq_length": 128},
         10000,
     ),
     "bert-tiny": Preset(
         _MINIATURE.format("2_H-128_A-2"),
-        {**_BERT, **_sizes(2, 128, 2), "lr": 1e-3},
+        {
+            **_BERT,
+            **_sizes(2, 128, 2),
+            "lr": 1.5e-3,
+            "weight_std": 0.08,
+            "dropout": 0.0,
+            "embeddings_dropout": 0.0,
+        },
         {**_WORDPIECE, "seq_length": 128},
         10000,
     ),
     "roberta-base": Preset(
         "arXiv 1907.11692, table 9; HuggingFace FacebookAI/roberta-base",
         {**_ROBERTA, **_sizes(12, 768, 12), "lr": 6e-4, "batch_size": 8192},
-        {
-            **_BPE,
-            "vocab_size": 50000,
-            "seq_length": 512,
-            "prefix": "[CLS]",
-            "suffix": "<EOS>",
-            "eol_token": None,
-        },
+        {**_BYTE_BPE, "vocab_size": 50000, "seq_length": 512},
         24000,
-        "byte-level BPE (fastBPE here)",
     ),
     "electra-small": Preset(
         "arXiv 2003.10555, table 6; HuggingFace google/electra-small-discriminator",
@@ -228,9 +232,14 @@ PRESETS: dict[str, Preset] = {
             "eps": 1e-8,
             "batch_size": 512,
         },
-        {**_BPE, "vocab_size": 50000, "seq_length": 1024, "eol_token": "<EOS>"},
+        {
+            "subword_type": "byte-bpe",
+            "cased": True,
+            "vocab_size": 50000,
+            "seq_length": 1024,
+            "eol_token": "</s>",
+        },
         2000,
-        "byte-level BPE (fastBPE here)",
     ),
     "convert": Preset(
         "arXiv 1911.03688, section 3; learning rate: ours",
@@ -275,6 +284,7 @@ PRESETS: dict[str, Preset] = {
             "d_k": 64,
             "num_decoder_layers": 6,
             "position_encoding": ["t5"],
+            "share_positions": True,
             "transformer_type": "pre-layer-norm",
             "norm_type": "rms-norm",
             "layer_norm_eps": 1e-6,
@@ -291,8 +301,7 @@ PRESETS: dict[str, Preset] = {
         },
         {**_BPE, "vocab_size": 32000, "seq_length": 512, "eol_token": None},
         10000,
-        "linear layers without biases; one table of relative positions for all layers; "
-        "SentencePiece",
+        "linear layers without biases; SentencePiece",
     ),
     "modernbert-base": Preset(
         "arXiv 2412.13663; HuggingFace answerdotai/ModernBERT-base",
@@ -309,16 +318,28 @@ PRESETS: dict[str, Preset] = {
         _MODERNBERT_MISSING,
     ),
     "modernbert-small": Preset(
-        "architecture: arXiv 2412.13663; sizes and learning rate: ours",
-        {**_MODERNBERT, **_sizes(7, 384, 6, 576), "lr": 1e-3, "batch_size": 256},
-        {**_MODERNBERT_TEXT, "vocab_size": 30000, "seq_length": 256},
+        "architecture: arXiv 2412.13663; sizes, learning rate, initial weights: ours",
+        {
+            **_MODERNBERT,
+            **_sizes(7, 384, 6, 576),
+            "lr": 1e-3,
+            "weight_std": 0.03,
+            "batch_size": 256,
+        },
+        {**_SMALL_TEXT, "vocab_size": 30000, "seq_length": 256},
         None,
         _MODERNBERT_MISSING,
     ),
     "modernbert-tiny": Preset(
-        "architecture: arXiv 2412.13663; sizes and learning rate: ours",
-        {**_MODERNBERT, **_sizes(4, 128, 2, 192), "lr": 2e-3, "batch_size": 128},
-        {**_MODERNBERT_TEXT, "vocab_size": 8000, "seq_length": 128},
+        "architecture: arXiv 2412.13663; sizes, learning rate, initial weights: ours",
+        {
+            **_MODERNBERT,
+            **_sizes(4, 128, 2, 192),
+            "lr": 2e-3,
+            "weight_std": 0.06,
+            "batch_size": 128,
+        },
+        {**_SMALL_TEXT, "vocab_size": 8192, "seq_length": 128},
         None,
         _MODERNBERT_MISSING,
     ),
@@ -350,7 +371,13 @@ def preset_values(
     values = dict(preset.text) if text else {**preset.values, **_plan_sizes(preset)}
     if not text and preset.warmup is not None and steps is not None and steps >= 10 * preset.warmup:
         values["warmup_steps"] = preset.warmup
+    if "vocab" in known and values.get("subword_type") in _LEARNED_ONLY:
+        del values["subword_type"]  # the files at --vocab say what they are
     return {option: value for option, value in values.items() if option in known}
+
+
+# Kinds that are learned into a tokenizer.json, which preprocess reads as such.
+_LEARNED_ONLY = ("byte-bpe", "unigram")
 
 
 def _plan_sizes(preset: Preset) -> dict[str, Any]:

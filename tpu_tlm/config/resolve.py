@@ -17,6 +17,9 @@ from tpu_tlm.config.options import SET, Option, options_in, options_of
 from tpu_tlm.config.suggest import nearest
 from tpu_tlm.errors import OptionError, UsageError
 
+# How the source of a preset's values is named.
+PRESET = "preset "
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -45,6 +48,11 @@ class _Given:
     where: str
     explicit: bool
     from_dump: bool = False
+
+    @property
+    def by_user(self) -> bool:
+        """Whether the user chose the value itself, not a default or a preset."""
+        return self.explicit and not self.where.startswith(PRESET)
 
     def name(self, name: str) -> str:
         """The option as an error names it: a flag, or the key of a file."""
@@ -94,6 +102,9 @@ def resolve(
         values[table[name].group][name] = one.value
     try:
         made = tuple(group(**values[group]) for group in groups)
+        for group in made:
+            given_here = (name for name in values[type(group)] if given[name].by_user)
+            object.__setattr__(group, "given", frozenset(given_here))
         for group in made if rules else ():
             group.check_complete()
         return made

@@ -20,3 +20,9 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """`; did you mean X?` for the nearest known name, else nothing."""
     near = nearest(name, known)
     return f"; did you mean {prefix}{near}?" if near else ""
+
+
+def similarity(name: str, known: Iterable[str]) -> float:
+    """The largest similarity of a name to known ones, from 0 to 1."""
+    ratios = (difflib.SequenceMatcher(None, name, one).ratio() for one in known)
+    return max(ratios, default=0.0)

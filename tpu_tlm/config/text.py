@@ -95,6 +95,12 @@ class TokenizerConfig(OptionGroup):
         unit="token",
         only_with=_BPE,
     )
+    add_tokens: str | None = opt(
+        None,
+        "file with further tokens, one a line, that get ids after the last one of --vocab (hf and "
+        "wordpiece); train: the data must have been made with them",
+        unit="file",
+    )
 
 
 @dataclass(frozen=True)
@@ -173,6 +179,14 @@ class PreprocessConfig(OptionGroup):
         also_called=("output_dir",),
     )
     preset: str | None = preset_option(shapes_data=False)
+    tokenizer: str | None = opt(
+        None,
+        "model directory, run, dataset or vocabulary whose tokenizer, case and framing (prefix, "
+        "suffix, eol_token) are used",
+        unit="dir",
+        shapes_data=False,
+        basic=True,
+    )
     seq_length: int = opt(
         256,
         "tokens of an example, prefix and suffix included",
@@ -238,6 +252,19 @@ class PreprocessConfig(OptionGroup):
         shapes_data=False,
         also_called=("preprocessing_num_workers", "num_proc"),
     )
+    runner: Literal["local", "beam"] = opt(
+        "local",
+        "local: processes of this machine; beam: Apache Beam (extra beam), on the runner that "
+        "--beam_options name",
+        shapes_data=False,
+    )
+    beam_options: list[str] = opt(
+        [],
+        "options of Apache Beam, such as runner=DaskRunner dask_client_address=tcp://HOST:8786",
+        unit="NAME=VALUE",
+        only_with={"runner": ("beam",)},
+        shapes_data=False,
+    )
     index: int = opt(
         0,
         "number of this process among --of, from 0",
@@ -251,6 +278,7 @@ class PreprocessConfig(OptionGroup):
         "must see --output and --work_dir",
         unit="processes",
         minimum=1,
+        only_with={"runner": ("local",)},
         shapes_data=False,
     )
     work_dir: str | None = opt(

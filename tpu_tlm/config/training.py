@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tpu_tlm.config.objectives import OBJECTIVES
-from tpu_tlm.config.options import LARGEST_SEED, OptionGroup, opt
+from tpu_tlm.config.options import LARGEST_SEED, SET, OptionGroup, opt
 from tpu_tlm.config.presets import preset_option
 
 
@@ -86,7 +86,8 @@ class OptimConfig(OptionGroup):
     )
     lr: float = opt(
         4e-4,
-        "peak learning rate",
+        "peak learning rate; with --init_from, where it is not given, a quarter of what it would "
+        "be",
         unit="number",
         above=0,
         basic=True,
@@ -260,6 +261,13 @@ class RunConfig(OptionGroup):
         minimum=0,
         may_change=True,
     )
+    keep_best: bool = opt(
+        True,
+        "keep the checkpoint with the best validation loss, too (RUN@best names it to other "
+        "commands)",
+        may_change=True,
+        also_called=("load_best_model_at_end", "save_best"),
+    )
     eval_steps: int | None = opt(
         None,
         "steps between evaluations; none = at every checkpoint",
@@ -269,12 +277,19 @@ class RunConfig(OptionGroup):
     )
     init_from: str | None = opt(
         None,
-        "model whose weights the run starts from (a run, NPZ, HuggingFace directory, BERT "
-        "checkpoint); the optimizer starts afresh",
+        "model whose weights the run starts from (a run, RUN@STEP, RUN@best, NPZ, HuggingFace "
+        "directory, BERT checkpoint); the optimizer starts afresh",
         unit="path",
         basic=True,
         may_change=True,
         also_called=("model_name_or_path", "init_checkpoint", "resume_from_checkpoint"),
+    )
+    new_token_init: Literal["mean", "random"] = opt(
+        "mean",
+        "values of tokens that the data have and --init_from lacks (preprocess --add_tokens): the "
+        "mean of the pieces that each replaces, or random ones",
+        only_with={"init_from": (SET,)},
+        may_change=True,
     )
     export_npz: bool = opt(
         False,
@@ -283,6 +298,23 @@ class RunConfig(OptionGroup):
         may_change=True,
     )
     tensorboard: bool = opt(True, "write TensorBoard logs", aliases=("tb",), may_change=True)
+    log: list[str] = opt(
+        [],
+        "also send metrics and options to these programs, by their own libraries and settings",
+        unit="name",
+        choices=("wandb", "mlflow"),
+        may_change=True,
+        also_called=("report_to",),
+    )
+    samples: int = opt(
+        4,
+        "tokens of the validation data that are guessed at every save, for the report and "
+        "TensorBoard; 0 = none",
+        unit="tokens",
+        minimum=0,
+        maximum=64,
+        may_change=True,
+    )
     report: bool = opt(
         True,
         "write report.html, a page with curves, options and data, at every checkpoint",

@@ -48,7 +48,7 @@ class ProgressBar:
     cannot be written (a closed terminal or pipe) is dropped: it must not end the work.
 
     stream: standard error unless given; every: seconds between lines of a log; clock: seconds,
-    for tests.
+    for tests. `is_terminal`: whether lines are rewritten.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ProgressBar:
         self._stream = stream or sys.stderr
         self._every = every
         self._clock = clock
-        self._tty = not self._stream.closed and self._stream.isatty()
+        self.is_terminal = not self._stream.closed and self._stream.isatty()
         self._bar: tqdm | None = None
         self._status: tqdm | None = None
         self._name, self._unit, self._total, self._initial = "", "", 0.0, 0.0
@@ -73,7 +73,7 @@ class ProgressBar:
         self.clear()
         self._name, self._unit, self._total, self._initial = name, unit, total, initial
         self._begun = self._shown = self._clock()
-        if self._tty:
+        if self.is_terminal:
             from tqdm import tqdm  # only here: short runs need no bar
 
             with contextlib.suppress(OSError, ValueError):
@@ -103,10 +103,12 @@ class ProgressBar:
     def status(self, text: Callable[[], str], *, last: bool = False) -> None:
         """Show the line that `text()` returns, if one is due; the `last` of a phase always is."""
         now = self._clock()
-        if not last and now - self._status_at < (_STATUS_SECONDS if self._tty else self._every):
+        if not last and now - self._status_at < (
+            _STATUS_SECONDS if self.is_terminal else self._every
+        ):
             return
         self._status_at = now
-        if not self._tty:
+        if not self.is_terminal:
             self._log(text())
             return
         with contextlib.suppress(OSError, ValueError):
@@ -124,7 +126,7 @@ class ProgressBar:
 
     def message(self, text: str) -> None:
         """Print a line of its own, which a bar or a status does not overwrite."""
-        if not self._tty:
+        if not self.is_terminal:
             self._log(text)
             return
         shown = [bar for bar in (self._bar, self._status) if bar is not None]

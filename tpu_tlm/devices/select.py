@@ -11,6 +11,7 @@ from typing import Any
 from tpu_tlm.config import RuntimeConfig
 from tpu_tlm.config.keras_backend import FIX, unusable_backend
 from tpu_tlm.devices import installation, program_cache, tpu
+from tpu_tlm.devices.quiet_logs import quiet_logs
 from tpu_tlm.distributed import multi_worker
 from tpu_tlm.distributed.peers import PeerGroup
 from tpu_tlm.distributed.tf_config import cluster_of, named, workers
@@ -192,6 +193,7 @@ def connect(config: RuntimeConfig, *, trains: bool = True) -> Devices:
         return _multiworker(config, "TF_CONFIG names several workers")
     import tensorflow as tf
 
+    quiet_logs()
     gpus = tf.config.list_physical_devices("GPU")
     if config.distribute == "mirror" or (config.distribute == "auto" and len(gpus) > 1):
         return _mirror(config, gpus)

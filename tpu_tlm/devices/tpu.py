@@ -123,6 +123,7 @@ def start(name: str, timeout: float) -> Any:
     `timeout`: seconds after which the process is killed if TensorFlow still waits. Raises
     `TlmError` with the fix when the TPU cannot be started.
     """
+    hosts = []
     if name == "local":
         require_local(installation.machine(), os.environ)
         hosts = [
@@ -150,6 +151,14 @@ def start(name: str, timeout: float) -> Any:
             if name != "local":
                 tf.config.experimental_connect_to_cluster(resolver)
             tf.tpu.experimental.initialize_tpu_system(resolver)
-            return tf.distribute.TPUStrategy(resolver)
+            strategy = tf.distribute.TPUStrategy(resolver)
     except (tf.errors.OpError, ValueError, RuntimeError, ImportError, OSError, IndexError) as error:
         raise explained(name, error) from error
+    if len(hosts) > 1 and strategy.extended.num_hosts < len(hosts):
+        # Each host would train by itself, in one run directory.
+        raise UsageError(
+            f"--tpu local: TPU_WORKER_HOSTNAMES names {len(hosts)} hosts, and TensorFlow started "
+            f"{strategy.num_replicas_in_sync} chips of {strategy.extended.num_hosts}: use a slice "
+            "of one host"
+        )
+    return strategy

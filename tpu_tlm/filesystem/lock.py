@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import os
 import sys
 import threading
 import time
@@ -56,6 +57,12 @@ class DiskLock:
         file = open(self.path, "a+")
         try:
             self._take(file, patience, waiting)
+            while not self._is(file):
+                # Its holder removed it in the meantime: a lock on it keeps nobody out.
+                file.close()
+                os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
+                file = open(self.path, "a+")
+                self._take(file, patience, waiting)
         except OSError as error:
             print(
                 f"warning: {self.path}: cannot be locked ({error.strerror}); make sure that no "
@@ -87,6 +94,13 @@ class DiskLock:
                 waiting(owner.title(text))
                 announced = True
             time.sleep(_TURN)
+
+    def _is(self, file: TextIO) -> bool:
+        """Whether the open file is the one that has the lock's name."""
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(file.fileno()))
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         if self._file is not None:

@@ -18,7 +18,7 @@ DUAL = tuple(
     for name, option in _MODEL.items()
     if option.declared.shapes_model and option.declared.only_with == DUAL_ENCODER
 )
-_OTHERS = {*DUAL, "num_decoder_layers"}
+_OTHERS = {*DUAL, "num_decoder_layers", "target_embeddings"}
 
 
 class Difference(NamedTuple):
@@ -43,6 +43,7 @@ def structure(spec: ModelSpec) -> dict[str, Any]:
     values["max_positions"] = config.max_positions or max(spec.seq_length, spec.seq_length_y or 0)
     if spec.kind == "seq2seq":
         values["num_decoder_layers"] = config.num_decoder_layers or config.num_layers
+        values["target_embeddings"] = config.target_embeddings
     if spec.kind == "dual":
         values |= {name: getattr(config, name) for name in DUAL}
     idle = [name for name in idle_options(config) if name != "rpr_k" or not config.windowed_ra]

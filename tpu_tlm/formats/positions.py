@@ -10,6 +10,8 @@ from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.models.spec import ModelSpec
 
 TABLE = "embeddings/x/positions"
+# That of a target with embeddings of its own.
+TARGET = "target/positions"
 
 
 def with_positions(saved: PretrainedModel, count: int) -> PretrainedModel:
@@ -27,7 +29,14 @@ def with_positions(saved: PretrainedModel, count: int) -> PretrainedModel:
     done = "cropped" if rows > count else "repeated"
     config = replace(saved.spec.config, max_positions=count)
     return saved.replaced(
-        values={**saved.values, TABLE: table[np.arange(count) % rows]},
+        values={
+            **saved.values,
+            **{
+                path: saved.values[path][np.arange(count) % len(saved.values[path])]
+                for path in (TABLE, TARGET)
+                if path in saved.values
+            },
+        },
         spec=replace(saved.spec, config=config),
         notes=(*saved.notes, f"{rows} learned positions {done} to {count}"),
     )

@@ -18,6 +18,8 @@ from tpu_tlm.models.spec import ModelSpec
 if TYPE_CHECKING:
     import keras
 
+    from tpu_tlm.config.elmo import ElmoConfig
+
 
 @dataclass(frozen=True)
 class PretrainedModel:
@@ -132,6 +134,8 @@ def check_sizes(spec: ModelSpec, values: Mapping[str, np.ndarray], source: str) 
     from tpu_tlm.models.layers.embeddings_stack import padded_vocab_size
 
     _check_numbers(spec, source)
+    if spec.elmo is not None:
+        return _check_elmo(spec.elmo, values, source)
     config = spec.config
     width = config.embedding_size or config.d_model
     blocks = config.num_decoder_layers or config.num_layers
@@ -176,6 +180,21 @@ def check_sizes(spec: ModelSpec, values: Mapping[str, np.ndarray], source: str) 
         shared = most == 1 and getattr(config, "shared_layers", False)
         if most and count > most and not shared:
             raise TlmError(f"{source}: has {most} {stack} layers, its configuration says {count}")
+
+
+def _check_elmo(config: ElmoConfig, values: Mapping[str, np.ndarray], source: str) -> None:
+    """Raise `TlmError` where the arrays of an ELMo are not those that its sizes say."""
+    from tpu_tlm.formats.elmo.arrays import arrays
+
+    most = {path.split("/")[1] for path in values if path.startswith("encoder/")}
+    if config.layers > len(most) or config.highway + len(config.filters) > len(values):
+        raise TlmError(f"{source}: has {len(most)} layers, its configuration {config.layers}")
+    for path, _, shape in arrays(config):
+        if path in values and tuple(values[path].shape) != shape:
+            found = list(values[path].shape)
+            raise TlmError(
+                f"{source}: {path!r} has shape {found}, its configuration says {list(shape)}"
+            )
 
 
 def _check_numbers(spec: ModelSpec, source: str) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from tpu_tlm import filesystem
+from tpu_tlm.config.other_programs import FORMATS as FORMATS_ELSEWHERE
+from tpu_tlm.config.suggest import did_you_mean
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats import run_directory
+from tpu_tlm.formats.elmo import format as elmo
 from tpu_tlm.formats.format import Format, contents_of
 from tpu_tlm.formats.huggingface import format as huggingface
 from tpu_tlm.formats.mead import format as npz
@@ -17,6 +20,7 @@ FORMATS: list[Format] = [
     tensorflow.SAVED_MODEL,
     huggingface.FORMAT,
     tensorflow.BERT,
+    elmo.FORMAT,
 ]
 
 
@@ -59,7 +63,9 @@ def target_of(path: str, asked: str | None) -> Format:
             return by_suffix[0]
         raise UsageError(f"{path}: give --to {', '.join(writable)} (the ending .npz says npz)")
     if asked not in writable:
-        raise UsageError(f"--to {asked}: supported are {', '.join(writable)}")
+        ours = FORMATS_ELSEWHERE.get(asked.lower().replace("-", "_"))
+        near = f"; it is --to {ours} here" if ours else did_you_mean(asked, writable, "--to ")
+        raise UsageError(f"--to {asked}: supported are {', '.join(writable)}{near}")
     target = writable[asked]
     if target.suffix and target not in by_suffix:
         raise UsageError(f"{path}: --to {asked} needs a name that ends with {target.suffix}")

@@ -16,7 +16,7 @@ from tpu_tlm.models.layers.masks import MASKED
 Step = Callable[[tf.Tensor, tf.Tensor, Sequence[Cache]], tf.Tensor]
 
 # Log-probability of impossible tokens: far below any text's, and finite in sums and quotients.
-_NEVER = -1e30
+NEVER = -1e30
 
 
 class Texts(NamedTuple):
@@ -42,15 +42,15 @@ class Beams(NamedTuple):
     score: tf.Tensor
 
 
-def _among(token: tf.Tensor, ids: Sequence[int]) -> tf.Tensor:
+def among(token: tf.Tensor, ids: Sequence[int]) -> tf.Tensor:
     return tf.reduce_any(tf.equal(token[..., None], tf.constant(tuple(ids) or (-1,))), axis=-1)
 
 
-def _pairs(caches: Sequence[Cache]) -> list[tuple[tf.Tensor, tf.Tensor]]:
+def pairs_of(caches: Sequence[Cache]) -> list[tuple[tf.Tensor, tf.Tensor]]:
     return [(c.keys, c.values) for c in caches]
 
 
-def _at(place: tf.Tensor, pairs: Any, caches: Sequence[Cache]) -> list[Cache]:
+def at_position(place: tf.Tensor, pairs: Any, caches: Sequence[Cache]) -> list[Cache]:
     # The source's keys and values never change, so that the loop does not carry them.
     return [
         Cache(place, keys, values, cache.source)
@@ -64,13 +64,14 @@ def sample(
     texts: Texts,
     number: tf.Tensor,
     sampling: Sampling,
-    pad_id: int,
+    pad_id: int | None,
     ends: Sequence[int],
 ) -> tf.Tensor:
     """The texts continued by sampling, each up to one of `ends` or its stop: int32 `[B, S]`.
 
     Every iteration computes one position of every row; given tokens are kept. Random numbers depend
-    on the seed and the `number` of a text (int64 `[B]`) only. Padding is never drawn.
+    on the seed and the `number` of a text (int64 `[B]`) only. Padding is never drawn; `pad_id`
+    None: the model has none.
     """
     x, lengths, stops = texts
     size = x.shape[1]
@@ -79,9 +80,10 @@ def sample(
         return tf.logical_not(tf.reduce_all(done))
 
     def body(at: tf.Tensor, x: tf.Tensor, done: tf.Tensor, pairs: Any) -> tuple[Any, ...]:
-        current = _at(at, pairs, caches)
+        current = at_position(at, pairs, caches)
         logits = step(x, at, current)
-        logits = tf.where(tf.equal(tf.range(logits.shape[-1]), pad_id), MASKED, logits)
+        if pad_id is not None:
+            logits = tf.where(tf.equal(tf.range(logits.shape[-1]), pad_id), MASKED, logits)
         key = Key.of(sampling.seed, number * (1 << 32) + tf.cast(at, tf.int64))
         place = at + 1
         here = tf.equal(tf.range(size), place)[None, :]
@@ -90,11 +92,11 @@ def sample(
             given, tf.reduce_sum(tf.where(here, x, 0), axis=1), draw(logits, sampling, key)
         )
         x = tf.where(tf.logical_and(here, tf.logical_not(done)[:, None]), token[:, None], x)
-        ended = tf.logical_and(_among(token, ends), tf.logical_not(given))
+        ended = tf.logical_and(among(token, ends), tf.logical_not(given))
         done = tf.logical_or(done, tf.logical_or(ended, place + 1 >= stops))
-        return place, x, done, _pairs(current)
+        return place, x, done, pairs_of(current)
 
-    start = (tf.constant(0), x, lengths >= stops, _pairs(caches))
+    start = (tf.constant(0), x, lengths >= stops, pairs_of(caches))
     return tf.while_loop(unfinished, body, start, maximum_iterations=size)[1]
 
 
@@ -103,7 +105,7 @@ def beam_search(
     caches: Sequence[Cache],
     texts: Texts,
     search: BeamSearch,
-    pad_id: int,
+    pad_id: int | None,
     ends: Sequence[int],
 ) -> Beams:
     """The texts continued by beam search of width W, each up to one of `ends` or its stop.
@@ -129,26 +131,26 @@ def beam_search(
     def unfinished(
         at: tf.Tensor, x: tf.Tensor, total: tf.Tensor, count: tf.Tensor, done: tf.Tensor, pairs: Any
     ) -> tf.Tensor:
-        best = tf.reduce_max(tf.where(done, total / penalty(count), _NEVER), axis=1)
+        best = tf.reduce_max(tf.where(done, total / penalty(count), NEVER), axis=1)
         hope = tf.reduce_max(
-            tf.where(done, _NEVER, total / penalty(stops - lengths)[:, None]), axis=1
+            tf.where(done, NEVER, total / penalty(stops - lengths)[:, None]), axis=1
         )
         return tf.reduce_any(hope > best)
 
     def body(
         at: tf.Tensor, x: tf.Tensor, total: tf.Tensor, count: tf.Tensor, done: tf.Tensor, pairs: Any
     ) -> tuple[Any, ...]:
-        current = _at(at, pairs, caches)
+        current = at_position(at, pairs, caches)
         logits = step(tf.reshape(x, (rows * width, size)), at, current)
         vocab = logits.shape[-1]
         place = at + 1
-        padding = tf.equal(tf.range(vocab), pad_id)
-        more = tf.where(
-            padding, _NEVER, tf.reshape(tf.nn.log_softmax(logits), (rows, width, vocab))
-        )
+        padding = tf.equal(tf.range(vocab), pad_id or 0)
+        more = tf.reshape(tf.nn.log_softmax(logits), (rows, width, vocab))
+        if pad_id is not None:
+            more = tf.where(padding, NEVER, more)
         # A finished hypothesis is continued by padding, with log-probability 0.
         all_totals = total[:, :, None] + tf.where(
-            done[:, :, None], tf.where(padding, 0.0, _NEVER), more
+            done[:, :, None], tf.where(padding, 0.0, NEVER), more
         )
         counts = count + tf.cast(tf.logical_not(done), tf.int32)
         _, best = tf.math.top_k(
@@ -169,13 +171,13 @@ def beam_search(
         x = tf.where(
             tf.logical_and(here, tf.logical_not(was_done)[:, :, None]), token[:, :, None], x
         )
-        ended = tf.logical_and(_among(token, ends), tf.logical_not(given))
+        ended = tf.logical_and(among(token, ends), tf.logical_not(given))
         done = tf.logical_or(was_done, tf.logical_or(ended, (place + 1 >= stops)[:, None]))
         moved = [(chosen(c.keys, parent), chosen(c.values, parent)) for c in current]
         return place, x, total, count, done, moved
 
     # All hypotheses start as the same text: only the first one is alive at the beginning.
-    total = tf.tile(tf.constant([[0.0] + [_NEVER] * (width - 1)]), (rows, 1))
+    total = tf.tile(tf.constant([[0.0] + [NEVER] * (width - 1)]), (rows, 1))
     count = tf.zeros((rows, width), tf.int32)
     begun = tf.tile((lengths >= stops)[:, None], (1, width))
     start = (
@@ -184,7 +186,7 @@ def beam_search(
         total,
         count,
         begun,
-        _pairs(caches),
+        pairs_of(caches),
     )
     _, x, total, count, _, _ = tf.while_loop(unfinished, body, start, maximum_iterations=size)
     score, order = tf.math.top_k(total / penalty(count), k=width)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tpu_tlm.data.preprocessing.packing import Packing
 from tpu_tlm.data.preprocessing.pairs import framed_texts
 from tpu_tlm.data.tokenizers.base import Tokenizer
+from tpu_tlm.data.tokenizers.characters import CharacterTokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.layers.pooling import pooled
 from tpu_tlm.models.positions import registry as positions
@@ -100,12 +101,15 @@ class Encoder:
             )
         return max_length
 
-    def _framed(self, texts: Sequence[str], limit: int) -> list[list[int]]:
-        """Ids of each text with the prefix, end of line and suffix of training examples."""
+    def _framed(self, texts: Sequence[str], limit: int) -> list[Any]:
+        """Ids of each text with the prefix, end of line and suffix of training examples; of an
+        ELMo a row of characters for each token."""
         spec = self.spec
+        if isinstance(self.tokenizer, CharacterTokenizer):
+            return [self.tokenizer.rows(text.split()[:limit] or [""]) for text in texts]
         before = [i for i in (spec.prefix_id,) if i is not None]
         after = [i for i in (spec.eol_id, spec.suffix_id) if i is not None]
-        rows = []
+        rows: list[Any] = []
         for number, text in enumerate(texts, 1):
             body = self.tokenizer.encode(text)[: max(0, limit - len(before) - len(after))]
             row = [*before, *body, *after]
@@ -135,10 +139,11 @@ class Encoder:
         return [[int(i) for i in row] for row in ids]
 
     def _batches(
-        self, rows: Sequence[list[int]], batch_size: int, limit: int, own: bool
+        self, rows: Sequence[Any], batch_size: int, limit: int, own: bool
     ) -> Iterator[tuple[list[int], NDArray[np.int32]]]:
         """Indices of texts and their ids int32 `[batch_size, length]`, filled with copies."""
         fixed = own or self.spec.config.mlp  # gated MLP blocks have one length
+        inner = (self.spec.elmo.characters,) if self.spec.elmo else ()
         by_length: dict[int, list[int]] = {}
         for index, row in enumerate(rows):
             length = self.spec.seq_length if fixed else _padded_length(len(row), limit)
@@ -146,7 +151,7 @@ class Encoder:
         for length, indices in sorted(by_length.items()):
             for first in range(0, len(indices), batch_size):
                 some = indices[first : first + batch_size]
-                x = np.full((batch_size, length), self.spec.pad_id, np.int32)
+                x = np.full((batch_size, length, *inner), self.spec.pad_id, np.int32)
                 for i in range(batch_size):
                     row = rows[some[min(i, len(some) - 1)]]
                     x[i, : len(row)] = row
@@ -164,6 +169,8 @@ class Encoder:
         if kind == "own":
             return self.model.encode_query({"x": x})
         hidden, present = self.model.encode({"x": x}), tf.not_equal(x, self.spec.pad_id)
+        if self.spec.elmo:
+            present = tf.reduce_any(present, axis=-1)
         if kind == "last":
             place = tf.range(x.shape[1], dtype=tf.int32)
             last = tf.reduce_max(tf.where(present, place, 0), axis=1)

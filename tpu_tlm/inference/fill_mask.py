@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tpu_tlm.data.tokenizers.base import Tokenizer
+from tpu_tlm.devices.quiet_logs import quiet_logs
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.electra_parts import GENERATOR, part_of
 from tpu_tlm.formats.pretrained import PretrainedModel
@@ -48,6 +49,7 @@ class FillMask:
                 "fill-mask needs a masked language model (--objective mlm), this one is of kind"
                 f" {spec.kind!r}"
             )
+        quiet_logs()  # of retracing: every length is a program of its own
         self.spec, self.tokenizer = spec, tokenizer
         # Traced for each length: the layers need static shapes, which `reduce_retracing` removes
         # at the second text.

@@ -13,6 +13,7 @@ from tpu_tlm.data.preprocessing.pairs import framed_texts
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.pretrained import PretrainedModel
+from tpu_tlm.inference.beam_transformers import beam_search as transformers_search
 from tpu_tlm.inference.decoding import Step, Texts, beam_search, repeated, sample
 from tpu_tlm.inference.sampling import BeamSearch, Sampling
 from tpu_tlm.models.language_models import TransformerLanguageModel
@@ -90,6 +91,9 @@ class Generator:
             self.ends: tuple[int, ...] = (end,)
         else:
             self.ends = tuple(i for i in (spec.eol_id, spec.suffix_id) if i is not None)
+        # A causal model that attends to padding, such as GPT-2, has no token for it.
+        own = self.reads or spec.config.mask_pad
+        self.pad_id: int | None = spec.pad_id if own else None
         self._run = tf.function(
             self._generate, jit_compile=True, autograph=False, reduce_retracing=False
         )
@@ -171,12 +175,13 @@ class Generator:
 
         `number`: int64 `[B]`, numbers of the texts; `source`: int32 `[B, R]`.
         """
-        texts, pad, (rows, size) = Texts(x, lengths, stops), self.spec.pad_id, x.shape
+        texts, pad, (rows, size) = Texts(x, lengths, stops), self.pad_id, x.shape
         if isinstance(self.how, Sampling):
             step, caches = self._start(rows, size, source, 1)
             return sample(step, caches, texts, number, self.how, pad, self.ends), None
         step, caches = self._start(rows, size, source, self.how.beam)
-        found = beam_search(step, caches, texts, self.how, pad, self.ends)
+        search = transformers_search if self.how.rule == "transformers" else beam_search
+        found = search(step, caches, texts, self.how, pad, self.ends)
         return found.x[:, 0], found.log_probability[:, 0]
 
     def _readable(self, source: Sequence[int], ids: Sequence[int]) -> str:
@@ -215,9 +220,7 @@ class Generator:
             x, tf.constant(lengths), tf.constant(lengths + max_tokens), tf.constant(number), source
         )
         for i, (row, prompt) in enumerate(zip(filled.numpy(), prompts, strict=True)):
-            new = [
-                int(t) for t in row[len(prompt) : len(prompt) + max_tokens] if t != self.spec.pad_id
-            ]
+            new = self._new(row[len(prompt) : len(prompt) + max_tokens])
             text = (
                 self._readable(sources[i], new)
                 if self.reads
@@ -229,6 +232,17 @@ class Generator:
                 bool(new) and new[-1] in self.ends,
                 None if scores is None else float(scores[i]),
             )
+
+    def _new(self, ids: np.ndarray) -> list[int]:
+        """The new tokens up to the first end token."""
+        found: list[int] = []
+        for token in ids.tolist():
+            if token == self.pad_id:
+                continue
+            found.append(token)
+            if token in self.ends:
+                break
+        return found
 
     def _padded(self, texts: Sequence[list[int]], size: int) -> tf.Tensor:
         x = np.full((len(texts), size), self.spec.pad_id, np.int32)

@@ -37,18 +37,32 @@ class Sampling:
 class BeamSearch:
     """Search for the most probable text with `beam` hypotheses.
 
-    They are compared by log-probability / ((5 + tokens) / 6) ** length_penalty (arXiv 1609.08144,
-    section 7). Raises `UsageError` for impossible numbers.
+    rule: "gnmt" compares them by log-probability / ((5 + tokens) / 6) ** length_penalty (arXiv
+    1609.08144, section 7); "transformers" by log-probability / tokens ** length_penalty, and stops
+    as `generate` of `transformers` does with `early_stopping` false, true or never. Raises
+    `UsageError` for impossible numbers.
     """
 
     beam: int = 4
     length_penalty: float = 0.6
+    rule: str = "gnmt"
+    early_stopping: str = "false"
 
     def __post_init__(self) -> None:
         if self.beam < 1:
             raise UsageError(f"--beam {self.beam}: must be at least 1")
-        if self.length_penalty < 0.0:
+        if self.rule not in ("gnmt", "transformers"):
+            raise UsageError(f"--beam_rule {self.rule}: must be gnmt or transformers")
+        if self.early_stopping not in ("false", "true", "never"):
+            raise UsageError(
+                f"--early_stopping {self.early_stopping}: must be false, true or never"
+            )
+        if self.rule == "gnmt" and self.length_penalty < 0.0:
             raise UsageError(f"--length_penalty {self.length_penalty}: must not be negative")
+        if self.rule == "gnmt" and self.early_stopping != "false":
+            raise UsageError(
+                f"--early_stopping {self.early_stopping}: needs --beam_rule transformers"
+            )
 
 
 def decoding(
@@ -58,7 +72,9 @@ def decoding(
     top_p: float = 1.0,
     seed: int = 0,
     beam: int = 0,
-    length_penalty: float = 0.6,
+    length_penalty: float | None = None,
+    rule: str = "gnmt",
+    early_stopping: str = "false",
 ) -> Sampling | BeamSearch:
     """Beam search where `beam` is not 0, else sampling.
 
@@ -71,7 +87,9 @@ def decoding(
             f"--beam {beam}: beam search does not sample; leave out --temperature, --top_k and"
             " --top_p"
         )
-    return BeamSearch(beam, length_penalty)
+    if length_penalty is None:
+        length_penalty = 0.6 if rule == "gnmt" else 1.0
+    return BeamSearch(beam, length_penalty, rule, early_stopping)
 
 
 def filtered(logits: tf.Tensor, sampling: Sampling) -> tf.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -11,6 +11,7 @@ from tpu_tlm.models.base import TransformerModel
 from tpu_tlm.models.discriminator import TransformerDiscriminator
 from tpu_tlm.models.dual_encoder import DualEncoder
 from tpu_tlm.models.electra import Electra
+from tpu_tlm.models.elmo import Elmo
 from tpu_tlm.models.initializers import initialize
 from tpu_tlm.models.language_models import TransformerLanguageModel, TransformerMaskedLanguageModel
 from tpu_tlm.models.layers.variables import mark_built
@@ -22,7 +23,7 @@ from tpu_tlm.models.text_encoder import TransformerEmbeddings
 class Kind(NamedTuple):
     """One kind of model: its class, and the sizes among its own options, which are 1 or more."""
 
-    model: type[TransformerModel]
+    model: type[Any]
     sizes: tuple[str, ...] = ()
 
 
@@ -34,6 +35,7 @@ KINDS: dict[str, Kind] = {
     "electra": Kind(Electra),
     "dual": Kind(DualEncoder, ("d_out", "reduction_d_k", "stacking_layers")),
     "seq2seq": Kind(Seq2SeqModel, ("num_decoder_layers",)),
+    "elmo": Kind(Elmo),
 }
 # Sizes of every kind.
 _SIZES = ("d_model", "d_ff", "num_heads", "num_layers")

@@ -11,21 +11,34 @@ from tpu_tlm.models.base import TransformerModel
 from tpu_tlm.models.layers.attention import Cache
 from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.layers.decoder import TransformerDecoderStack
+from tpu_tlm.models.layers.embeddings import Start
 from tpu_tlm.models.layers.heads import Head
 from tpu_tlm.models.layers.masks import padding_mask
+from tpu_tlm.models.layers.target_embeddings import TargetEmbeddings
 from tpu_tlm.models.spec import ModelSpec
 
 
 class Seq2SeqModel(TransformerModel):
     """An encoder-decoder: `{x: int [B, S], y: int [B, T]} -> float32 logits [B, T, V padded]`.
 
-    Source x and target y share vocabulary and token table. The logits at a position of y predict
+    Source x and target y share vocabulary and token table; with `target_embeddings` the target has
+    positions and norm of its own (BART, arXiv 1910.13461). The logits at a position of y predict
     its next token. Padding of the source is masked (`mask_pad`), the target is causal (arXiv
     1706.03762).
     """
 
     def __init__(self, spec: ModelSpec, *, precision: str | None = None, **kwargs: Any) -> None:
         super().__init__(spec, precision=precision, **kwargs)
+        self.target = (
+            TargetEmbeddings(
+                spec.config,
+                max(spec.seq_length, spec.seq_length_y or 0),
+                name="target",
+                dtype=self.dtype_policy,
+            )
+            if spec.config.target_embeddings
+            else None
+        )
         self.decoder = TransformerDecoderStack(spec.config, name="decoder", dtype=self.dtype_policy)
         self.head = Head(spec.config, spec.vocab_size, name="head", dtype=self.dtype_policy)
 
@@ -42,11 +55,17 @@ class Seq2SeqModel(TransformerModel):
         key = self.dropout_key(inputs, key, training)
         source_key, target_key = (key.fold("x"), key.fold("y")) if key is not None else (None, None)
         encoder_output = self.encode({"x": inputs["x"]}, source_key)
-        embedded = self.embeddings({"x": inputs["y"]}, key=target_key)
+        embedded = self.embed_target(inputs["y"], target_key)
         hidden = self.decoder(
             embedded, encoder_output, source_mask=self.source_mask(inputs["x"]), key=target_key
         )
         return self.head(hidden, self.embeddings.table)
+
+    def embed_target(self, y: tf.Tensor, key: Key | None = None, start: Start = 0) -> tf.Tensor:
+        """Embeddings `[B, T, d]` of target tokens int `[B, T]`; `start`: position of the first."""
+        if self.target is None:
+            return self.embeddings({"x": y}, key=key, start=start)
+        return self.target(y, table=self.embeddings.table, key=key, start=start)
 
     def caches(self, x: tf.Tensor, length: int, position: tf.Tensor) -> list[Cache]:
         """Caches for targets of `length` positions of the source `x`.
@@ -62,7 +81,7 @@ class Seq2SeqModel(TransformerModel):
 
         Earlier positions must be in the caches; this one is added.
         """
-        embedded = self.embeddings({"x": tf.gather(y, position, axis=1)[:, None]}, start=position)
+        embedded = self.embed_target(tf.gather(y, position, axis=1)[:, None], start=position)
         # The source's keys and values are in the caches: the second argument only selects cross
         # attention.
         hidden = self.decoder(embedded, embedded, source_mask=self.source_mask(x), caches=caches)

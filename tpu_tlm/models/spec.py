@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 
 from tpu_tlm.config import DenoisingConfig, ModelConfig, cli, strict
+from tpu_tlm.config.elmo import ElmoConfig
 from tpu_tlm.errors import TlmError
 
 
@@ -25,6 +26,7 @@ class ModelSpec:
     pairs: how pairs were made (ntp, nsp, tsv; None: unknown)
     denoising: the corruption that an encoder-decoder was trained on
     generator: configuration of ELECTRA's generator; `config` is the discriminator's
+    elmo: sizes of an ELMo; `config` then says width, number of layers and dropout
     """
 
     config: ModelConfig
@@ -42,6 +44,7 @@ class ModelSpec:
     pairs: str | None = None
     denoising: DenoisingConfig | None = None
     generator: ModelConfig | None = None
+    elmo: ElmoConfig | None = None
 
     @property
     def sentinels(self) -> int:
@@ -67,6 +70,8 @@ class ModelSpec:
                 (values["denoising"],) = cli.build([DenoisingConfig], values["denoising"], where)
             if values.get("generator") is not None:
                 (values["generator"],) = cli.build([ModelConfig], values["generator"], where)
+            if values.get("elmo") is not None:
+                values["elmo"] = ElmoConfig.from_dict(values["elmo"])
             for name, older in (("seq_length", "nctx"), ("seq_length_y", "nctx_y")):
                 if older in values:  # written by the first edition
                     values[name] = values.pop(older)

@@ -25,6 +25,9 @@ HOST_OPS = {
     "HostComputeMlir",
     "XlaHostCompute",
 }
+# XLA computes these from the static shapes of their inputs while it compiles, as for the gradient
+# of a product that broadcasts. An input of unknown shape is found where it is made.
+COMPILE_TIME_OPS = {"BroadcastGradientArgs"}
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ def faults(traced: Any) -> list[str]:
                 if tensor.dtype == tf.string:
                     found.append(f"{op.name}: {op.type} produces a string")
                 elif (
-                    tensor.dtype not in (tf.variant, tf.resource)
+                    op.type not in COMPILE_TIME_OPS
+                    and tensor.dtype not in (tf.variant, tf.resource)
                     and not tensor.shape.is_fully_defined()
                 ):
                     found.append(f"{op.name}: {op.type} has a dynamic dimension {tensor.shape}")

@@ -106,7 +106,9 @@ def make_buckets(
 
 
 def _padded(values: Sequence[np.ndarray], index: np.ndarray, length: int, fill: int) -> np.ndarray:
-    out = np.full((len(index), length), fill, np.int32)
+    inner = values[0].shape[1:] if len(values) else ()
+    # Characters fit two bytes; they become int32 in a batch.
+    out = np.full((len(index), length, *inner), fill, np.int16 if inner else np.int32)
     for row, i in enumerate(index):
         out[row, : len(values[i])] = values[i]
     return out
@@ -196,13 +198,17 @@ def batch_stream(
     def gathered(index: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:
         there = tf.cast(index >= 0, tf.float32)
         at = tf.maximum(index, 0)
-        batch = {name: tf.gather(array, at) for name, array in arrays.items()}
+        batch = {name: _widened(tf.gather(array, at)) for name, array in arrays.items()}
         batch["weight"] = batch["weight"] * there
         batch["position"] = position
         return {name: tf.ensure_shape(t, (share, *t.shape[1:])) for name, t in batch.items()}
 
     data = tf.data.Dataset.from_tensor_slices((rows[:, own], positions[:, own]))
     return data.map(gathered)
+
+
+def _widened(x: tf.Tensor) -> tf.Tensor:
+    return tf.cast(x, tf.int32) if x.dtype == tf.int16 else x
 
 
 def in_order(bucket: Bucket, rows: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
@@ -216,4 +222,7 @@ def in_order(bucket: Bucket, rows: int) -> Iterator[tuple[np.ndarray, dict[str, 
                 name: np.concatenate([a, np.repeat(a[-1:], missing, axis=0)])
                 for name, a in part.items()
             }
-        yield index, part
+        yield (
+            index,
+            {n: a.astype(np.int32) if a.dtype == np.int16 else a for n, a in part.items()},
+        )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tpu_tlm.data.tokenizers.base import Tokenizer
+from tpu_tlm.data.tokenizers.characters import CharacterTokenizer
 from tpu_tlm.errors import OptionError
 from tpu_tlm.models.positions.registry import max_length as longest
 from tpu_tlm.models.spec import ModelSpec
@@ -23,10 +24,10 @@ _CHUNK = 4096
 class Examples:
     """Token ids of windows of texts; a text that fits has one window.
 
-    ids: int32 arrays. types: token types, of pairs in one sequence. second: ids of the second
-    texts, where each is encoded by itself. of: row of each window, int64 `[windows]`. words: for
-    tagging, the word that each position is the first piece of, else -1. rows: number of rows.
-    cut: rows of which tokens were left out.
+    ids: int32 arrays, of ELMo a row of characters for each token. types: token types, of pairs in
+    one sequence. second: ids of the second texts, where each is encoded by itself. of: row of each
+    window, int64 `[windows]`. words: for tagging, the word that each position is the first piece
+    of, else -1. rows: number of rows. cut: rows of which tokens were left out.
     """
 
     ids: list[np.ndarray]
@@ -50,7 +51,10 @@ class Examples:
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
-    """Token ids of each text, int32, nothing added; line breaks count as spaces."""
+    """Token ids of each text, int32, nothing added; line breaks count as spaces.
+
+    Of a tokenizer of characters `[tokens, width]`.
+    """
     found: list[np.ndarray] = []
     for start in range(0, len(texts), _CHUNK):
         lines = [
@@ -90,6 +94,10 @@ class Framer:
         limit = longest(spec)
         if max_length is not None and limit is not None and max_length > limit:
             raise OptionError(f"--max_length {max_length}: the model takes {limit} tokens at most")
+        if pairs == "joint" and isinstance(tokenizer, CharacterTokenizer):
+            raise OptionError(
+                "--pair_encoder joint: an ELMo takes one text at a time; use --pair_encoder shared"
+            )
         self.max_length = max_length or min(limit or DEFAULT_LENGTH, DEFAULT_LENGTH)
         self.prefix = [] if spec.prefix_id is None else [spec.prefix_id]
         ending = spec.suffix_id if spec.suffix_id is not None else spec.eol_id
@@ -119,8 +127,21 @@ class Framer:
 
     def _framed(self, body: np.ndarray) -> np.ndarray:
         if not len(body):  # nothing but characters that the tokenizer removes
-            body = np.array([self.tokenizer.unk_id], np.int32)
-        return np.concatenate([self.prefix, body, self.suffix]).astype(np.int32)
+            body = self._unknown()
+        parts = [np.array(self.prefix, np.int32), body, np.array(self.suffix, np.int32)]
+        return np.concatenate([part for part in parts if len(part)]).astype(np.int32)
+
+    def _unknown(self) -> np.ndarray:
+        """What stands for a text of which no token is left."""
+        if isinstance(self.tokenizer, CharacterTokenizer):
+            return self.tokenizer.rows([""])
+        return np.array([self.tokenizer.unk_id], np.int32)
+
+    def _words(self, words: list[str]) -> list[np.ndarray]:
+        """The pieces of each word; ELMo takes every word as it is."""
+        if isinstance(self.tokenizer, CharacterTokenizer):
+            return list(self.tokenizer.rows(words)[:, None])
+        return tokenize(self.tokenizer, words)
 
     def _pieces(self, body: np.ndarray) -> list[np.ndarray]:
         if len(body) <= self.room:
@@ -171,12 +192,12 @@ class Framer:
 
     def _tagged(self, rows: Sequence[Row]) -> Examples:
         flat = [word for row in rows for word in row.text]
-        pieces = tokenize(self.tokenizer, flat)
+        pieces = self._words(flat)
         ids: list[np.ndarray] = []
         words: list[np.ndarray] = []
         of: list[int] = []
         cut, at = 0, 0
-        unknown = np.array([self.tokenizer.unk_id], np.int32)
+        unknown = self._unknown()
         for i, row in enumerate(rows):
             own = [p if len(p) else unknown for p in pieces[at : at + len(row.text)]]
             at += len(row.text)

@@ -13,10 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from tpu_tlm.models.base import TransformerModel
-from tpu_tlm.models.layers.core import ACTIVATIONS, Dense
+from tpu_tlm.models.elmo import Elmo, present
+from tpu_tlm.models.layers.core import ACTIVATIONS, Dense, LayerNorm
 from tpu_tlm.models.layers.counter_rng import Key, dropout
 from tpu_tlm.models.layers.masks import MASKED
 from tpu_tlm.models.layers.pooling import ReductionHead
+from tpu_tlm.models.layers.scalar_mix import ScalarMix
 from tpu_tlm.models.layers.variables import mark_built, named_variables
 from tpu_tlm.models.spec import ModelSpec
 
@@ -33,7 +35,8 @@ class HeadSpec:
     """A head in numbers.
 
     outputs: numbers per text, or per token with `tokens`. pooling: cls, mean, max, sqrt, last,
-    2ha, attention. pooler: a dense layer after pooling (BERT), then `activation`. hidden: sizes of
+    2ha, attention. pooler: a dense layer after pooling (BERT), then `activation`, then a layer norm
+    of epsilon `norm` where that is given (ModernBERT; also at every token). hidden: sizes of
     hidden layers. dropout: on the inputs of the layers. shared: two texts encoded each by itself.
     """
 
@@ -45,6 +48,7 @@ class HeadSpec:
     hidden: tuple[int, ...] = ()
     dropout: float = 0.1
     shared: bool = False
+    norm: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; `from_dict` reads them back."""
@@ -107,9 +111,14 @@ class TaskHead(keras.layers.Layer):
         self.attention: AttentionPooling | None = None
         self.reductions: list[ReductionHead] = []
         width = d_model
+        if spec.pooler:
+            self.pooler = Dense(d_model, d_model, name="pooler", dtype=policy)
+        self.norm = (
+            LayerNorm(d_model, epsilon=spec.norm, use_bias=False, name="norm", dtype=policy)
+            if spec.norm is not None
+            else None
+        )
         if not spec.tokens:
-            if spec.pooler:
-                self.pooler = Dense(d_model, d_model, name="pooler", dtype=policy)
             if spec.pooling == "attention":
                 self.attention = AttentionPooling(d_model, name="attention", dtype=policy)
             if spec.pooling == "2ha":
@@ -133,11 +142,16 @@ class TaskHead(keras.layers.Layer):
         if self.reductions:
             joined = [reduction(hidden, present) for reduction in self.reductions]
             return pool(tf.concat(joined, axis=-1), present, "sqrt")
-        vector = pool(hidden, present, self.head.pooling)
+        return self.transform(pool(hidden, present, self.head.pooling))
+
+    def transform(self, vector: tf.Tensor) -> tf.Tensor:
+        """`[..., d]` through the pooler and its norm, if there are: float32."""
         if self.pooler is not None:
             pooled = self.pooler(tf.cast(vector, self.compute_dtype))
-            vector = tf.cast(_activation(self.head.activation)(pooled), tf.float32)
-        return vector
+            vector = _activation(self.head.activation)(pooled)
+        if self.norm is not None:
+            vector = self.norm(tf.cast(vector, self.compute_dtype))
+        return tf.cast(vector, tf.float32)
 
     def logits(self, vector: tf.Tensor, key: Key | None) -> tf.Tensor:
         """Hidden layers and output of pooled vectors, or of every position."""
@@ -155,13 +169,16 @@ class TaskHead(keras.layers.Layer):
         return self.logits(vectors[0], key)
 
 
-class TaskModel(TransformerModel):
-    """Encoder and head: `{x: int [B, T], tt, x2}` -> float32 logits `[B, outputs]`, or
-    `[B, T, outputs]` for tags.
+class _WithHead:
+    """Adds a head to a class of encoders: `{x: int [B, T], tt, x2}` -> float32 logits
+    `[B, outputs]`, or `[B, T, outputs]` for tags.
 
     frozen: the encoder has no gradient and no dropout. `pooled` tensors by name `u` (and `v`) in
     the features take the place of the encoder.
     """
+
+    encode: Callable[..., tf.Tensor]
+    pad_id: int
 
     def __init__(
         self,
@@ -172,14 +189,19 @@ class TaskModel(TransformerModel):
         frozen: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(spec, precision=precision, **kwargs)
+        super().__init__(spec, precision=precision, **kwargs)  # type: ignore[call-arg]
         self.head_spec, self.frozen = head, frozen
-        self.task = TaskHead(head, spec.config.d_model, name="task", dtype=self.dtype_policy)
+        policy = self.dtype_policy  # type: ignore[attr-defined]
+        self.task = TaskHead(head, spec.config.d_model, name="task", dtype=policy)
 
     def hidden(self, features: Mapping[str, tf.Tensor], key: Key | None) -> tf.Tensor:
         """Token vectors of one sequence."""
         found = self.encode(features, None if self.frozen else key)
         return tf.stop_gradient(found) if self.frozen else found
+
+    def present(self, x: tf.Tensor) -> tf.Tensor:
+        """Which positions are no padding: bool `[B, T]`."""
+        return tf.not_equal(x, self.pad_id)
 
     def vectors(self, features: Mapping[str, tf.Tensor], key: Key | None = None) -> list[tf.Tensor]:
         """Pooled vectors of the text, or of both texts."""
@@ -191,9 +213,12 @@ class TaskModel(TransformerModel):
             if name == "x" and "tt" in features:
                 own["tt"] = features["tt"]
             hidden = self.hidden(own, key.fold(site) if key is not None else None)
-            present = tf.not_equal(features[name], self.pad_id)
-            found.append(self.task.reduce(hidden, present))
+            found.append(self.task.reduce(hidden, self.present(features[name])))
         return found
+
+    def stored_vectors(self, features: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
+        """What `HeadModel` takes in place of the encoder: float32 `[B, n]` per text."""
+        return self.vectors(features)
 
     def call(self, inputs: Mapping[str, tf.Tensor], key: Key | None = None) -> tf.Tensor:
         head_key = key.fold("task") if key is not None else None
@@ -201,8 +226,12 @@ class TaskModel(TransformerModel):
             return self.task([inputs[n] for n in ("u", "v") if n in inputs], key=head_key)
         if self.head_spec.tokens:
             own = {name: inputs[name] for name in ("x", "tt") if name in inputs}
-            return self.task.logits(self.hidden(own, key), head_key)
+            return self.task.logits(self.task.transform(self.hidden(own, key)), head_key)
         return self.task(self.vectors(inputs, key), key=head_key)
+
+
+class TaskModel(_WithHead, TransformerModel):
+    """A Transformer's encoder with a head."""
 
 
 class CausalTaskModel(TaskModel):
@@ -211,24 +240,81 @@ class CausalTaskModel(TaskModel):
     causal = True
 
 
+class ElmoTaskModel(_WithHead, Elmo):  # type: ignore[misc]
+    """ELMo with a head: `x` is int `[B, T, W]`. frozen: the mix of the layers still learns."""
+
+    def hidden(self, features: Mapping[str, tf.Tensor], key: Key | None) -> tf.Tensor:
+        if not self.frozen:
+            return self.encode(features, key)
+        layers = tf.stop_gradient(self.token_layers(features)[0])
+        mixed = dropout(self.encoder.mix(layers), self.config.dropout, key, "mix")
+        return tf.cast(mixed, self.compute_dtype)
+
+    def present(self, x: tf.Tensor) -> tf.Tensor:
+        return present(x)
+
+    def stored_vectors(self, features: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
+        """Every layer by itself, pooled: the mix comes after pooling, which must be linear."""
+        found = []
+        for name in ("x", "x2"):
+            if name in features:
+                layers = tf.unstack(self.token_layers({"x": features[name]})[0])
+                there = present(features[name])
+                pooled = [pool(layer, there, self.head_spec.pooling) for layer in layers]
+                found.append(tf.concat(pooled, axis=-1))
+        return found
+
+
+class _Mixing(keras.layers.Layer):
+    """The mix of stored layers, under the path that it has in an ELMo: `[B, L d]` -> `[B, d]`."""
+
+    def __init__(self, layers: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.count = layers
+        self.mix = ScalarMix(layers, name="mix", dtype=self.dtype_policy)
+
+    def call(self, stored: tf.Tensor) -> tf.Tensor:
+        width = stored.shape[-1] // self.count
+        return self.mix(tf.transpose(tf.reshape(stored, (-1, self.count, width)), (1, 0, 2)))
+
+
+# The models of a task by the kind of the encoder; the others are plain encoders.
+_MODELS: dict[str, type[keras.Model]] = {"clm": CausalTaskModel, "elmo": ElmoTaskModel}
+
+
 class HeadModel(keras.Model):
-    """The head alone, on pooled vectors that were computed before: `{u, v}` -> logits."""
+    """The head alone, on pooled vectors that were computed before: `{u, v}` -> logits; of an ELMo
+    with the mix of its layers."""
 
     def __init__(self, spec: ModelSpec, head: HeadSpec, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.pad_id = spec.pad_id
+        self.encoder = (
+            _Mixing(spec.elmo.layers + 1, name="encoder", dtype=self.dtype_policy)
+            if spec.elmo is not None
+            else None
+        )
         # Vectors are stored after pooling, and after the pooler where there is one.
         self.task = TaskHead(head, spec.config.d_model, name="task", dtype=self.dtype_policy)
 
     def call(self, inputs: Mapping[str, tf.Tensor], key: Key | None = None) -> tf.Tensor:
         head_key = key.fold("task") if key is not None else None
-        return self.task([inputs[n] for n in ("u", "v") if n in inputs], key=head_key)
+        vectors = [inputs[n] for n in ("u", "v") if n in inputs]
+        if self.encoder is not None:
+            vectors = [self.encoder(vector) for vector in vectors]
+        return self.task(vectors, key=head_key)
+
+
+def head_suffices(spec: ModelSpec, head: HeadSpec) -> bool:
+    """Whether a frozen encoder's pooled vectors are all that training needs."""
+    nothing_below = head.pooling not in ("2ha", "attention")
+    return not head.tokens and nothing_below and not (spec.elmo and head.pooling == "max")
 
 
 def task_spec(spec: ModelSpec, dropout: float | None, *, training: bool = True) -> ModelSpec:
     """The encoder's spec as fine-tuning uses it: padding is never attended to.
 
-    A causal model keeps its kind, any other becomes an encoder.
+    A causal model and an ELMo keep their kind, any other becomes an encoder.
     """
     config = spec.config
     changes: dict[str, Any] = {"mask_pad": True, "segment_mask": False}
@@ -244,7 +330,7 @@ def task_spec(spec: ModelSpec, dropout: float | None, *, training: bool = True) 
     return dataclasses.replace(
         spec,
         config=dataclasses.replace(config, **changes),
-        kind="clm" if spec.kind == "clm" else "embed",
+        kind=spec.kind if spec.kind in _MODELS else "embed",
         generator=None,
     )
 
@@ -262,10 +348,15 @@ def build_task_model(
         if head_only:
             model: keras.Model = HeadModel(spec, head, name="model")
         else:
-            kind = CausalTaskModel if spec.kind == "clm" else TaskModel
+            kind = _MODELS.get(spec.kind, TaskModel)
             model = kind(spec, head, precision=precision, frozen=frozen, name="model")
         mark_built(model)
     return model
+
+
+def learns_frozen(path: str) -> bool:
+    """Whether a variable is trained even where the encoder is not: the head, ELMo's mix."""
+    return path.startswith((HEAD, "encoder/mix/"))
 
 
 def is_encoder(path: str) -> bool:

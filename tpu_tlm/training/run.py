@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tpu_tlm.config import Config
+from tpu_tlm.errors import TlmError
 from tpu_tlm.training.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -43,9 +46,31 @@ def train(
     devices = select.connect(config.runtime)
     print(devices.reason, flush=True)
     from tpu_tlm.checkpoints.run_lock import locked
+    from tpu_tlm.checkpoints.unsaved_start import removed_unless_saved
 
-    with devices.team, locked(config.run.run_dir, devices.is_chief):
-        return make_trainer(config, devices, callbacks=callbacks, display=display).fit()
+    where, chief = config.run.run_dir, devices.is_chief
+    with devices.team, locked(where, chief), removed_unless_saved(where, chief):
+        trainer = make_trainer(config, devices, callbacks=callbacks, display=display)
+        with _naming_memory(config):
+            return trainer.fit()
+
+
+@contextlib.contextmanager
+def _naming_memory(config: Config) -> Iterator[None]:
+    """One line with the fix where a step has no memory."""
+    import tensorflow as tf
+
+    from tpu_tlm.training.start_report import out_of_memory
+
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise TlmError(out_of_memory(config)) from error
+    except (tf.errors.InternalError, MemoryError) as error:
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or "out of memory" in text or "exhausted" in text:
+            raise TlmError(out_of_memory(config)) from error
+        raise
 
 
 def make_trainer(
@@ -64,17 +89,30 @@ def make_trainer(
     from tpu_tlm.checkpoints.run_dir import RunDir
     from tpu_tlm.data.dataset.stream import Stream
     from tpu_tlm.training import setup
+    from tpu_tlm.training.best import KeepBest
     from tpu_tlm.training.evaluation import check_data
+    from tpu_tlm.training.initial_model import taken_line, with_initial_model
+    from tpu_tlm.training.loggers import check_installed
+    from tpu_tlm.training.start_report import start_lines
     from tpu_tlm.training.trainer import Intervals, Trainer
+    from tpu_tlm.training.watch import SpaceSaves
 
+    check_installed(config.run.log)
+    config, initial = with_initial_model(config)
     data, run = config.data, config.run
-    experiment = setup.build(config, devices)
+    experiment = setup.build(config, devices, None if initial is None else initial.model)
+    if initial is not None and initial.taken:
+        print(taken_line(initial))
     datasets = experiment.datasets
     for dataset in (datasets.train, datasets.valid):
         if dataset is not None:
             check_data(experiment.objective, dataset)
     directory = RunDir(run.run_dir)
+    # Before anything is written: a run that does not fit is refused.
+    lines = start_lines(config, experiment, devices)
     _prepare(directory, config, experiment, devices)
+    for line in lines:
+        print(line)
     stream = Stream(
         datasets.train,
         seed=run.seed,
@@ -84,11 +122,20 @@ def make_trainer(
     )
     epoch = max(1, datasets.train.num_samples // data.batch_size)
     save_steps = run.save_steps or max(1, epoch // max(1, run.saves_per_epoch))
-    return Trainer(
+    checkpoints = RunCheckpoints(directory.checkpoints, run.keep, run.keep_every)
+    watching: list[Callback] = []
+    if run.keep_best and datasets.valid is not None and devices.is_chief:
+        watching.append(KeepBest(checkpoints))
+    space = SpaceSaves()
+    if run.save_steps is None and run.eval_steps is None:
+        watching.append(space)
+    if display and devices.is_chief and experiment.spec.kind in ("mlm", "clm"):
+        watching.append(_plateau(config, experiment))
+    space.trainer = Trainer(
         experiment,
         devices,
         directory,
-        RunCheckpoints(directory.checkpoints, run.keep, run.keep_every),
+        checkpoints,
         stream,
         Intervals(
             save_steps,
@@ -97,10 +144,16 @@ def make_trainer(
             config.runtime.grace_seconds,
         ),
         eval_batch_size=data.eval_batch_size,
-        init_from=run.init_from,
+        init_from=initial,
+        new_token_init=run.new_token_init,
         xla=config.runtime.xla,
-        callbacks=[*_built_in(config, directory, devices, display), *callbacks],
+        callbacks=[
+            *_built_in(config, directory, devices, experiment, display),
+            *watching,
+            *callbacks,
+        ],
     )
+    return space.trainer
 
 
 def data_fingerprint(dataset: Dataset) -> str:
@@ -128,30 +181,33 @@ def _prepare(directory: Any, config: Config, experiment: Any, devices: Devices) 
         print(f"continuing with another option: {change}")
     if devices.is_chief:
         datasets.tokenizer.save(directory.tokenizer)
-    for line in _plan(config, experiment.objective, experiment.total_steps):
-        print(line)
 
 
-def _plan(config: Config, objective: Any, total: int) -> list[str]:
-    """Lines about the schedule and the micro-batches of a run."""
+def _plateau(config: Config, experiment: Any) -> Callback:
+    """The callback that notices a loss that stays at word frequencies."""
+    from tpu_tlm.data.dataset.word_frequencies import unigram_loss
     from tpu_tlm.training.schedules import warmup_of
+    from tpu_tlm.training.watch import Plateau, advice
 
-    optim = config.optim
-    lines = [
-        f"learning rate {optim.lr:g}, {optim.lr_schedule}, after {warmup_of(optim, total)} of"
-        f" {total} steps of warm-up"
-    ]
-    if objective.cross_replica and optim.grad_accum > 1:
-        others = config.data.batch_size // optim.grad_accum - 1
-        lines.append(
-            f"--grad_accum {optim.grad_accum}: each example is compared with the {others} others of"
-            " its micro-batch"
-        )
-    return lines
+    datasets, model = experiment.datasets, config.model
+    train = datasets.train
+
+    def unigram() -> float:
+        return unigram_loss(train, train, datasets.tokenizer, 10_000)
+
+    helps = advice(
+        config.optim.lr, model.d_model, model.weight_std, "learned" in model.position_encoding
+    )
+    return Plateau(unigram, warmup_of(config.optim, experiment.total_steps), helps, _say)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def _built_in(
-    config: Config, directory: Any, devices: Devices, display: bool
+    config: Config, directory: Any, devices: Devices, experiment: Any, display: bool
 ) -> Iterable[Callback]:
     """The callbacks that options ask for; only the chief writes files."""
     from tpu_tlm.training.metrics import Metrics
@@ -159,16 +215,41 @@ def _built_in(
     from tpu_tlm.training.recorders import ExportNpz, RecordMetrics
     from tpu_tlm.training.tensorboard import TensorBoard
 
+    run, options = config.run, config.as_dict()
     if display:
         yield Progress()
     if not devices.is_chief:
         return
     yield RecordMetrics(directory.metrics, lambda step: Metrics(directory.metrics, start=step))
-    if config.run.tensorboard:
-        yield RecordMetrics(directory.tb, lambda step: TensorBoard(directory.tb, step))
-    if config.run.export_npz:
+    if run.tensorboard:
+        yield RecordMetrics(directory.tb, lambda step: TensorBoard(directory.tb, step, options))
+    yield from _loggers(config, directory)
+    if run.export_npz:
         yield ExportNpz(directory.npz)
-    if config.run.report:
+    if run.samples:
+        yield _samples(config, directory, experiment)
+    if run.report:
         from tpu_tlm.training.report.callback import WriteReport
 
         yield WriteReport(directory)
+
+
+def _loggers(config: Config, directory: Any) -> Iterable[Callback]:
+    from tpu_tlm.training.loggers import make_logger
+    from tpu_tlm.training.recorders import RecordMetrics
+
+    def opener(name: str) -> Callable[[int], Any]:
+        return lambda step: make_logger(name, directory.path, config.as_dict())
+
+    for name in dict.fromkeys(config.run.log):
+        yield RecordMetrics(f"--log {name}", opener(name))
+
+
+def _samples(config: Config, directory: Any, experiment: Any) -> Callback:
+    from tpu_tlm.training.samples import GuessSamples, questions
+    from tpu_tlm.training.tensorboard import SampleTexts
+
+    data, spec = experiment.datasets, experiment.spec
+    asked = questions(data.valid or data.train, data.tokenizer, spec, config.run.samples)
+    told = [SampleTexts(directory.tb)] if config.run.tensorboard else []
+    return GuessSamples(directory.path, asked, spec, data.tokenizer, told)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import tensorflow as tf
 
@@ -10,8 +11,10 @@ from tpu_tlm.config import Config, DataConfig, RuntimeConfig, TokenizerConfig
 from tpu_tlm.data.dataset.dataset import Dataset, check_same_tokenizer, open_dataset
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import make_tokenizer
+from tpu_tlm.data.tokenizers.grow import read_tokens
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.models.positions.registry import max_length
 from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
@@ -21,6 +24,8 @@ from tpu_tlm.training.optimizers import make_optimizer
 from tpu_tlm.training.schedules import make_schedule
 from tpu_tlm.training.step import TrainStep
 
+_FRAMING = ("prefix_id", "suffix_id", "eol_id")
+
 
 @dataclass(frozen=True)
 class Datasets:
@@ -29,6 +34,8 @@ class Datasets:
     train: Dataset
     valid: Dataset | None
     tokenizer: Tokenizer
+    # Framing of the examples by field of `ModelSpec`, where their dataset does not say it.
+    framing: Mapping[str, int | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,15 +53,16 @@ class Experiment:
     precision: str
 
 
-def build(options: Config, devices: Devices) -> Experiment:
+def build(options: Config, devices: Devices, initial: PretrainedModel | None = None) -> Experiment:
     """Build the experiment that options describe, for these devices.
 
-    The objective is resolved and the model is built once. Raises `UsageError` for options and
-    datasets that do not fit one another.
+    initial: the model to start from, whose tokenizer and framing count where neither the dataset
+    (MEAD's records) nor the options name any. The objective is resolved and the model is built
+    once. Raises `UsageError` for options and datasets that do not fit one another.
     """
     objective = objective_class(options.run.objective)
     check_batch(options, devices.replicas, objective)
-    datasets = open_datasets(options.data, options.tokenizer)
+    datasets = open_datasets(options.data, options.tokenizer, initial)
     return experiment_of(
         options,
         datasets,
@@ -100,21 +108,30 @@ def objective_of(
     return spec, chosen.from_config(context)
 
 
-def open_datasets(data: DataConfig, tokenizer: TokenizerConfig) -> Datasets:
+def open_datasets(
+    data: DataConfig, tokenizer: TokenizerConfig, initial: PretrainedModel | None = None
+) -> Datasets:
     """Open and check the datasets and the tokenizer that made them.
 
-    Raises `UsageError` when they were made with different tokenizers, have examples of different
-    lengths, or are MEAD's records (which name no tokenizer) and no tokenizer is given.
+    initial: as in `build`. Raises `UsageError` when they were made with different tokenizers, have
+    examples of different lengths, or are MEAD's records (which name no tokenizer) and no tokenizer
+    is given.
     """
     train = open_dataset(data.train_dir)
     valid = open_dataset(data.valid_dir) if data.valid_dir else None
     given = make_tokenizer(tokenizer) if tokenizer.vocab else None
+    framing: dict[str, int | None] = {}
+    if train.tokenizer is None and initial is not None:
+        given = given or initial.tokenizer()
+        framing = {name: getattr(initial.spec, name) for name in _FRAMING}
     if given is None and train.tokenizer is None:
         raise UsageError(
             f"--vocab is required: the records in {data.train_dir} do not name the tokenizer that"
             " made them"
         )
     used = given or train.load_tokenizer()
+    if given is None and tokenizer.add_tokens:
+        _check_added(used, tokenizer.add_tokens, data.train_dir)
     description = used.description()
     check_same_tokenizer(
         train.tokenizer, description, f"--train_dir {data.train_dir} and the tokenizer of this run"
@@ -132,7 +149,17 @@ def open_datasets(data: DataConfig, tokenizer: TokenizerConfig) -> Datasets:
         for dataset in (train, valid):
             if dataset is not None:
                 dataset.verify()
-    return Datasets(train, valid, used)
+    return Datasets(train, valid, used, framing)
+
+
+def _check_added(tokenizer: Tokenizer, path: str, train_dir: str) -> None:
+    """Raise `UsageError` where the data were not made with the tokens of --add_tokens."""
+    lacking = [t for t in read_tokens(path) if tokenizer.id_of(t) is None]
+    if lacking:
+        raise UsageError(
+            f"--add_tokens {path}: the tokenizer of {train_dir} lacks {len(lacking)} of its tokens "
+            f"(the first: {lacking[0]!r}); preprocess the text with --add_tokens"
+        )
 
 
 def _check_same_lengths(train: Dataset, valid: Dataset, data: DataConfig) -> None:
@@ -190,6 +217,9 @@ def spec_of(
         turn_id=frame("turn_sep"),
         pairs=metadata.get("pairs"),
     )
+    for name, index in datasets.framing.items():
+        if getattr(spec, name) is None:
+            spec = replace(spec, **{name: index})  # type: ignore[arg-type]
     spec = objective.configure_model(spec, options.objectives, datasets.train.lengths)
     tokens = max(spec.seq_length, spec.seq_length_y or 0)
     # Gated MLP blocks have a length, but no positions: the model checks it.

@@ -23,9 +23,6 @@ from tpu_tlm.devices.peaks import peak_flops
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.distributed.preemption import PreemptionWatcher, metadata_host
 from tpu_tlm.errors import Preempted, TlmError
-from tpu_tlm.formats.load import load
-from tpu_tlm.formats.mead.npz import described_by_options
-from tpu_tlm.formats.positions import with_positions_of
 from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.training import stop_messages
 from tpu_tlm.training.callbacks import (
@@ -38,6 +35,7 @@ from tpu_tlm.training.callbacks import (
 )
 from tpu_tlm.training.device_feed import feed
 from tpu_tlm.training.evaluation import evaluate, naming_input
+from tpu_tlm.training.initial_model import InitialModel
 from tpu_tlm.training.loop import Loop, Totals
 from tpu_tlm.training.result import TrainResult
 from tpu_tlm.training.saving import Saver
@@ -45,7 +43,7 @@ from tpu_tlm.training.setup import Experiment
 from tpu_tlm.training.speed import SpeedMeter
 from tpu_tlm.training.state import TrainState
 from tpu_tlm.training.steps_per_call import StepsPerCall
-from tpu_tlm.training.warm_start import check_start, start_values, without_foreign_head
+from tpu_tlm.training.warm_start import warm_start
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,8 @@ class Trainer:
     """One process of a run.
 
     stream: the training data; checkpoints: those of the run in `directory`; eval_batch_size: None =
-    the stream's; init_from: weights to start from; xla: whether to compile the step.
+    the stream's; init_from: weights to start from; new_token_init: "mean" or "random", the values
+    of tokens that they lack; xla: whether to compile the step.
     """
 
     def __init__(
@@ -79,13 +78,15 @@ class Trainer:
         intervals: Intervals,
         *,
         eval_batch_size: int | None = None,
-        init_from: str | None = None,
+        init_from: InitialModel | None = None,
+        new_token_init: str = "mean",
         xla: bool = True,
         callbacks: Iterable[Callback] = (),
     ) -> None:
         self.experiment, self.devices, self.team = experiment, devices, devices.team
         self.directory, self.checkpoints, self.stream = directory, checkpoints, stream
         self.intervals, self.init_from = intervals, init_from
+        self.new_token_init = new_token_init
         self.eval_batch_size = eval_batch_size or stream.batch_size
         self.callbacks = CallbackList(callbacks)
         self.step, self.total = experiment.step, experiment.total_steps
@@ -149,16 +150,16 @@ class Trainer:
         except TlmError as error:
             raise TlmError(f"{error}; all workers must see the same --run_dir") from None
 
-    def _warm_start(self, path: str) -> None:
-        spec, where = self.experiment.spec, f"--init_from {path}"
-        saved = load(path, describe=described_by_options(spec.config, spec.kind, spec.seq_length))
-        saved = with_positions_of(saved, spec)
-        check_start(saved, spec, self.experiment.datasets.tokenizer, where)
-        values, table = start_values(
-            without_foreign_head(saved, spec.kind), self.state.model_arrays(), where
+    def _warm_start(self, initial: InitialModel) -> None:
+        values, lines = warm_start(
+            initial,
+            self.experiment.spec,
+            self.experiment.datasets.tokenizer,
+            self.state.model_arrays(),
+            self.new_token_init,
         )
         self.state.set_model(values)
-        self._say("\n".join([f"starting at step 0 from {saved.source}, fresh optimizer", *table]))
+        self._say("\n".join(lines))
 
     # Training
 

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from tpu_tlm.data.tokenizers.base import Tokenizer
+from tpu_tlm.data.tokenizers.factory import load_tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.compatibility import DUAL, as_flag, differences
 from tpu_tlm.formats.electra_parts import GENERATOR, part_spec
+from tpu_tlm.formats.positions import with_positions_of
 from tpu_tlm.formats.pretrained import PretrainedModel
+from tpu_tlm.formats.vocabulary_growth import with_vocabulary_of
 from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.training.initial_model import InitialModel
 
 # Options in which the models may differ: heads, and what is masked, which depends on the data.
 _MAY_DIFFER = ("mlm_head", "output_bias", "tie_weights", "mask_pad", "segment_mask", "compat")
@@ -21,6 +25,62 @@ _NEW = ("head/", "generator/", "reduction/", "ff1/", "ff2/", "temperature")
 _BINARY = ("discriminator", "electra")
 
 
+def warm_start(
+    initial: InitialModel,
+    spec: ModelSpec,
+    tokenizer: Tokenizer,
+    own: Mapping[str, np.ndarray],
+    new_token_init: str = "mean",
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The initial values of a run from another model, and lines that say what they are.
+
+    own: the run's random values by path. new_token_init: "mean" or "random", as
+    `with_vocabulary_of`. Raises `UsageError` where the model does not fit the run.
+    """
+    where = f"--init_from {initial.path}"
+    saved = with_positions_of(initial.load(spec), spec)
+    random = own if new_token_init == "random" else None
+    saved, notes = with_vocabulary_of(saved, spec, tokenizer, random)
+    check_start(saved, spec, tokenizer, where)
+    values, table = start_values(without_foreign_head(saved, spec.kind), own, where)
+    first = f"starting at step 0 from {saved.source}, fresh optimizer"
+    notes = [f"  {note}" for note in notes]
+    return values, [first, *table, *notes, *framing_notes(saved, spec, tokenizer)]
+
+
+def framing_notes(saved: PretrainedModel, spec: ModelSpec, tokenizer: Tokenizer) -> list[str]:
+    """Lines about first and last tokens of examples that are not those of the model's own."""
+    notes = []
+    for name, place in (("prefix_id", "start"), ("suffix_id", "end")):
+        theirs, ours = getattr(saved.spec, name), getattr(spec, name)
+        if theirs != ours:
+            told = ["nothing" if i is None else tokenizer.tokens[i] for i in (theirs, ours)]
+            notes.append(
+                f"  note: the {place} of an example is {told[0]} there, {told[1]} here; preprocess"
+                f" with --{name.removesuffix('_id')} {told[0].replace('nothing', 'none')} for the"
+                " same"
+            )
+    return notes
+
+
+def _tokenizer_differences(theirs: Tokenizer, ours: Tokenizer) -> str:
+    """What differs between two tokenizers, in words; empty where they are the same."""
+    told = [
+        f"{name}: {str(a).lower()} there, {str(b).lower()} here"
+        for name, a, b in (
+            ("kind", theirs.kind, ours.kind),
+            ("cased", theirs.cased, ours.cased),
+            ("tokens", len(theirs.tokens), len(ours.tokens)),
+        )
+        if a != b
+    ]
+    pairs = enumerate(zip(theirs.tokens, ours.tokens, strict=False))
+    first = next(((i, a, b) for i, (a, b) in pairs if a != b), None)
+    if first is not None:
+        told.append(f"token {first[0]}: {first[1]!r} there, {first[2]!r} here")
+    return "; ".join(told)
+
+
 def check_start(saved: PretrainedModel, spec: ModelSpec, tokenizer: Tokenizer, where: str) -> None:
     """Check that weights fit this run.
 
@@ -28,18 +88,17 @@ def check_start(saved: PretrainedModel, spec: ModelSpec, tokenizer: Tokenizer, w
     model that computes something else.
     """
     own = saved.own_tokenizer
+    told = ""
     if own is not None:
-        same = (own.kind, own.cased, own.tokens) == (
-            tokenizer.kind,
-            tokenizer.cased,
-            tokenizer.tokens,
-        )
-    else:
-        same = saved.fingerprint in (None, tokenizer.fingerprint())
-    if not same:
+        told = _tokenizer_differences(own, tokenizer)
+    elif saved.fingerprint not in (None, tokenizer.fingerprint()):
+        told = "it has another fingerprint"
+        if saved.tokenizer_dir is not None:
+            told = _tokenizer_differences(load_tokenizer(saved.tokenizer_dir), tokenizer) or told
+    if told:
         raise UsageError(
-            f"{where}: was trained with another tokenizer than this data; preprocess the text with"
-            " its vocabulary"
+            f"{where}: was trained with another tokenizer than this data ({told}); preprocess the"
+            " text with its vocabulary"
         )
     if saved.spec.sentinels != spec.sentinels:
         raise UsageError(

@@ -114,6 +114,22 @@ def test_lines_of_white_space_of_any_script_end_documents(tmp_path: Path) -> Non
     assert (ids == sep).sum() == 6 and not (ids[:, 0] == sep).any()
 
 
+@pytest.mark.parametrize(
+    ("line", "documents"),
+    [
+        *[(line, 2) for line in ("\ufeff", "\u2060 ", "\u00a0\u200b", "\u200d", "\u00ad")],
+        *[(line, 1) for line in ("\u200b", "\u200b\u200b")],
+    ],
+)
+def test_lines_that_show_nothing_give_no_token(tmp_path: Path, line: str, documents: int) -> None:
+    (tmp_path / "a.txt").write_text(f"the toll is high.\n{line}\nlast one here.\n{line}")
+    dataset = run(tmp_path / "a.txt", tmp_path / "out", *UNCASED)
+    assert (dataset.metadata["documents"], dataset.metadata["lines"]) == (documents, 2)
+    (tmp_path / "b.txt").write_text("the toll is high.\n\nlast one here.\n")
+    plain = run(tmp_path / "b.txt", tmp_path / "plain", *UNCASED)
+    assert dataset.metadata["tokens"] == plain.metadata["tokens"]
+
+
 @pytest.mark.parametrize("fraction", ["0.02", "0.999"])
 def test_one_document_cannot_be_divided(tmp_path: Path, fraction: str) -> None:
     source = FIELD / "one-document" / "one.txt"
@@ -227,6 +243,48 @@ def test_pipes_are_refused_as_pipes(tmp_path: Path) -> None:
     for given in (tmp_path / "pipe.txt", Path("-"), Path("/dev/null")):
         with pytest.raises(UsageError, match="write it to a file"):
             run(given, tmp_path / "out", *UNCASED)
+
+
+def test_names_in_a_directory_that_lead_to_no_file_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "c"
+    corpus.mkdir()
+    (corpus / "dead.txt").symlink_to("nowhere")
+    os.mkfifo(corpus / "pipe.txt")
+    with pytest.raises(UsageError, match=r"dead\.txt: the link leads nowhere"):
+        run(corpus, tmp_path / "none", *UNCASED)
+    shutil.copy(TEXT, corpus / "text.txt")
+    run(corpus, tmp_path / "out", *UNCASED)
+    printed = capsys.readouterr().out
+    assert "read       1 files" in printed and "name that leads to no file (left out): 2" in printed
+    assert "dead.txt: the link leads nowhere" in printed and "pipe.txt: is a pipe" in printed
+    with pytest.raises(UsageError, match=r"dead\.txt"):
+        run(corpus, tmp_path / "strict", *UNCASED, "--strict")
+
+
+@pytest.mark.parametrize("text", ['[\n{"text": "a"}\n]\n', '{\n "text": "a"\n}\n'])
+def test_json_over_several_lines_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UsageError, match="over several lines"):
+        run(tmp_path / "a.json", tmp_path / "out", *UNCASED, "--strict")
+
+
+@pytest.mark.parametrize("line_end", [b"\r", b"\r\n"])
+def test_vocabularies_with_carriage_returns_are_read(tmp_path: Path, line_end: bytes) -> None:
+    for name in ("vocab.txt", "bom-codes/codes", "bom-codes/vocab"):
+        data = (FIELD / name).read_bytes().replace(b"\n", line_end)
+        (tmp_path / Path(name).name).write_bytes(data)
+    bpe = ["--codes", tmp_path / "codes", "--vocab", tmp_path / "vocab"]
+    assert run(TEXT, tmp_path / "bpe", *bpe).metadata["tokens"] == 131
+    given = ["--subword_type", "wordpiece", "--vocab", tmp_path / "vocab.txt", "--cased", "false"]
+    assert run(TEXT, tmp_path / "out", *given).metadata["unknown_tokens"] == 0
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(UsageError, match="--output .*out: is a file"):
+        run(TEXT, tmp_path / "out", *UNCASED)
 
 
 def test_names_that_are_not_utf8_are_printed_escaped(tmp_path: Path) -> None:

@@ -188,17 +188,43 @@ def test_gpt2s_own_files_are_read(model_dirs: dict[str, Path], tmp_path: Path) -
     np.testing.assert_array_equal(of_files.ids, made(model_dirs["gpt2"]).encode_lines(lines).ids)
 
 
-def test_a_sentencepiece_file_is_read_by_itself(
-    model_dirs: dict[str, Path], tmp_path: Path
-) -> None:
+SENTENCEPIECE = {
+    "unigram": {},
+    "bpe": {"model_type": "bpe"},
+    "bytes": {"byte_fallback": True},
+    "bpe-bytes": {"model_type": "bpe", "byte_fallback": True},
+    "t5": {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
+    "symbols": {"user_defined_symbols": ["<sep>", "xx"], "control_symbols": ["[CLS]"]},
+    "as-is": {"normalization_rule_name": "identity", "remove_extra_whitespaces": False},
+    "no-prefix": {"add_dummy_prefix": False},
+}
+
+
+@pytest.mark.parametrize("kind", SENTENCEPIECE)
+def test_a_sentencepiece_file_is_read_by_itself(kind: str, tmp_path: Path) -> None:
+    """Equal to the library `sentencepiece`, by itself, in a directory and saved."""
     sentencepiece = pytest.importorskip("sentencepiece")
-    lines = [line for line in SPEECH.read_text().split("\n") if line.strip()][:300]
-    for kind in ("unigram", "bpe"):
-        _sentencepiece(tmp_path, f"{kind}.model", model_type=kind)
-        ours = make_tokenizer(TokenizerConfig(vocab=str(tmp_path / f"{kind}.model")))
-        theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / f"{kind}.model"))
-        assert rows(ours.encode_lines([line.encode() for line in lines])) == theirs.encode(lines)
-        assert ours.tokens[ours.pad_id] == "<pad>" and ours.tokens[ours.sep_id] == "</s>"
+    path = tmp_path / "spiece.model"
+    _sentencepiece(tmp_path, path.name, **SENTENCEPIECE[kind])
+    ours = make_tokenizer(TokenizerConfig(vocab=str(path)))
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    lines = hard_lines(LINES, seed=11)
+    expected = theirs.encode(lines)
+    encoded = ours.encode_lines([line.encode() for line in lines])
+    differ = [i for i, row in enumerate(rows(encoded)) if row != expected[i]]
+    assert not differ, (len(differ), lines[differ[0]])
+    for index in (0, 1, 2):
+        a, b = encoded.offsets[index : index + 2]
+        starts = [theirs.id_to_piece(i).startswith("\u2581") for i in expected[index]]
+        assert encoded.word_start[a + 1 : b].tolist() == starts[1:]
+    assert [ours.tokens[i] for i in range(len(theirs))] == [
+        theirs.id_to_piece(i) for i in range(len(theirs))
+    ]
+    assert make_tokenizer(TokenizerConfig(vocab=str(tmp_path))).fingerprint() == ours.fingerprint()
+    ours.save(str(tmp_path / "saved"))
+    again = load_tokenizer(str(tmp_path / "saved"))
+    assert rows(again.encode_lines([line.encode() for line in lines[:50]])) == expected[:50]
+    assert ours.encode("a</s>b") == [*theirs.encode("a"), ours.sep_id, *theirs.encode("b")]
 
 
 @pytest.mark.parametrize("kind", ["roberta", "gpt2", "albert"])

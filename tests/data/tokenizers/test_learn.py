@@ -151,6 +151,59 @@ def test_too_little_text_gives_fewer_merges_and_says_so() -> None:
             learn("bpe", words, 10, 2, True)
 
 
+def test_rare_letters_only_are_refused() -> None:
+    with pytest.raises(UsageError, match="no letter occurs 2 times.*--min_frequency"):
+        learn("wordpiece", Counter({"the": 1}), 30, 2, True)
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(UsageError, match="--output .*out: is a file"):
+        main(["--input_files", str(SPEECH), "--output", str(tmp_path / "out")])
+
+
+def test_words_are_cut_where_no_merge_reaches() -> None:
+    words = Counter({"abcd": 3, "cdx": 1, "y": 9})
+    assert trainers.cut_at_rare_pairs(words, 2, 100) == Counter({"abcd": 3, "cd": 1})
+    # Of equally frequent pairs those with the lower ids are kept.
+    many = Counter({chr(0x4E00 + i) + chr(0x5E00 + i): 5 for i in range(2000)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainers, "MOST_PAIRS", 300)
+        kept = trainers.cut_at_rare_pairs(many, 2, 50)
+    assert sorted(kept) == sorted(many)[:300]
+
+
+@pytest.mark.parametrize(
+    "affix", [{}, {"end_of_word_suffix": "</w>"}, {"continuing_subword_prefix": "##"}]
+)
+def test_cutting_changes_no_merge(affix: dict[str, str]) -> None:
+    """The merges of the library's own trainer over whole words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import trainers as library
+
+    words = speech_words() + Counter({"zq": 1, "qz\u6771\u4eac": 1})
+    prefix, suffix = affix.get("continuing_subword_prefix", ""), affix.get("end_of_word_suffix", "")
+    spelled = [
+        [w[0], *(prefix + c for c in w[1:-1]), prefix * (len(w) > 1) + w[-1] * (len(w) > 1)]
+        for w in words
+    ]
+    units = sorted({u for s in spelled for u in (*s, s[-1] + suffix, s[0] + suffix) if u})
+    pipeline = Tokenizer(models.BPE(**affix))
+    pipeline.pre_tokenizer = pre_tokenizers.CharDelimiterSplit(" ")
+    trainer = library.BpeTrainer(
+        vocab_size=len(units) + 400,
+        min_frequency=2,
+        special_tokens=units,
+        show_progress=False,
+        **affix,
+    )
+    pipeline.train_from_iterator([" ".join([w] * n) for w, n in sorted(words.items())], trainer)
+    merges = json.loads(pipeline.to_str())["model"]["merges"]
+    expected = [tuple(m.split(" ") if isinstance(m, str) else m) for m in merges]
+    found = trainers.train_bpe(words, units, len(units) + 400, 2, **affix)
+    assert found[: len(expected) - 5] == expected[: len(expected) - 5]
+
+
 def test_counts_beyond_what_fastbpe_reads_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainers, "LARGEST_FEED", 1000)
     learned = learn("bpe", Counter({"the": 5_000_000_000, "cat": 70_000_000}), 10, 1, True)
@@ -292,6 +345,36 @@ def test_hapaxes_of_one_script_do_not_drive_out_another(
     assert main(["--input_files", str(tmp_path / "a.txt"), *given]) == 0
     codes = (tmp_path / "out" / "codes").read_text().split("\n")
     assert codes[0].startswith("谢 谢 ") and sum(line[:1] >= "\u4e00" for line in codes) > 20
+
+
+@pytest.mark.slow
+def test_a_large_mixed_text_keeps_its_script(tmp_path: Path) -> None:
+    """30,000 Chinese lines before 520,000 Latin words that occur once: fastBPE learns 39 merges."""
+    draw = random.Random(0)
+    pairs = ["你好", "谢谢", "再见", "北京", "朋友", "学生"]
+    with (tmp_path / "mixed.txt").open("w", encoding="utf-8") as out:
+        for _ in range(30000):
+            out.write("".join(draw.choice(pairs) for _ in range(12)) + "\n")
+        out.writelines(f"{i:x}k" + (" " if i % 10 else "\n") for i in range(520000))
+    given = ["--subword_type", "bpe", "--vocab_size", "300", "--output", str(tmp_path / "out")]
+    assert main(["--input_files", str(tmp_path / "mixed.txt"), *given]) == 0
+    codes = (tmp_path / "out" / "codes").read_text().split("\n")
+    assert codes[0].startswith("谢 谢 ")
+    assert sum(any("\u4e00" <= c <= "\u9fff" for c in line) for line in codes) == 39
+
+
+@pytest.mark.slow
+def test_every_character_of_two_million_lines_is_known(tmp_path: Path) -> None:
+    """Lines of three characters, every one different: 384 characters in all."""
+    with (tmp_path / "lines.txt").open("w", encoding="utf-8") as out:
+        for a in range(0x4E00, 0x4E80):
+            for b in range(0x5000, 0x5080):
+                out.writelines(f"{chr(a)}{chr(b)}{chr(c)}\n" for c in range(0x6000, 0x6080))
+    given = ["--vocab_size", "1000", "--output", str(tmp_path / "out")]
+    given += ["--subword_type", "wordpiece", "--input_files", str(tmp_path / "lines.txt")]
+    assert main(given) == 0
+    tokens = (tmp_path / "out" / "vocab.txt").read_text().split("\n")
+    assert sum("\u4e00" <= token <= "\u9fff" and len(token) == 1 for token in tokens) == 384
 
 
 def run(output: Path, *flags: str, seed: str = "0") -> subprocess.CompletedProcess[str]:

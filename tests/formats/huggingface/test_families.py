@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zlib
 
@@ -50,6 +51,12 @@ T5 = {
     **{"vocab_size": 99, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 3},
     **{"num_decoder_layers": 3, "decoder_start_token_id": 0},
 }
+BART = {
+    **{"vocab_size": 99, "d_model": 32, "max_position_embeddings": 24, "dropout": 0.1},
+    **{"encoder_layers": 2, "decoder_layers": 3, "forced_eos_token_id": None},
+    **{"encoder_attention_heads": 4, "decoder_attention_heads": 4},
+    **{"encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
+}
 ALBERT = {**SIZES, "embedding_size": 16}
 MODERN = {
     **SIZES,
@@ -82,6 +89,7 @@ CASES = [
     ("ModernBert", "ForMaskedLM", {**MODERN, "layer_types": ["full_attention"] * 5}),
     ("T5", "ForConditionalGeneration", T5),
     ("T5", "ForConditionalGeneration", {**T5, **UNTIED, "feed_forward_proj": "gated-gelu"}),
+    ("Bart", "ForConditionalGeneration", BART),
     ("GPT2", "LMHeadModel", GPT2),
     ("GPT2", "LMHeadModel", {**GPT2, **UNTIED, "n_inner": 48, "activation_function": "relu"}),
     *(("Bert", end, {**SIZES, **LABELS}) for end in hf.CLASSIFIERS),
@@ -111,6 +119,8 @@ def random_model(start, end, config):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
+        if hasattr(model, "final_logits_bias"):
+            model.final_logits_bias += torch.randn_like(model.final_logits_bias)
     return model.eval()
 
 
@@ -203,6 +213,55 @@ def test_gradients_are_those_of_transformers(tmp_path):
     expected = model.bert.embeddings.word_embeddings.weight.grad.numpy()
     # `transformers` does not train the padding row.
     np.testing.assert_allclose(found[1:], expected[1:], atol=1e-4)
+
+
+# Variables that layers, or both sides, share or do not share: ours, theirs.
+SHARED = [
+    ("T5", T5, "encoder/0/attn/rel_embedding", "encoder.block.0.layer.0.SelfAttention"),
+    ("T5", T5, "decoder/0/self_attn/rel_embedding", "decoder.block.0.layer.0.SelfAttention"),
+    ("Bart", BART, "target/positions", "model.decoder.embed_positions"),
+    ("Bart", BART, "embeddings/x/positions", "model.encoder.embed_positions"),
+]
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("start", ["T5", "Bart"])
+def test_gradients_of_encoder_decoders(start, recompute, tmp_path):
+    """One table for all layers gets the gradients of all of them."""
+    import torch
+
+    config = {"T5": T5, "Bart": BART}[start]
+    theirs = random_model(start, "ForConditionalGeneration", config)
+    x, mask, _ = batch(theirs)
+    theirs.save_pretrained(tmp_path / "theirs")
+    y, labels = hf.targets(x), x[:, 1:10].copy()
+    given = {"input_ids": x, "attention_mask": mask, "decoder_input_ids": y, "labels": labels}
+    theirs(**{k: torch.from_numpy(v) for k, v in given.items()}).loss.backward()
+    saved = load(str(tmp_path / "theirs"))
+    spec = dataclasses.replace(
+        saved.spec, config=dataclasses.replace(saved.spec.config, recompute=recompute, dropout=0.0)
+    )
+    ours = saved.replaced(spec=spec).model()
+    variables = named_variables(ours)
+    features = {"x": tf.constant(x.astype(np.int32)), "y": tf.constant(y.astype(np.int32))}
+
+    @tf.function(autograph=False)
+    def gradients():
+        with tf.GradientTape() as tape:
+            logits = ours(features)[..., :99]
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.constant(labels), logits)
+            loss = tf.reduce_mean(losses)
+        paths = [path for name, _, path, _ in SHARED if name == start]
+        return tape.gradient(loss, [variables[path].value for path in paths])
+
+    for found, (_, key) in zip(
+        gradients(), [(p, k) for n, _, p, k in SHARED if n == start], strict=True
+    ):
+        module = theirs.get_submodule(key)
+        table = module.relative_attention_bias if start == "T5" else module
+        expected = table.weight.grad.numpy()
+        expected = expected.T if start == "T5" else expected[2:]
+        np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -162,3 +162,15 @@ def test_bpe_that_takes_pieces_apart_is_not_written(tmp_path):
     assert bpe_pipeline(tokenizer) is None
     found, notes = tokenizer_files(tokenizer, SPEC)
     assert set(found) == {"tokenizer_config.json"} and "no tokenizer.json" in notes[0]
+
+
+def test_the_final_sigma_of_uncased_bpe_is_noted(tmp_path):
+    codes, vocab = (
+        ["\u03bf \u03c3</w>"],
+        ["\u03bf@@", "\u03bf", "\u03c3@@", "\u03c3", "\u03bf\u03c3"],
+    )
+    for cased, count in ((False, 1), (True, 0)):
+        found, notes = tokenizer_files(bpe(tmp_path, codes, vocab, cased), SPEC)
+        assert sum("capital sigma" in note for note in notes) == count and "tokenizer.json" in found
+    greekless = bpe(tmp_path, ["a b</w>"], ["a@@", "a", "b@@", "b", "ab"], False)
+    assert tokenizer_files(greekless, SPEC)[1] == []

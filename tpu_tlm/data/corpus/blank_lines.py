@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-# What `str.isspace` takes for white space. Such a line ends a document.
+# What `str.isspace` takes for white space.
 _SPACES = (
     (0x09, 0x0D),
     (0x1C, 0x20),
@@ -52,15 +52,21 @@ def _only(characters: Iterable[bytes], *others: bytes) -> re.Pattern[bytes]:
 
 
 _ALL = _encoded((*_SPACES, *_INVISIBLE))
-_SPACE_LINE = _only(_encoded(_SPACES))
+# A place where a line may be broken inside a text: alone in a line it is what a wrapped line left.
+_ZERO_WIDTH = "\u200b".encode()
+_BREAKS_LINE = re.compile(b"(?:" + _ZERO_WIDTH + b")+")
 _INVISIBLE_LINE = _only(_ALL, _TAGS)
 # Most lines begin with another byte than any of these characters does, and are decided by it.
 _LEADS = frozenset({character[0] for character in _ALL} | {0xF3})
 
 
 def is_blank(line: bytes) -> bool:
-    """Whether the line is empty or white space only (U+00A0, U+2028, U+3000 included)."""
-    return not line or (line[0] in _LEADS and _SPACE_LINE.fullmatch(line) is not None)
+    """Whether the line ends a document: nothing of it shows.
+
+    A line of nothing but zero-width spaces (U+200B) does not end one, as in the reading loop of
+    BERT's create_pretraining_data.py; it is left out.
+    """
+    return is_invisible(line) and (line[:3] != _ZERO_WIDTH or not _BREAKS_LINE.fullmatch(line))
 
 
 def is_invisible(line: bytes) -> bool:

@@ -189,7 +189,6 @@ def _read_plain(
                 if not cut:
                     block_out.lines.append(b"")
             else:
-                # Zero-width characters alone are left out, but only white space ends a document.
                 ends = by_blank and not cut and is_blank(line)
                 if ends and (block_out.lines or not block_out.first):
                     yield block_out
@@ -260,9 +259,10 @@ def json_object(
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
-        bad.add(
-            "line that is not JSON (skipped)", place.at(0), "write one JSON object a line", strict
-        )
+        what = "line that is not JSON (skipped)"
+        if line.strip() in (b"[", b"{"):
+            what = "JSON that is written over several lines, not one object a line (skipped)"
+        bad.add(what, place.at(0), "write one JSON object a line", strict)
         return None
     if not isinstance(value, dict):
         what = "an array" if isinstance(value, list) else "a bare value"

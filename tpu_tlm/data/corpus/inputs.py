@@ -199,7 +199,29 @@ def _expand(given: str, config: CorpusConfig, report: InputReport) -> list[str]:
         raise UsageError(f"--input_files: {given}: no such file, directory or match")
     if os.path.isdir(given) and (search.skipped or search.directories):
         report.notes.append(f"{given}: {pattern!r} leaves out{_seen(search)} (--input_pattern)")
-    return [_regular(path) for path in found]
+    return list(_regular_ones(found, config.strict, report))
+
+
+def _regular_ones(paths: Sequence[str], strict: bool, report: InputReport) -> Iterator[str]:
+    """The files among the paths in a directory; links that lead nowhere and pipes are counted.
+
+    Raises `UsageError` for the first of these where nothing else is there, or under --strict.
+    """
+    refused: list[UsageError] = []
+    count = 0
+    for path in paths:
+        try:
+            yield _regular(path)
+            count += 1
+        except UsageError as error:
+            if strict:
+                raise
+            refused.append(error)
+    if refused and not count:
+        raise refused[0]
+    for error in refused:
+        where = str(error).removeprefix("--input_files").lstrip(": ")
+        report.bad.add("name that leads to no file (left out)", partial(str, where), "", False)
 
 
 def _seen(search: Search) -> str:

@@ -8,7 +8,7 @@ divided, and no step holds more than one chunk or one bucket.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,15 @@ class RunWriter:
             self._keys.write(keys.astype("<u8").data)
         self._written += len(rows)
         self._chunks.append(len(rows))
+
+
+def read_chunks(run: SortedRun, row_bytes: int) -> Iterator[tuple[NDArray[np.uint64], Any]]:
+    """The chunks of a run, each sorted by key: uint64 [n] and uint8 [n, row_bytes]."""
+    with open(f"{run.base}.keys", "rb") as keys, open(f"{run.base}.rows", "rb") as rows:
+        for count in run.chunks:
+            sorted_keys = np.frombuffer(keys.read(8 * count), "<u8")
+            data = np.frombuffer(rows.read(count * row_bytes), np.uint8)
+            yield sorted_keys, data.reshape(count, row_bytes)
 
 
 class ExternalMerge:

@@ -17,6 +17,8 @@ _COLUMNS = {"tsv": (0, 2), "ntp": (0, 1), "nsp": (0,)}
 
 def check(corpus: CorpusConfig, config: PreprocessConfig, pairs: PairsConfig) -> None:
     """Raise `UsageError` for options without a meaning together, beyond what they declare."""
+    if filesystem.exists(config.output) and not filesystem.is_directory(config.output):
+        raise UsageError(f"--output {config.output}: is a file, a directory is needed")
     if config.index >= config.of:
         raise UsageError(f"--index {config.index}: must be below --of {config.of}")
     if config.of > 1 and config.work_dir is None and filesystem.is_remote(config.output):

@@ -97,11 +97,11 @@ def run(
             return not missing
 
         wait_until(all_parts, "parts of other processes", notice, share)
-        _count(made, load_results(job, len(parts)))
+        count_results(made, load_results(job, len(parts)))
         if share.leads and PartResult.load(job, len(parts)) is None:
             for split in job.splits:
                 _remove_other_shards(job, split)
-            pack_leftovers(job, len(parts))
+            pack_leftovers(job, list(load_results(job, len(parts))))
         wait_until(
             lambda: PartResult.load(job, len(parts)) is not None,
             "process 0 to pack",
@@ -112,9 +112,7 @@ def run(
         assert tail is not None
         for split, counts in made.counts.items():
             counts.chunks += tail.splits[split].chunks
-        for split, counts in made.counts.items():
-            if not counts.chunks:
-                raise UsageError(_nothing_in(split, job, made))
+        check_not_empty(job, made)
         for split in job.splits:
             sizes = shard_sizes(
                 sum(made.counts[split].chunks), job.layout.record_bytes, max_shard_bytes
@@ -128,7 +126,8 @@ def run(
     return made
 
 
-def _count(made: Made, results: Iterable[PartResult]) -> None:
+def count_results(made: Made, results: Iterable[PartResult]) -> None:
+    """Add the counts, chunks and bad input of parts."""
     for result in results:
         made.bad.merge(result.bad)
         for split, counts in result.splits.items():
@@ -136,6 +135,13 @@ def _count(made: Made, results: Iterable[PartResult]) -> None:
             total.chunks += counts.chunks
             for name in _COUNTS:
                 setattr(total, name, getattr(total, name) + getattr(counts, name))
+
+
+def check_not_empty(job: PreprocessJob, made: Made) -> None:
+    """Raise `UsageError` with the cause when a split has no example."""
+    for split, counts in made.counts.items():
+        if not counts.chunks:
+            raise UsageError(_nothing_in(split, job, made))
 
 
 def _nothing_in(split: str, job: PreprocessJob, made: Made) -> str:

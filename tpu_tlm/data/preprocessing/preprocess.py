@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tpu_tlm import filesystem
 from tpu_tlm.config import CorpusConfig, PairsConfig, PreprocessConfig, TokenizerConfig
-from tpu_tlm.data.corpus.inputs import PART_BYTES, InputReport, expand_inputs, plan_parts
-from tpu_tlm.data.dataset.dataset import TOKENIZER
+from tpu_tlm.data.corpus.documents import BadInput, Part
+from tpu_tlm.data.corpus.inputs import (
+    PART_BYTES,
+    InputFile,
+    InputReport,
+    expand_inputs,
+    plan_parts,
+)
+from tpu_tlm.data.dataset.dataset import TOKENIZER, WORK
 from tpu_tlm.data.dataset.metadata import read_metadata
 from tpu_tlm.data.preprocessing import options, pipeline, provenance, work_dir
 from tpu_tlm.data.preprocessing.share import CompleteElsewhere, Share, wait_until
 from tpu_tlm.data.preprocessing.summary import summary, warnings
 from tpu_tlm.data.preprocessing.worker import PreprocessJob
 from tpu_tlm.data.processes import usable_cores
+from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import make_tokenizer
 from tpu_tlm.errors import TlmError, UsageError
 
@@ -54,6 +64,8 @@ def preprocess(
     report = InputReport()
     inputs = expand_inputs(corpus, report)
     tokenizer = make_tokenizer(tokens)
+    for note in tokenizer.notes:
+        notice(note)
     rule = options.pair_rule_of(corpus, config, pairs, tokenizer)
     packing = options.packing_of(config, tokenizer, pairs=rule is not None)
     base = config.output.rstrip("/")
@@ -95,25 +107,29 @@ def preprocess(
                 pairs=rule,
             )
             size = sum(file.size for file in inputs)
-            parts = plan_parts(inputs, min(PART_BYTES, max(SMALLEST_PART, size // PARTS)))
-            made = pipeline.run(
-                job,
-                tokenizer,
-                parts,
-                config.workers or usable_cores(),
-                config.max_file_size * (1 << 20),
-                report.bad,
-                share,
-                notice,
-            )
-            if not share.leads:
-                done = f"process {share.index} of {share.of}: its parts and shards are written"
-                return PreprocessResult(splits, lines=[f"{done}; process 0 writes md.yml"])
+            parts = parts_of(inputs)
             metadata: dict[str, Any] = {name: made_from[name] for name in _SHARED}
             if rule is not None:
                 metadata |= options.pair_metadata(pairs, rule, tokenizer)
             metadata |= {"made_from": made_from, "input_changed": changed}
-            pipeline.finish(job, tokenizer, made, metadata)
+            largest = config.max_file_size * (1 << 20)
+            if config.runner == "beam":
+                made = _by_beam(job, tokenizer, parts, largest, report.bad, metadata, config)
+            else:
+                made = pipeline.run(
+                    job,
+                    tokenizer,
+                    parts,
+                    config.workers or usable_cores(),
+                    largest,
+                    report.bad,
+                    share,
+                    notice,
+                )
+                if not share.leads:
+                    done = f"process {share.index} of {share.of}: its parts and shards are written"
+                    return PreprocessResult(splits, lines=[f"{done}; process 0 writes md.yml"])
+                pipeline.finish(job, tokenizer, made, metadata)
             directory.remove()
         except (CompleteElsewhere, TlmError, OSError):
             # Process 0 removes the work directory at its end, also from under this process.
@@ -130,6 +146,34 @@ def preprocess(
     seconds = time.monotonic() - started
     lines = summary(job, made, len(inputs), size, report.notes, seconds)
     return PreprocessResult(splits, lines=lines, warnings=warnings(made, tokenizer))
+
+
+def _by_beam(
+    job: PreprocessJob,
+    tokenizer: Tokenizer,
+    parts: Sequence[Part],
+    max_shard_bytes: float,
+    bad: BadInput,
+    metadata: dict[str, Any],
+    config: PreprocessConfig,
+) -> pipeline.Made:
+    """The dataset by a Beam pipeline, whose workers find the tokenizer beside the output."""
+    from tpu_tlm.data.preprocessing import beam
+
+    apart = filesystem.is_remote(config.output)
+    if apart:
+        job = dataclasses.replace(job, work=f"{config.output.rstrip('/')}/{WORK}")
+        tokenizer.save(f"{job.work}/{TOKENIZER}")
+    made = beam.run(job, parts, max_shard_bytes, bad, metadata, config.beam_options)
+    if apart:
+        filesystem.remove_tree(job.work)
+    return made
+
+
+def parts_of(inputs: Sequence[InputFile]) -> list[Part]:
+    """The parts of a corpus that processes share; they depend on the files only."""
+    size = sum(file.size for file in inputs)
+    return plan_parts(inputs, min(PART_BYTES, max(SMALLEST_PART, size // PARTS)))
 
 
 def _finished(base: str, splits: dict[str, str], made_from: dict[str, Any]) -> str | None:

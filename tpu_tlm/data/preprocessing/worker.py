@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
@@ -35,7 +35,7 @@ __all__ = [
     "pack_leftovers",
 ]
 
-AnyWriter = TypeVar("AnyWriter", SplitWriter, PairSplitWriter)
+Choice = TypeVar("Choice")
 _SPLIT = 2  # separates this key from the one in split_writers.py
 
 
@@ -46,20 +46,29 @@ class PartResult:
     splits: dict[str, SplitResult]
     bad: BadInput
 
+    def to_json(self) -> bytes:
+        """JSON; `from_json` reads it."""
+        return json.dumps(asdict(self)).encode()
+
+    @staticmethod
+    def from_json(data: bytes) -> PartResult:
+        """The result in what `to_json` gave."""
+        found = json.loads(data)
+        return PartResult(
+            {name: SplitResult(**split) for name, split in found["splits"].items()},
+            BadInput(**found["bad"]),
+        )
+
     def save(self, job: PreprocessJob, part: int) -> None:
         """Write it: from now on the part is finished."""
-        filesystem.write_bytes(_result_path(job, part), json.dumps(asdict(self)).encode())
+        filesystem.write_bytes(_result_path(job, part), self.to_json())
 
     @staticmethod
     def load(job: PreprocessJob, part: int) -> PartResult | None:
         """The result of a part, or None when it is not finished."""
         if not os.path.exists(_result_path(job, part)):
             return None
-        found = json.loads(filesystem.read_bytes(_result_path(job, part)))
-        result = PartResult(
-            {name: SplitResult(**split) for name, split in found["splits"].items()},
-            BadInput(**found["bad"]),
-        )
+        result = PartResult.from_json(filesystem.read_bytes(_result_path(job, part)))
         whole = all(
             result.run(job, name, part).is_whole(job.layout.payload_bytes) for name in result.splits
         )
@@ -74,17 +83,17 @@ def _result_path(job: PreprocessJob, part: int) -> str:
     return f"{job.work}/part-{part:06d}.json"
 
 
-class _Chooser(Generic[AnyWriter]):
+class SplitChooser(Generic[Choice]):
     """Chooses the split of a document: the first, or for a share of them the second."""
 
-    def __init__(self, job: PreprocessJob, part: int, writers: list[AnyWriter]) -> None:
-        self._train: AnyWriter = writers[0]
-        self._others: list[AnyWriter] = writers[1:]
-        self._key, self._limit = key_of(job.seed, _SPLIT, part), int(job.valid_fraction * 2**64)
-        self._writer: AnyWriter = self._train
+    def __init__(self, seed: int, valid_fraction: float, part: int, writers: list[Choice]) -> None:
+        self._train: Choice = writers[0]
+        self._others: list[Choice] = writers[1:]
+        self._key, self._limit = key_of(seed, _SPLIT, part), int(valid_fraction * 2**64)
+        self._writer: Choice = self._train
         self._number = 0
 
-    def __call__(self, begins: bool) -> AnyWriter:
+    def __call__(self, begins: bool) -> Choice:
         """The writer of what comes next; `begins`: a new document begins."""
         if self._others and (begins or not self._number):
             self._number += 1
@@ -99,9 +108,9 @@ class _Chooser(Generic[AnyWriter]):
 class Worker:
     """Does the work of one process; what it loads for one task it keeps for the next."""
 
-    def __init__(self, job: PreprocessJob) -> None:
+    def __init__(self, job: PreprocessJob, tokenizer: Tokenizer | None = None) -> None:
         self.job = job
-        self._tokenizer: Tokenizer | None = None
+        self._tokenizer = tokenizer
         self._merges: dict[str, ExternalMerge] = {}
 
     def tokenize(self, part: Part, consumed: Callable[[int], None]) -> None:
@@ -122,7 +131,7 @@ class Worker:
     ) -> dict[str, SplitResult]:
         job = self.job
         writers = {name: SplitWriter(job, name, part.index, tokenizer) for name in job.splits}
-        choose = _Chooser(job, part.index, list(writers.values()))
+        choose = SplitChooser(job.seed, job.valid_fraction, part.index, list(writers.values()))
         documents = read_part(
             part, job.json_field, job.strict, bad, consumed, job.document, job.text_column
         )
@@ -141,7 +150,7 @@ class Worker:
             name: PairSplitWriter(job, rule, name, part.index, tokenizer, bad)
             for name in job.splits
         }
-        choose = _Chooser(job, part.index, list(writers.values()))
+        choose = SplitChooser(job.seed, job.valid_fraction, part.index, list(writers.values()))
         for group in read_groups(part, rule.rows, bad, consumed):
             choose(group.first).add(group)
         return {name: writer.close() for name, writer in writers.items()}
@@ -188,12 +197,12 @@ def finished_shard_names(job: PreprocessJob, split: str) -> list[str]:
     return names
 
 
-def pack_leftovers(job: PreprocessJob, parts: int) -> PartResult:
-    """Pack what the parts left over, in their order, as the last part.
+def pack_leftovers(job: PreprocessJob, results: Sequence[PartResult]) -> PartResult:
+    """Pack what the parts left over, in their order, as the last part; it is finished then.
 
     Only the very last example is padded.
     """
-    results = list(load_results(job, parts))
+    parts = len(results)
     splits = {}
     for name in job.splits:
         packer, writer = Packer(job.packing), job.run_writer(name, parts)

@@ -42,6 +42,7 @@ class Tokenizer(abc.ABC):
     pad_id: int
     unk_id: int
     special_ids: tuple[int, ...]  # never masked, never drawn as random words
+    notes: tuple[str, ...] = ()  # what a user should know of the way it was made
 
     def __init__(
         self,

@@ -14,10 +14,11 @@ from tpu_tlm.data.tokenizers.bpe_backends import (
     Engine,
     fastbpe_codes,
     fastbpe_engine,
+    fastbpe_file,
     parse_codes,
     tokenizers_engine,
 )
-from tpu_tlm.data.tokenizers.text_files import BOM, lines_of
+from tpu_tlm.data.tokenizers.text_files import lines_of
 from tpu_tlm.data.tokenizers.word_cache import Counts, Ids, WordTable
 from tpu_tlm.errors import UsageError
 
@@ -160,7 +161,7 @@ def _make_engine(
     if engine == "tokenizers":
         return even
     try:
-        quick = fastbpe_engine(fastbpe_codes(codes_file, codes), vocab_file.removeprefix(BOM))
+        quick = fastbpe_engine(fastbpe_codes(codes_file, codes), fastbpe_file(vocab_file))
     except ImportError:
         if engine == "fastbpe":
             raise UsageError(

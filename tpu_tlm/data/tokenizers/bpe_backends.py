@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tpu_tlm.data.tokenizers.text_files import BOM
+from tpu_tlm.data.tokenizers.text_files import BOM, with_line_feeds
 from tpu_tlm.errors import UsageError
 
 END = "</w>"
@@ -67,7 +67,12 @@ def fastbpe_codes(data: bytes, codes: Codes) -> bytes:
     """A codes file as fastBPE reads it: three columns, no mark."""
     if data.removeprefix(BOM).startswith(_SUBWORD_NMT.encode()):
         return "".join(f"{left} {right} 1\n" for left, right in codes.ranks).encode()
-    return data.removeprefix(BOM)
+    return fastbpe_file(data)
+
+
+def fastbpe_file(data: bytes) -> bytes:
+    """A file as fastBPE reads it: no byte-order mark, line feeds."""
+    return with_line_feeds(data.removeprefix(BOM).decode()).encode()
 
 
 @contextlib.contextmanager

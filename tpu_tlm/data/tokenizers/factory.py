@@ -21,13 +21,24 @@ _NEEDED = {
 
 
 def make_tokenizer(config: TokenizerConfig) -> Tokenizer:
-    """The tokenizer that the options describe.
+    """The tokenizer that the options describe, with the tokens of --add_tokens.
 
     Raises `UsageError` naming a missing option, an option that this kind of tokenizer does not use,
     a file or a line, or a flag that contradicts the files beside the vocabulary.
     """
     if config.vocab is None:
         raise UsageError(f"--vocab is required: {_NEEDED[config.subword_type or 'bpe']}")
+    found = _of_files(config)
+    if config.add_tokens is None:
+        return found
+    from tpu_tlm.data.tokenizers.grow import grow, read_tokens
+
+    return grow(found, read_tokens(config.add_tokens), config.add_tokens)
+
+
+def _of_files(config: TokenizerConfig) -> Tokenizer:
+    """The tokenizer at --vocab."""
+    assert config.vocab is not None
     if filesystem.is_directory(config.vocab):
         return _from_directory(config, config.vocab.rstrip("/") or "/")
     kind = config.subword_type or _kind_of(config)
@@ -186,6 +197,15 @@ def description(directory: str) -> tuple[dict[str, Any], str] | None:
     return None
 
 
+def _characters(saved: dict[str, Any], path: str) -> Tokenizer:
+    from tpu_tlm.data.tokenizers.characters import CharacterTokenizer
+
+    width = saved.get("width")
+    if isinstance(width, bool) or not isinstance(width, int) or not 3 <= width <= 1024:
+        raise TlmError(f"{path}: width is {str(width)[:40]}, a number from 3 to 1024 is needed")
+    return CharacterTokenizer(width)
+
+
 def load_tokenizer(directory: str) -> Tokenizer:
     """The tokenizer that `save` wrote into a directory.
 
@@ -206,6 +226,8 @@ def load_tokenizer(directory: str) -> Tokenizer:
         raise TlmError(
             f"{path}: is not a tokenizer description: make the tokenizer directory again"
         ) from None
+    if kind == "elmo":
+        return _characters(saved, path)
     if kind not in SUBWORDS:
         raise TlmError(f"{path}: unknown kind {kind!r}: written by a newer version")
     names = FILES.get(kind) or tuple(hashes)
@@ -221,7 +243,10 @@ def load_tokenizer(directory: str) -> Tokenizer:
             )
     if kind == "hf":
         from tpu_tlm.data.tokenizers.hf import HfTokenizer
+        from tpu_tlm.data.tokenizers.sentencepiece_tokenizer import SPIECE, SentencePieceTokenizer
 
+        if SPIECE in contents:
+            return SentencePieceTokenizer(contents, name=f"{base}/{SPIECE}")
         return HfTokenizer(contents, name=f"{base}/{_PIPELINE}")
     if kind == "bpe":
         from tpu_tlm.data.tokenizers.bpe import BpeTokenizer

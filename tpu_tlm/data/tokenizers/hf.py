@@ -87,6 +87,10 @@ class HfTokenizer(Tokenizer):
         self._chunker = chunker_of(json_of(contents[PIPELINE], name), list(added.values()))
         self._table: WordTable[str] = WordTable(self._split_chunks)
 
+    def pipeline_copy(self) -> Pipeline:
+        """A copy of the pipeline, with the tokens that its settings name and it lacked."""
+        return _pipeline(self._pipeline.to_str().encode(), self._name)
+
     def _find_role(
         self, role: str, named: dict[str, str], contents: dict[str, bytes], name: str
     ) -> int | None:

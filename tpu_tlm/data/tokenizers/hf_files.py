@@ -35,15 +35,17 @@ def read_hf_tokenizer(path: str) -> HfTokenizer:
     }
     settings = json_of(contents[SETTINGS], base + SETTINGS) if SETTINGS in contents else {}
     if name.endswith(".model"):
-        contents[PIPELINE] = _sentencepiece(path)
-        return HfTokenizer(contents, name=path)
+        return _sentencepiece(path, contents)
     if name:
         contents[PIPELINE] = filesystem.read_bytes(path)
         return HfTokenizer(contents, name=path)
     if filesystem.exists(base + PIPELINE):
         contents[PIPELINE] = filesystem.read_bytes(base + PIPELINE)
     elif model := _first_there(base, _SENTENCEPIECE):
-        contents[PIPELINE] = _by_transformers(directory, settings) or _sentencepiece(base + model)
+        converted = _by_transformers(directory, settings)
+        if converted is None:
+            return _sentencepiece(base + model, contents)
+        contents[PIPELINE] = converted
     else:
         for vocab, merges in _GPT2:
             if filesystem.exists(base + vocab) and filesystem.exists(base + merges):
@@ -61,10 +63,13 @@ def _first_there(base: str, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if filesystem.exists(base + name)), None)
 
 
-def _sentencepiece(path: str) -> bytes:
+def _sentencepiece(path: str, contents: dict[str, bytes]) -> HfTokenizer:
     from tpu_tlm.data.tokenizers.sentencepiece_model import tokenizer_json
+    from tpu_tlm.data.tokenizers.sentencepiece_tokenizer import SPIECE, SentencePieceTokenizer
 
-    return tokenizer_json(filesystem.read_bytes(path), path)
+    data = filesystem.read_bytes(path)
+    contents = {**contents, PIPELINE: tokenizer_json(data, path), SPIECE: data}
+    return SentencePieceTokenizer(contents, name=path)
 
 
 def _by_transformers(directory: str, settings: dict[str, Any]) -> bytes | None:

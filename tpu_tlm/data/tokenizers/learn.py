@@ -180,6 +180,11 @@ def wordpiece_tokens(
         key=lambda unit: (-units_of[unit], unit),
     )
     units = set(ranked[: (vocab_size - len(special)) // 2])
+    if not units:
+        raise UsageError(
+            f"--input_files: no letter occurs {min_frequency} times: give more text or a smaller "
+            "--min_frequency"
+        )
     if len(units) < len(units_of):
         share = 1 - sum(units_of[unit] for unit in units) / units_of.total()
         notes.append(
@@ -190,12 +195,11 @@ def wordpiece_tokens(
         {word: count for word, count in learnable.items() if units.issuperset(_units(word))}
     )
     first = [*special, *sorted(units)]
-    # The library also numbers letters that only stand inside words, as if they began some.
-    unused = {unit[2:] for unit in units if unit.startswith("##") and len(unit) == 3} - units
     merges = []
     if learnable:
-        size = vocab_size + len(unused)
-        merges = train_bpe(learnable, first, size, min_frequency, continuing_subword_prefix="##")
+        merges = train_bpe(
+            learnable, first, vocab_size, min_frequency, continuing_subword_prefix="##"
+        )
     known = set(first)
     made = first_made(merges, lambda left, right: left + right.removeprefix("##"), known)
     tokens = [*first, *(left + right.removeprefix("##") for left, right in made)][:vocab_size]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,6 +58,8 @@ def learn_vocabulary(
         if getattr(config, name) < least:
             raise UsageError(f"--{name}: {getattr(config, name)} is less than {least}")
     options = LearnOptions.of(config)
+    if filesystem.exists(config.output) and not filesystem.is_directory(config.output):
+        raise UsageError(f"--output {config.output}: is a file, a directory is needed")
     present = [n for n in filesystem.list_names(config.output) if n in TOKENIZER_FILES]
     if present and not config.overwrite:
         raise UsageError(
@@ -84,6 +87,7 @@ def learn_vocabulary(
         progress.clear()
     words = normalized(options, counts.words)
     letters = normalized(options, counts.letters)
+    counts.words = Counter()  # frees its memory where normalizing made other words
     progress.message(f"learning from {len(words):,} distinct words")
     learned = learn(options, words, letters)
     _write(config.output, learned.tokenizer, more_files(learned.tokenizer), present)
@@ -98,7 +102,8 @@ def learn_vocabulary(
         f"{learned.unknown / amount:.4%} are unknown",
         f"vocabulary {len(learned.tokenizer.tokens):,} ids, special tokens included",
     ]
-    lines += [f"note       {note}" for note in (*_dropped(counts), *learned.notes, *report.notes)]
+    notes = (*_dropped(counts), *learned.notes, *learned.tokenizer.notes, *report.notes)
+    lines += [f"note       {note}" for note in notes]
     lines += [f"bad input  {line}" for line in report.bad.summary()]
     names = ", ".join(filesystem.list_names(config.output))
     lines.append(f"wrote      {config.output}: {names} in {time.monotonic() - started:.1f} s")

@@ -24,9 +24,16 @@ def text_of(data: bytes, name: str) -> str:
 
 
 def lines_of(data: bytes, name: str) -> list[str]:
-    """The lines of a file; the last may lack its end."""
-    lines = text_of(data, name).split("\n")
+    """The lines of a file with any line ends; the last may lack its end."""
+    lines = with_line_feeds(text_of(data, name)).split("\n")
     return lines[:-1] if lines[-1] == "" else lines
+
+
+def with_line_feeds(text: str) -> str:
+    """A text whose lines end with line feeds, not with carriage returns (and line feeds)."""
+    if "\r" not in text:
+        return text
+    return text.replace("\r\n", "\n") if "\n" in text else text.replace("\r", "\n")
 
 
 def json_of(data: bytes, name: str) -> dict[str, Any]:

@@ -8,43 +8,122 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
+
 from tpu_tlm.data.tokenizers.word_counts import heaviest
 
 # The library counts words one by one: larger corpora are scaled down to about this many words,
 # which changes no frequent merge.
 LARGEST_FEED = 20_000_000
-# Merges are learned from at most so many words and characters (about 1 GB); counts are of all
+# Pieces are learned from at most so many words and characters (about 500 MB); counts are of all
 # words.
-MOST_LEARNED, MOST_LEARNED_TEXT = 500_000, 4_000_000
+MOST_LEARNED, MOST_LEARNED_TEXT = 600_000, 5_000_000
+# Of different pairs of neighbouring characters; the trainer needs about 500 bytes for each.
+MOST_PAIRS = 300_000
 _FEED_WORDS = 5000
 _STEP, _DIGITS = 1e-4, 5  # of the unigram trainer's scores
 
 
 def train_bpe(
-    words: Counter[str], units: Iterable[str], size: int, min_frequency: int, **affix: str
+    words: Counter[str],
+    units: Iterable[str],
+    size: int,
+    min_frequency: int,
+    *,
+    end_of_word_suffix: str = "",
+    continuing_subword_prefix: str = "",
 ) -> list[tuple[str, str]]:
     """The trainer's merges, in order, until it has `size` tokens.
 
     `units` are the tokens it starts from, in the order of their ids. Naming them settles their ids,
     and with them which of two equally frequent pairs comes first: the library by itself numbers
-    them in the order of a hash table.
+    them in the order of a hash table. Words are cut where no merge reaches, so that memory is
+    bounded by `MOST_PAIRS`.
     """
     from tokenizers import Tokenizer as Pipeline
     from tokenizers import models, pre_tokenizers, trainers
 
+    # Every unit is one character of an alphabet of our own: so a word can be cut without its
+    # pieces being taken for the beginnings and ends of words.
+    listed = list(units)
+    letter_of = {unit: chr(_letter(index)) for index, unit in enumerate(listed)}
+    unit_of = {letter: unit for unit, letter in letter_of.items()}
     words, scale = learned_from(words)
-    pipeline = Pipeline(models.BPE(**affix))
+    spelled: Counter[str] = Counter()
+    for word, count in words.items():
+        inner = [continuing_subword_prefix + letter for letter in word[1:]]
+        letters = [letter_of[unit] for unit in _with_suffix(word[0], inner, end_of_word_suffix)]
+        spelled["".join(letters)] += (count + scale // 2) // scale
+    del words
+    least = max(1, round(min_frequency / scale))
+    pipeline = Pipeline(models.BPE())
     pipeline.pre_tokenizer = pre_tokenizers.CharDelimiterSplit(" ")
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        min_frequency=max(1, round(min_frequency / scale)),
-        special_tokens=list(units),
+        min_frequency=least,
+        special_tokens=list(letter_of.values()),
         show_progress=sys.stderr.isatty(),
-        **affix,
     )
-    pipeline.train_from_iterator(_repeated(words, scale), trainer)
+    pipeline.train_from_iterator(_repeated(cut_at_rare_pairs(spelled, least, size), 1), trainer)
     merges = json.loads(pipeline.to_str())["model"]["merges"]
-    return [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
+    found = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+
+    def token(letters: str) -> str:
+        first, *rest = [unit_of[letter] for letter in letters]
+        return first + "".join(unit.removeprefix(continuing_subword_prefix) for unit in rest)
+
+    return [(token(left), token(right)) for left, right in found]
+
+
+def _with_suffix(first: str, inner: list[str], suffix: str) -> list[str]:
+    letters = [first, *inner]
+    letters[-1] += suffix
+    return letters
+
+
+def _letter(index: int) -> int:
+    """A code point for a unit: no space, no surrogate."""
+    return index + 0x100 if index + 0x100 < 0xD800 else index + 0x100 + 0x800
+
+
+def cut_at_rare_pairs(words: Counter[str], least: int, size: int) -> Counter[str]:
+    """The words, cut between characters that stand together less than `least` times.
+
+    No merge can reach over such a place. Of the other pairs only the `MOST_PAIRS` most frequent are
+    kept (more for a large vocabulary, of `size`), far more than merges are made: so a text with
+    millions of different pairs, such as Chinese, does not need memory for each of them.
+    """
+    listed = [word for word in words if len(word) > 1 and words[word] > 0]
+    if not listed:
+        return Counter()
+    codes = np.frombuffer("".join(listed).encode("utf-32-le"), np.uint32).astype(np.int64)
+    lengths = np.fromiter(map(len, listed), np.int64, len(listed))
+    counts = np.fromiter((words[word] for word in listed), np.int64, len(listed))
+    ends = np.cumsum(lengths)
+    keys = codes[:-1] << 21 | codes[1:]
+    inside = np.ones(len(keys), bool)
+    inside[ends[:-1] - 1] = False
+    weights = np.repeat(counts, lengths)[:-1]
+    pairs, which = np.unique(keys[inside], return_inverse=True)
+    totals = np.bincount(which, weights[inside], len(pairs))
+    kept = totals >= least
+    most = max(MOST_PAIRS, 4 * size)
+    if kept.sum() > most:
+        # As the trainer does it: of equally frequent pairs the one with the lower ids first.
+        kept[np.argsort(-totals, kind="stable")[most:]] = False
+    cut = np.ones(len(keys), bool)
+    cut[inside] = ~kept[which]
+    del keys, inside, weights, which
+    found: Counter[str] = Counter()
+    begin = 0
+    joined = "".join(listed)
+    places = np.concatenate([np.flatnonzero(cut) + 1, [len(joined)]])
+    owners = np.searchsorted(ends, places - 1, "right")
+    for end, owner in zip(places.tolist(), counts[owners].tolist(), strict=True):
+        if end - begin > 1:
+            found[joined[begin:end]] += owner
+        begin = end
+    return found
 
 
 def train_unigram(

@@ -10,6 +10,7 @@ from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.bpe import CONTINUES, BpeTokenizer
 from tpu_tlm.data.tokenizers.bpe_backends import END, irregular_tokens
 from tpu_tlm.data.tokenizers.hf import HfTokenizer
+from tpu_tlm.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from tpu_tlm.data.tokenizers.wordpiece import WordPieceTokenizer, bert_pipeline
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.huggingface.tokenizer_read import PIPELINE, SETTINGS, VOCAB
@@ -39,7 +40,7 @@ def tokenizer_files(tokenizer: Tokenizer, spec: ModelSpec) -> tuple[dict[str, by
                 "splits these pieces again, which transformers' tokenizers cannot do"
             ]
     elif isinstance(tokenizer, HfTokenizer):
-        return _own_files(tokenizer, spec), []
+        return _own_files(tokenizer, spec), _conversion_notes(tokenizer)
     else:
         pipeline = bert_pipeline(tokenizer._id_of, tokenizer.cased)
     causal = spec.kind == "clm"
@@ -70,13 +71,33 @@ def tokenizer_files(tokenizer: Tokenizer, spec: ModelSpec) -> tuple[dict[str, by
         settings.update(
             do_lower_case=not tokenizer.cased, tokenize_chinese_chars=True, strip_accents=None
         )
+    notes = []
+    if isinstance(tokenizer, BpeTokenizer) and not tokenizer.cased and _has_sigma(tokenizer):
+        notes.append(
+            "a capital sigma at the end of a word becomes \u03c2 here, as in Python, and \u03c3 in "
+            "transformers' tokenizers: lower-case Greek text before it is given to them"
+        )
     found = {
         PIPELINE: pipeline.to_str(pretty=False).encode(),
         SETTINGS: json.dumps(settings, indent=1).encode(),
     }
     if isinstance(tokenizer, WordPieceTokenizer):
         found[VOCAB] = vocab_file(tokenizer)
-    return found, []
+    return found, notes
+
+
+def _has_sigma(tokenizer: Tokenizer) -> bool:
+    return any("\u03c2" in token or "\u03c3" in token for token in tokenizer.tokens)
+
+
+def _conversion_notes(tokenizer: HfTokenizer) -> list[str]:
+    if not isinstance(tokenizer, SentencePieceTokenizer):
+        return []
+    return [
+        "tokenizer.json is made from a SentencePiece model: the libraries differ where characters "
+        "join (zero-width joiners, marks), in long runs of one character, and for control symbols "
+        "such as </s> written in a text"
+    ]
 
 
 def _own_files(tokenizer: HfTokenizer, spec: ModelSpec) -> dict[str, bytes]:

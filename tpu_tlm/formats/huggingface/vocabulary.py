@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def vocabulary_files(tokenizer: Tokenizer) -> dict[str, bytes]:
     """Name -> bytes of the files of a tokenizer directory, besides the tokenizer's own.
 
-    Framing is that of BERT for WordPiece, none for fastBPE.
+    Framing is that of BERT for WordPiece, none for fastBPE. Where `transformers` splits a text
+    otherwise, a line of the tokenizer's `notes` says it.
     """
     if tokenizer.kind == "hf":
         return {}
@@ -27,5 +28,6 @@ def vocabulary_files(tokenizer: Tokenizer) -> dict[str, bytes]:
         prefix_id=tokenizer.cls_id if bert else None,
         suffix_id=tokenizer.sep_id if bert else None,
     )
-    files, _ = tokenizer_files(tokenizer, frame)
+    files, notes = tokenizer_files(tokenizer, frame)
+    tokenizer.notes = (*tokenizer.notes, *notes)
     return {name: data for name, data in files.items() if name not in tokenizer.files()}

@@ -166,6 +166,10 @@ def _embeddings(root: str, spec: ModelSpec) -> Iterator[Pair]:
         yield from _norm("embeddings/reduction", f"{key}/reduction/ln", config)
     if _joined(config) != config.d_model:
         yield from _dense("embeddings/projection", f"{OWN}embeddings/projection")
+    if seq2seq and config.target_embeddings:
+        yield same("target/positions", f"{OWN}target/positions")
+        if config.embeddings_reduction == "sum-layer-norm":
+            yield from _norm("target/reduction", f"{OWN}target/reduction", config)
 
 
 def _joined(config: ModelConfig) -> int:

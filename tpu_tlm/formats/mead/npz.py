@@ -53,6 +53,8 @@ def npz_bytes(saved: PretrainedModel, origin: Mapping[str, Any] | None = None) -
     `origin`: what it was made from. Raises `UsageError` when the model has a variable that the
     layout has no place for.
     """
+    if saved.spec.elmo is not None:
+        raise UsageError(f"{saved.source}: an ELMo is not written as NPZ; use --to elmo")
     try:
         arrays: Arrays = to_mead(saved.values, saved.spec, saved.extras)
     except KeyError as error:

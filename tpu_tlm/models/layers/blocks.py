@@ -12,6 +12,7 @@ from tpu_tlm.models.layers.attention import Cache, MultiHeadedAttention
 from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.layers.layer import Layer
 from tpu_tlm.models.layers.remat import recompute
+from tpu_tlm.models.layers.variables import lend
 from tpu_tlm.models.positions.registry import relative_encoding
 
 
@@ -37,6 +38,13 @@ def make_attention(
     if encoding is None or (cross and not encoding.in_cross_attention):
         return MultiHeadedAttention(config.d_model, config.num_heads, **kwargs)
     return encoding.attention(config, layer, causal=causal, cross=cross, **kwargs)
+
+
+def share_positions(config: ModelConfig, attentions: Sequence[MultiHeadedAttention]) -> None:
+    """Lend the first layer's table of relative positions to the others, if configured."""
+    if config.share_positions and relative_encoding(config) is not None:
+        for attention in attentions[1:]:
+            lend(attentions[0].rel_embedding, attention)
 
 
 def check_layers(config: ModelConfig, count: int) -> None:

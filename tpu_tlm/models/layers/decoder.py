@@ -9,7 +9,12 @@ import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.layers.attention import Cache
-from tpu_tlm.models.layers.blocks import check_layers, make_attention, run_blocks
+from tpu_tlm.models.layers.blocks import (
+    check_layers,
+    make_attention,
+    run_blocks,
+    share_positions,
+)
 from tpu_tlm.models.layers.core import FFN, make_norm
 from tpu_tlm.models.layers.counter_rng import Key, dropout
 from tpu_tlm.models.layers.layer import Layer, check_static_length
@@ -109,6 +114,7 @@ class TransformerDecoderStack(Layer):
         self.blocks = [
             TransformerDecoder(config, i, name=str(i), dtype=policy) for i in range(count)
         ]
+        share_positions(config, [block.self_attn for block in self.blocks])
         self.ln = (
             make_norm(config, name="ln", dtype=policy)
             if config.transformer_type != "post-layer-norm"

@@ -10,7 +10,12 @@ import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.layers.attention import Cache
-from tpu_tlm.models.layers.blocks import check_layers, make_attention, run_blocks
+from tpu_tlm.models.layers.blocks import (
+    check_layers,
+    make_attention,
+    run_blocks,
+    share_positions,
+)
 from tpu_tlm.models.layers.core import FFN, make_norm
 from tpu_tlm.models.layers.counter_rng import Key, dropout
 from tpu_tlm.models.layers.gmlp import GatedMLPEncoder
@@ -111,6 +116,8 @@ class TransformerEncoderStack(Layer):
                 self.blocks.append(
                     TransformerEncoder(config, i, causal=causal, name=str(i), dtype=policy)
                 )
+        if not config.mlp:
+            share_positions(config, [block.attn for block in self.blocks])
         last = config.transformer_type != "post-layer-norm" or config.mlp
         self.ln = make_norm(config, name="ln", dtype=policy) if last else None
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tpu_tlm.models.layers.variables import named_variables
+from tpu_tlm.models.layers.variables import borrowed_variables, named_variables
 
 
 def depend_on(x: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
@@ -23,11 +23,11 @@ def depend_on(x: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
 def recompute(layer: keras.layers.Layer, *inputs: tf.Tensor, **others: Any) -> tf.Tensor:
     """`layer(*inputs, **others)`, which keeps only `inputs` for the backward pass.
 
-    Everything else is computed again there. Gradients flow to `inputs` and the layer's variables,
-    not to `others` (masks, keys). Correct with dropout, whose mask is a function of the key. The
-    layer must have one output.
+    Everything else is computed again there. Gradients flow to `inputs`, the layer's variables and
+    those that were lent to it, not to `others` (masks, keys). Correct with dropout, whose mask is
+    a function of the key. The layer must have one output.
     """
-    variables = list(named_variables(layer).values())
+    variables = [*named_variables(layer).values(), *borrowed_variables(layer)]
     count = len(inputs)
 
     def forward(tensors: tuple[tf.Tensor, ...]) -> tf.Tensor:

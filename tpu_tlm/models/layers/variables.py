@@ -27,3 +27,19 @@ def mark_built(layer: keras.layers.Layer) -> None:
     layer.built = True
     for inner in layer._layers:
         mark_built(inner)
+
+
+def lend(variable: keras.Variable, layer: keras.layers.Layer) -> None:
+    """Let a layer compute with a variable that belongs to another one.
+
+    Past `__setattr__`, which would make it a variable of this layer too.
+    """
+    vars(layer)["borrowed"] = [variable]
+
+
+def borrowed_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """What was lent to a layer and its inner layers."""
+    found: list[keras.Variable] = list(vars(layer).get("borrowed", []))
+    for inner in layer._layers:
+        found += borrowed_variables(inner)
+    return found

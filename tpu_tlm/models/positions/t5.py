@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.layers.attention import MultiHeadedAttention, Tables
+from tpu_tlm.models.layers.variables import borrowed_variables
 from tpu_tlm.models.positions.base import RelativeEncoding, Table
 from tpu_tlm.models.positions.skew import skew
 
@@ -46,20 +47,35 @@ def t5_bucket(
 class T5Attention(MultiHeadedAttention):
     """A learned bias per head and bucket, added after scaling (T5, arXiv 1910.10683).
 
-    rel_embedding `[h, 32]`, float32, one in every layer as in MEAD (T5 shares the first layer's).
+    rel_embedding `[h, 32]`, float32, one in every layer as in MEAD; `shared`: none, `borrow` gives
+    it the table of another layer (T5).
     """
 
     def __init__(
-        self, d_model: int, num_heads: int, *, bidirectional: bool = True, **kwargs: Any
+        self,
+        d_model: int,
+        num_heads: int,
+        *,
+        bidirectional: bool = True,
+        shared: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(d_model, num_heads, **kwargs)
         self.bidirectional = bidirectional
-        self.rel_embedding = self.add_weight(
-            name="rel_embedding", shape=(num_heads, T5_BUCKETS), initializer="zeros", autocast=False
+        self.rel_embedding = (
+            None
+            if shared
+            else self.add_weight(
+                name="rel_embedding",
+                shape=(num_heads, T5_BUCKETS),
+                initializer="zeros",
+                autocast=False,
+            )
         )
 
     def position_tables(self) -> Tables:
-        return (tf.convert_to_tensor(self.rel_embedding),)
+        (table,) = borrowed_variables(self) or [self.rel_embedding]
+        return (tf.convert_to_tensor(table),)
 
     def position_bias(
         self, length: int, keys: int, start: tf.Tensor | None, tables: Tables
@@ -82,16 +98,23 @@ class T5Attention(MultiHeadedAttention):
 class T5(RelativeEncoding):
     """`t5`: a bias per head and bucket; causal layers use all buckets for earlier keys."""
 
+    options = ("share_positions",)
     all_tables = (Table("rel_embedding", "rel_embedding"),)
 
     def tables(
         self, config: ModelConfig, layer: int = 0, *, cross: bool = False
     ) -> tuple[Table, ...]:
-        return () if cross else self.all_tables
+        return () if cross or (config.share_positions and layer > 0) else self.all_tables
 
     def attention(
         self, config: ModelConfig, layer: int, *, causal: bool, cross: bool, **kwargs: Any
     ) -> MultiHeadedAttention:
         # MEAD has bidirectional buckets in causal models too.
         bidirectional = not causal or config.compat == "mead"
-        return T5Attention(config.d_model, config.num_heads, bidirectional=bidirectional, **kwargs)
+        return T5Attention(
+            config.d_model,
+            config.num_heads,
+            bidirectional=bidirectional,
+            shared=config.share_positions and layer > 0,
+            **kwargs,
+        )

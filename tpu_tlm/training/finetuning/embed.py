@@ -20,7 +20,7 @@ from tpu_tlm.errors import OptionError, UsageError
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks.batches import bucket_lengths
 from tpu_tlm.tasks.examples import Framer
-from tpu_tlm.tasks.model import HeadSpec, TaskModel, build_task_model, task_spec
+from tpu_tlm.tasks.model import HeadSpec, build_task_model, task_spec
 from tpu_tlm.tasks.read import Row, read_rows
 from tpu_tlm.training.finetuning.outputs import Outputs
 from tpu_tlm.training.finetuning.source import Source, load_source
@@ -50,7 +50,6 @@ class Embedder:
         self.framer = Framer(self.spec, source.tokenizer, max_length=max_length, whole=True)
         self.normalize, self.batch_size = normalize, batch_size
         model = build_task_model(self.spec, HeadSpec(1, pooling=pooling), frozen=True)
-        assert isinstance(model, TaskModel)
         for path, variable in named_variables(model).items():
             if path in source.encoder:
                 variable.assign(source.encoder[path])

@@ -23,7 +23,7 @@ def encoder_outputs(
     """Pooled vectors float32 `[width]` of each window; of pairs both vectors joined."""
 
     def forward(features: dict[str, tf.Tensor]) -> tf.Tensor:
-        return tf.concat(model.vectors(features), axis=-1)
+        return tf.concat(model.stored_vectors(features), axis=-1)
 
     sizes = examples.lengths()
     lengths = bucket_lengths(
@@ -40,9 +40,9 @@ def cached_vectors(
 
     Computed once for the same texts, model and pooling, and read from `directory` afterwards.
     """
-    parts = [np.concatenate([x, [-1]]).tobytes() for x in examples.ids]
+    parts = [np.concatenate([x.reshape(-1), [-1]]).tobytes() for x in examples.ids]
     for other in (examples.second, examples.types):
-        parts += [np.concatenate([x, [-1]]).tobytes() for x in other or ()]
+        parts += [np.concatenate([x.reshape(-1), [-1]]).tobytes() for x in other or ()]
     hashes = [filesystem.sha256(v.tobytes()) for _, v in sorted(source.encoder.items())]
     made_by = repr((head.pooling, head.pooler, spec.to_json(), hashes))
     key = filesystem.sha256(b"".join([made_by.encode(), *parts]))

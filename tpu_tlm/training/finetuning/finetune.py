@@ -10,6 +10,7 @@ import numpy as np
 
 from tpu_tlm import filesystem
 from tpu_tlm.checkpoints.run_lock import locked
+from tpu_tlm.checkpoints.unsaved_start import removed_unless_saved
 from tpu_tlm.config import cli
 from tpu_tlm.devices import select
 from tpu_tlm.devices.select import Devices
@@ -49,7 +50,8 @@ def _one(
     options: FinetuneOptions, source: Source, prepared: Prepared, devices: Devices
 ) -> tuple[FinetuneRun, Finished]:
     """One run with its files."""
-    with locked(options.run.run_dir, devices.is_chief):
+    where, chief = options.run.run_dir, devices.is_chief
+    with locked(where, chief), removed_unless_saved(where, chief):
         run = FinetuneRun(options, source, prepared, devices)
         finished = run.fit()
         if devices.is_chief:

@@ -15,6 +15,7 @@ from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import load_tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.base import TransformerModel
+from tpu_tlm.models.elmo import Elmo, present
 from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.layers.variables import mark_built, named_variables
 from tpu_tlm.models.spec import ModelSpec
@@ -37,9 +38,13 @@ class _CausalEncoder(_Encoder):
     causal = True
 
 
+_KINDS: dict[str, type[keras.Model]] = {"clm": _CausalEncoder, "elmo": Elmo}
+
+
 @keras.saving.register_keras_serializable(package="tpu_tlm")
 class PretrainedEncoder(keras.layers.Layer):
-    """A pre-trained encoder: strings `[B]` or ids int `[B, T]` -> float32 vectors.
+    """A pre-trained encoder: strings `[B]` or ids int `[B, T]` (ELMo: `[B, T, W]`) -> float32
+    vectors.
 
     pooling: none gives token vectors `[B, T, d]`; cls, mean, max, sqrt (sum divided by the root of
     the length) and last give one vector per text `[B, d]`. Strings are tokenized and framed as the
@@ -67,7 +72,7 @@ class PretrainedEncoder(keras.layers.Layer):
         self.tokenizer_files = tokenizer
         half = self.dtype_policy.compute_dtype == "bfloat16"
         precision = "bfloat16" if half else "float32"
-        kind = _CausalEncoder if self.spec.kind == "clm" else _Encoder
+        kind = _KINDS.get(self.spec.kind, _Encoder)
         with tf.device("/CPU:0"):
             self.encoder = kind(self.spec, precision=precision, name="encoder")
             mark_built(self.encoder)
@@ -100,7 +105,7 @@ class PretrainedEncoder(keras.layers.Layer):
             Row(t.decode("utf-8", "replace") if isinstance(t, bytes) else str(t), None, None, i)
             for i, t in enumerate(np.asarray(texts).reshape(-1))
         ]
-        out = np.full((len(rows), self.max_length), self.spec.pad_id, np.int32)
+        out = np.full((len(rows), *self._inner()), self.spec.pad_id, np.int32)
         if rows:
             for i, ids in enumerate(self._framing()(rows).ids):
                 out[i, : len(ids)] = ids
@@ -110,14 +115,22 @@ class PretrainedEncoder(keras.layers.Layer):
         x = inputs
         if x.dtype == tf.string:
             x = tf.numpy_function(self.ids, [tf.reshape(x, (-1,))], tf.int32, stateful=False)
-            x = tf.ensure_shape(x, (None, self.max_length))
-        elif len(x.shape) != 2 or x.shape[1] is None:
-            raise ValueError(f"ids must be [batch, length] with a static length, not {x.shape}")
+            x = tf.ensure_shape(x, (None, *self._inner()))
+        elif len(x.shape) != 1 + len(self._inner()) or x.shape[1] is None:
+            raise ValueError(
+                f"ids must be [batch, length{', characters' if self.spec.elmo else ''}] with a "
+                f"static length, not {x.shape}"
+            )
         x = tf.cast(x, tf.int32)
         hidden = self.encoder.encode(x, self._key(x) if training else None)
         if self.pooling == "none":
             return tf.cast(hidden, tf.float32)
-        return pool(hidden, tf.not_equal(x, self.spec.pad_id), self.pooling)
+        there = present(x) if self.spec.elmo else tf.not_equal(x, self.spec.pad_id)
+        return pool(hidden, there, self.pooling)
+
+    def _inner(self) -> tuple[int, ...]:
+        """Shape of a text's ids."""
+        return (self.max_length, *((self.spec.elmo.characters,) if self.spec.elmo else ()))
 
     def _key(self, x: tf.Tensor) -> Key:
         """A fresh key per example, and a different one on each replica."""

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tpu_tlm import filesystem
 from tpu_tlm.checkpoints.run_checkpoints import RunCheckpoints, SavedElsewhere
-from tpu_tlm.checkpoints.run_dir import RunDir
+from tpu_tlm.checkpoints.run_dir import PROGRESS, RunDir
 from tpu_tlm.data.progress import ProgressBar, duration, quantity
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.distributed.preemption import PreemptionWatcher, metadata_host
@@ -23,8 +23,9 @@ from tpu_tlm.formats.task_head import EXTRA
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks import metrics as scoring
 from tpu_tlm.tasks.batches import batch_stream, make_plan
-from tpu_tlm.tasks.model import HEAD
+from tpu_tlm.tasks.model import HEAD, head_suffices
 from tpu_tlm.tasks.options import FinetuneOptions, default_epochs, default_lr
+from tpu_tlm.training import stop_messages
 from tpu_tlm.training.device_feed import feed
 from tpu_tlm.training.finetuning.features import cached_vectors
 from tpu_tlm.training.finetuning.outputs import Outputs
@@ -33,9 +34,6 @@ from tpu_tlm.training.finetuning.setup import make_step, training_buckets
 from tpu_tlm.training.finetuning.source import Source
 from tpu_tlm.training.loop import Loop
 from tpu_tlm.training.state import TrainState, not_finite
-
-# Where a run keeps the state to continue from; `checkpoints` has the best model.
-PROGRESS = "progress"
 
 
 @dataclass
@@ -90,11 +88,7 @@ class FinetuneRun:
         self.best = RunCheckpoints(self.directory.checkpoints, 1)
         self.progress = RunCheckpoints(f"{self.directory.path}/{PROGRESS}", 1)
         # Vectors that need no training after the encoder are computed once.
-        self.head_only = (
-            not head.finetune
-            and not task.per_token
-            and prepared.head.pooling not in ("2ha", "attention")
-        )
+        self.head_only = not head.finetune and head_suffices(prepared.spec, prepared.head)
         self.vectors = self._vectors() if self.head_only else {}
         self.buckets = training_buckets(options, prepared, devices.replicas, self._own_vectors())
         self.plan = make_plan(self.buckets, self.epochs, fit.seed)
@@ -121,6 +115,7 @@ class FinetuneRun:
         )
         self.history = History()
         self.at = 0
+        self.committed = ""
         self._display = ProgressBar()
         self._begun = (time.monotonic(), 0)  # time and step at which this process began
         self.notice = PreemptionWatcher(
@@ -303,7 +298,7 @@ class FinetuneRun:
         """Encoder as `model/...`, where every command finds it, and head as `task/...`."""
         values = dict(self.state.model_arrays())
         if self.head_only:
-            values |= {path: value for path, value in self.source.encoder.items()}
+            values = {**self.source.encoder, **values}
         arrays = {
             path if path.startswith(HEAD) else f"model/{path}": value
             for path, value in values.items()
@@ -328,20 +323,24 @@ class FinetuneRun:
 
     def _save_best(self) -> None:
         if self.devices.is_chief:
-            with self.devices.team.undisturbed(), self.notice.saving():
-                arrays = self._checked(self._model_values())
-                self.best.save(self.at, arrays, self._checkpoint_state())
+            self._commit(self.best, self._model_values())
 
     def _save_progress(self) -> None:
         if self.devices.is_chief:
-            with self.devices.team.undisturbed(), self.notice.saving():
-                values = self._checked(self.state.snapshot())
-                try:
-                    self.progress.save(self.at, values, self._checkpoint_state())
-                except SavedElsewhere as error:
-                    if not self.notice.reason:
-                        raise
-                    print(f"warning: {error}", flush=True)
+            self.committed = self._commit(self.progress, self.state.snapshot())
+
+    def _commit(self, checkpoints: RunCheckpoints, arrays: dict[str, Any]) -> str:
+        with self.devices.team.undisturbed(), self.notice.saving():
+            arrays = self._checked(arrays)
+            try:
+                return checkpoints.save(self.at, arrays, self._checkpoint_state())
+            except SavedElsewhere as error:
+                if not self.notice.reason:
+                    raise
+                print(f"warning: {error}", flush=True)
+                return error.path
+            except TlmError as error:
+                raise TlmError(stop_messages.unsaved(str(error), self.committed)) from error
 
     def _restore(self) -> None:
         found = self.progress.newest()
@@ -351,7 +350,7 @@ class FinetuneRun:
             return
         self.state.restore(found.load(), found.step, found.path)
         self.history = History(**found.state["history"])
-        self.at = found.step
+        self.at, self.committed = found.step, found.path
         self._begun = (time.monotonic(), self.at)
         print(f"continuing at step {found.step} of {self.total} from {found.path}")
 

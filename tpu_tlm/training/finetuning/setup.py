@@ -9,7 +9,7 @@ from tpu_tlm.config import OptimConfig
 from tpu_tlm.errors import OptionError
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks.batches import Bucket, bucket_lengths, make_buckets, rows_per_batch
-from tpu_tlm.tasks.model import HEAD, build_task_model, initial_values
+from tpu_tlm.tasks.model import HEAD, build_task_model, initial_values, learns_frozen
 from tpu_tlm.tasks.options import FinetuneOptions
 from tpu_tlm.training.finetuning.prepare import Prepared
 from tpu_tlm.training.finetuning.source import Source
@@ -96,7 +96,7 @@ def make_step(
     for i, path in enumerate(variables):
         # Of stored vectors the pooler was applied before.
         stored = head_only and path.startswith(f"{HEAD}pooler/")
-        if stored or (not head.finetune and not path.startswith(HEAD)):
+        if stored or (not head.finetune and not learns_frozen(path)):
             rates[i] = 0.0
     optim = OptimConfig(
         optimizer=fit.optimizer,

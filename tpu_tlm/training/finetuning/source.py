@@ -75,7 +75,7 @@ def load_source(
     extras: Mapping[str, np.ndarray] = saved.extras
     pooler = {name: np.asarray(value) for name, value in extras.items() if name.startswith(_POOLER)}
     spec = saved.spec
-    if spec.kind not in ("clm", "embed"):
+    if spec.kind not in ("clm", "embed", "elmo"):
         spec = dataclasses.replace(spec, kind="embed", generator=None)
     rest = {n: v for n, v in saved.values.items() if spec.kind == "clm" and n not in encoder}
     return Source(

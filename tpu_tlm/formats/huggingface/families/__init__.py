@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.huggingface.families.albert import Albert
+from tpu_tlm.formats.huggingface.families.bart import Bart
 from tpu_tlm.formats.huggingface.families.bert import Bert
 from tpu_tlm.formats.huggingface.families.distilbert import DistilBert
 from tpu_tlm.formats.huggingface.families.electra import Electra
@@ -28,6 +29,7 @@ FAMILIES: tuple[Family, ...] = (
     ModernBert(),
     Gpt2(),
     T5(),
+    Bart(),
 )
 
 # Families whose arithmetic has no counterpart here, and why.

@@ -332,6 +332,7 @@ def reduced(spec: ModelSpec, values: Arrays, wanted: ModelSpec) -> tuple[ModelSp
     None when the model differs from `wanted` in more than the parts that `completed` adds.
     """
     from tpu_tlm.formats.compatibility import differences
+    from tpu_tlm.formats.huggingface.families.t5 import with_own_tables
 
     left = dict(values)
     config = spec.config
@@ -342,6 +343,10 @@ def reduced(spec: ModelSpec, values: Arrays, wanted: ModelSpec) -> tuple[ModelSp
     if not wanted.config.output_bias and bias is not None and not bias.any():
         del left["head/bias"]
         config = replace(config, output_bias=False)
+    if config.share_positions and not wanted.config.share_positions:
+        # Written by a version in which every layer had a copy of the table.
+        left = with_own_tables(left, spec)
+        config = replace(config, share_positions=False)
     found = replace(spec, config=config)
     same_sizes = (
         found.vocab_size == wanted.vocab_size

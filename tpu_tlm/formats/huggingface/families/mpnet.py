@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from tpu_tlm.formats.huggingface.families.roberta import Roberta
-from tpu_tlm.formats.huggingface.families.t5 import shared_positions
+from tpu_tlm.formats.huggingface.families.t5 import shared_positions, with_one_table
 from tpu_tlm.formats.json_files import ConfigReader
-from tpu_tlm.formats.mapping import Pair
+from tpu_tlm.formats.mapping import Arrays, Pair
 from tpu_tlm.models.spec import ModelSpec
 
 
@@ -39,9 +41,16 @@ class MPNet(Roberta):
 
     def read_config(self, config: ConfigReader, kind: str) -> ModelSpec:
         spec = super().read_config(config, kind)
-        return replace(spec, config=replace(spec.config, position_encoding=["learned", "t5"]))
+        shared = replace(spec.config, position_encoding=["learned", "t5"], share_positions=True)
+        return replace(spec, config=shared)
 
     def layers(self, spec: ModelSpec) -> Iterator[Pair]:
         yield from super().layers(spec)
         key = "encoder.relative_attention_bias.weight"
-        yield shared_positions("encoder/{}/attn", key, spec.config.num_layers)
+        yield shared_positions("encoder/0/attn", key)
+
+    def complete(
+        self, spec: ModelSpec, values: Mapping[str, np.ndarray], where: str
+    ) -> tuple[ModelSpec, Arrays, list[str]]:
+        spec, left = with_one_table(spec, values, where)
+        return super().complete(spec, left, where)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from tpu_tlm.config import ModelConfig
-from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.huggingface.families.family import (
     MAX_FFN,
     MAX_LAYERS,
@@ -17,7 +18,16 @@ from tpu_tlm.formats.huggingface.families.family import (
     Family,
 )
 from tpu_tlm.formats.json_files import ConfigReader
-from tpu_tlm.formats.mapping import Pair, heads, joined_heads, linear, norm, rows
+from tpu_tlm.formats.mapping import (
+    Arrays,
+    Pair,
+    heads,
+    joined_heads,
+    linear,
+    norm,
+    rows,
+    transposed,
+)
 from tpu_tlm.models.spec import ModelSpec
 
 _ACTIVATIONS: dict[str, Any] = {"relu": "relu", "gated-gelu": "geglu", "gated-silu": "swiglu"}
@@ -52,6 +62,7 @@ class T5(Family):
                     "num_decoder_layers", high=MAX_LAYERS, default=layers, null=True
                 ),
                 position_encoding=["t5"],
+                share_positions=True,
                 embeddings_reduction="sum",
                 transformer_type="pre-layer-norm",
                 norm_type="rms-norm",
@@ -111,7 +122,7 @@ class T5(Family):
             yield from norm(f"{path}/ln1", f"{key}.0.layer_norm", bias=False)
             yield from _feed_forward(f"{path}/ffn", f"{key}.1.DenseReluDense", config)
             yield from norm(f"{path}/ln2", f"{key}.1.layer_norm", bias=False)
-        yield shared_positions("encoder/{}/attn", f"encoder.{_TABLE}", config.num_layers)
+        yield shared_positions("encoder/0/attn", f"encoder.{_TABLE}")
         yield from norm("encoder/ln", "encoder.final_layer_norm", bias=False)
         count = config.num_decoder_layers or config.num_layers
         for layer in range(count):
@@ -122,13 +133,18 @@ class T5(Family):
             yield from norm(f"{path}/ln2", f"{key}.1.layer_norm", bias=False)
             yield from _feed_forward(f"{path}/ffn", f"{key}.2.DenseReluDense", config)
             yield from norm(f"{path}/ln3", f"{key}.2.layer_norm", bias=False)
-        yield shared_positions("decoder/{}/self_attn", f"decoder.{_TABLE}", count)
+        yield shared_positions("decoder/0/self_attn", f"decoder.{_TABLE}")
         yield from norm("decoder/ln", "decoder.final_layer_norm", bias=False)
         if not config.tie_weights:
             yield rows("head/kernel", "lm_head.weight", spec.vocab_size, transpose=True)
 
     def kind_of(self, arrays: Mapping[str, np.ndarray], config: ConfigReader) -> str:
         return "seq2seq"
+
+    def complete(
+        self, spec: ModelSpec, values: Mapping[str, np.ndarray], where: str
+    ) -> tuple[ModelSpec, Arrays, list[str]]:
+        return (*with_one_table(spec, values, where), [])
 
     def repeats(self, spec: ModelSpec) -> dict[str, str]:
         names = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
@@ -152,18 +168,42 @@ def _feed_forward(path: str, key: str, config: ModelConfig) -> Iterator[Pair]:
     yield from linear(f"{path}/squeeze", f"{key}.wo", bias=False)
 
 
-def shared_positions(path: str, key: str, layers: int) -> Pair:
-    """One table `[buckets, h]` for all layers, of which each has a copy of its own here.
+def shared_positions(path: str, key: str) -> Pair:
+    """The table `[buckets, h]` of the first layer, which all layers use."""
+    return transposed(f"{path}/rel_embedding", key)
 
-    Writing raises `TlmError` when the copies differ.
+
+def with_one_table(
+    spec: ModelSpec, values: Mapping[str, np.ndarray], where: str
+) -> tuple[ModelSpec, Arrays]:
+    """The same model with one table of relative positions for all layers of a stack.
+
+    Raises `UsageError` where the layers have different ones.
     """
+    if spec.config.share_positions or "t5" not in spec.config.position_encoding:
+        return spec, dict(values)
+    left = dict(values)
+    for path in list(left):
+        stack, _, rest = path.partition("/")
+        layer, _, name = rest.partition("/")
+        if name.endswith("rel_embedding") and layer != "0":
+            if not np.array_equal(left.pop(path), values[f"{stack}/0/{name}"]):
+                raise UsageError(
+                    f"{where}: its layers have different relative positions, a HuggingFace model "
+                    "has one table for all; train with --share_positions true"
+                )
+    return replace(spec, config=replace(spec.config, share_positions=True)), left
 
-    def to_file(values: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        if any(not np.array_equal(value, values[0]) for value in values):
-            raise TlmError(
-                f"the layers have different relative positions, {key!r} is one table for all"
-            )
-        return [values[0].T]
 
-    paths = tuple(f"{path.format(layer)}/rel_embedding" for layer in range(layers))
-    return Pair(paths, (key,), to_file, lambda parts: [parts[0].T] * layers)
+def with_own_tables(values: Mapping[str, np.ndarray], spec: ModelSpec) -> Arrays:
+    """The inverse: every layer with a copy of its own."""
+    grown = dict(values)
+    counts = {
+        "encoder": spec.config.num_layers,
+        "decoder": spec.config.num_decoder_layers or spec.config.num_layers,
+    }
+    for path, value in values.items():
+        stack, _, rest = path.partition("/0/")
+        if rest.endswith("rel_embedding"):
+            grown |= {f"{stack}/{layer}/{rest}": value for layer in range(1, counts[stack])}
+    return grown

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from examples.unigram import counts, unigram_loss
 from tests.toy import WORDS, toy_dataset
 from tpu_tlm.data.dataset.dataset import open_dataset
+from tpu_tlm.data.dataset.word_frequencies import token_counts as counts
+from tpu_tlm.data.dataset.word_frequencies import unigram_loss
 
 
 def test_cross_entropy_of_frequencies(tmp_path):

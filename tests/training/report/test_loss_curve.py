@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from examples.loss_curve import curve
 from tpu_tlm.errors import TlmError
 from tpu_tlm.training.metrics import Metrics
+from tpu_tlm.training.report.loss_curve import curve
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -1,0 +1,1 @@
+"""ELMo as AllenNLP and bilm-tf store it: `options.json` and `weights.hdf5`."""

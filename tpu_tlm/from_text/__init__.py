@@ -1,0 +1,1 @@
+"""From a user's own text to a trained, exported model in one call."""

@@ -1,0 +1,126 @@
+"""An estimate of the memory of a training step, and the memory that there is."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from tpu_tlm.config import Config
+from tpu_tlm.models.layers.core import GATED
+from tpu_tlm.models.spec import ModelSpec
+
+# Arrays of the size of the parameters while a step runs: values, gradients, new values.
+_COPIES = 3
+_SLOTS = {"adamw": 2, "adam": 2, "lamb": 2, "adafactor": 1, "sgd": 1}
+# Arrays kept per layer for the backward pass, in units of [tokens, width], of the feed-forward
+# width (a gate has two more), and of the attention scores.
+_WIDE, _FEED, _SCORES = 12, 3, 3
+# Logits, their softmax and its gradient, in float32.
+_LOGITS = 3
+# TensorFlow itself, and the compilation.
+_PROGRAM = 1 << 30
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of a step on one device.
+
+    fixed: parameters, gradients, optimizer; activations: of one micro-batch.
+    """
+
+    fixed: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.fixed + self.activations
+
+
+def step_memory(
+    config: Config, spec: ModelSpec, parameters: int, replicas: int, precision: str
+) -> StepMemory:
+    """Estimate the memory of a training step on each device; an estimate only."""
+    model = spec.config
+    rows = max(1, config.data.batch_size // (replicas * config.optim.grad_accum))
+    slots = _SLOTS[config.optim.optimizer]
+    copies = _COPIES + 2 * slots + (1 if config.optim.grad_accum > 1 else 0)
+    tokens = rows * max(spec.seq_length, spec.seq_length_y or 0)
+    feed = (_FEED + (2 if model.activation in GATED else 0)) * model.d_ff
+    wide = _WIDE + (4 if model.dropout else 0)
+    per_layer = tokens * (wide * model.d_model + feed)
+    per_layer += _SCORES * tokens * spec.seq_length * model.num_heads
+    layers = model.num_layers + (model.num_decoder_layers or 0)
+    kept = tokens * model.d_model * layers + per_layer if model.recompute else per_layer * layers
+    share = {"mlm": config.mlm.mask_rate, "electra": config.mlm.mask_rate}
+    predictions = tokens * share.get(spec.kind, 1.0 if spec.kind in ("clm", "seq2seq") else 0.0)
+    logits = _LOGITS * predictions * spec.vocab_size * 4
+    width = 2 if precision == "bfloat16" else 4
+    return StepMemory(4 * copies * parameters, int(kept * width + logits))
+
+
+def available_memory(kind: str) -> int | None:
+    """Bytes that one device of this kind has free; None where it is not known."""
+    if kind == "cpu":
+        found = _host_memory()
+        return None if found is None else max(found - _PROGRAM, 0)
+    return _gpu_memory() if kind == "gpu" else None
+
+
+def _host_memory() -> int | None:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ):
+        try:
+            with open(limit, encoding="ascii") as one, open(used, encoding="ascii") as other:
+                free = min(free, int(one.read()) - int(other.read()))
+        except (OSError, ValueError):  # no such limit, or "max"
+            continue
+    return free
+
+
+def _gpu_memory() -> int | None:
+    """Of the GPU with the least; MiB by nvidia-smi."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    query = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        return min(int(line) for line in said.split()) << 20
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def smaller_batch(config: Config, memory: StepMemory, free: int, replicas: int) -> str:
+    """The flag that makes the step fit: fewer examples at a time; empty where none does."""
+    rows = max(1, config.data.batch_size // (replicas * config.optim.grad_accum))
+    fits = int(0.9 * (free - memory.fixed) / max(memory.activations / rows, 1))
+    if fits < 1:
+        return ""
+    accum = config.optim.grad_accum
+    batch = config.data.batch_size
+    while accum <= batch:
+        accum += 1
+        if batch % (replicas * accum) == 0 and batch // (replicas * accum) <= fits:
+            break
+    largest = fits * replicas * config.optim.grad_accum
+    power = 1 << (largest.bit_length() - 1)
+    smaller = f"--batch_size {power if power % replicas == 0 else largest}"
+    return f"{smaller}, or --grad_accum {accum}" if accum <= batch else smaller
+
+
+def gigabytes(size: float) -> str:
+    """A size to read."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
