@@ -277,8 +277,8 @@ class RunConfig(OptionGroup):
     )
     init_from: str | None = opt(
         None,
-        "model whose weights the run starts from (a run, NPZ, HuggingFace directory, BERT "
-        "checkpoint); the optimizer starts afresh",
+        "model whose weights the run starts from (a run, RUN@STEP, RUN@best, NPZ, HuggingFace "
+        "directory, BERT checkpoint); the optimizer starts afresh",
         unit="path",
         basic=True,
         may_change=True,
@@ -368,6 +368,14 @@ class RuntimeConfig(OptionGroup):
         also_called={"mixed_precision": "", "bf16": "--precision bfloat16", "fp16": "bfloat16"},
     )
     xla: bool = opt(True, "compile the step with XLA (always on TPU)", may_change=True)
+    xla_cache: str = opt(
+        "auto",
+        "directory of programs that XLA has compiled for this CPU, for the next start; auto: in "
+        "the user's cache directory, none: compile at every start",
+        unit="directory",
+        may_change=True,
+        may_differ=True,
+    )
     start_timeout: float = opt(
         600.0,
         "seconds to wait at the start for other workers or for a TPU",

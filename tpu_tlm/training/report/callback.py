@@ -18,7 +18,7 @@ from tpu_tlm.training.callbacks import (
     StepReport,
 )
 from tpu_tlm.training.metrics import read_metrics
-from tpu_tlm.training.recorders import warn
+from tpu_tlm.training.recorders import reason, warn
 from tpu_tlm.training.report.collect import (
     RunData,
     checkpoints_in,
@@ -51,8 +51,8 @@ class WriteReport(Callback):
             action(self._run)
         except (OSError, TlmError) as error:
             self._run = None
-            reason = " ".join(str(error).split())
-            warn(f"{self.path}: cannot be written ({reason}); the run goes on without it")
+            why = reason(error, self.path)
+            warn(f"{self.path}: cannot be written ({why}); the run goes on without it")
 
     def on_start(self, start: RunStart) -> None:
         def read(run: RunData) -> None:
