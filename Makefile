@@ -1,4 +1,4 @@
-# make env | plan-env | gpu-bench-env | test | repeat | fast | test-hf | image-check | kube-check | beam-check | lint | docs | demo | bench | doctor | constraints | clean.   PYTHON=python3.12 make env chooses the interpreter.
+# make env | plan-env | gpu-bench-env | test | repeat | fast | campaign | test-hf | image-check | kube-check | beam-check | lint | docs | demo | bench | doctor | constraints | clean.   PYTHON=python3.12 make env chooses the interpreter.
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Without bytecode on disk every process that imports TensorFlow needs some seconds more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: env plan-env gpu-bench-env test repeat fast test-hf image-check kube-check beam-check lint format docs demo bench doctor constraints clean
+.PHONY: env plan-env gpu-bench-env test repeat fast campaign test-hf image-check kube-check beam-check lint format docs demo bench doctor constraints clean
 
 env: $(STAMP)
 
@@ -45,6 +45,11 @@ repeat: env
 # `make test` without the slow tests.
 fast: lint
 	$(PYTEST) -m "not slow"
+
+# Kills, signals, two workers, damaged bytes and 1,000 fuzzed inputs (docs/campaign.md): about 30 minutes. CAMPAIGN="--scale 0.1" is a tenth of it.
+CAMPAIGN ?= --scale 1
+campaign: env
+	CAMPAIGN="$(CAMPAIGN)" $(BIN)/python -m pytest -q -s tests/campaign
 
 # What is compared with `transformers` and real models, none of it skipped: where torch's build for CPUs is not to be had, PyPI's is taken.
 test-hf: env

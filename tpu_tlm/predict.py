@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from tpu_tlm.config import PredictConfig, cli
 from tpu_tlm.errors import UsageError, run_command
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     from tpu_tlm.devices import select
 
     select.quiet()
-    texts = config.text or (line.rstrip("\n") for line in sys.stdin)
+    texts = config.text or _standard_input()
     if config.task in ("classify", "tag", "score"):
         from tpu_tlm.training.finetuning.predict import predicted_lines
 
@@ -37,6 +37,18 @@ def main(argv: list[str] | None = None) -> int:
     tasks = {"fill-mask": _fill_mask, "generate": _generate, "respond": _respond}
     tasks[config.task](config, saved, texts)
     return 0
+
+
+def _standard_input() -> Iterator[str]:
+    """The lines of standard input; `UsageError` for one that is no text."""
+    # A program's own stream of text has no bytes; without any stream there is no line.
+    stream = getattr(sys.stdin, "buffer", sys.stdin) or ()
+    for number, line in enumerate(stream, 1):
+        try:
+            text = line.decode("utf-8") if isinstance(line, bytes) else line
+        except UnicodeDecodeError:
+            raise UsageError(f"standard input: line {number}: is not UTF-8 text") from None
+        yield text.rstrip("\r\n")
 
 
 def _fill_mask(config: PredictConfig, saved: PretrainedModel, texts: Iterable[str]) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import copy
 import os
+import signal
+import time
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import nbformat
@@ -47,10 +50,23 @@ def with_parameters(notebook: Any, parameters: dict[str, Any]) -> Any:
     return notebook
 
 
-def run(path: Path, directory: Path, parameters: dict[str, Any], timeout: int = 600) -> Any:
+def _interrupt(client: NotebookClient, at: Path) -> None:
+    while not at.exists():
+        time.sleep(0.02)
+    os.kill(client.km.provisioner.pid, signal.SIGINT)
+
+
+def run(
+    path: Path,
+    directory: Path,
+    parameters: dict[str, Any],
+    timeout: int = 600,
+    interrupt_at: Path | None = None,
+) -> Any:
     """Execute every cell with `directory` as working directory; returns the notebook with outputs.
 
-    Raises nbclient's `CellExecutionError` with the traceback of the cell that fails.
+    interrupt_at: the kernel is interrupted, as by the stop button, once this file is there. Raises
+    nbclient's `CellExecutionError` with the traceback of the cell that fails.
     """
     notebook = with_parameters(nbformat.read(path, as_version=4), parameters)
     nbformat.validate(notebook)
@@ -62,6 +78,8 @@ def run(path: Path, directory: Path, parameters: dict[str, Any], timeout: int = 
         client = NotebookClient(
             notebook, timeout=timeout, resources={"metadata": {"path": str(directory)}}
         )
+        if interrupt_at is not None:
+            Thread(target=_interrupt, args=(client, interrupt_at), daemon=True).start()
         return client.execute()
     finally:
         os.environ.clear()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.paths import ROOT
@@ -38,6 +39,37 @@ def text(tmp_path: Path) -> Path:
     documents = (f"text {i}\n" + "\n".join(lines) for i in range(200))
     path.write_text("\n\n".join(documents) + "\n")
     return path
+
+
+@pytest.mark.slow
+def test_an_interrupted_notebook_is_run_again_to_the_same_result(
+    text: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("matplotlib")
+    from nbclient.exceptions import CellExecutionError
+
+    import tpu_tlm as tlm
+    from tests.colab.runner import run
+
+    options = {"text": str(text), "steps": 400, "batch_size": 8, "seq_length": 16}
+    options |= {"vocab_size": 60, "preset": "bert-tiny", "sentence": "the [MASK] dog"}
+    notebook = COLAB / "pretrain_on_tpu.ipynb"
+    for name in ("whole", "interrupted"):
+        (tmp_path / name).mkdir()
+    run(notebook, tmp_path / "whole", options)
+    place = tmp_path / "interrupted"
+    with pytest.raises(CellExecutionError, match="continue"):
+        run(notebook, place, options, interrupt_at=place / "tlm_work" / "run" / "metrics.jsonl")
+    assert not (place / "hf_model").exists()
+    run(notebook, place, options)
+    models = [
+        tlm.load(tmp_path / n / "tlm_work" / "run").pretrained.values
+        for n in ("whole", "interrupted")
+    ]
+    assert models[0].keys() == models[1].keys()
+    assert all(np.array_equal(value, models[1][name]) for name, value in models[0].items())
 
 
 @pytest.mark.slow

@@ -63,3 +63,14 @@ def test_a_text_without_tokens_gets_no_response(
     assert [
         line for line in capsys.readouterr().out.splitlines() if not line.startswith((" ", "#"))
     ] == answered
+
+
+def test_standard_input_that_is_no_text_is_named(monkeypatch):
+    lines = io.TextIOWrapper(io.BytesIO(b"good\r\nw\xc3\xa4\n\xff\xfe\n"), encoding="ascii")
+    monkeypatch.setattr(sys, "stdin", lines)
+    texts = predict._standard_input()
+    assert [next(texts), next(texts)] == ["good", "wä"]
+    with pytest.raises(UsageError, match="standard input: line 3"):
+        next(texts)
+    monkeypatch.setattr(sys, "stdin", None)
+    assert list(predict._standard_input()) == []

@@ -21,7 +21,8 @@ from tpu_tlm.formats.compatibility import flags
 from tpu_tlm.formats.load import load
 from tpu_tlm.formats.save import save
 from tpu_tlm.training import make_trainer
-from tpu_tlm.training.warm_start import values_of
+from tpu_tlm.training.initial_model import InitialModel
+from tpu_tlm.training.warm_start import warm_start
 
 pytestmark = hf.needs_torch
 FILES = DATA_FILES / "tokenizers"
@@ -154,8 +155,9 @@ def test_rows_are_means_of_pieces_or_random(models: dict[str, Path], tmp_path: P
     saved = load(str(models["bert"]))
     base = saved.tokenizer()
     first = len(base.tokens)
-    mean, told = values_of(str(models["bert"]), spec, tokenizer, own)
-    random, _ = values_of(str(models["bert"]), spec, tokenizer, own, "random")
+    initial = InitialModel(str(models["bert"]), saved, {})
+    mean, told = warm_start(initial, spec, tokenizer, own)
+    random, _ = warm_start(initial, spec, tokenizer, own, "random")
     assert any("5 new tokens (covid-19" in line and "mean" in line for line in told)
     for path in ("embeddings/x/table", "head/bias"):
         pieces = saved.values[path][base.encode("covid-19")]
@@ -172,14 +174,15 @@ def test_rows_without_a_token_are_not_used(models: dict[str, Path], tmp_path: Pa
     options = _options({**models, "gpt2-data": tmp_path / "data"}, "gpt2", tmp_path / "run")
     trainer = make_trainer(options, one_device(), display=False)
     tokens = len(trainer.experiment.datasets.tokenizer.tokens)
-    values, told = values_of(
-        str(models["gpt2"]),
+    saved = load(str(models["gpt2"]))
+    values, told = warm_start(
+        InitialModel(str(models["gpt2"]), saved, {}),
         trainer.experiment.spec,
         trainer.experiment.datasets.tokenizer,
         trainer.state.model_arrays(),
     )
     assert any(f"{512 - tokens} rows of the model have no token" in line for line in told)
-    theirs = load(str(models["gpt2"])).values["embeddings/x/table"]
+    theirs = saved.values["embeddings/x/table"]
     np.testing.assert_array_equal(values["embeddings/x/table"][:tokens], theirs[:tokens])
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tpu_tlm.checkpoints.data_file import DataFile
+from tpu_tlm.filesystem.tensorflow_files import as_os_error
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -53,11 +52,7 @@ def write(prefix: str, variables: Mapping[str, Any]) -> None:
             )
         except tf.errors.OpError as error:
             # Disk full, no permission: TensorFlow has a kind of its own for each.
-            lines = (error.message or "").strip().splitlines() or [type(error).__name__]
-            for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
-                if os.strerror(code) in lines[0]:
-                    raise OSError(code, os.strerror(code)) from None
-            raise OSError(errno.EIO, lines[0]) from None
+            raise as_os_error(error) from None
 
 
 def host_tensor(tensor: tf.Tensor) -> tf.Tensor:

@@ -29,12 +29,23 @@ def translating() -> Iterator[None]:
     except Exception as error:
         if not type(error).__module__.startswith("tensorflow"):
             raise
-        if type(error).__name__ == "NotFoundError":
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
-        denied = type(error).__name__ == "PermissionDeniedError"
-        text = " ".join(str(getattr(error, "message", "") or error).split())
-        number = errno.EACCES if denied else errno.EIO
-        raise StoreError(number, text[:300] or type(error).__name__) from None
+        raise as_os_error(error) from None
+
+
+# The local disk's own words at the end of TensorFlow's, whose kinds are fewer.
+_LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EMFILE)
+
+
+def as_os_error(error: Exception) -> OSError:
+    """An error of TensorFlow about a file as Python's own."""
+    if type(error).__name__ == "NotFoundError":
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    denied = type(error).__name__ == "PermissionDeniedError"
+    text = " ".join(str(getattr(error, "message", "") or error).split())
+    for number in _LOCAL:
+        if os.strerror(number) in text:
+            return OSError(number, os.strerror(number))
+    return StoreError(errno.EACCES if denied else errno.EIO, text[:300] or type(error).__name__)
 
 
 class TensorFlowFiles(FileSystem):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import posixpath
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -53,6 +55,14 @@ def save(
         raise UsageError(f"{path}: is a file; --to {target.name} writes a directory")
     if not overwrite and filesystem.is_directory(path) and filesystem.list_names(path):
         raise UsageError(f"{path}: is not empty; choose another directory, or give --overwrite")
+    with _removed_on_failure(path):
+        return _write_directory(saved, path, target, options)
+
+
+def _write_directory(
+    saved: PretrainedModel, path: str, target: Format, options: WriteOptions
+) -> tuple[dict[str, str], list[str]]:
+    assert target.write is not None
     files, notes = target.write(saved, path, options)
     for name, data in files.items():
         # A name from a file never decides where something is written.
@@ -70,6 +80,22 @@ def save(
         posixpath.join(path, RECORD), (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
     )
     return hashes, notes
+
+
+@contextlib.contextmanager
+def _removed_on_failure(path: str) -> Iterator[None]:
+    """Leave nothing half-written: what the block added to the directory goes if it fails."""
+    existed = filesystem.is_directory(path)
+    before = set(_all_files(path)) if existed else set()
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(TlmError):
+            if not existed:
+                filesystem.remove_tree(path)
+            for name in set(_all_files(path)) - before:
+                filesystem.remove(posixpath.join(path, name))
+        raise
 
 
 def _all_files(path: str, inside: str = "") -> list[str]:

@@ -60,7 +60,8 @@ class RecordMetrics(Callback):
             action()
         except (OSError, TlmError) as error:
             writer, self._writer = self._writer, None
-            warn(f"{self.path}: cannot be written ({_reason(error)}); the run goes on without it")
+            why = reason(error, self.path)
+            warn(f"{self.path}: cannot be written ({why}); the run goes on without it")
             try:
                 if writer is not None:
                     writer.close()
@@ -92,9 +93,11 @@ class RecordMetrics(Callback):
             self._try(writer.close)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception, path: str) -> str:
+    """Why the file could not be written, without its name."""
     strerror = getattr(error, "strerror", None)
-    return strerror or " ".join(str(error).split()) or type(error).__name__
+    text = strerror or " ".join(str(error).split()) or type(error).__name__
+    return text.removeprefix(f"{path}: ")  # which is named already
 
 
 class ExportNpz(Callback):
@@ -119,6 +122,6 @@ class ExportNpz(Callback):
                     filesystem.remove(posixpath.join(self.directory, name))
         except (OSError, TlmError) as error:
             warn(
-                f"{path}: cannot be written ({_reason(error)}); the checkpoint {report.path} is"
-                " saved, and convert makes an NPZ from it"
+                f"{path}: cannot be written ({reason(error, path)}); the checkpoint"
+                f" {report.path} is saved, and convert makes an NPZ from it"
             )

@@ -251,6 +251,9 @@ def test_options_of_meads_classes(options, kind, expected):
         ({"rpr_k": ["a"]}, "rpr_k"),
         ({"embed_type": "other"}, "embed_type"),
         ({"ra_type": []}, "ra_type"),
+        ({"features": 0.5}, "features"),
+        ({"layers": float("nan")}, "layers"),
+        ({"d_ff": float("inf")}, "d_ff"),
     ],
 )
 def test_wrong_options_are_named(options, says):

@@ -95,12 +95,14 @@ def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
                 continue
             raise UsageError(f"MEAD option {key!r} ({value!r}) is not known here")
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if name in _SIZES and not (number and value == int(value) and 1 <= value <= 2**31):
+        if name in _SIZES and not (number and 1 <= value <= 2**31 and value == int(value)):
             raise UsageError(f"MEAD option {key!r}: {value!r} is not a whole number above zero")
         if name in _FLAGS and not isinstance(value, bool):
             raise UsageError(f"MEAD option {key!r}: {value!r} is not true or false")
         if name in _NUMBERS and not (number and 0 <= value <= 1):
             raise UsageError(f"MEAD option {key!r}: {value!r} is not a number from 0 to 1")
+        if name == "features" and not isinstance(value, list | tuple | dict):
+            raise UsageError(f"MEAD option {key!r}: {value!r} is not a list of names")
         found[name] = int(value) if name in _SIZES else value
     return found
 

@@ -14,6 +14,7 @@ import numpy as np
 from tpu_tlm import filesystem
 from tpu_tlm.data.tokenizers.wordpiece import WordPieceTokenizer
 from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.filesystem.tensorflow_files import translating
 from tpu_tlm.formats.huggingface import tokenizer_read
 from tpu_tlm.formats.huggingface.families import FAMILIES
 from tpu_tlm.formats.huggingface.read import SPEC_KEY, assemble, embedded_spec, read_config
@@ -178,7 +179,7 @@ def write_bert(saved: PretrainedModel, directory: str) -> tuple[dict[str, bytes]
         )
     named = to_google(arrays)
     filesystem.make_directory(directory)
-    with tf.device("CPU:0"):
+    with filesystem.naming(directory), translating(), tf.device("CPU:0"):
         tf.raw_ops.SaveV2(
             prefix=posixpath.join(directory, NAME),
             tensor_names=list(named),

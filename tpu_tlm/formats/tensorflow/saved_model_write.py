@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tpu_tlm import filesystem
 from tpu_tlm.errors import UsageError
+from tpu_tlm.filesystem.tensorflow_files import translating
 from tpu_tlm.formats.pretrained import PretrainedModel, assign
 from tpu_tlm.formats.tensorflow.graph_tokenizers import GraphTokenizer
 from tpu_tlm.formats.tensorflow.saved_model_read import EXTRAS, SPEC, TOKENIZER, VALUES
@@ -130,7 +131,8 @@ def write_saved_model(
             f"--length {length}: must be between 4 and the {longest} tokens of the model"
         )
     served = Served(saved, length or longest)
-    tf.saved_model.save(served, directory, signatures=served.signatures())
+    with filesystem.naming(directory), translating():
+        tf.saved_model.save(served, directory, signatures=served.signatures())
     found = {
         SPEC: (
             json.dumps(

@@ -25,6 +25,7 @@ from tpu_tlm.tasks import metrics as scoring
 from tpu_tlm.tasks.batches import batch_stream, make_plan
 from tpu_tlm.tasks.model import HEAD, head_suffices
 from tpu_tlm.tasks.options import FinetuneOptions, default_epochs, default_lr
+from tpu_tlm.training import stop_messages
 from tpu_tlm.training.device_feed import feed
 from tpu_tlm.training.finetuning.features import cached_vectors
 from tpu_tlm.training.finetuning.outputs import Outputs
@@ -114,6 +115,7 @@ class FinetuneRun:
         )
         self.history = History()
         self.at = 0
+        self.committed = ""
         self._display = ProgressBar()
         self._begun = (time.monotonic(), 0)  # time and step at which this process began
         self.notice = PreemptionWatcher(
@@ -321,20 +323,24 @@ class FinetuneRun:
 
     def _save_best(self) -> None:
         if self.devices.is_chief:
-            with self.devices.team.undisturbed(), self.notice.saving():
-                arrays = self._checked(self._model_values())
-                self.best.save(self.at, arrays, self._checkpoint_state())
+            self._commit(self.best, self._model_values())
 
     def _save_progress(self) -> None:
         if self.devices.is_chief:
-            with self.devices.team.undisturbed(), self.notice.saving():
-                values = self._checked(self.state.snapshot())
-                try:
-                    self.progress.save(self.at, values, self._checkpoint_state())
-                except SavedElsewhere as error:
-                    if not self.notice.reason:
-                        raise
-                    print(f"warning: {error}", flush=True)
+            self.committed = self._commit(self.progress, self.state.snapshot())
+
+    def _commit(self, checkpoints: RunCheckpoints, arrays: dict[str, Any]) -> str:
+        with self.devices.team.undisturbed(), self.notice.saving():
+            arrays = self._checked(arrays)
+            try:
+                return checkpoints.save(self.at, arrays, self._checkpoint_state())
+            except SavedElsewhere as error:
+                if not self.notice.reason:
+                    raise
+                print(f"warning: {error}", flush=True)
+                return error.path
+            except TlmError as error:
+                raise TlmError(stop_messages.unsaved(str(error), self.committed)) from error
 
     def _restore(self) -> None:
         found = self.progress.newest()
@@ -344,7 +350,7 @@ class FinetuneRun:
             return
         self.state.restore(found.load(), found.step, found.path)
         self.history = History(**found.state["history"])
-        self.at = found.step
+        self.at, self.committed = found.step, found.path
         self._begun = (time.monotonic(), self.at)
         print(f"continuing at step {found.step} of {self.total} from {found.path}")
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from tpu_tlm import filesystem
 from tpu_tlm.errors import UsageError
+from tpu_tlm.filesystem.tensorflow_files import translating
 from tpu_tlm.formats.tensorflow.graph_tokenizers import GraphTokenizer
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.training.finetuning.predict import TaskPredictor
@@ -76,4 +78,5 @@ def save_serving(predictor: TaskPredictor, directory: str, length: int | None = 
             lambda: {"labels": tf.constant(served.predictor_task.labels or [""])}, autograph=False
         ).get_concrete_function(),
     }
-    tf.saved_model.save(served, directory, signatures=signatures)
+    with filesystem.naming(directory), translating():
+        tf.saved_model.save(served, directory, signatures=signatures)

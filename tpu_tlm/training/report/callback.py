@@ -18,7 +18,7 @@ from tpu_tlm.training.callbacks import (
     StepReport,
 )
 from tpu_tlm.training.metrics import read_metrics
-from tpu_tlm.training.recorders import warn
+from tpu_tlm.training.recorders import reason, warn
 from tpu_tlm.training.report.collect import (
     RunData,
     checkpoints_in,
@@ -27,6 +27,8 @@ from tpu_tlm.training.report.collect import (
     saved_step,
 )
 from tpu_tlm.training.report.page import page
+from tpu_tlm.training.samples import NAME as SAMPLES
+from tpu_tlm.training.samples import read_samples
 
 NAME = "report.html"
 
@@ -49,8 +51,8 @@ class WriteReport(Callback):
             action(self._run)
         except (OSError, TlmError) as error:
             self._run = None
-            reason = " ".join(str(error).split())
-            warn(f"{self.path}: cannot be written ({reason}); the run goes on without it")
+            why = reason(error, self.path)
+            warn(f"{self.path}: cannot be written ({why}); the run goes on without it")
 
     def on_start(self, start: RunStart) -> None:
         def read(run: RunData) -> None:
@@ -85,6 +87,7 @@ class WriteReport(Callback):
             run.checkpoints = [saved for saved in run.checkpoints if saved.step in kept]
             if (new := saved_step(report.path)) is not None:
                 run.checkpoints.append(new)
+            run.samples = read_samples(posixpath.join(self.directory.path, SAMPLES))
             filesystem.write_bytes(self.path, page([run]))
 
         self._try(write)
