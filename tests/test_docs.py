@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
+import tpu_tlm
 from tests.paths import ROOT
 from tpu_tlm.config import cli
 from tpu_tlm.config.command_table import COMMANDS
@@ -83,7 +85,7 @@ def _inline(page: str) -> Iterator[tuple[int, str]]:
         yield text.count("\n", 0, match.start()) + 1, " ".join(match[1].split())
 
 
-def _words(rest: str) -> list[str]:
+def words_of(rest: str) -> list[str]:
     """The arguments of a command, up to a comment, pipe or another command."""
     lexer = shlex.shlex(rest, posix=True, punctuation_chars="|;&<>()")
     lexer.whitespace_split = True
@@ -95,7 +97,7 @@ def _words(rest: str) -> list[str]:
     return words
 
 
-def _documented() -> Iterator[tuple[str, str, str]]:
+def documented() -> Iterator[tuple[str, str, str]]:
     """Every documented command: page and line, name, arguments."""
     for page in [*PAGES, *RECIPES]:
         code = _code_lines(page)
@@ -107,7 +109,7 @@ def _documented() -> Iterator[tuple[str, str, str]]:
 
 
 def test_there_is_something_to_check():
-    assert len(PAGES) > 10 and len(RECIPES) > 5 and len(list(_documented())) > 60
+    assert len(PAGES) > 10 and len(RECIPES) > 5 and len(list(documented())) > 60
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -137,14 +139,14 @@ def test_files_that_are_named_exist(page):
             assert any((base / name).exists() for base in bases), f"{page}: {name}"
 
 
-@pytest.mark.parametrize("case", list(_documented()), ids=lambda case: f"{case[0]}-{case[1]}")
+@pytest.mark.parametrize("case", list(documented()), ids=lambda case: f"{case[0]}-{case[1]}")
 def test_documented_commands_parse(case):
     where, name, rest = case
     if name not in COMMANDS:
         # A page may come before the table of its command; the module has its own parser.
         assert (ROOT / "tpu_tlm" / f"{name}.py").is_file(), f"{where}: no command {name}"
         return
-    words = _words(rest)
+    words = words_of(rest)
     if not words:
         return  # The command's name alone.
     shortened = "..." in words
@@ -166,6 +168,10 @@ def test_documented_commands_parse(case):
         return
     try:
         cli.parse(prog, "", groups, words, check_required=False)
+        if name == "train":
+            # Whatever is trained can be planned, with the same options.
+            planned = [*words, "--tpu", "v5e-1"] if "--tpu" not in words else words
+            cli.parse("tpu_tlm.plan", "", COMMANDS["plan"].groups, planned, check_required=False)
     except SystemExit as stop:  # --help
         assert stop.code == 0, where
 
@@ -201,3 +207,24 @@ def test_pages_use_the_terms_of_the_field(page):
     for number, line in enumerate(_text(page).splitlines(), 1):
         found = _PRIVATE.search(line)
         assert not found, f"{page}:{number}: {found and found[0]!r}"
+
+
+def test_the_citation_and_the_templates_are_what_their_readers_expect():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors", "version", "license"} <= set(cited)
+    assert cited["version"] == tpu_tlm.__version__ and cited["authors"][0]["name"]
+    templates = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.md"))
+    assert len(templates) >= 2
+    for path in templates:
+        _, head, body = path.read_text(encoding="utf-8").split("---\n", 2)
+        assert {"name", "about", "labels"} <= set(yaml.safe_load(head)) and body.strip()
+    for name in ("CODE_OF_CONDUCT.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"):
+        assert (ROOT / name).stat().st_size > 500, name
+    assert tpu_tlm.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_one_screen_first():
+    """What, picture, one command and Python stand before everything else."""
+    first = "\n".join(_text("README.md").splitlines()[:32])
+    for part in ("![", "tpu-tlm quickstart", "```python", "fill_mask", "docs/tutorial.md"):
+        assert part in first, part

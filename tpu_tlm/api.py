@@ -116,8 +116,10 @@ def preprocess(
     corpus, tokens, config, pairs = _groups(
         classes, {"input_files": files, "output": output, **options}
     )
-    tokens, config, _ = with_tokenizer_of(tokens, config)
-    return run(corpus, tokens, config, pairs)
+    tokens, config, taken = with_tokenizer_of(tokens, config)
+    result = run(corpus, tokens, config, pairs)
+    result.lines[:0] = [taken] if taken else []
+    return result
 
 
 @naming_parameters

@@ -91,7 +91,7 @@ def test_flags_win_over_a_preset_and_a_preset_flag_over_a_file(tmp_path):
     assert (config.model.num_layers, config.model.d_model, config.model.d_ff) == (3, 768, 100)
     assert (config.optim.lr, config.run.preset) == (0.5, "bert-base")
     config = Config(*cli.parse("tpu_tlm.train", "", groups, [*given, "--preset", "bert-tiny"]))
-    assert (config.model.d_model, config.model.d_ff, config.optim.lr) == (128, 512, 1e-3)
+    assert (config.model.d_model, config.model.d_ff, config.optim.lr) == (128, 512, 1.5e-3)
     # A resolved file holds everything: reading it back changes nothing.
     config.to_yaml(tmp_path / "all.yaml")
     assert Config.from_yaml(tmp_path / "all.yaml") == config

@@ -155,7 +155,7 @@ def test_rows_are_means_of_pieces_or_random(models: dict[str, Path], tmp_path: P
     saved = load(str(models["bert"]))
     base = saved.tokenizer()
     first = len(base.tokens)
-    initial = InitialModel(str(models["bert"]), None, {})
+    initial = InitialModel(str(models["bert"]), saved, {})
     mean, told = warm_start(initial, spec, tokenizer, own)
     random, _ = warm_start(initial, spec, tokenizer, own, "random")
     assert any("5 new tokens (covid-19" in line and "mean" in line for line in told)
@@ -174,14 +174,15 @@ def test_rows_without_a_token_are_not_used(models: dict[str, Path], tmp_path: Pa
     options = _options({**models, "gpt2-data": tmp_path / "data"}, "gpt2", tmp_path / "run")
     trainer = make_trainer(options, one_device(), display=False)
     tokens = len(trainer.experiment.datasets.tokenizer.tokens)
+    saved = load(str(models["gpt2"]))
     values, told = warm_start(
-        InitialModel(str(models["gpt2"]), None, {}),
+        InitialModel(str(models["gpt2"]), saved, {}),
         trainer.experiment.spec,
         trainer.experiment.datasets.tokenizer,
         trainer.state.model_arrays(),
     )
     assert any(f"{512 - tokens} rows of the model have no token" in line for line in told)
-    theirs = load(str(models["gpt2"])).values["embeddings/x/table"]
+    theirs = saved.values["embeddings/x/table"]
     np.testing.assert_array_equal(values["embeddings/x/table"][:tokens], theirs[:tokens])
 
 

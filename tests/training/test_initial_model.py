@@ -11,7 +11,8 @@ from tests.training.test_warm_start import BERT, saved_of
 from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.config import Config
 from tpu_tlm.data.dataset.dataset import open_dataset
-from tpu_tlm.errors import UsageError
+from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.formats.load import load
 from tpu_tlm.formats.save import save
 from tpu_tlm.training.initial_model import taken_line, with_initial_model
 
@@ -84,3 +85,18 @@ def test_the_same_options_continue_without_the_model(models, toy_corpus, tmp_pat
     assert Checkpoints(str(tmp_path / "run" / "checkpoints")).newest().step == 2
     with pytest.raises(UsageError, match="--d_model was 32 and is now 64"):
         fit(config_of(toy_corpus, tmp_path, init_from="gone", steps=3, d_model=64))
+
+
+def test_a_step_of_a_run_is_named_behind_it(toy_run):
+    run = str(toy_run.run_dir)
+    places = (toy_run.run_dir / "checkpoints").glob("step-*")
+    steps = [int(place.name.removeprefix("step-")) for place in places]
+    first = min(steps)
+    assert first < max(steps)
+    saved = load(f"{run}@{first}")
+    assert saved.source == load(run, step=first).source != load(run).source
+    for path, words in ((f"{run}@7", "7"), (f"{run}@{first}x", "no such")):
+        with pytest.raises((UsageError, TlmError), match=words):
+            load(path)
+    with pytest.raises(UsageError, match="--step"):
+        load(f"{run}@{first}", step=first)

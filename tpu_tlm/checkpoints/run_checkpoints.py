@@ -96,6 +96,7 @@ class RunCheckpoints(Checkpoints):
         kept = usable[: max(1, self.keep - 1)]
         if self.keep_every:
             kept += [name for name in usable if _order(name)[0] % self.keep_every == 0]
+        kept += [name for name in usable if _order(name)[0] in self.pinned]
         # Later steps are left to the commit: nothing is lost if it fails again.
         replaced = [name for name in usable if name not in kept]
         if not replaced:

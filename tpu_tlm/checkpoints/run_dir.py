@@ -36,6 +36,10 @@ CONTENTS = (
     "tb",
     "metrics.jsonl",
     "report.html",
+    "samples.jsonl",
+    "loggers.json",
+    "mlruns",
+    "wandb",
     "features",
 )
 _TRAINED = "trained"  # key of identity.json: a checkpoint was committed

@@ -210,13 +210,14 @@ class PredictConfig(OptionGroup):
     beam_rule: Literal["gnmt", "transformers"] = opt(
         "gnmt",
         "beam search: gnmt: scores are log-probability / ((5 + tokens) / 6) ** length_penalty; "
-        "transformers: log-probability / tokens ** length_penalty, and texts end as in its generate",
+        "transformers: log-probability / tokens ** length_penalty, texts end as in its generate",
         only_with={**_GENERATE, "beam": (SET,)},
     )
     length_penalty: float | None = opt(
         None,
         "beam search: exponent of the length; none = 0.6, with beam_rule transformers 1",
         unit="number",
+        minimum=-100,
         only_with={**_GENERATE, "beam": (SET,)},
     )
     early_stopping: Literal["false", "true", "never"] = opt(
@@ -271,6 +272,13 @@ class PlanConfig(OptionGroup):
         conflicts=("train_dir",),
         basic=True,
     )
+    task: Literal["classify", "multilabel", "pair", "regress", "tag"] | None = opt(
+        None,
+        "plan fine-tuning for a task, of --init_from or of the model flags; none = pre-training",
+        conflicts=("train_dir",),
+        basic=True,
+    )
+    labels: int = opt(2, "fine-tuning: labels of the task", unit="labels", minimum=1, maximum=2**20)
     search: bool = opt(True, "search the largest batch that fits (compiles several times)")
     sweep: bool = opt(
         False,

@@ -1,8 +1,8 @@
 """Presets: the option values of published models by name (`--preset`).
 
 A preset gives defaults; a file and flags win over it. Sizes are those of the papers and of the
-HuggingFace configurations that `source` names. Learning rates marked "ours" are not published
-anywhere: they were chosen for the width and tried on toy runs only.
+HuggingFace configurations that `source` names. Learning rates and initial weights marked "ours" are
+not published anywhere: docs/defaults.md has the sweep that they are from.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ _WORDPIECE = {
     "eol_token": None,
 }
 _BERT_PAPER = "arXiv 1810.04805, A.2; HuggingFace google-bert/"
-_MINIATURE = "sizes: arXiv 1908.08962 (google/bert_uncased_L-{}); learning rate: ours"
+_MINIATURE = (
+    "sizes: arXiv 1908.08962 (google/bert_uncased_L-{}); learning rate and initial weights: ours"
+)
 
 _ROBERTA = {
     **_BERT,
@@ -149,13 +151,20 @@ PRESETS: dict[str, Preset] = {
     ),
     "bert-small": Preset(
         _MINIATURE.format("4_H-512_A-8"),
-        {**_BERT, **_sizes(4, 512, 8), "lr": 5e-4},
+        {**_BERT, **_sizes(4, 512, 8), "lr": 5e-4, "weight_std": 0.03},
         {**_WORDPIECE, "seq_length": 128},
         10000,
     ),
     "bert-tiny": Preset(
         _MINIATURE.format("2_H-128_A-2"),
-        {**_BERT, **_sizes(2, 128, 2), "lr": 1e-3},
+        {
+            **_BERT,
+            **_sizes(2, 128, 2),
+            "lr": 1.5e-3,
+            "weight_std": 0.08,
+            "dropout": 0.0,
+            "embeddings_dropout": 0.0,
+        },
         {**_WORDPIECE, "seq_length": 128},
         10000,
     ),
@@ -275,6 +284,7 @@ PRESETS: dict[str, Preset] = {
             "d_k": 64,
             "num_decoder_layers": 6,
             "position_encoding": ["t5"],
+            "share_positions": True,
             "transformer_type": "pre-layer-norm",
             "norm_type": "rms-norm",
             "layer_norm_eps": 1e-6,
@@ -291,8 +301,7 @@ PRESETS: dict[str, Preset] = {
         },
         {**_BPE, "vocab_size": 32000, "seq_length": 512, "eol_token": None},
         10000,
-        "linear layers without biases; one table of relative positions for all layers; "
-        "SentencePiece",
+        "linear layers without biases; SentencePiece",
     ),
     "modernbert-base": Preset(
         "arXiv 2412.13663; HuggingFace answerdotai/ModernBERT-base",
@@ -309,7 +318,7 @@ PRESETS: dict[str, Preset] = {
         _MODERNBERT_MISSING,
     ),
     "modernbert-small": Preset(
-        "architecture: arXiv 2412.13663; sizes and learning rate: ours",
+        "architecture: arXiv 2412.13663; sizes, learning rate, initial weights: ours",
         {
             **_MODERNBERT,
             **_sizes(7, 384, 6, 576),
@@ -322,7 +331,7 @@ PRESETS: dict[str, Preset] = {
         _MODERNBERT_MISSING,
     ),
     "modernbert-tiny": Preset(
-        "architecture: arXiv 2412.13663; sizes and learning rate: ours",
+        "architecture: arXiv 2412.13663; sizes, learning rate, initial weights: ours",
         {
             **_MODERNBERT,
             **_sizes(4, 128, 2, 192),

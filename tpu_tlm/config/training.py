@@ -277,8 +277,8 @@ class RunConfig(OptionGroup):
     )
     init_from: str | None = opt(
         None,
-        "model whose weights the run starts from (a run, NPZ, HuggingFace directory, BERT "
-        "checkpoint); the optimizer starts afresh",
+        "model whose weights the run starts from (a run, RUN@STEP, RUN@best, NPZ, HuggingFace "
+        "directory, BERT checkpoint); the optimizer starts afresh",
         unit="path",
         basic=True,
         may_change=True,
@@ -298,6 +298,23 @@ class RunConfig(OptionGroup):
         may_change=True,
     )
     tensorboard: bool = opt(True, "write TensorBoard logs", aliases=("tb",), may_change=True)
+    log: list[str] = opt(
+        [],
+        "also send metrics and options to these programs, by their own libraries and settings",
+        unit="name",
+        choices=("wandb", "mlflow"),
+        may_change=True,
+        also_called=("report_to",),
+    )
+    samples: int = opt(
+        4,
+        "tokens of the validation data that are guessed at every save, for the report and "
+        "TensorBoard; 0 = none",
+        unit="tokens",
+        minimum=0,
+        maximum=64,
+        may_change=True,
+    )
     report: bool = opt(
         True,
         "write report.html, a page with curves, options and data, at every checkpoint",
@@ -351,6 +368,14 @@ class RuntimeConfig(OptionGroup):
         also_called={"mixed_precision": "", "bf16": "--precision bfloat16", "fp16": "bfloat16"},
     )
     xla: bool = opt(True, "compile the step with XLA (always on TPU)", may_change=True)
+    xla_cache: str = opt(
+        "auto",
+        "directory of programs that XLA has compiled for this CPU, for the next start; auto: in "
+        "the user's cache directory, none: compile at every start",
+        unit="directory",
+        may_change=True,
+        may_differ=True,
+    )
     start_timeout: float = opt(
         600.0,
         "seconds to wait at the start for other workers or for a TPU",

@@ -10,7 +10,7 @@ from typing import Any
 
 from tpu_tlm.config import RuntimeConfig
 from tpu_tlm.config.keras_backend import FIX, unusable_backend
-from tpu_tlm.devices import installation, tpu
+from tpu_tlm.devices import installation, program_cache, tpu
 from tpu_tlm.devices.quiet_logs import quiet_logs
 from tpu_tlm.distributed import multi_worker
 from tpu_tlm.distributed.peers import PeerGroup
@@ -164,11 +164,13 @@ def prepare(config: RuntimeConfig) -> None:
             "set them in the environment"
         )
     os.environ.update(missing)
+    if config.xla and not wanted:
+        program_cache.start(config.xla_cache)
 
 
 def quiet() -> None:
     """`prepare` for commands that need no accelerator: TensorFlow on the CPU, without its log."""
-    prepare(RuntimeConfig(distribute="none"))
+    prepare(RuntimeConfig(distribute="none", xla_cache="none"))
 
 
 def connect(config: RuntimeConfig, *, trains: bool = True) -> Devices:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -30,9 +31,9 @@ def load(
     """The model at `path`, of any format in `registry.FORMATS`.
 
     path: a run directory (its newest good checkpoint, or that of `step`; `RUN@best`: that of the
-    best validation loss), an NPZ file, a HuggingFace directory, a BERT checkpoint, a SavedModel.
-    describe: gives the spec of an NPZ file of MEAD's, which holds none, from its arrays and its
-    path.
+    best validation loss; `RUN@400`: that of step 400), an NPZ file, a HuggingFace directory, a BERT
+    checkpoint, a SavedModel, an ELMo. describe: gives the spec of an NPZ file of MEAD's, which
+    holds none, from its arrays and its path.
 
     The result's `notes` and `skipped` say what a user should know; commands print its
     `report()`. Raises `UsageError` when there is no such model or its kind is not supported,
@@ -46,12 +47,18 @@ def load(
 
 
 def _chosen(path: str, step: int | None) -> tuple[str, int | None]:
-    """`RUN@best` as the run and its best step; other paths as they are."""
-    run_dir = path.rstrip("/").removesuffix(SUFFIX)
-    if run_dir == path.rstrip("/") or filesystem.exists(path):
+    """`RUN@best` and `RUN@400` as the run and a step; other paths as they are."""
+    plain = path.rstrip("/")
+    run_dir = plain.removesuffix(SUFFIX)
+    numbered = re.fullmatch(r"(.+)@([0-9]{1,18})", plain)
+    if (run_dir == plain and numbered is None) or filesystem.exists(path):
+        return path, step
+    if filesystem.is_directory(path):
         return path, step
     if step is not None:
         raise UsageError(f"--step {step}: {path} names a step already; leave one of the two out")
+    if numbered is not None:
+        return numbered[1], int(numbered[2])
     return run_dir, best_step(run_dir, posixpath.join(run_dir, CHECKPOINTS))
 
 

@@ -73,16 +73,18 @@ def script(commands: Sequence[CommandLine], directory: str, inputs: Sequence[str
 
 def run(command: CommandLine, say: Callable[[str], None]) -> list[str]:
     """Run vocab, preprocess or convert in this process; returns the lines that it prints."""
-    groups = command.groups()
+    groups: Any = command.groups()
     if command.name == "vocab":
         from tpu_tlm.data.tokenizers.learn_vocabulary import learn_vocabulary
         from tpu_tlm.formats.huggingface.vocabulary import vocabulary_files
 
-        return learn_vocabulary(*groups, vocabulary_files).lines
+        corpus, options = groups
+        return learn_vocabulary(corpus, options, vocabulary_files).lines
     if command.name == "preprocess":
         from tpu_tlm.data.preprocessing.preprocess import preprocess
 
-        result = preprocess(*groups, notice=say)
+        corpus, tokens, options, pairs = groups
+        result = preprocess(corpus, tokens, options, pairs, notice=say)
         return [*result.lines, *(f"warning: {warning}" for warning in result.warnings)]
     assert command.name == "convert"
     from tpu_tlm.formats.conversion import convert

@@ -6,13 +6,11 @@ process: what they say is what was done, and they repeat it.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 from tpu_tlm import filesystem
 from tpu_tlm.config import Config
@@ -21,42 +19,13 @@ from tpu_tlm.errors import Preempted, TlmError, UsageError
 from tpu_tlm.from_text import commands, sizing
 from tpu_tlm.from_text.commands import CommandLine
 from tpu_tlm.from_text.profile import corpus_of, profile_of
+from tpu_tlm.from_text.result import SCRIPT, QuickstartResult, summary_lines
+from tpu_tlm.from_text.state import read_state, write_state
 
-STATE, SCRIPT, ANSWERS = "quickstart.json", "commands.sh", "fill_mask.txt"
+ANSWERS = "fill_mask.txt"
 _SENTENCES = 6
 # Seconds that are kept for the fill-mask, the export and the last evaluation.
 _AT_THE_END = 25.0
-
-
-@dataclass(frozen=True)
-class QuickstartResult:
-    """What a quickstart made.
-
-    run_dir: the training run; huggingface: directory that `transformers` loads; report, picture:
-    files; commands: the five command lines; loss, unigram: of the held-out documents, by the model
-    and by word frequencies alone, in nats per token; guesses: (masked sentence, the word, the five
-    most probable tokens); seconds: of this call.
-    """
-
-    run_dir: str
-    huggingface: str
-    report: str
-    picture: str | None
-    commands: list[str]
-    loss: float
-    unigram: float
-    guesses: list[tuple[str, str, list[str]]]
-    seconds: float
-
-
-@dataclass
-class _State:
-    """What is kept on disk: the options of the first call, and the commands so far."""
-
-    options: dict[str, Any]
-    commands: dict[str, list[str]] = field(default_factory=dict)
-    sentences: list[list[str]] = field(default_factory=list)
-    tokens: int = 0
 
 
 def quickstart(
@@ -83,48 +52,16 @@ class _Quickstart:
             raise UsageError(f"--run_dir {self.base}: quickstart needs a directory on this disk")
         self.vocab, self.data = f"{self.base}/vocab", f"{self.base}/data"
         self.training, self.huggingface = f"{self.base}/run", f"{self.base}/huggingface"
-        self.state = self._read_state()
+        self.state = read_state(self.base, config)
 
     # State
-
-    def _read_state(self) -> _State:
-        options = {
-            name: value
-            for name, value in vars(self.config).items()
-            if name not in ("run_dir", "text")
-        }
-        options["text"] = [os.path.abspath(path) for path in self.config.text]
-        path = f"{self.base}/{STATE}"
-        if not os.path.exists(path):
-            if os.path.isdir(self.base) and os.listdir(self.base):
-                raise UsageError(
-                    f"--run_dir {self.base}: is not empty and holds no quickstart; give another"
-                )
-            return _State(options)
-        try:
-            with open(path, encoding="utf-8") as file:
-                state = _State(**json.load(file))
-        except (OSError, ValueError, TypeError) as error:
-            raise UsageError(f"{path}: cannot be read ({error}); give another --run_dir") from None
-        for name, value in options.items():
-            if state.options.get(name) != value:
-                raise UsageError(
-                    f"--run_dir {self.base}: was begun with --{name} {state.options.get(name)}, "
-                    f"now {value}; give another --run_dir"
-                )
-        return state
-
-    def _write_state(self) -> None:
-        os.makedirs(self.base, exist_ok=True)
-        text = json.dumps(vars(self.state), indent=1, ensure_ascii=False)
-        filesystem.write_bytes(f"{self.base}/{STATE}", text.encode())
 
     def _command(self, name: str) -> CommandLine:
         return CommandLine(name, tuple(self.state.commands[name]))
 
     def _decide(self, *chosen: CommandLine) -> None:
         self.state.commands |= {one.name: list(one.arguments) for one in chosen}
-        self._write_state()
+        write_state(self.base, self.state)
 
     def _left(self) -> float:
         """Seconds until `minutes` are over."""
@@ -218,7 +155,7 @@ class _Quickstart:
             self.config.seed,
         )
         self.state.sentences = [[one.text, one.word] for one in found]
-        self._write_state()
+        write_state(self.base, self.state)
 
     def _training_command(self, preset: str, steps: int) -> CommandLine:
         _, _, preprocess, _ = self._command("preprocess").groups()
@@ -284,14 +221,14 @@ class _Quickstart:
         from tpu_tlm.training import train
 
         fresh = not os.path.isdir(f"{self.training}/checkpoints")
-        for _ in range(3):
+        for may_shorten in (True, True, False):
             command = self._command("train")
             self.say(f"\n$ {command.shown()}")
             config = Config(*command.groups())
             watch = KeepTime(
                 self.clock() + self._left() - _AT_THE_END, 1.0 - sizing.DECAY, self.clock
             )
-            timed = self.config.steps is None and fresh
+            timed = may_shorten and self.config.steps is None and fresh
             try:
                 train(config, callbacks=[watch] if timed else [])
                 return
@@ -335,7 +272,7 @@ class _Quickstart:
             guesses,
             self.clock() - self.begun,
         )
-        for line in self._summary(result):
+        for line in summary_lines(result, self.base, self.config):
             self.say(line)
         return result
 
@@ -382,34 +319,6 @@ class _Quickstart:
             self.say(f"note: {error}")
             return None
         return path
-
-    def _summary(self, result: QuickstartResult) -> list[str]:
-        gain = result.unigram - result.loss
-        verdict = (
-            "well below" if gain > 1.0 else "below" if gain > 0.3 else "hardly below: it needs more"
-        )
-        lines = [
-            "",
-            f"validation loss {result.loss:.3f}, word frequencies alone {result.unigram:.3f}: "
-            f"{verdict}{'' if gain > 0.3 else ' --minutes or more text'}",
-            f"model            {result.run_dir}",
-            f"HuggingFace      {result.huggingface}   (AutoModelForMaskedLM, AutoTokenizer)",
-            f"report           {result.report}",
-        ]
-        if result.picture:
-            lines.append(f"loss curve       {result.picture}")
-        lines += [f"the same by hand {self.base}/{SCRIPT}:", *map("  {}".format, result.commands)]
-        more = f"--minutes {self.config.minutes * 6:g} --run_dir {self.base}-longer"
-        return [
-            *lines,
-            f"{result.seconds / 60:.1f} minutes",
-            "",
-            "next:",
-            f"  tpu-tlm quickstart --text {' '.join(self.config.text)} {more}",
-            f"  tpu-tlm finetune --task classify --model {result.run_dir} --train labelled.csv "
-            "--run_dir tuned",
-            f"  tpu-tlm embed --model {result.run_dir} --input texts.txt --output vectors.npz",
-        ]
 
 
 def _accelerator() -> bool:

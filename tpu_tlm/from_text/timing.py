@@ -78,14 +78,15 @@ class KeepTime(Callback):
     """Ends a run, saved, where it will take much longer than planned; `steps` then fit the time.
 
     end: `clock()` at which training should be over; latest: share of the steps after which nothing
-    is changed any more, since the learning rate falls there. After that `steps` is None or the
-    number that fits.
+    is changed any more, since the learning rate falls there. Make it just before the run. After
+    that `steps` is None or the number that fits.
     """
 
     def __init__(
         self, end: float, latest: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.end, self.latest, self._clock = end, latest, clock
+        self._created = clock()
         self.steps: int | None = None
         self._begun: tuple[float, int] | None = None
 
@@ -100,8 +101,11 @@ class KeepTime(Callback):
             return
         second = (now - self._begun[0]) / made
         planned = self.end - now
-        if (report.total - report.step) * second <= 1.15 * planned + 10:
+        # A run that is begun again compiles again: that must be worth it.
+        again = self._begun[0] - self._created
+        if (report.total - report.step) * second <= 1.15 * planned + 10 + again:
             return
+        planned -= again
         # The steps so far must stay before the fall of the learning rate.
         least = int(report.step / self.latest) + 1
         fits = report.step + int(max(planned, 0.0) / second)

@@ -39,7 +39,8 @@ class BeamSearch:
 
     rule: "gnmt" compares them by log-probability / ((5 + tokens) / 6) ** length_penalty (arXiv
     1609.08144, section 7); "transformers" by log-probability / tokens ** length_penalty, and stops
-    as `generate` of `transformers` does with `early_stopping` false, true or never. Raises `UsageError` for impossible numbers.
+    as `generate` of `transformers` does with `early_stopping` false, true or never. Raises
+    `UsageError` for impossible numbers.
     """
 
     beam: int = 4

@@ -24,10 +24,10 @@ _CHUNK = 4096
 class Examples:
     """Token ids of windows of texts; a text that fits has one window.
 
-    ids: int32 arrays, of ELMo a row of characters for each token. types: token types, of pairs in one sequence. second: ids of the second
-    texts, where each is encoded by itself. of: row of each window, int64 `[windows]`. words: for
-    tagging, the word that each position is the first piece of, else -1. rows: number of rows.
-    cut: rows of which tokens were left out.
+    ids: int32 arrays, of ELMo a row of characters for each token. types: token types, of pairs in
+    one sequence. second: ids of the second texts, where each is encoded by itself. of: row of each
+    window, int64 `[windows]`. words: for tagging, the word that each position is the first piece
+    of, else -1. rows: number of rows. cut: rows of which tokens were left out.
     """
 
     ids: list[np.ndarray]

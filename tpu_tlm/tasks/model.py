@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tpu_tlm.models.base import TransformerModel
 from tpu_tlm.models.elmo import Elmo, present
-from tpu_tlm.models.layers.core import ACTIVATIONS, Dense
+from tpu_tlm.models.layers.core import ACTIVATIONS, Dense, LayerNorm
 from tpu_tlm.models.layers.counter_rng import Key, dropout
 from tpu_tlm.models.layers.masks import MASKED
 from tpu_tlm.models.layers.pooling import ReductionHead
@@ -35,7 +35,8 @@ class HeadSpec:
     """A head in numbers.
 
     outputs: numbers per text, or per token with `tokens`. pooling: cls, mean, max, sqrt, last,
-    2ha, attention. pooler: a dense layer after pooling (BERT), then `activation`. hidden: sizes of
+    2ha, attention. pooler: a dense layer after pooling (BERT), then `activation`, then a layer norm
+    of epsilon `norm` where that is given (ModernBERT; also at every token). hidden: sizes of
     hidden layers. dropout: on the inputs of the layers. shared: two texts encoded each by itself.
     """
 
@@ -47,6 +48,7 @@ class HeadSpec:
     hidden: tuple[int, ...] = ()
     dropout: float = 0.1
     shared: bool = False
+    norm: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; `from_dict` reads them back."""
@@ -109,9 +111,14 @@ class TaskHead(keras.layers.Layer):
         self.attention: AttentionPooling | None = None
         self.reductions: list[ReductionHead] = []
         width = d_model
+        if spec.pooler:
+            self.pooler = Dense(d_model, d_model, name="pooler", dtype=policy)
+        self.norm = (
+            LayerNorm(d_model, epsilon=spec.norm, use_bias=False, name="norm", dtype=policy)
+            if spec.norm is not None
+            else None
+        )
         if not spec.tokens:
-            if spec.pooler:
-                self.pooler = Dense(d_model, d_model, name="pooler", dtype=policy)
             if spec.pooling == "attention":
                 self.attention = AttentionPooling(d_model, name="attention", dtype=policy)
             if spec.pooling == "2ha":
@@ -135,11 +142,16 @@ class TaskHead(keras.layers.Layer):
         if self.reductions:
             joined = [reduction(hidden, present) for reduction in self.reductions]
             return pool(tf.concat(joined, axis=-1), present, "sqrt")
-        vector = pool(hidden, present, self.head.pooling)
+        return self.transform(pool(hidden, present, self.head.pooling))
+
+    def transform(self, vector: tf.Tensor) -> tf.Tensor:
+        """`[..., d]` through the pooler and its norm, if there are: float32."""
         if self.pooler is not None:
             pooled = self.pooler(tf.cast(vector, self.compute_dtype))
-            vector = tf.cast(_activation(self.head.activation)(pooled), tf.float32)
-        return vector
+            vector = _activation(self.head.activation)(pooled)
+        if self.norm is not None:
+            vector = self.norm(tf.cast(vector, self.compute_dtype))
+        return tf.cast(vector, tf.float32)
 
     def logits(self, vector: tf.Tensor, key: Key | None) -> tf.Tensor:
         """Hidden layers and output of pooled vectors, or of every position."""
@@ -214,7 +226,7 @@ class _WithHead:
             return self.task([inputs[n] for n in ("u", "v") if n in inputs], key=head_key)
         if self.head_spec.tokens:
             own = {name: inputs[name] for name in ("x", "tt") if name in inputs}
-            return self.task.logits(self.hidden(own, key), head_key)
+            return self.task.logits(self.task.transform(self.hidden(own, key)), head_key)
         return self.task(self.vectors(inputs, key), key=head_key)
 
 
@@ -228,7 +240,7 @@ class CausalTaskModel(TaskModel):
     causal = True
 
 
-class ElmoTaskModel(_WithHead, Elmo):
+class ElmoTaskModel(_WithHead, Elmo):  # type: ignore[misc]
     """ELMo with a head: `x` is int `[B, T, W]`. frozen: the mix of the layers still learns."""
 
     def hidden(self, features: Mapping[str, tf.Tensor], key: Key | None) -> tf.Tensor:

@@ -19,8 +19,6 @@ _SLOTS = {"adamw": 2, "adam": 2, "lamb": 2, "adafactor": 1, "sgd": 1}
 _WIDE, _FEED, _SCORES = 12, 3, 3
 # Logits, their softmax and its gradient, in float32.
 _LOGITS = 3
-# TensorFlow itself, and the compilation.
-_PROGRAM = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,7 @@ def check_size(spec: ModelSpec, memory: int | None) -> None:
 def available_memory(kind: str) -> int | None:
     """Bytes that one device of this kind has free; None where it is not known."""
     if kind == "cpu":
-        found = host_memory()
-        return None if found is None else max(found - _PROGRAM, 0)
+        return host_memory()
     return _gpu_memory() if kind == "gpu" else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tpu_tlm.config import Config
@@ -91,10 +91,12 @@ def make_trainer(
     from tpu_tlm.training.best import KeepBest
     from tpu_tlm.training.evaluation import check_data
     from tpu_tlm.training.initial_model import taken_line, with_initial_model
+    from tpu_tlm.training.loggers import check_installed
     from tpu_tlm.training.start_report import start_lines
     from tpu_tlm.training.trainer import Intervals, Trainer
     from tpu_tlm.training.watch import SpaceSaves
 
+    check_installed(config.run.log)
     config, initial = with_initial_model(config)
     data, run = config.data, config.run
     experiment = setup.build(config, devices, None if initial is None else initial.model)
@@ -144,7 +146,11 @@ def make_trainer(
         init_from=initial,
         new_token_init=run.new_token_init,
         xla=config.runtime.xla,
-        callbacks=[*_built_in(config, directory, devices, display), *watching, *callbacks],
+        callbacks=[
+            *_built_in(config, directory, devices, experiment, display),
+            *watching,
+            *callbacks,
+        ],
     )
     return space.trainer
 
@@ -200,7 +206,7 @@ def _say(text: str) -> None:
 
 
 def _built_in(
-    config: Config, directory: Any, devices: Devices, display: bool
+    config: Config, directory: Any, devices: Devices, experiment: Any, display: bool
 ) -> Iterable[Callback]:
     """The callbacks that options ask for; only the chief writes files."""
     from tpu_tlm.training.metrics import Metrics
@@ -208,16 +214,41 @@ def _built_in(
     from tpu_tlm.training.recorders import ExportNpz, RecordMetrics
     from tpu_tlm.training.tensorboard import TensorBoard
 
+    run, options = config.run, config.as_dict()
     if display:
         yield Progress()
     if not devices.is_chief:
         return
     yield RecordMetrics(directory.metrics, lambda step: Metrics(directory.metrics, start=step))
-    if config.run.tensorboard:
-        yield RecordMetrics(directory.tb, lambda step: TensorBoard(directory.tb, step))
-    if config.run.export_npz:
+    if run.tensorboard:
+        yield RecordMetrics(directory.tb, lambda step: TensorBoard(directory.tb, step, options))
+    yield from _loggers(config, directory)
+    if run.export_npz:
         yield ExportNpz(directory.npz)
-    if config.run.report:
+    if run.samples:
+        yield _samples(config, directory, experiment)
+    if run.report:
         from tpu_tlm.training.report.callback import WriteReport
 
         yield WriteReport(directory)
+
+
+def _loggers(config: Config, directory: Any) -> Iterable[Callback]:
+    from tpu_tlm.training.loggers import make_logger
+    from tpu_tlm.training.recorders import RecordMetrics
+
+    def opener(name: str) -> Callable[[int], Any]:
+        return lambda step: make_logger(name, directory.path, config.as_dict())
+
+    for name in dict.fromkeys(config.run.log):
+        yield RecordMetrics(f"--log {name}", opener(name))
+
+
+def _samples(config: Config, directory: Any, experiment: Any) -> Callback:
+    from tpu_tlm.training.samples import GuessSamples, questions
+    from tpu_tlm.training.tensorboard import SampleTexts
+
+    data, spec = experiment.datasets, experiment.spec
+    asked = questions(data.valid or data.train, data.tokenizer, spec, config.run.samples)
+    told = [SampleTexts(directory.tb)] if config.run.tensorboard else []
+    return GuessSamples(directory.path, asked, spec, data.tokenizer, told)

@@ -35,11 +35,12 @@ class StepsPerCall:
             CALL_SECONDS, max(0.0, self.grace - _ENDING - _SLOWER_SAVE * self._save) / _SLOWER
         )
 
-    def called(self, steps: int, seconds: float) -> None:
-        """Record a call: its steps and its duration in seconds."""
+    def called(self, steps: int, seconds: float) -> int:
+        """Record a call: its steps and its duration in seconds; returns the number of calls."""
         self._calls += 1
         if self._calls > 1:  # the first one compiles
             self.steps = max(1, min(self.most, int(self.seconds * steps / max(seconds, 1e-9))))
+        return self._calls
 
     def saved(self, seconds: float) -> str:
         """Record the duration of a save in seconds; returns a warning, or an empty string.

@@ -18,6 +18,7 @@ from tpu_tlm.checkpoints.manager import Checkpoints, LoadedCheckpoint
 from tpu_tlm.checkpoints.run_checkpoints import SavedElsewhere
 from tpu_tlm.checkpoints.run_dir import RunDir
 from tpu_tlm.data.dataset.stream import Stream
+from tpu_tlm.devices import program_cache
 from tpu_tlm.devices.peaks import peak_flops
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.distributed.preemption import PreemptionWatcher, metadata_host
@@ -183,6 +184,7 @@ class Trainer:
                 self._train_from(start)
         finally:
             self.callbacks.on_end()
+            program_cache.publish()
         return TrainResult(
             self.directory.path,
             self.total,
@@ -228,7 +230,8 @@ class Trainer:
             with naming_input(self.experiment.datasets.train, self.experiment.objective):
                 totals = self.loop.train(iterator, steps)
             seconds = time.perf_counter() - began
-            self.pace.called(steps, seconds)
+            if self.pace.called(steps, seconds) == 1:
+                program_cache.publish()
             if totals.bad_step >= 0:
                 raise TlmError(
                     f"the loss or its gradient is not finite at step {totals.bad_step + 1} (steps"

@@ -347,6 +347,36 @@ def test_hapaxes_of_one_script_do_not_drive_out_another(
     assert codes[0].startswith("谢 谢 ") and sum(line[:1] >= "\u4e00" for line in codes) > 20
 
 
+@pytest.mark.slow
+def test_a_large_mixed_text_keeps_its_script(tmp_path: Path) -> None:
+    """30,000 Chinese lines before 520,000 Latin words that occur once: fastBPE learns 39 merges."""
+    draw = random.Random(0)
+    pairs = ["你好", "谢谢", "再见", "北京", "朋友", "学生"]
+    with (tmp_path / "mixed.txt").open("w", encoding="utf-8") as out:
+        for _ in range(30000):
+            out.write("".join(draw.choice(pairs) for _ in range(12)) + "\n")
+        out.writelines(f"{i:x}k" + (" " if i % 10 else "\n") for i in range(520000))
+    given = ["--subword_type", "bpe", "--vocab_size", "300", "--output", str(tmp_path / "out")]
+    assert main(["--input_files", str(tmp_path / "mixed.txt"), *given]) == 0
+    codes = (tmp_path / "out" / "codes").read_text().split("\n")
+    assert codes[0].startswith("谢 谢 ")
+    assert sum(any("\u4e00" <= c <= "\u9fff" for c in line) for line in codes) == 39
+
+
+@pytest.mark.slow
+def test_every_character_of_two_million_lines_is_known(tmp_path: Path) -> None:
+    """Lines of three characters, every one different: 384 characters in all."""
+    with (tmp_path / "lines.txt").open("w", encoding="utf-8") as out:
+        for a in range(0x4E00, 0x4E80):
+            for b in range(0x5000, 0x5080):
+                out.writelines(f"{chr(a)}{chr(b)}{chr(c)}\n" for c in range(0x6000, 0x6080))
+    given = ["--vocab_size", "1000", "--output", str(tmp_path / "out")]
+    given += ["--subword_type", "wordpiece", "--input_files", str(tmp_path / "lines.txt")]
+    assert main(given) == 0
+    tokens = (tmp_path / "out" / "vocab.txt").read_text().split("\n")
+    assert sum("\u4e00" <= token <= "\u9fff" and len(token) == 1 for token in tokens) == 384
+
+
 def run(output: Path, *flags: str, seed: str = "0") -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,

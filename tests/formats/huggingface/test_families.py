@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zlib
 
@@ -212,6 +213,55 @@ def test_gradients_are_those_of_transformers(tmp_path):
     expected = model.bert.embeddings.word_embeddings.weight.grad.numpy()
     # `transformers` does not train the padding row.
     np.testing.assert_allclose(found[1:], expected[1:], atol=1e-4)
+
+
+# Variables that layers, or both sides, share or do not share: ours, theirs.
+SHARED = [
+    ("T5", T5, "encoder/0/attn/rel_embedding", "encoder.block.0.layer.0.SelfAttention"),
+    ("T5", T5, "decoder/0/self_attn/rel_embedding", "decoder.block.0.layer.0.SelfAttention"),
+    ("Bart", BART, "target/positions", "model.decoder.embed_positions"),
+    ("Bart", BART, "embeddings/x/positions", "model.encoder.embed_positions"),
+]
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("start", ["T5", "Bart"])
+def test_gradients_of_encoder_decoders(start, recompute, tmp_path):
+    """One table for all layers gets the gradients of all of them."""
+    import torch
+
+    config = {"T5": T5, "Bart": BART}[start]
+    theirs = random_model(start, "ForConditionalGeneration", config)
+    x, mask, _ = batch(theirs)
+    theirs.save_pretrained(tmp_path / "theirs")
+    y, labels = hf.targets(x), x[:, 1:10].copy()
+    given = {"input_ids": x, "attention_mask": mask, "decoder_input_ids": y, "labels": labels}
+    theirs(**{k: torch.from_numpy(v) for k, v in given.items()}).loss.backward()
+    saved = load(str(tmp_path / "theirs"))
+    spec = dataclasses.replace(
+        saved.spec, config=dataclasses.replace(saved.spec.config, recompute=recompute, dropout=0.0)
+    )
+    ours = saved.replaced(spec=spec).model()
+    variables = named_variables(ours)
+    features = {"x": tf.constant(x.astype(np.int32)), "y": tf.constant(y.astype(np.int32))}
+
+    @tf.function(autograph=False)
+    def gradients():
+        with tf.GradientTape() as tape:
+            logits = ours(features)[..., :99]
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.constant(labels), logits)
+            loss = tf.reduce_mean(losses)
+        paths = [path for name, _, path, _ in SHARED if name == start]
+        return tape.gradient(loss, [variables[path].value for path in paths])
+
+    for found, (_, key) in zip(
+        gradients(), [(p, k) for n, _, p, k in SHARED if n == start], strict=True
+    ):
+        module = theirs.get_submodule(key)
+        table = module.relative_attention_bias if start == "T5" else module
+        expected = table.weight.grad.numpy()
+        expected = expected.T if start == "T5" else expected[2:]
+        np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

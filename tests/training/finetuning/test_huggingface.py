@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.tasks.test_docs import toy_bert
-from tests.tasks.toy_tasks import cpu, options, reviews, tags
+from tests.tasks.toy_tasks import WORDS, cpu, options, reviews, tags
 from tpu_tlm.convert import main as convert
 from tpu_tlm.training.finetuning.finetune import finetune
 from tpu_tlm.training.finetuning.predict import load_predictor
@@ -80,6 +80,37 @@ def test_a_tagger_s_logits_are_transformers_own(place: Path) -> None:
     assert len(logits) == 4
     np.testing.assert_allclose(logits[0], theirs[1], atol=1e-4)
     np.testing.assert_allclose(back.logits(back.rows([text]))[0], logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["SequenceClassification", "TokenClassification"])
+def test_a_head_with_a_norm_predicts(kind: str, place: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 16, "max_position_embeddings": 24, "local_attention": 8}
+    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    config = transformers.ModernBertConfig(
+        vocab_size=len(WORDS),
+        classifier_pooling="mean",
+        id2label={0: "a", 1: "b", 2: "c"},
+        **{**sizes, **ids, "cls_token_id": 2, "sep_token_id": 3},
+    )
+    model = getattr(transformers, f"ModernBertFor{kind}")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    predictor = load_predictor(str(tmp_path))
+    (logits,) = predictor.logits(predictor.rows(["the film is good"]))
+    tokens = [2, *(WORDS.index(word) for word in "the film is good".split()), 3]
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor([tokens])).logits[0].numpy()
+    if kind == "TokenClassification":
+        expected = expected[1:-1]
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 def test_a_head_that_has_no_form_elsewhere_is_named(

@@ -35,7 +35,7 @@ __all__ = [
     "pack_leftovers",
 ]
 
-AnyWriter = TypeVar("AnyWriter", SplitWriter, PairSplitWriter)
+Choice = TypeVar("Choice")
 _SPLIT = 2  # separates this key from the one in split_writers.py
 
 
@@ -83,19 +83,17 @@ def _result_path(job: PreprocessJob, part: int) -> str:
     return f"{job.work}/part-{part:06d}.json"
 
 
-class SplitChooser(Generic[AnyWriter]):
+class SplitChooser(Generic[Choice]):
     """Chooses the split of a document: the first, or for a share of them the second."""
 
-    def __init__(
-        self, seed: int, valid_fraction: float, part: int, writers: list[AnyWriter]
-    ) -> None:
-        self._train: AnyWriter = writers[0]
-        self._others: list[AnyWriter] = writers[1:]
+    def __init__(self, seed: int, valid_fraction: float, part: int, writers: list[Choice]) -> None:
+        self._train: Choice = writers[0]
+        self._others: list[Choice] = writers[1:]
         self._key, self._limit = key_of(seed, _SPLIT, part), int(valid_fraction * 2**64)
-        self._writer: AnyWriter = self._train
+        self._writer: Choice = self._train
         self._number = 0
 
-    def __call__(self, begins: bool) -> AnyWriter:
+    def __call__(self, begins: bool) -> Choice:
         """The writer of what comes next; `begins`: a new document begins."""
         if self._others and (begins or not self._number):
             self._number += 1

@@ -54,7 +54,12 @@ def _tokenizer(options: LearnOptions, model: Any) -> HfTokenizer:
     special = options.special_tokens()
     reserved = set(options.reserved())
     pipeline.add_special_tokens(
-        [AddedToken(t, special=True, normalized=False) for t in special if t not in reserved]
+        [
+            # As RoBERTa's: a mask takes the space before it, as the word that it replaces does.
+            AddedToken(t, special=True, normalized=False, lstrip=t == "<mask>")
+            for t in special
+            if t not in reserved
+        ]
     )
     wordpiece = options.kind == "wordpiece"
     roles = _BERT_ROLES if wordpiece else _ROBERTA_ROLES

@@ -15,9 +15,9 @@ from tpu_tlm.data.tokenizers.word_counts import heaviest
 # The library counts words one by one: larger corpora are scaled down to about this many words,
 # which changes no frequent merge.
 LARGEST_FEED = 20_000_000
-# Merges are learned from at most so many words and characters (about 1 GB); counts are of all
+# Pieces are learned from at most so many words and characters (about 500 MB); counts are of all
 # words.
-MOST_LEARNED, MOST_LEARNED_TEXT = 500_000, 4_000_000
+MOST_LEARNED, MOST_LEARNED_TEXT = 600_000, 5_000_000
 # Of different pairs of neighbouring characters; the trainer needs about 500 bytes for each.
 MOST_PAIRS = 300_000
 _FEED_WORDS = 5000

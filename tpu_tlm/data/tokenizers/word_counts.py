@@ -20,7 +20,7 @@ from tpu_tlm.data.tokenizers.wordpiece import ascii_words, without_controls
 # Limits of the table of all parts (about 250 MB) and of that of one part of 16 MiB. The trainers
 # learn from fewer words than either holds.
 LARGEST_TABLE, LARGEST_TEXT = 1_200_000, 16_000_000
-_LARGEST_PART_TABLE, _LARGEST_PART_TEXT = 400_000, 6_000_000
+_LARGEST_PART_TABLE, _LARGEST_PART_TEXT = 700_000, 10_000_000
 _BATCH = 1 << 20  # bytes of text counted at a time
 # Scripts without spaces between words: Thai, Lao, Tibetan, Myanmar, Khmer, kana, Chinese
 # characters.

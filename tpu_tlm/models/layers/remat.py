@@ -24,8 +24,8 @@ def recompute(layer: keras.layers.Layer, *inputs: tf.Tensor, **others: Any) -> t
     """`layer(*inputs, **others)`, which keeps only `inputs` for the backward pass.
 
     Everything else is computed again there. Gradients flow to `inputs`, the layer's variables and
-    those that were lent to it, not to `others` (masks, keys). Correct with dropout, whose mask is a function of the key. The
-    layer must have one output.
+    those that were lent to it, not to `others` (masks, keys). Correct with dropout, whose mask is
+    a function of the key. The layer must have one output.
     """
     variables = [*named_variables(layer).values(), *borrowed_variables(layer)]
     count = len(inputs)

@@ -191,8 +191,6 @@ def _foreign(path: str, batch: int) -> TaskPredictor:
     given = saved.classifier
     if given is None:
         raise UsageError(f"{path}: is no run of tpu_tlm.finetune, and has no classification head")
-    if given.norm is not None:
-        raise UsageError(f"{path}: predict has no head with a norm, as this {saved.family} has")
     kind = {"multi_label_classification": "multilabel", "regression": "regress"}.get(
         given.problem_type or "", "regress" if len(given.labels) == 1 else "classify"
     )
@@ -205,6 +203,7 @@ def _foreign(path: str, batch: int) -> TaskPredictor:
         pooling=given.pooling,
         pooler=given.dense is not None,
         activation=given.activation or "linear",
+        norm=given.norm_eps if given.norm is not None else None,
     )
     values = {name: value for name, value in saved.values.items() if is_encoder(name)}
     kernel = saved.extras[f"{OUT}/kernel"]
@@ -216,6 +215,8 @@ def _foreign(path: str, batch: int) -> TaskPredictor:
         values[f"{HEAD}pooler/bias"] = saved.extras.get(
             f"{given.dense}/bias", np.zeros(dense.shape[-1])
         )
+    if given.norm is not None:
+        values[f"{HEAD}norm/gamma"] = saved.extras[f"{given.norm}/gamma"]
     framer = Framer(task_spec(saved.spec, None, training=False), saved.tokenizer())
     return TaskPredictor(task, head, framer, values, path, batch=batch)
 

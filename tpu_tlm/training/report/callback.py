@@ -27,6 +27,8 @@ from tpu_tlm.training.report.collect import (
     saved_step,
 )
 from tpu_tlm.training.report.page import page
+from tpu_tlm.training.samples import NAME as SAMPLES
+from tpu_tlm.training.samples import read_samples
 
 NAME = "report.html"
 
@@ -85,6 +87,7 @@ class WriteReport(Callback):
             run.checkpoints = [saved for saved in run.checkpoints if saved.step in kept]
             if (new := saved_step(report.path)) is not None:
                 run.checkpoints.append(new)
+            run.samples = read_samples(posixpath.join(self.directory.path, SAMPLES))
             filesystem.write_bytes(self.path, page([run]))
 
         self._try(write)

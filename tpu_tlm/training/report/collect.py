@@ -19,6 +19,8 @@ from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.filesystem.sealed import check_sealed
 from tpu_tlm.training.metrics import read_metrics
 from tpu_tlm.training.report.history import History
+from tpu_tlm.training.samples import NAME as SAMPLES
+from tpu_tlm.training.samples import read_samples
 
 _CHECKPOINT = re.compile(r"step-(\d{8,18})(?:\.\d+)?")
 
@@ -54,6 +56,7 @@ class RunData:
     history: History = field(default_factory=History)
     data: list[DataSummary] = field(default_factory=list)
     checkpoints: list[SavedStep] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
     name: str = ""
 
 
@@ -72,6 +75,7 @@ def collect(path: str) -> RunData:
         run.history.add(record)
     run.data = data_of(options)
     run.checkpoints = checkpoints_in(directory.checkpoints)
+    run.samples = read_samples(posixpath.join(directory.path, SAMPLES))
     return run
 
 

@@ -17,6 +17,7 @@ from tpu_tlm.config.options import options_of
 from tpu_tlm.data.progress import duration
 from tpu_tlm.training.report.browser import SCRIPT, STYLE
 from tpu_tlm.training.report.collect import RunData
+from tpu_tlm.training.report.examples import examples
 from tpu_tlm.training.report.history import MAX_METRICS
 
 MARK = "<!doctype html><!-- tpu_tlm report -->"
@@ -46,6 +47,7 @@ def page(runs: Sequence[RunData]) -> bytes:
         _data(runs),
         "<h2>Checkpoints</h2>",
         _checkpoints(runs),
+        *examples(runs),
     ]
     text = "\n".join(
         [
