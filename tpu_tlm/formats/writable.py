@@ -7,9 +7,6 @@ from tpu_tlm.formats.huggingface.families import FAMILIES
 from tpu_tlm.formats.huggingface.write import config_of
 from tpu_tlm.models.spec import ModelSpec
 
-# Kinds that a SavedModel serves.
-_SERVED = ("mlm", "dual-encoder", "encoder", "clm")
-
 
 def huggingface_family(spec: ModelSpec) -> tuple[str | None, str]:
     """The HuggingFace family that a model fits, or None and why the nearest one does not."""
@@ -35,5 +32,5 @@ def formats_line(spec: ModelSpec) -> str:
     """A line for the user: the formats, and what keeps the model from HuggingFace's."""
     family, reason = huggingface_family(spec)
     if family is not None:
-        return f"this model can be written as hf ({family}), npz, savedmodel"
-    return f"this model can be written as npz, not for HuggingFace: {reason}"
+        return f"this model can be written as hf ({family}), npz and others (convert --to)"
+    return f"this model can be written as npz and others, not for HuggingFace: {reason}"
