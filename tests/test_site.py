@@ -134,7 +134,7 @@ def _opened(url: str, tmp_path: Path) -> str:
         + [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=20000", "--dump-dom", url],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

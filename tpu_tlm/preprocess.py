@@ -31,10 +31,11 @@ def main(argv: list[str] | None = None) -> int:
         needs_tensorflow = ["tensorflow"] if "://" in config.output else []
         prepare(["tpu_tlm.data.preprocessing.worker", "tokenizers", *needs_tensorflow])
     from tpu_tlm.data.preprocessing.preprocess import preprocess
-    from tpu_tlm.formats.tokenizer_source import with_tokenizer_of
 
-    tokens, config, taken = with_tokenizer_of(tokens, config)
-    if taken:
+    if config.tokenizer is not None:
+        from tpu_tlm.formats.tokenizer_source import with_tokenizer_of
+
+        tokens, config, taken = with_tokenizer_of(tokens, config)
         print(taken)
     result = preprocess(corpus, tokens, config, pairs, notice=_to_stderr)
     if result.complete_before:

@@ -35,6 +35,9 @@ def preload() -> None:
     """Import every module of the package, so that children need not."""
     import tpu_tlm
 
+    # A shell starts what it runs in the background with SIGINT ignored, which children inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     skip = ("tpu_tlm.planning", "tpu_tlm.__main__")
     for module in pkgutil.walk_packages(tpu_tlm.__path__, "tpu_tlm."):
         if not module.name.startswith(skip):

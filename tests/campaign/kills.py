@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -79,7 +80,7 @@ def flags_of(base: Path, objective: str, run_dir: Path, steps: int = STEPS) -> l
     """The command line of a run."""
     data = base / ("pairs" if objective == "dual-encoder" else "data")
     given = ["--train_dir", data, "--run_dir", run_dir, *RUN, *OBJECTIVES[objective]]
-    given += ["--steps", steps, "--save_steps", 2, "--keep", 3, "--dropout", "0.1"]
+    given += ["--steps", steps, "--save_steps", steps // 20, "--keep", 3, "--dropout", "0.1"]
     return [str(value) for value in given]
 
 
@@ -150,13 +151,17 @@ def started(base: Path, argv: list[str], fresh: bool) -> Child | Fresh:
     return start(command("train"), argv, place, limits=LIMITS)
 
 
-def half_written(run_dir: Path) -> set[str]:
-    """What a save in the middle shows: checkpoints without their manifest, temporary files."""
+def half_written(run_dir: Path) -> set[tuple[str, int]]:
+    """What a save in the middle shows: checkpoints without their manifest, temporary files.
+
+    With the time of their last change: a save replaces what a kill before it left.
+    """
     found = set()
     for path in (run_dir / "checkpoints").glob("*"):
         unfinished = path.name.startswith("step-") and not (path / "manifest.json").exists()
         if unfinished or path.name.endswith(".tmp"):
-            found.add(path.name)
+            with contextlib.suppress(OSError):
+                found.add((path.name, path.stat().st_mtime_ns))
     return found
 
 
@@ -265,7 +270,7 @@ def signals(
     prepare(base)
     found, chance = Count(), random.Random(seed)
     # Longer runs: most signals must come while they train.
-    steps = 4 * STEPS
+    steps = 10 * STEPS
     whole, seconds = _whole(base, "mlm", steps)
     turn = 0
     while found.done < count:

@@ -20,7 +20,8 @@ from tpu_tlm.errors import TlmError, UsageError
 @pytest.fixture(autouse=True)
 def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has not started yet."""
-    monkeypatch.delenv("TF_XLA_FLAGS", raising=False)
+    monkeypatch.setenv("TF_XLA_FLAGS", "")  # so that it is restored after the test
+    monkeypatch.delenv("TF_XLA_FLAGS")
     monkeypatch.setattr(program_cache, "_published", None)
 
 

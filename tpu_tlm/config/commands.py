@@ -272,6 +272,13 @@ class PlanConfig(OptionGroup):
         conflicts=("train_dir",),
         basic=True,
     )
+    task: Literal["classify", "multilabel", "pair", "regress", "tag"] | None = opt(
+        None,
+        "plan fine-tuning for a task, of --init_from or of the model flags; none = pre-training",
+        conflicts=("train_dir",),
+        basic=True,
+    )
+    labels: int = opt(2, "fine-tuning: labels of the task", unit="labels", minimum=1, maximum=2**20)
     search: bool = opt(True, "search the largest batch that fits (compiles several times)")
     sweep: bool = opt(
         False,

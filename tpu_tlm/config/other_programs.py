@@ -19,7 +19,6 @@ FLAGS: dict[str, str] = {
     "save_strategy": "checkpoints are saved every --save_steps, or --saves_per_epoch times",
     "eval_strategy": "the validation data is measured every --eval_steps",
     "evaluation_strategy": "the validation data is measured every --eval_steps",
-    "load_best_model_at_end": "take the step with the lowest loss from the report: --step",
     "config_name": "sizes come from --preset, --init_from or the options of the model",
     "config_overrides": "sizes are options of their own, such as --d_model",
     "bert_config_file": "sizes come from --preset or --init_from, which reads Google's BERT",

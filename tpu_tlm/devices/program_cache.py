@@ -7,6 +7,7 @@ programs of those before it, and new ones are published from there.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import importlib.metadata
@@ -70,6 +71,7 @@ def _start(place: Path) -> None:
     flags = f"{_FLAG}{own} --tf_xla_persistent_cache_device_types=CPU"
     os.environ[_FLAGS] = f"{given} {flags}".strip()
     _published = directory
+    atexit.register(publish)
 
 
 def publish() -> None:

@@ -62,7 +62,8 @@ def with_tokenizer_of(
             wrong.append(f"{name}: {source.directory} there, {value} here")
     if wrong:
         raise UsageError(f"{_FLAG} {config.tokenizer}: {'; '.join(wrong)}: leave these options out")
-    config = replace(config, **source.frame)
+    taken: dict[str, Any] = dict(source.frame)
+    config = replace(config, **taken)
     said = [f"{name} {_shown(getattr(config, name))}" for name in _FRAME]
     cased = [] if there.kind == "hf" else [f"cased {_shown(there.cased)}"]
     line = f"{_FLAG} {config.tokenizer}: {', '.join([there.kind, *cased, *said])}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tpu_tlm.config import ModelConfig
+from tpu_tlm.config.elmo import ElmoConfig
 from tpu_tlm.models.layers.core import GATED
 from tpu_tlm.models.positions.registry import relative_encoding
 
@@ -136,3 +137,16 @@ def dual_flops_per_example(model: ModelConfig, seq_length: int, seq_length_y: in
             + head
         )
     return 3.0 * 2.0 * forward
+
+
+def elmo_flops_per_example(config: ElmoConfig, seq_length: int) -> float:
+    """The same for an ELMo of `seq_length` tokens and the two marks of a sentence: convolutions,
+    highway layers, projection, and both directions of every LSTM layer."""
+    wide, width, dim = config.convolved, config.projection, config.dim
+    convolutions = sum(
+        (config.characters - size + 1) * size * config.character_size * count
+        for size, count in config.filters
+    )
+    token = convolutions + config.highway * 2 * wide * wide + config.projected * wide * width
+    layer = 2 * (2 * width * 4 * dim + (dim * width if width != dim else 0))
+    return 3.0 * 2.0 * (seq_length + 2) * (token + config.layers * layer)

@@ -34,13 +34,14 @@ def launch(plan: PlanConfig, config: Config, argv: Sequence[str]) -> int:
     environment.prepare()
     from tpu_tlm.planning.run import plan_batch, plan_sweep
     from tpu_tlm.planning.subject import subject_of
+    from tpu_tlm.planning.task_subject import task_subject
 
     started = time.monotonic()
 
     def say(what: str) -> None:
         print(f"[{time.monotonic() - started:4.0f} s] {what}", file=sys.stderr, flush=True)
 
-    subject = subject_of(config, plan, say)
+    subject = (task_subject if plan.task else subject_of)(config, plan, say)
     return plan_sweep(subject, plan) if plan.sweep else plan_batch(subject, plan)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import tensorflow as tf
 
 from tpu_tlm.config import Config, ModelConfig, PlanConfig
 from tpu_tlm.errors import UsageError
@@ -16,11 +19,21 @@ from tpu_tlm.planning.lower import lower
 from tpu_tlm.planning.stand_in import batch_specs, fitting
 from tpu_tlm.training import setup
 from tpu_tlm.training.setup import Datasets
+from tpu_tlm.training.step import TrainStep
 
 Say = Callable[[str], None]
 Answer = Figures | Refused
 # For the schedule, where neither the data nor --steps give the length of the run.
 STEPS = 100_000
+
+
+class StepProgram(NamedTuple):
+    """A step, the specs of its batch on one chip, and tokens and operations of one example."""
+
+    step: TrainStep
+    batch: Mapping[str, tf.TensorSpec]
+    tokens: int
+    flops: float
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class Subject:
 
     def _compile(self, options: Config) -> tuple[Answer, float]:
         began = time.perf_counter()
-        batch, data = options.data.batch_size, self.corpora.train
+        batch = options.data.batch_size
         setup.check_batch(
             replace(options, data=replace(options.data, eval_batch_size=None)), self.slice_.chips
         )
@@ -61,11 +74,8 @@ class Subject:
             f"compiling {options.model.num_layers} layers, batch {batch} of {self.length} tokens "
             f"for {self.slice_.name}"
         )
-        experiment = setup.experiment_of(
-            options, self.corpora, self._steps(options), setup.precision_of(options.runtime, "tpu")
-        )
-        step, spec = experiment.step, experiment.spec
-        lowered = lower(step, batch_specs(data, batch // self.slice_.chips), self.slice_.chips)
+        step, specs, tokens, flops = self.program(options, batch // self.slice_.chips)
+        lowered = lower(step, specs, self.slice_.chips)
         compiled = compile_for(lowered, self.slice_)
         seconds = time.perf_counter() - began
         if isinstance(compiled, Refused):
@@ -74,13 +84,21 @@ class Subject:
             self.slice_,
             batch,
             self.length,
-            step.objective.tokens(spec) * batch,
-            step.objective.flops(spec) * batch,
+            tokens * batch,
+            flops * batch,
             program_of(compiled, self.slice_),
             (options.model.num_layers,),
             seconds,
         )
         return figures, seconds
+
+    def program(self, options: Config, rows: int) -> StepProgram:
+        """The step of these options for `rows` rows of a chip."""
+        precision = setup.precision_of(options.runtime, "tpu")
+        experiment = setup.experiment_of(options, self.corpora, self._steps(options), precision)
+        step, spec = experiment.step, experiment.spec
+        tokens, flops = step.objective.tokens(spec), step.objective.flops(spec)
+        return StepProgram(step, batch_specs(self.corpora.train, rows), tokens, flops)
 
     def _steps(self, options: Config) -> int:
         samples = self.corpora.train.num_samples
@@ -127,14 +145,18 @@ class Subject:
         one, two = found
         layers = (few[0].num_layers, few[1].num_layers)
         times = (self.options.model.num_layers - layers[1]) / (layers[1] - layers[0])
-        spec, objective = setup.objective_of(options, self.corpora)
         return replace(
             two,
-            flops=objective.flops(spec) * batch,
+            flops=self.flops(options) * batch,
             program=two.program.plus(times, two.program, one.program),
             layers_compiled=layers,
             compile_seconds=one.compile_seconds + two.compile_seconds,
         )
+
+    def flops(self, options: Config) -> float:
+        """Operations of one example of the whole model."""
+        spec, objective = setup.objective_of(options, self.corpora)
+        return objective.flops(spec)
 
 
 def shallow(model: ModelConfig) -> tuple[ModelConfig, ModelConfig] | None:

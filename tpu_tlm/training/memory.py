@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass
 
 from tpu_tlm.config import Config
+from tpu_tlm.errors import UsageError
 from tpu_tlm.models.layers.core import GATED
 from tpu_tlm.models.spec import ModelSpec
 
@@ -58,14 +59,41 @@ def step_memory(
     return StepMemory(4 * copies * parameters, int(kept * width + logits))
 
 
+def check_size(spec: ModelSpec, memory: int | None) -> None:
+    """Raise `UsageError` for a model whose float32 values alone take more than `memory` bytes.
+
+    The count is a lower bound from the sizes: a model of a damaged or mistaken configuration is
+    refused before anything of it is allocated.
+    """
+    model = spec.config
+    layers = model.num_layers + (model.num_decoder_layers or 0)
+    attention = 2 * (model.d_model if model.d_k is None else model.d_k * model.num_heads)
+    tables = 0
+    if "shaw" in model.position_encoding and not model.mlp:
+        head = model.d_k or model.d_model // model.num_heads
+        tables = (1 + model.rpr_value_on) * sum(2 * k + 1 for k in model.rpr_k) * head
+        tables *= layers if len(model.rpr_k) == 1 else 1
+    blocks = 1 if model.shared_layers else layers
+    count = blocks * model.d_model * (model.d_ff if model.mlp else attention + 2 * model.d_ff)
+    count += tables + spec.vocab_size * min(model.d_model, model.embedding_size or model.d_model)
+    if memory is not None and 4 * count > memory:
+        raise UsageError(
+            f"--num_layers {model.num_layers} --d_model {model.d_model} --d_ff {model.d_ff}"
+            f" --rpr_k {' '.join(map(str, model.rpr_k))}, vocabulary {spec.vocab_size:,}: a model"
+            f" of more than {count:,} parameters, which take {gigabytes(4 * count)};"
+            f" {gigabytes(memory)} of memory are free: make it smaller"
+        )
+
+
 def available_memory(kind: str) -> int | None:
     """Bytes that one device of this kind has free; None where it is not known."""
     if kind == "cpu":
-        return _host_memory()
+        return host_memory()
     return _gpu_memory() if kind == "gpu" else None
 
 
-def _host_memory() -> int | None:
+def host_memory() -> int | None:
+    """Bytes that this machine, or this container, has free; None where it is not known."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             lines = dict(line.split(":", 1) for line in file)

@@ -50,9 +50,8 @@ def train(
 
     where, chief = config.run.run_dir, devices.is_chief
     with devices.team, locked(where, chief), removed_unless_saved(where, chief):
-        trainer = make_trainer(config, devices, callbacks=callbacks, display=display)
         with _naming_memory(config):
-            return trainer.fit()
+            return make_trainer(config, devices, callbacks=callbacks, display=display).fit()
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.objectives.base import Objective, ObjectiveContext
 from tpu_tlm.objectives.registry import objective_class
+from tpu_tlm.training.memory import check_size, host_memory
 from tpu_tlm.training.optimizers import make_optimizer
 from tpu_tlm.training.schedules import make_schedule
 from tpu_tlm.training.step import TrainStep
@@ -69,6 +70,7 @@ def build(options: Config, devices: Devices, initial: PretrainedModel | None = N
         total_steps(options, datasets.train.num_samples),
         precision_of(options.runtime, devices.kind),
         objective,
+        memory=host_memory(),
     )
 
 
@@ -78,14 +80,18 @@ def experiment_of(
     steps: int,
     precision: str,
     objective: type[Objective] | None = None,
+    *,
+    memory: int | None = None,
 ) -> Experiment:
     """`build` with open datasets, a number of steps and a precision.
 
-    objective: the resolved class; None resolves `options.run.objective`.
+    objective: the resolved class; None resolves `options.run.objective`. memory: bytes in which
+    the model is made; a model that is clearly larger is refused before it is built.
     """
     run = options.run
     schedule = make_schedule(options.optim, steps)
     spec, instance = objective_of(options, datasets, objective)
+    check_size(spec, memory)
     step = TrainStep(
         build_model(spec, precision=precision, seed=run.seed),
         instance,

@@ -237,6 +237,37 @@ def test_text_becomes_a_dataset(model_dirs: dict[str, Path], tmp_path: Path, kin
     assert dataset.metadata["unknown_tokens"] == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["roberta", "gpt2", "xlm-r", "albert"])
+def test_text_goes_through_training_to_transformers(
+    model_dirs: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    """Text, dataset, two steps, export: `transformers` splits as with the first tokenizer."""
+    from transformers import AutoModel, AutoTokenizer
+
+    from tests.toy_runs import fit
+    from tpu_tlm.config import Config, cli
+    from tpu_tlm.formats.load import load
+    from tpu_tlm.formats.save import save
+
+    directory, data, run = there(model_dirs, kind), tmp_path / "data", tmp_path / "run"
+    given = ["--input_files", str(SPEECH), "--output", str(data), "--workers", "1"]
+    preprocess.main([*given, "--tokenizer", str(directory), "--seq_length", "32"])
+    given = ["--preset", "gpt2" if kind == "gpt2" else "bert-base", "--train_dir", str(data)]
+    given += ["--run_dir", str(run), "--steps", "2", "--batch_size", "4", "--warmup_steps", "0"]
+    given += ["--num_layers", "1", "--d_model", "16", "--d_ff", "32", "--num_heads", "2"]
+    fit(Config(*cli.parse("toy", "", Config.groups(), [*given, "--distribute", "none"])))
+    save(load(str(run)), str(tmp_path / "out"), "hf")
+    before = AutoTokenizer.from_pretrained(str(directory))
+    after = AutoTokenizer.from_pretrained(str(tmp_path / "out"))
+    lines = hard_lines(200, seed=12)
+    for special in (False, kind != "gpt2"):
+        theirs, ours = (t(lines, add_special_tokens=special)["input_ids"] for t in (before, after))
+        assert theirs == ours
+    model = AutoModel.from_pretrained(str(tmp_path / "out"))
+    assert model.config.vocab_size >= len(after) == len(before)
+
+
 @pytest.mark.parametrize(
     "text", ["{", "[]", "{}", '{"model": {"type": "BPE"}}', '{"a":' * 3000 + "1" + "}" * 3000]
 )

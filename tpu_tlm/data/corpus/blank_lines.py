@@ -57,7 +57,7 @@ _ZERO_WIDTH = "\u200b".encode()
 _BREAKS_LINE = re.compile(b"(?:" + _ZERO_WIDTH + b")+")
 _INVISIBLE_LINE = _only(_ALL, _TAGS)
 # Most lines begin with another byte than any of these characters does, and are decided by it.
-_LEADS = frozenset({character[0] for character in _ALL} | {0xF3})
+LEADS: frozenset[int] = frozenset({character[0] for character in _ALL} | {0xF3})
 
 
 def is_blank(line: bytes) -> bool:
@@ -71,4 +71,4 @@ def is_blank(line: bytes) -> bool:
 
 def is_invisible(line: bytes) -> bool:
     """Whether nothing of the line shows: blank, or only zero-width and control characters."""
-    return not line or (line[0] in _LEADS and _INVISIBLE_LINE.fullmatch(line) is not None)
+    return not line or (line[0] in LEADS and _INVISIBLE_LINE.fullmatch(line) is not None)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from tpu_tlm.data.corpus.bad_input import BadInput
-from tpu_tlm.data.corpus.blank_lines import is_blank, is_invisible
+from tpu_tlm.data.corpus.blank_lines import LEADS, is_blank, is_invisible
 from tpu_tlm.data.corpus.byte_blocks import BLOCK, cut_point, part_range, raw_blocks
 from tpu_tlm.data.corpus.inputs import InputFile, Part, Slice, expand_inputs, plan_parts
 from tpu_tlm.filesystem import naming, open_read
@@ -182,14 +182,14 @@ def _read_plain(
         last_index = len(lines) - 1
         for index, line in enumerate(lines):
             cut = index == last_index and not ends_line
-            if not is_invisible(line):
+            if line and (line[0] not in LEADS or not is_invisible(line)):
                 block_out.lines.append(line)
                 size += len(line)
             elif in_line:
                 if not cut:
                     block_out.lines.append(b"")
             else:
-                ends = by_blank and not cut and is_blank(line)
+                ends = by_blank and not cut and (not line or is_blank(line))
                 if ends and (block_out.lines or not block_out.first):
                     yield block_out
                     block_out, size = Document([]), 0

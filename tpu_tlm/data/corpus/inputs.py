@@ -219,8 +219,8 @@ def _regular_ones(paths: Sequence[str], strict: bool, report: InputReport) -> It
             refused.append(error)
     if refused and not count:
         raise refused[0]
-    for error in refused:
-        where = str(error).removeprefix("--input_files").lstrip(": ")
+    for problem in refused:
+        where = str(problem).removeprefix("--input_files").lstrip(": ")
         report.bad.add("name that leads to no file (left out)", partial(str, where), "", False)
 
 

@@ -18,6 +18,8 @@ LARGEST_FEED = 20_000_000
 # Pieces are learned from at most so many words and characters (about 500 MB); counts are of all
 # words.
 MOST_LEARNED, MOST_LEARNED_TEXT = 600_000, 5_000_000
+# The unigram trainer needs about 400 bytes for each character of text without spaces.
+MOST_UNIGRAM_TEXT = 1_200_000
 # Of different pairs of neighbouring characters; the trainer needs about 500 bytes for each.
 MOST_PAIRS = 300_000
 _FEED_WORDS = 5000
@@ -133,7 +135,7 @@ def train_unigram(
     from tokenizers import Tokenizer as Pipeline
     from tokenizers import models, pre_tokenizers, trainers
 
-    words, scale = learned_from(words)
+    words, scale = learned_from(words, MOST_UNIGRAM_TEXT)
     pipeline = Pipeline(models.Unigram())
     pipeline.pre_tokenizer = pre_tokenizers.CharDelimiterSplit(" ")
     trainer = trainers.UnigramTrainer(
@@ -170,11 +172,15 @@ def _settled(vocab: list[tuple[str, float]], special: list[str]) -> list[tuple[s
     return [*((token, 0.0) for token in special), *settled]
 
 
-def learned_from(words: Counter[str]) -> tuple[Counter[str], int]:
-    """The words to learn from, and the number that their counts are divided by."""
+def learned_from(words: Counter[str], most_text: int | None = None) -> tuple[Counter[str], int]:
+    """The words to learn from, and the number that their counts are divided by.
+
+    most_text: characters of the words; None = `MOST_LEARNED_TEXT`.
+    """
     scale = max(1, -(-words.total() // LARGEST_FEED))
-    if len(words) > MOST_LEARNED or sum(map(len, words)) > MOST_LEARNED_TEXT:
-        words = heaviest(words, MOST_LEARNED, MOST_LEARNED_TEXT)
+    most_text = MOST_LEARNED_TEXT if most_text is None else most_text
+    if len(words) > MOST_LEARNED or sum(map(len, words)) > most_text:
+        words = heaviest(words, MOST_LEARNED, most_text)
     return words, scale
 
 
