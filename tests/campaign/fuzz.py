@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import shlex
 import shutil
@@ -181,7 +182,7 @@ def fuzz(
     found: dict[str, Figures] = {}
     turn = 0
     for target in TARGETS:
-        count = max(1, round(inputs * target.share / total))
+        count = max(1, math.ceil(inputs * target.share / total))
         figures = found.setdefault(target.name, Figures())
         if short and target.line.startswith(("train --train_dir", "finetune", "vocab")):
             del found[target.name]
