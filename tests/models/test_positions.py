@@ -96,11 +96,16 @@ def test_an_input_longer_than_the_learned_positions_is_refused():
 
 
 def test_options_that_no_encoding_reads_are_idle():
-    assert idle_options(small(position_encoding=["learned", "rotary"])) == {"rpr_k", "rpr_value_on"}
+    assert idle_options(small(position_encoding=["learned", "rotary"])) == {
+        "rpr_k",
+        "rpr_value_on",
+        "share_positions",
+    }
     assert idle_options(parse()) == {
         "max_positions",
         "rotary_base",
         "rotary_base_local",
+        "share_positions",
     }
 
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from tpu_tlm import filesystem
 from tpu_tlm.data.dataset.dataset import Dataset
-from tpu_tlm.data.dataset.stream import in_order
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import TlmError
 from tpu_tlm.formats.pretrained import assign
@@ -61,6 +60,8 @@ def questions(
     if spec.kind not in ("mlm", "clm"):
         return []
     rows = min(4 * count, dataset.num_samples)
+    from tpu_tlm.data.dataset.stream import in_order  # needs TensorFlow, which the report does not
+
     first = next(iter(in_order(dataset, rows).take(1).as_numpy_iterator()))
     found: list[Question] = []
     for row in range(rows):
