@@ -285,7 +285,7 @@ def test_the_bias_of_learned_positions_is_read_in_either_form():
         np.testing.assert_array_equal(other["embeddings/x/bias"], bias)
 
 
-# An ELMo, which has sizes of its own, has its tests in test_elmo.py.
+# An ELMo needs sizes of its own: tests/formats/elmo.
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"elmo"}))
 def test_every_kind_runs_in_bfloat16_with_a_key(kind):
     model, _ = make(kind, precision="bfloat16", rpr_k=[2])
