@@ -231,5 +231,5 @@ def test_it_begins_with_the_encoder_of_another_objective(
         str(tmp_path / "again"),
         str(run),
     )
-    with pytest.raises(UsageError, match="--reduction_type 2ha"):
+    with pytest.raises(UsageError, match="reduction_type: 2ha there"):
         train.main([*begin, "--reduction_type", "2ha_mean"])

@@ -65,8 +65,7 @@ def test_no_mfu_without_a_known_peak() -> None:
 def test_lines_at_intervals_without_a_terminal() -> None:
     clock, stream = Clock(), io.StringIO()
     _run(Progress(stream=stream, every=10.0, clock=clock), clock, 100)
-    lines = [line.split(" ", 1)[1] for line in stream.getvalue().splitlines()]
-    assert re.match(r"\d\d:\d\d:\d\d step 10/1000", stream.getvalue())
+    lines = stream.getvalue().splitlines()
     assert 20 <= len(lines) <= 22 and "\r" not in stream.getvalue()
     said = "step 10/1000 1%  loss 5  lr 0.0003  2 s with compilation"
     assert re.fullmatch(r"\d\d:\d\d:\d\d " + re.escape(said), lines[0])
