@@ -11,9 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
+from tpu_tlm.config.elmo import ElmoConfig
+from tpu_tlm.formats.elmo.options import spec_of as elmo_spec
 from tpu_tlm.models.initializers import initial_value
 from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.layers.variables import mark_built, named_variables
+from tpu_tlm.models.spec import ModelSpec
 
 ROWS = 4
 Make = Callable[[keras.DTypePolicy], keras.layers.Layer]
@@ -50,6 +53,19 @@ def tokens(length: int = 8, vocab: int = 20, seed: int = 0) -> tf.Tensor:
     x = np.random.default_rng(seed).integers(1, vocab, (ROWS, length)).astype(np.int32)
     x[-1, length // 2 :] = 0
     return tf.constant(x)
+
+
+def elmo() -> ModelSpec:
+    """A small ELMo."""
+    return elmo_spec(ElmoConfig(10, 4, ((1, 4), (2, 4)), "relu", 1, 8, 6, 2, 3.0, 3.0))
+
+
+def inputs_of(kind: str) -> Any:
+    """Inputs of a model of this kind: ids of tokens, pairs of them, or ids of characters."""
+    if kind == "elmo":
+        return np.random.default_rng(3).integers(1, 257, (ROWS, 8, 10)).astype(np.int32)
+    x = tokens()
+    return {"x": x, "y": x} if kind in ("dual", "seq2seq") else x
 
 
 def keys(first: int = 0, rows: int = ROWS) -> Key:

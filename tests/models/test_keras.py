@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models.contract import fill, hidden, small, tokens
+from tests.models.contract import elmo, fill, hidden, inputs_of, small, tokens
 from tests.paths import ROOT
-from tpu_tlm.config.elmo import ElmoConfig
 from tpu_tlm.config.keras_backend import unusable_backend
-from tpu_tlm.formats.elmo.options import spec_of as elmo_spec
 from tpu_tlm.models.dual_encoder import StackedHead
 from tpu_tlm.models.layers.attention import MultiHeadedAttention
 from tpu_tlm.models.layers.core import FFN
@@ -25,13 +23,11 @@ from tpu_tlm.models.registry import KINDS, build_model
 from tpu_tlm.models.spec import ModelSpec
 
 VOCAB, LENGTH = 20, 8
-PAIRED = ("dual", "seq2seq")
 
 
 def spec_of(kind="embed", **options):
     if kind == "elmo":
-        sizes = ElmoConfig(10, 4, ((1, 4), (2, 4)), "relu", 1, 8, 6, 2, 3.0, 3.0)
-        return elmo_spec(sizes)
+        return elmo()
     generator = small(**options) if kind == "electra" else None
     return ModelSpec(small(**options), VOCAB, LENGTH, kind=kind, generator=generator)
 
@@ -54,13 +50,6 @@ def compiled(model, optimizer, **options):
 
 def snapshot(layer):
     return {path: v.numpy().copy() for path, v in named_variables(layer).items()}
-
-
-def inputs_of(kind):
-    if kind == "elmo":
-        return np.random.default_rng(3).integers(1, 257, (4, LENGTH, 10)).astype(np.int32)
-    x = tokens()
-    return {"x": x, "y": x} if kind in PAIRED else x
 
 
 def test_a_fitted_model_is_loaded_by_another_process(tmp_path):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 from dataclasses import dataclass
 
-from tpu_tlm.config import Config
+from tpu_tlm.config import Config, OptimConfig
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.layers.core import GATED
 from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.training.optimizers.registry import make_optimizer
 
 # Arrays of the size of the parameters while a step runs: values, gradients, new values.
 _COPIES = 3
-_SLOTS = {"adamw": 2, "adam": 2, "lamb": 2, "adafactor": 1, "sgd": 1}
 # Arrays kept per layer for the backward pass, in units of [tokens, width], of the feed-forward
 # width (a gate has two more), and of the attention scores.
 _WIDE, _FEED, _SCORES = 12, 3, 3
@@ -43,7 +44,7 @@ def step_memory(
     """Estimate the memory of a training step on each device; an estimate only."""
     model = spec.config
     rows = max(1, config.data.batch_size // (replicas * config.optim.grad_accum))
-    slots = _SLOTS.get(config.optim.optimizer, 2)  # 2: of an optimizer that is added
+    slots = _slots(config.optim)
     copies = _COPIES + 2 * slots + (1 if config.optim.grad_accum > 1 else 0)
     tokens = rows * max(spec.seq_length, spec.seq_length_y or 0)
     feed = (_FEED + (2 if model.activation in GATED else 0)) * model.d_ff
@@ -56,7 +57,14 @@ def step_memory(
     predictions = tokens * share.get(spec.kind, 1.0 if spec.kind in ("clm", "seq2seq") else 0.0)
     logits = _LOGITS * predictions * spec.vocab_size * 4
     width = 2 if precision == "bfloat16" else 4
-    return StepMemory(4 * copies * parameters, int(kept * width + logits))
+    return StepMemory(int(4 * copies * parameters), int(kept * width + logits))
+
+
+def _slots(config: OptimConfig) -> float:
+    """Numbers that the optimizer keeps for each number of a large matrix."""
+    shape = (4096, 4096)
+    kept = make_optimizer(config).slots_of(shape).values()
+    return sum(math.prod(slot) for slot in kept) / math.prod(shape)
 
 
 def check_size(spec: ModelSpec, memory: int | None) -> None:
