@@ -11,6 +11,7 @@ import pytest
 from tests.bucket import Bucket
 from tpu_tlm import filesystem
 from tpu_tlm.checkpoints.manager import Checkpoints
+from tpu_tlm.checkpoints.manifest import MANIFEST
 from tpu_tlm.checkpoints.run_lock import locked
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.filesystem.cloud_storage import CloudStorage
@@ -122,3 +123,34 @@ def test_a_holder_that_lost_the_lock_commits_no_more(
         assert _newest() == 10
         _save(DIRECTORY, 11)
     assert _newest() == 11
+
+
+@pytest.mark.parametrize("when", ["before the manifest", "after the manifest"])
+def test_a_clean_up_beside_a_save_leaves_no_damaged_commit(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Another process, which holds the save for an interrupted one, deletes it in between."""
+    _save(DIRECTORY, 10)
+    first, second = Checkpoints(DIRECTORY), Checkpoints(DIRECTORY)
+    assert first.newest() is not None and second.newest() is not None
+    write, cleaned = CloudStorage.write, []
+
+    def beside(
+        self: CloudStorage, path: str, data: bytes, version: int | None = None
+    ) -> int | None:
+        ours = path.endswith(f"step-00000020/{MANIFEST}") and data and not cleaned
+        if ours and when.startswith("before"):
+            cleaned.append(second._free_name(20))
+        found = write(self, path, data, version)
+        if ours and when.startswith("after"):
+            cleaned.append(second._free_name(20))
+        return found
+
+    monkeypatch.setattr(CloudStorage, "write", beside)
+    if when.startswith("before"):
+        with pytest.raises(TlmError, match="another process commits"):
+            _save(DIRECTORY, 20, first)
+        assert cleaned == ["step-00000020"] and _newest() == 10
+    else:  # a complete save is not taken for an interrupted one
+        _save(DIRECTORY, 20, first)
+        assert cleaned == ["step-00000020.1"] and _newest() == 20
