@@ -154,3 +154,15 @@ def test_a_clean_up_beside_a_save_leaves_no_damaged_commit(
     else:  # a complete save is not taken for an interrupted one
         _save(DIRECTORY, 20, first)
         assert cleaned == ["step-00000020.1"] and _newest() == 20
+
+
+def test_a_save_that_is_completed_while_it_counts_as_interrupted_stays(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _save(DIRECTORY, 10)
+    second = Checkpoints(DIRECTORY)
+    assert second.newest() is not None
+    _save(DIRECTORY, 20)
+    # What it listed just before.
+    monkeypatch.setattr(second, "_complete", lambda names: ["step-00000010"])
+    assert second._free_name(20) == "step-00000020.1" and _newest() == 20
