@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import tpu_tlm as tlm
 from tpu_tlm.config.presets import PRESETS
 from tpu_tlm.errors import UsageError
 from tpu_tlm.from_text.profile import TextProfile, corpus_of, profile_of
@@ -107,3 +109,31 @@ def test_steps_fill_the_time_but_not_more_passes_than_help() -> None:
     assert steps_in(60, timing, 1000, 10**7) == 600
     assert steps_in(600, timing, 1000, 1000) == MOST_PASSES
     assert steps_in(0, timing, 1000, 10**7) == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"text": ["no-such.txt"]}, "no-such.txt"),
+        ({"text": ["one.txt"]}, "one document"),
+        ({"text": ["text.txt"], "run_dir": "one.txt"}, "run_dir one.txt: is a file"),
+        ({"text": ["text.txt"], "run_dir": "damaged"}, "quickstart.json"),
+    ],
+)
+@pytest.mark.parametrize("state", [b"{", b"[]", b"\xff", b"[" * 90000, b'{"options": 3}'])
+def test_what_quickstart_cannot_use_is_one_line(
+    options: dict[str, Any],
+    words: str,
+    state: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.txt").write_text("one line of text\n")
+    (tmp_path / "text.txt").write_text("one line\n\nand another\n")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "quickstart.json").write_bytes(state)
+    with pytest.raises(tlm.UsageError, match=words) as error:
+        tlm.quickstart(**options)
+    assert "input_files" not in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "quickstart").exists()

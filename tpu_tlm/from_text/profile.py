@@ -82,7 +82,10 @@ def corpus_of(
 
 
 def profile_of(corpus: CorpusConfig) -> TextProfile:
-    """Sample a corpus. Raises `UsageError` where nothing can be read, or it has no letters."""
+    """Sample a corpus.
+
+    Raises `UsageError` where nothing can be read, or it has no letters or one document only.
+    """
     inputs = expand_inputs(corpus)
     size = sum(file.size for file in inputs)
     by_blank = _sampled(inputs, corpus, "blank-line")
@@ -105,6 +108,11 @@ def profile_of(corpus: CorpusConfig) -> TextProfile:
     elif shares["characters"] > _SHARE * total:
         script = "characters"
     counted = by_blank.lines if document == "line" else by_blank.documents
+    if counted < 2 and by_blank.read >= size:
+        raise UsageError(
+            f"--text {' '.join(corpus.input_files)}: is one document, and some are held out to "
+            "measure: give more text, with an empty line between documents"
+        )
     scale = size / max(by_blank.read, 1)
     return TextProfile(
         size,

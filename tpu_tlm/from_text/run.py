@@ -87,8 +87,12 @@ class _Quickstart:
 
     def _plan_text(self) -> None:
         config = self.config
-        corpus = corpus_of(config.text, config.text_column, config.json_field)
-        profile = profile_of(corpus)
+        try:
+            corpus = corpus_of(config.text, config.text_column, config.json_field)
+            profile = profile_of(corpus)
+        except UsageError as error:
+            # The corpus is read by the option's name in the other commands.
+            raise UsageError(str(error).replace("--input_files", "--text")) from None
         self.say(f"text: {profile.line()}")
         sizes = sizing.text_sizes(
             profile, self._preset(), accelerator=_accelerator(), cased=config.cased

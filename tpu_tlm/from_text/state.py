@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from tpu_tlm import filesystem
+from tpu_tlm.config import strict
 from tpu_tlm.config.quickstart import QuickstartConfig
 from tpu_tlm.errors import UsageError
 
@@ -39,16 +40,14 @@ def read_state(directory: str, config: QuickstartConfig) -> State:
     options["text"] = [os.path.abspath(path) for path in config.text]
     path = f"{directory}/{NAME}"
     if not os.path.exists(path):
+        if os.path.exists(directory) and not os.path.isdir(directory):
+            raise UsageError(f"--run_dir {directory}: is a file; give a directory")
         if os.path.isdir(directory) and os.listdir(directory):
             raise UsageError(
                 f"--run_dir {directory}: is not empty and holds no quickstart; give another"
             )
         return State(options)
-    try:
-        with open(path, encoding="utf-8") as file:
-            state = State(**json.load(file))
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}); give another --run_dir") from None
+    state = _parsed(filesystem.read_bytes(path), path)
     for name, value in options.items():
         if state.options.get(name) != value:
             raise UsageError(
@@ -58,8 +57,23 @@ def read_state(directory: str, config: QuickstartConfig) -> State:
     return state
 
 
+def _parsed(data: bytes, path: str) -> State:
+    values = strict.mapping(strict.read_json(data, path), path)
+    state = State(
+        options=strict.entry(values, "options", dict, path),
+        commands=strict.entry(values, "commands", dict, path),
+        sentences=strict.entry(values, "sentences", list, path),
+        tokens=strict.entry(values, "tokens", int, path, minimum=0),
+    )
+    for name, words in [*state.commands.items(), *(("sentences", s) for s in state.sentences)]:
+        whole = isinstance(words, list) and all(isinstance(word, str) for word in words)
+        if not whole or (name == "sentences" and len(words) != 2):
+            raise UsageError(f"{path}: {name}: is damaged; give another --run_dir")
+    return state
+
+
 def write_state(directory: str, state: State) -> None:
     """Write the state into its directory."""
-    os.makedirs(directory, exist_ok=True)
+    filesystem.make_directory(directory)
     text = json.dumps(vars(state), indent=1, ensure_ascii=False)
     filesystem.write_bytes(f"{directory}/{NAME}", text.encode())
