@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     from tpu_tlm.tasks.options import FinetuneOptions
     from tpu_tlm.training.finetuning.finetune import finetune
 
-    with devices.team:
+    with devices.peers:
         finetune(FinetuneOptions(*parsed), devices)
     return 0
 

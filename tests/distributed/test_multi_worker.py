@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from tests.distributed.test_peers import at_once, drop, team
+from tests.distributed.test_peers import at_once, drop, peers
 from tpu_tlm.distributed import multi_worker
 from tpu_tlm.distributed.peers import PeerGroup
 from tpu_tlm.distributed.tf_config import Cluster
@@ -48,7 +48,7 @@ def ends_with(member: PeerGroup, error: Exception) -> Exception:
     ],
 )
 def test_whatever_tensorflow_raises_after_a_death_is_that_death(error: Exception) -> None:
-    first, second = team(2)
+    first, second = peers(2)
     threading.Timer(0.2, drop, [second]).start()
     ended = ends_with(first, error)
     assert (
@@ -60,10 +60,10 @@ def test_whatever_tensorflow_raises_after_a_death_is_that_death(error: Exception
 
 
 def test_without_a_death_only_a_broken_connection_means_one() -> None:
-    first, second = team(2)
+    first, second = peers(2)
     assert ends_with(first, NCCL) is NCCL
     assert isinstance(ends_with(second, GONE), PeerFailed), "the first has said what it ended with"
-    first, second = team(2)
+    first, second = peers(2)
     lost = ends_with(first, tf.errors.AbortedError(None, None, "one\nReset by peer"))
     assert isinstance(
         lost, PeerLost
@@ -96,7 +96,7 @@ def test_a_start_that_fails(
     error: Any, dies: bool, kind: type[TlmError], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In TensorFlow's connecting, or (None) before it."""
-    first, second = team(2)
+    first, second = peers(2)
     registered: list[Any] = []
 
     def connect(*arguments: Any) -> None:

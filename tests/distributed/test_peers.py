@@ -48,7 +48,7 @@ def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
         return list(pool.map(caught, calls))
 
 
-def team(size: int) -> list[WorkerGroup]:
+def peers(size: int) -> list[WorkerGroup]:
     """Workers that have met."""
     return at_once([partial(meet, c, 20.0, patience=3600.0) for c in clusters(size)])
 
@@ -61,7 +61,7 @@ def drop(worker: WorkerGroup) -> None:
 
 
 def test_all_get_the_values_of_all_in_the_same_order() -> None:
-    members = team(4)
+    members = peers(4)
     for turn in range(50):
         values = [{"turn": turn, "host": member.host} for member in members]
         assert (
@@ -78,7 +78,7 @@ def test_alone_agrees_with_itself() -> None:
 
 def test_the_line_outlives_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorFlow listens on the chief's port afterwards, while the lines stay open."""
-    members = team(2)
+    members = peers(2)
     port = int(members[0].title(0).rpartition(":")[2].rstrip(")"))
     with socket.socket() as tensorflow:
         tensorflow.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does
@@ -185,7 +185,7 @@ def test_a_chief_waits_for_its_port_and_a_worker_for_the_right_answer() -> None:
 
 @pytest.mark.parametrize("dies", [0, 2])
 def test_all_others_learn_who_died(dies: int) -> None:
-    members = team(4)
+    members = peers(4)
     title = members[0].title(dies)
     others = [m for m in members if m.host != dies]
     timer = threading.Timer(0.2, drop, [members[dies]])
@@ -200,7 +200,7 @@ def test_all_others_learn_who_died(dies: int) -> None:
 
 @pytest.mark.parametrize("fails", [0, 1])
 def test_all_others_learn_why_one_failed(fails: int) -> None:
-    members = team(3)
+    members = peers(3)
 
     def work(member: WorkerGroup) -> None:
         with member:
@@ -217,11 +217,11 @@ def test_all_others_learn_why_one_failed(fails: int) -> None:
 
 
 def test_a_worker_that_dies_before_the_end_is_missed_and_one_that_left_is_not() -> None:
-    members = team(3)
+    members = peers(3)
     timer = threading.Timer(0.2, drop, [members[2]])
     timer.start()
     assert [type(e) for e in at_once([m.leave for m in members[:2]])] == [PeerLost] * 2
-    members = team(3)
+    members = peers(3)
     at_once([m.leave for m in members])
     for member in members:
         drop(member)

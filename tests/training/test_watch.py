@@ -50,7 +50,7 @@ def spaced(step_time: float, cost: float, size: int = 1) -> int:
 
     now = [0.0]
     watch = SpaceSaves(clock=lambda: now[0])
-    trainer: Any = SimpleNamespace(intervals=Intervals(10, 10), team=SimpleNamespace(size=size))
+    trainer: Any = SimpleNamespace(intervals=Intervals(10, 10), peers=SimpleNamespace(size=size))
     watch.trainer = trainer
     for step in range(10, 101, 10):
         now[0] += 10 * step_time

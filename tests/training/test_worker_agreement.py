@@ -91,10 +91,10 @@ def test_a_worker_with_another_command_or_other_data_is_named(
         )
 
 
-def part_of_a_trainer(team: PeerGroup, **changes: Any) -> Any:
+def part_of_a_trainer(peers: PeerGroup, **changes: Any) -> Any:
     """The attributes of a trainer that agreeing needs."""
     run: Any = SimpleNamespace(
-        team=team,
+        peers=peers,
         saved_at=5,
         at=9,
         committed="c5",
@@ -127,7 +127,7 @@ def test_what_a_run_that_is_too_late_ends_with() -> None:
     run = part_of_a_trainer(FakeGroup())
     run.notice.grace, run.notice.reason = 3, "SIGTERM"
     error = Trainer._late(run)
-    assert error.exit_code == 1 and run.team.failed is error
+    assert error.exit_code == 1 and run.peers.failed is error
     for part in ("--grace_seconds 3 after SIGTERM", "step 9 could not be saved", "c5"):
         assert part in str(error)
     run.at = 5  # as while the first call compiles

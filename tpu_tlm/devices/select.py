@@ -25,7 +25,7 @@ class Devices:
     `strategy`: a `tf.distribute.Strategy`, or None for one device; `kind`: "cpu", "gpu" or "tpu";
     `replicas`: over all hosts; `host`: the number of this host among `hosts`; `name`: of one device
     ("NVIDIA H200", "v5litepod-8"), for its peak FLOP/s; `reason`: why these were chosen; `xla`:
-    whether XLA can compile for them; `team`: the processes that train together.
+    whether XLA can compile for them; `peers`: the processes that train together.
     """
 
     strategy: Any | None
@@ -36,7 +36,7 @@ class Devices:
     hosts: int = 1
     host: int = 0
     xla: bool = True
-    team: PeerGroup = field(default_factory=PeerGroup)
+    peers: PeerGroup = field(default_factory=PeerGroup)
 
     @property
     def is_chief(self) -> bool:
@@ -289,7 +289,7 @@ def _split_cpu(count: int) -> None:
 
 def _multiworker(config: RuntimeConfig, why: str) -> Devices:
     cluster = cluster_of(os.environ)
-    strategy, team = multi_worker.start(
+    strategy, peers = multi_worker.start(
         cluster, config.start_timeout, trust_network=config.trust_network
     )
     import tensorflow as tf
@@ -310,5 +310,5 @@ def _multiworker(config: RuntimeConfig, why: str) -> Devices:
         hosts=hosts,
         host=cluster.host,
         xla=xla,
-        team=team,
+        peers=peers,
     )

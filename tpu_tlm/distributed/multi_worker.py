@@ -46,7 +46,7 @@ def start(
     connect them; `PeerLost` where one of them dies meanwhile.
     """
     alone = len(cluster.addresses) == 1
-    team = PeerGroup() if alone else meet(cluster, timeout, trust_network=trust_network)
+    peers = PeerGroup() if alone else meet(cluster, timeout, trust_network=trust_network)
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -56,7 +56,7 @@ def start(
     )
     try:
         # TensorFlow's own wait for the others cannot be interrupted: none begins before all can.
-        team.gather("TensorFlow is loaded")
+        peers.gather("TensorFlow is loaded")
         with (
             guarded(_CONNECTING, _STUCK.format(_CONNECTING))
             if not alone
@@ -66,19 +66,19 @@ def start(
                 _resolver(cluster, len(gpus)), options
             )
     except (tf.errors.OpError, RuntimeError, TlmError) as error:
-        why = team.explained(error)
+        why = peers.explained(error)
         if not isinstance(why, TlmError):
             said = str(error).strip().splitlines() or [type(error).__name__]
             why = TlmError(
                 f"TensorFlow could not connect {cluster.title(cluster.host)} to the others: "
                 f"{said[0]}"
             )
-        team.fail(why)
+        peers.fail(why)
         raise why from (None if why is error else error)
     finally:
         if not alone:
-            atexit.register(team.end_now)
+            atexit.register(peers.end_now)
     if threading.current_thread() is threading.main_thread():
         # TensorFlow installs its own SIGTERM handler, which does nothing: restore Python's.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
-    return strategy, team
+    return strategy, peers

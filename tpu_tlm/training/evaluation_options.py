@@ -83,7 +83,7 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig) -> dict[str, Any]:
         for name in evaluation_options()
         if (value := getattr(config, name, None)) is not None
     }
-    with devices.team:
+    with devices.peers:
         return evaluate_model(
             saved,
             config.data,

@@ -49,7 +49,7 @@ def train(
     from tpu_tlm.checkpoints.unsaved_start import removed_unless_saved
 
     where, chief = config.run.run_dir, devices.is_chief
-    with devices.team, locked(where, chief), removed_unless_saved(where, chief):
+    with devices.peers, locked(where, chief), removed_unless_saved(where, chief):
         with _naming_memory(config):
             return make_trainer(config, devices, callbacks=callbacks, display=display).fit()
 
@@ -167,12 +167,12 @@ def _prepare(directory: Any, config: Config, experiment: Any, devices: Devices) 
     """Begin or continue the run directory, once all workers have the same options and data."""
     from tpu_tlm.training.worker_agreement import check_same
 
-    datasets, team = experiment.datasets, devices.team
+    datasets, peers = experiment.datasets, devices.peers
     identity = {
         "tokenizer": datasets.tokenizer.fingerprint(),
         "training data": data_fingerprint(datasets.train),
     }
-    check_same(team, config.parts(), identity)
+    check_same(peers, config.parts(), identity)
     changes = directory.prepare(
         config.parts(), identity, write=devices.is_chief, restart=config.run.restart
     )

@@ -83,7 +83,7 @@ class Trainer:
         xla: bool = True,
         callbacks: Iterable[Callback] = (),
     ) -> None:
-        self.experiment, self.devices, self.team = experiment, devices, devices.team
+        self.experiment, self.devices, self.peers = experiment, devices, devices.peers
         self.directory, self.checkpoints, self.stream = directory, checkpoints, stream
         self.intervals, self.init_from = intervals, init_from
         self.new_token_init = new_token_init
@@ -142,7 +142,7 @@ class Trainer:
         found = self.checkpoints.newest() if self.devices.is_chief else None
         for skipped in self.checkpoints.skipped:
             self._say(str(skipped))
-        step = self.team.gather(found and found.step)[0]
+        step = self.peers.gather(found and found.step)[0]
         if step is None or self.devices.is_chief:
             return found
         try:
@@ -168,7 +168,7 @@ class Trainer:
 
         Raises `Preempted` after SIGTERM, SIGINT, SIGHUP or Google Cloud's notice, with everything
         saved; `TlmError` when the loss is not finite or a checkpoint cannot be written; the error
-        of TensorFlow when another worker ended, which the context of `devices.team` turns into
+        of TensorFlow when another worker ended, which the context of `devices.peers` turns into
         `PeerLost`.
         """
         start = self.restore()
@@ -211,7 +211,7 @@ class Trainer:
         try:
             yield
         except KeyboardInterrupt:
-            if self.team.size > 1:
+            if self.peers.size > 1:
                 raise
             self.at = self.state.updates()
             self.notice.give("SIGINT")
@@ -260,14 +260,14 @@ class Trainer:
             "saved_at": self.saved_at,
             "committed": self.committed,
         }
-        workers = self.team.gather(mine)
-        if self.team.host:  # on the chief a save may have ended meanwhile
+        workers = self.peers.gather(mine)
+        if self.peers.host:  # on the chief a save may have ended meanwhile
             self.saved_at, self.committed = workers[0]["saved_at"], workers[0]["committed"]
         for host, other in enumerate(workers):
             if other["stop"]:
-                own = host == self.team.host
+                own = host == self.peers.host
                 self.notice.give(
-                    other["stop"] if own else f"{self.team.title(host)}: {other['stop']}"
+                    other["stop"] if own else f"{self.peers.title(host)}: {other['stop']}"
                 )
         stopping = any(other["stop"] for other in workers)
         return 0 if stopping else int(min(other["steps"] for other in workers))
@@ -355,7 +355,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _protected(self) -> Iterator[None]:
-        with self.team.undisturbed(), self.notice.saving():
+        with self.peers.undisturbed(), self.notice.saving():
             yield
 
     def _note_commit(self, step: int, path: str) -> None:
@@ -383,7 +383,7 @@ class Trainer:
             )
         else:
             error = TlmError(stop_messages.late_unsaved(self.notice, self.at, self.committed))
-        self.team.fail(error)
+        self.peers.fail(error)
         return error
 
     def _abandoned(self) -> TlmError:
@@ -391,7 +391,7 @@ class Trainer:
         error = Preempted(
             stop_messages.abandoned(self.at, self.saved_at, self.committed), self.notice.exit_code
         )
-        self.team.fail(error)
+        self.peers.fail(error)
         return error
 
     def _say(self, text: str) -> None:

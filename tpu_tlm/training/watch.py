@@ -84,7 +84,7 @@ class SpaceSaves(Callback):
         now, before = self._clock(), self._last
         self._last = (now, report.step)
         trainer = self.trainer
-        if before is None or trainer is None or trainer.team.size > 1 or not report.speeds:
+        if before is None or trainer is None or trainer.peers.size > 1 or not report.speeds:
             return
         step = report.speeds["step_time"]
         wanted = max(self._least, self._cost / self._share)

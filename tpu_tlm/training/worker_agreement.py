@@ -12,7 +12,7 @@ from tpu_tlm.distributed.peers import PeerGroup
 from tpu_tlm.errors import UsageError
 
 
-def check_same(team: PeerGroup, parts: Sequence[Any], fingerprints: Mapping[str, str]) -> None:
+def check_same(peers: PeerGroup, parts: Sequence[Any], fingerprints: Mapping[str, str]) -> None:
     """Raise `UsageError` on every worker when one has other options or data than the chief, or
     another version of this package."""
     # Paths and reading options may differ between machines; the fingerprints of the data may not.
@@ -23,13 +23,13 @@ def check_same(team: PeerGroup, parts: Sequence[Any], fingerprints: Mapping[str,
         if not table[name].declared.may_differ
     }
     own = {**values, **fingerprints, "version of tpu_tlm": __version__}
-    workers = team.gather(own)
+    workers = peers.gather(own)
     for host, other in enumerate(workers):
         if other != workers[0]:
             name = next(n for n in {**workers[0], **other} if workers[0].get(n) != other.get(n))
             chief = workers[0].get(name)
             raise UsageError(
-                f"{team.title(host)} was started with another {name} than {team.title(0)}:"
+                f"{peers.title(host)} was started with another {name} than {peers.title(0)}:"
                 f" {other.get(name)}, not {chief}; all workers need the same command and the same"
                 " data"
             )

@@ -132,7 +132,7 @@ def finetune_model(**options: Any) -> FinetuneResult:
     chosen = FinetuneOptions(*parts)
     select.prepare(chosen.runtime)
     devices = select.connect(chosen.runtime)
-    with devices.team:
+    with devices.peers:
         return finetune(chosen, devices)
 
 

@@ -227,7 +227,7 @@ class FinetuneRun:
         self._evaluate_epoch()
 
     def _told(self) -> bool:
-        reasons = self.devices.team.gather(self.notice.reason)
+        reasons = self.devices.peers.gather(self.notice.reason)
         for reason in reasons:
             if reason and not self.notice.reason:
                 self.notice.give(reason)
@@ -330,7 +330,7 @@ class FinetuneRun:
             self.committed = self._commit(self.progress, self.state.snapshot())
 
     def _commit(self, checkpoints: RunCheckpoints, arrays: dict[str, Any]) -> str:
-        with self.devices.team.undisturbed(), self.notice.saving():
+        with self.devices.peers.undisturbed(), self.notice.saving():
             arrays = self._checked(arrays)
             try:
                 return checkpoints.save(self.at, arrays, self._checkpoint_state())
@@ -359,7 +359,7 @@ class FinetuneRun:
             f"stopped {self.notice.grace:g} s after {self.notice.reason}: step {self.at} could "
             "not be saved in that time; the same command continues from the epoch before"
         )
-        self.devices.team.fail(error)
+        self.devices.peers.fail(error)
         return error
 
     def _finish(self) -> Finished:
