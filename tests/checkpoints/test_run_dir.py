@@ -68,7 +68,6 @@ def test_the_same_options_continue(tmp_path: Path) -> None:
         ("d_model", 64, 128),
         ("rpr_k", [8], [4]),
         ("seed", 0, 1),
-        ("batch_size", 32, 64),
         ("optimizer", "adamw", "lamb"),
         ("window_shards", 16, 8),
         ("mask_mode", "token", "span"),

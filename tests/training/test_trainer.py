@@ -149,6 +149,38 @@ def test_a_stopped_run_is_saved_and_continues_to_the_same_bits(
     assert_same(arrays(tmp_path / "run"), uninterrupted)
 
 
+def test_another_batch_size_goes_on_with_the_next_example(toy_corpus, tmp_path, capsys):
+    """3 steps of 8, then steps of 16: no example is left out or repeated, stopped again or not."""
+
+    def change(name, *callbacks):
+        run_dir = tmp_path / name
+        with pytest.raises(Preempted):
+            fit(options_of(toy_corpus, run_dir, *FEW), [At(3, interrupt)])
+        larger = options_of(toy_corpus, run_dir, *FEW, "--batch_size", 16)
+        if callbacks:
+            with pytest.raises(Preempted):
+                fit(larger, callbacks)
+        assert fit(larger).steps == 6
+        found = Checkpoints(str(run_dir / "checkpoints")).newest()
+        assert found.state["position"] == 3 * 8 + 3 * 16
+        return arrays(run_dir)
+
+    whole = change("whole")
+    assert "--batch_size was 8 and is now 16" in capsys.readouterr().out
+    assert_same(change("stopped", At(5, interrupt)), whole)
+
+
+def test_another_batch_size_with_epochs_asks_for_steps(toy_corpus, tmp_path):
+    few = ("--epochs", 0.5, "--save_steps", 2, "--eval_steps", 6, "--warmup_steps", 1)
+    fit(options_of(toy_corpus, tmp_path / "run", *few))
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    with pytest.raises(UsageError, match="--batch_size was 8 and is now 16: give --steps"):
+        fit(options_of(toy_corpus, tmp_path / "run", *few, "--batch_size", 16))
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+    more = ("--steps", 8, *few[2:], "--batch_size", 16)
+    assert fit(options_of(toy_corpus, tmp_path / "run", *more)).made == 2
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(toy_corpus, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"

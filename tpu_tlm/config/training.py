@@ -38,6 +38,7 @@ class DataConfig(OptionGroup):
         unit="examples",
         minimum=1,
         basic=True,
+        may_change=True,
         also_called={
             "per_device_train_batch_size": "the examples of all devices together",
             "per_gpu_train_batch_size": "the examples of all devices together",

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tpu_tlm.config import Config
-from tpu_tlm.errors import TlmError
+from tpu_tlm.config.training import DataConfig
+from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.training.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ def _prepare(directory: Any, config: Config, experiment: Any, devices: Devices) 
         "training data": data_fingerprint(datasets.train),
     }
     check_same(peers, config.parts(), identity)
+    _check_length(directory, config)
     changes = directory.prepare(
         config.parts(), identity, write=devices.is_chief, restart=config.run.restart
     )
@@ -180,6 +182,18 @@ def _prepare(directory: Any, config: Config, experiment: Any, devices: Devices) 
         print(f"continuing with another option: {change}")
     if devices.is_chief:
         datasets.tokenizer.save(directory.tokenizer)
+
+
+def _check_length(directory: Any, config: Config) -> None:
+    """Refuse another batch size where epochs would count the steps already made by it."""
+    if config.run.steps is not None or not (directory.exists() and directory.saved()):
+        return
+    (old,) = directory.load([DataConfig])
+    if old.batch_size != config.data.batch_size:
+        raise UsageError(
+            f"--batch_size was {old.batch_size} and is now {config.data.batch_size}: give --steps,"
+            " the number of steps in all, since an epoch has another number of steps now"
+        )
 
 
 def _plateau(config: Config, experiment: Any) -> Callback:

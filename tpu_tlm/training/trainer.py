@@ -33,6 +33,7 @@ from tpu_tlm.training.callbacks import (
     SaveReport,
     StepReport,
 )
+from tpu_tlm.training.data_position import DataPosition
 from tpu_tlm.training.device_feed import feed
 from tpu_tlm.training.evaluation import evaluate, naming_input
 from tpu_tlm.training.initial_model import InitialModel
@@ -88,6 +89,7 @@ class Trainer:
         self.intervals, self.init_from = intervals, init_from
         self.new_token_init = new_token_init
         self.eval_batch_size = eval_batch_size or stream.batch_size
+        self.examples = DataPosition(stream.batch_size)
         self.callbacks = CallbackList(callbacks)
         self.step, self.total = experiment.step, experiment.total_steps
         self.fingerprint = experiment.datasets.tokenizer.fingerprint()
@@ -120,14 +122,12 @@ class Trainer:
     # Where to begin
 
     def restore(self) -> int:
-        """Restore the state to start from and return its step.
-
-        In this order: the run's newest good checkpoint, `init_from`, the random initial values.
-        """
+        """Restore the newest good checkpoint, `init_from` or random values; returns its step."""
         found = self._found()
         if found is not None:
             self.state.restore(found.load(), found.step, found.path)
             self.committed, self.at, self.saved_at = found.path, found.step, found.step
+            self.examples = self.examples.continued(found.step, found.state)
             self.notice.known = found.state.get("stopped_by", "")
             self._say(f"continuing at step {found.step} from {found.path}")
             return found.step
@@ -217,7 +217,7 @@ class Trainer:
             self.notice.give("SIGINT")
 
     def _make_steps(self, step: int) -> None:
-        start = step * self.stream.batch_size
+        start = self.examples.of(step)
         iterator = iter(
             feed(
                 lambda hosts, host: self.stream.batches(start, hosts=hosts, host=host),
@@ -315,7 +315,7 @@ class Trainer:
         if self.committed and self.saved_at == step:
             return
         state: dict[str, Any] = {
-            "position": step * self.stream.batch_size,
+            "position": self.examples.of(step),
             "batch_size": self.stream.batch_size,
             "seed": self.step.seed,
             "tokenizer": self.fingerprint,
