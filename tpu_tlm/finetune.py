@@ -11,7 +11,7 @@ import sys
 from tpu_tlm.config import cli
 from tpu_tlm.config.command_table import COMMANDS
 from tpu_tlm.distributed import pid1
-from tpu_tlm.errors import end_process, outlive_output, run_command
+from tpu_tlm.errors import UsageError, end_process, outlive_output, run_command
 
 
 def _option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
@@ -28,13 +28,17 @@ def _without_mead_config(argv: list[str]) -> list[str]:
     """The arguments with a mead-train configuration in `--config` replaced by what it says; flags
     win over it, as over any configuration."""
     path, others = _option(argv, "--config")
-    if path is None:
-        return argv
+    index, _ = _option(argv, "--embeddings_index")
     from tpu_tlm.tasks import mead_config
 
-    if not mead_config.is_mead_file(path):
+    if path is None or not mead_config.is_mead_file(path):
+        if index is not None:
+            raise UsageError(
+                f"--embeddings_index {index}: acts only with a mead-train configuration as"
+                " --config; leave it out"
+            )
         return argv
-    found = mead_config.read_mead(path, _option(argv, "--embeddings_index")[0])
+    found = mead_config.read_mead(path, index)
     for note in found.notes:
         print(f"note: {note}")
     return [*mead_config.as_flags(found.values), *others]

@@ -12,6 +12,7 @@ from tpu_tlm.config.options import options_of
 from tpu_tlm.config.resolve import Source, canonical, translated
 from tpu_tlm.config.strict import mapping, read_yaml
 from tpu_tlm.errors import UsageError
+from tpu_tlm.filesystem.regular import open_regular
 
 # A file of options is small; a larger one is another file.
 _MAX_BYTES = 1 << 20
@@ -40,7 +41,7 @@ def _read(path: str) -> bytes:
 
         return filesystem.read_bytes(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         fault = getattr(error, "strerror", None) or error

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import stat
 from typing import Any, BinaryIO
 
 from tpu_tlm.errors import UsageError
 from tpu_tlm.filesystem.errors import naming
+from tpu_tlm.filesystem.regular import check_regular, open_regular
 
 _LONGEST = 255  # bytes of a file name
 # Of files that are written: letters, digits, dots, dashes, underscores; not hidden, not `..`.
@@ -70,7 +69,7 @@ def check_inside(directory: str, name: Any, source: str = "") -> str:
         return path
     with naming(path):
         real = _checked_target(path, directory or ".")
-        _check_regular(path, os.stat(real).st_mode)
+        check_regular(path, os.stat(real).st_mode)
     return path
 
 
@@ -85,16 +84,7 @@ def open_inside(directory: str, name: Any, source: str = "") -> BinaryIO:
 
         return filesystem.open_read(path)
     with naming(path):
-        real = _checked_target(path, directory or ".")
-        _check_regular(path, os.stat(real).st_mode)
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(real, flags)
-        try:
-            _check_regular(path, os.fstat(handle).st_mode)
-            return os.fdopen(handle, "rb")
-        except BaseException:
-            os.close(handle)
-            raise
+        return open_regular(_checked_target(path, directory or "."), os.O_NOFOLLOW)
 
 
 def read_inside(directory: str, name: Any, source: str = "", *, limit: int | None = None) -> bytes:
@@ -125,10 +115,3 @@ def _checked_target(path: str, directory: str) -> str:
 
 def _below(path: str, directory: str) -> bool:
     return path.startswith(directory.rstrip("/") + "/")
-
-
-def _check_regular(path: str, mode: int) -> None:
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(mode):
-        raise UsageError(f"{path}: is not a regular file (a device, a pipe or a socket)")

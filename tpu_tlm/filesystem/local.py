@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from tpu_tlm.filesystem.base import FileSystem
+from tpu_tlm.filesystem.regular import check_replaceable, open_regular
 
 TEMPORARY = ".tmp"
 
@@ -19,11 +20,11 @@ class LocalDisk(FileSystem):
     """Files are flushed to the disk, with their directory entry, before anything refers to them."""
 
     def read(self, path: str) -> bytes:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read()
 
     def open(self, path: str) -> BinaryIO:
-        return open(path, "rb")
+        return open_regular(path)
 
     def open_local(self, path: str) -> BinaryIO:
         return self.open(path)
@@ -38,6 +39,7 @@ class LocalDisk(FileSystem):
 
     @contextlib.contextmanager
     def replacing(self, path: str) -> Iterator[BinaryIO]:
+        check_replaceable(path)
         temporary = f"{path}.{os.getpid()}{TEMPORARY}"
         try:
             with open(temporary, "wb") as file:
@@ -95,7 +97,7 @@ class LocalDisk(FileSystem):
         flush(directory)
 
     def send(self, local: str, path: str) -> None:
-        with open(local, "rb") as source, self.replacing(path) as file:
+        with open_regular(local) as source, self.replacing(path) as file:
             shutil.copyfileobj(source, file, 1 << 20)
 
     def fetch(self, path: str, local: str) -> None:

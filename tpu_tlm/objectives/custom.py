@@ -15,6 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.filesystem.regular import open_regular
 from tpu_tlm.models.registry import KINDS
 from tpu_tlm.objectives.base import LossSums, Objective
 from tpu_tlm.objectives.first_edition import old_modules
@@ -71,7 +72,7 @@ def _executed(path: str, where: str) -> types.ModuleType:
     directory = os.path.dirname(os.path.abspath(path))
     sys.path.insert(0, directory)
     try:
-        with open(path, encoding="utf-8") as stream, old_modules():
+        with open_regular(path) as stream, old_modules():
             # Compiled here instead of imported: no bytecode is written next to the file, and no
             # stale bytecode is read.
             exec(compile(stream.read(), path, "exec"), module.__dict__)
