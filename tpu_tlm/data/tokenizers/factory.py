@@ -97,9 +97,14 @@ def _from_directory(config: TokenizerConfig, directory: str) -> Tokenizer:
             found = _bert_tokenizer(directory)
         if found is None and config.subword_type != "wordpiece":
             found = _hf_tokenizer(directory)
-    if found is None or config.subword_type not in (None, found.kind):
-        kind = found.kind if found else "hf"
-        raise UsageError(f"--subword_type {config.subword_type}: {directory} holds {kind}")
+    if found is None:
+        # Not WordPiece: whatever it is, or that there is none, is the reader's to say.
+        found = _hf_tokenizer(directory)
+    if config.subword_type not in (None, found.kind):
+        raise UsageError(
+            f"--subword_type {config.subword_type}: the tokenizer in {directory} is of the kind"
+            f" {found.kind}; give --subword_type {found.kind}, or leave it out"
+        )
     _refuse_unused(config, found.kind)
     if config.cased not in (None, found.cased):
         raise UsageError(
