@@ -1,4 +1,4 @@
-# make env | plan-env | gpu-bench-env | test | repeat | fast | campaign | test-hf | image-check | kube-check | beam-check | lint | docs | demo | bench | doctor | constraints | clean.   PYTHON=python3.12 make env chooses the interpreter.
+# make env | plan-env | gpu-bench-env | test | repeat | fast | campaign | test-hf | image-check | kube-check | colab-check | beam-check | lint | docs | demo | bench | doctor | constraints | clean.   PYTHON=python3.12 make env chooses the interpreter.
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Without bytecode on disk every process that imports TensorFlow needs some seconds more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: env plan-env gpu-bench-env test repeat fast campaign test-hf image-check kube-check beam-check lint format docs demo bench doctor constraints clean
+.PHONY: env plan-env gpu-bench-env test repeat fast campaign test-hf image-check kube-check colab-check beam-check lint format docs demo bench doctor constraints clean
 
 env: $(STAMP)
 
@@ -64,6 +64,10 @@ image-check: env
 kube-check: env
 	bash scripts/kube_servers.sh .kube-servers
 	KUBE_SERVERS=.kube-servers $(BIN)/python -m pytest -q tests/manifests/test_servers.py
+
+# The notebooks' install lines against the packages of Colab's runtimes (root, Debian: apt-get install mmdebstrap).
+colab-check: env
+	COLAB_CHECK=1 $(BIN)/python -m pytest -q -s tests/colab/test_install_line.py
 
 # preprocess --runner beam: Beam's own runner, and a Dask cluster that loses a worker.
 beam-check:
