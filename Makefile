@@ -1,4 +1,4 @@
-# make env | plan-env | gpu-bench-env | test | repeat | fast | campaign | test-hf | image-check | kube-check | colab-check | beam-check | lint | docs | demo | bench | doctor | constraints | clean.   PYTHON=python3.12 make env chooses the interpreter.
+# make env | plan-env | gpu-bench-env | test | test-all | repeat | fast | campaign | test-hf | image-check | kube-check | colab-check | beam-check | lint | docs | demo | bench | doctor | constraints | clean.   PYTHON=python3.12 make env chooses the interpreter.
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
@@ -6,14 +6,14 @@ PLAN_VENV ?= .venv-plan
 BENCH_VENV ?= .venv-bench
 # Test files that run at a time; each takes up to 2 GB.
 TEST_JOBS ?= 2
-PYTEST = $(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist loadfile
+PYTEST = $(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 export VENV PLAN_VENV BENCH_VENV
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Without bytecode on disk every process that imports TensorFlow needs some seconds more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: env plan-env gpu-bench-env test repeat fast campaign test-hf image-check kube-check colab-check beam-check lint format docs demo bench doctor constraints clean
+.PHONY: env plan-env gpu-bench-env test test-all repeat fast campaign test-hf image-check kube-check colab-check beam-check lint format docs demo bench doctor constraints clean
 
 env: $(STAMP)
 
@@ -32,8 +32,12 @@ gpu-bench-env: $(BENCH_VENV)/.stamp
 $(BENCH_VENV)/.stamp: scripts/gpu_bench_env.sh
 	bash scripts/gpu_bench_env.sh
 
-# Everything that must hold before a change lands.
+# What must hold before a change lands: all but the whole stories marked `long`, whose parts it has.
 test: lint
+	$(PYTEST) -m "not long"
+
+# Everything: before a release, and after a change to training, checkpoints or workers. About half an hour.
+test-all: lint
 	$(PYTEST)
 
 # What several processes do to each other, N times over: no run of it may fail.
@@ -42,7 +46,7 @@ REPEATED ?= tests/distributed/test_workers.py tests/distributed/test_preemption.
 repeat: env
 	for i in $$(seq $(N)); do $(BIN)/python -m pytest -q $(REPEATED) || exit 1; done
 
-# `make test` without the slow tests.
+# The tests below a second each.
 fast: lint
 	$(PYTEST) -m "not slow"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from tests.command_modules import convert, preprocess, report, vocab
+from tests.command_modules import convert, embed, preprocess, report, vocab
 from tests.paths import ROOT
 from tests.toy_runs import ToyRun, fit, options_of
 from tpu_tlm.checkpoints.run_checkpoints import RunCheckpoints
@@ -132,6 +132,21 @@ def test_a_vocabulary_on_a_full_disk(disk, capsys):
     argv = ["--input_files", FILES / "text" / "train.txt", "--subword_type", "wordpiece"]
     _full(vocab.main, [*argv, "--vocab_size", 60, "--output", place / "v"], place, capsys)
     assert not [name for name in _left(place) if (place / name).is_file() and name != "filler"]
+
+
+def test_vectors_continue_when_there_is_room(disk, toy_run: ToyRun, tmp_path, capsys):
+    place = disk(700)  # the first 4,096 vectors of 32 numbers are half of a MB
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"w{i % 40} w{(i + 1) % 40}\n" for i in range(6000)))
+    argv = ["--model", toy_run.run_dir, "--input", texts, "--output"]
+    _full(embed.main, [*argv, place / "v.npy"], place, capsys)
+    assert not [name for name in _left(place) if name == "v.npy" or name.endswith(".tmp")]
+    disk(20_000)
+    for target in (place / "v.npy", tmp_path / "whole.npy"):
+        assert run_command(embed.main, [str(v) for v in [*argv, target]]) == 0
+    assert "parts were there from an interrupted call" in capsys.readouterr().out
+    assert _left(place) == ["v.npy"]
+    assert (place / "v.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
 FEW = ("--steps", 6, "--save_steps", 2, "--steps_per_call", 1, "--export_npz", "true")

@@ -14,7 +14,6 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re
 SMALLER = (("vocab_size=16000", "vocab_size=300"), ("100_000", "2"), ("bert-small", "bert-tiny"))
 
 
-@pytest.mark.slow
 def test_the_blocks_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

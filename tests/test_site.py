@@ -20,8 +20,6 @@ from tests.paths import ROOT
 from tpu_tlm.config.command_table import COMMANDS
 from tpu_tlm.config.options import options_of
 
-pytestmark = pytest.mark.slow
-
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
 

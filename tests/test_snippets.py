@@ -107,7 +107,6 @@ def test_twenty_lines_give_the_same_vectors(
     np.testing.assert_allclose(found, _hidden(ids), atol=2e-5)
 
 
-@pytest.mark.slow
 def test_transformers_fills_a_mask(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs("transformers", "torch")
     monkeypatch.chdir(work)
@@ -123,7 +122,6 @@ def test_keras_and_the_task_of_ones_own(work: Path, monkeypatch: pytest.MonkeyPa
     assert run(code, "model_files.md")["model"].spec.kind == "mlm"
 
 
-@pytest.mark.slow
 def test_a_saved_model(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs("tensorflow_text")
     import tpu_tlm as tlm
@@ -133,7 +131,6 @@ def test_a_saved_model(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(_of_leave("saved_model"), "leave.md")["out"]["hidden"].shape == (2, 8, 32)
 
 
-@pytest.mark.slow
 def test_continuing_a_model(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
     run(snippets("docs/howto/continue_a_model.md")[0], "continue_a_model.md")

@@ -182,7 +182,6 @@ def test_a_directory_that_is_none(exported: Exported, tmp_path: Path) -> None:
         read(tmp_path)
 
 
-@pytest.mark.slow
 def test_the_host_s_lowering_is_the_tpu_s() -> None:
     """So what runs through JAX is the program that `plan` compiles; in the environment of `make
     plan-env`, which has the TPU's lowering.

@@ -257,7 +257,6 @@ def interpreter() -> Path | None:
     return None
 
 
-@pytest.mark.slow
 def test_all_programs_agree(tmp_path: Path) -> None:
     """The lowered step does what TensorFlow did, and so do the plain programs, from the same
     values on the same batches.

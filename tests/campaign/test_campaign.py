@@ -26,7 +26,6 @@ def _campaign(*options: str) -> str:
 
 
 @pytest.mark.skipif(GIVEN is not None, reason="the whole campaign is run")
-@pytest.mark.slow
 def test_a_short_campaign_finds_nothing(tmp_path: Path) -> None:
     said = _campaign("--short", "--work", str(tmp_path))
     assert "Faults: 0" in said

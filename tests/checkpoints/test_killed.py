@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from tests.checkpoints.dying_saves import variables
 from tests.paths import ROOT
@@ -51,7 +50,6 @@ def _check(directory: Path, size: int = 1000) -> int:
     return found.step
 
 
-@pytest.mark.slow
 def test_killed_at_every_stage_of_a_save(tmp_path: Path) -> None:
     base = tmp_path / "base"
     for step in (2, 3):
@@ -67,7 +65,6 @@ def test_killed_at_every_stage_of_a_save(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     _run("moments", tmp_path, 8)
     assert sum(1 for directory in tmp_path.iterdir() if _check(directory, 200_000)) == 8

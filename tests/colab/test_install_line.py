@@ -20,7 +20,6 @@ import pytest
 from tests.paths import ROOT
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(
         not os.environ.get("COLAB_CHECK"),
         reason="packages are installed on demand: make colab-check",

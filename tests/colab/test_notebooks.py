@@ -41,7 +41,7 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_notebook_is_run_again_to_the_same_result(
     text: Path, tmp_path: Path
 ) -> None:
@@ -72,7 +72,6 @@ def test_an_interrupted_notebook_is_run_again_to_the_same_result(
     assert all(np.array_equal(value, models[1][name]) for name, value in models[0].items())
 
 
-@pytest.mark.slow
 def test_they_run(text: Path, tmp_path: Path) -> None:
     """Pre-training, run twice (the second finds everything done); continued; fine-tuned."""
     pytest.importorskip("nbclient")

@@ -15,7 +15,6 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from tests.bucket import NAME, Bucket
@@ -123,7 +122,6 @@ def _content(key: str, data: bytes) -> Any:
     return {name: value for name, value in yaml.safe_load(data).items() if name not in own}
 
 
-@pytest.mark.slow
 def test_from_text_to_an_export(tmp_path: Path) -> None:
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_bytes(_corpus())
@@ -157,7 +155,6 @@ def test_from_text_to_an_export(tmp_path: Path) -> None:
     assert any("tfevents" in key for key in found)
 
 
-@pytest.mark.slow
 def test_a_refusal_midway_is_one_line_and_leaves_no_dataset(tmp_path: Path) -> None:
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_bytes(_corpus())

@@ -62,7 +62,6 @@ def test_a_recipe_says_what_it_needs(path):
     assert int(tokens[2]) == config.data.batch_size
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_a_recipe_trains_a_step(path, tmp_path, capsys):
     from tests.command_modules import convert, train

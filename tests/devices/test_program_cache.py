@@ -91,7 +91,7 @@ def test_where_it_is_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert "TF_XLA_FLAGS" not in os.environ, "the disk is almost full"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_second_start_loads_its_program_and_makes_the_same_bits(toy_corpus, tmp_path) -> None:
     def train(name: str) -> float:
         """Train in a process; its processor time in seconds."""

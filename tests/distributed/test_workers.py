@@ -248,7 +248,7 @@ def assert_same(records: list[dict[str, Any]], one: list[dict[str, Any]], last: 
         np.testing.assert_allclose(*zip(*pairs, strict=True), rtol=TOLERANCE, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_run_on_ever_other_machines(
     corpus: tuple[Path, Path], one: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -346,7 +346,6 @@ def google_cloud() -> Iterator[tuple[str, dict[str, str]]]:
         server.shutdown()
 
 
-@pytest.mark.slow
 def test_a_save_that_is_too_slow_and_a_notice_of_google_cloud(
     corpus: tuple[Path, Path],
     one: list[dict[str, Any]],
@@ -431,7 +430,6 @@ def test_a_worker_that_does_not_come_is_named(corpus: tuple[Path, Path], tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_a_worker_that_dies_before_the_first_step_is_named(
     corpus: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -20,7 +20,6 @@ from tests.toy import SIZES, toy_dataset
 
 WANTED = os.environ.get("BUILD_IMAGES", "").split()
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(not WANTED, reason="images are built on demand: make image-check"),
 ]
 ANYBODY = "123456:0"

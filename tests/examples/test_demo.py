@@ -18,6 +18,7 @@ from tests.paths import ROOT
 from tpu_tlm.formats.huggingface.read import read_hf
 from tpu_tlm.formats.save import save
 
+pytestmark = pytest.mark.long
 EXAMPLES = ROOT / "examples"
 TEXTS = [
     "the [MASK] statement is used to define a function .",
@@ -50,7 +51,6 @@ def trained(tmp_path_factory):
     return base / "out"
 
 
-@pytest.mark.slow
 def test_it_learns_and_leaves_what_it_says(trained):
     result = json.loads((trained / "result.json").read_text())
     assert result["validation_loss"] < result["unigram_loss"] - 0.5
@@ -60,7 +60,6 @@ def test_it_learns_and_leaves_what_it_says(trained):
     ]
 
 
-@pytest.mark.slow
 @hf.needs_torch
 def test_transformers_fills_the_same_masks(trained, capsys):
     """Same five tokens, same order, same probabilities, through the pipeline and the tokenizer
@@ -100,7 +99,6 @@ def test_transformers_fills_the_same_masks(trained, capsys):
     assert len(different) > 2  # a model that says the same everywhere would prove little
 
 
-@pytest.mark.slow
 @hf.needs_torch
 def test_the_demo_would_notice_another_model(trained, tmp_path):
     """The demo has compared its own by now; the same comparison fails for a model with other

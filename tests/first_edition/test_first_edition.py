@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,6 @@ from tests.first_edition.commands import call, checksums, figures, objects
 HERE = Path(__file__).resolve().parent
 EXPECTED = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
 RUNS, MODELS = EXPECTED["runs"], EXPECTED["models"]
-
-
-def params(names: Collection[str], fast: Collection[str]) -> list[Any]:
-    """The names as test parameters; all but the fast ones are marked slow."""
-    marks = {name: [] if name in fast else [pytest.mark.slow] for name in names}
-    return [pytest.param(name, marks=marks[name], id=name) for name in names]
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +66,7 @@ def assert_close(path: str, expected: Mapping[str, list[float]]) -> None:
         assert firsts == pytest.approx(first, rel=1e-4, abs=1e-4), f"{key}: first values"
 
 
-@pytest.mark.parametrize("name", params(RUNS, fast=["mlm"]))
+@pytest.mark.parametrize("name", RUNS)
 def test_a_run_evaluates_converts_and_continues(name: str) -> None:
     """The weights are the same bits, and further steps by the old command give the same numbers."""
     run = RUNS[name]
@@ -90,7 +84,7 @@ def _option(run: Mapping[str, Any], flag: str) -> str:
     return str(argv[argv.index(flag) + 1])
 
 
-@pytest.mark.parametrize("name", params(MODELS, fast=["bert", "mlm.npz", "roberta", "gpt2"]))
+@pytest.mark.parametrize("name", MODELS)
 def test_an_exported_model_is_read(name: str) -> None:
     """NPZ, HuggingFace, BERT checkpoint, SavedModel: read by convert with the same bits."""
     call("convert", f"exports/{name}", "model.npz")
@@ -105,13 +99,11 @@ def test_the_npz_that_training_writes_is_read() -> None:
     assert checksums("model.npz") == RUNS["mlm"]["arrays"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED["evaluations"])
 def test_other_datasets_are_read(name: str) -> None:
     assert_evaluates(EXPECTED["evaluations"][name])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(EXPECTED["predict"])))
 def test_predictions_are_the_same(number: int) -> None:
     record = EXPECTED["predict"][number]

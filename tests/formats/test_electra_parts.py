@@ -153,7 +153,6 @@ def test_what_has_no_parts_and_what_has_no_place(tmp_path):
 
 
 @hf.needs_torch
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "architecture"),
     [("discriminator", "ElectraForPreTraining"), ("generator", "ElectraForMaskedLM")],

@@ -43,7 +43,6 @@ def made(text: Path, tmp_path_factory: pytest.TempPathFactory):
     return tlm.quickstart(text, run_dir=base, steps=STEPS)
 
 
-@pytest.mark.slow
 def test_everything_is_there(made, text: Path) -> None:
     base = Path(made.run_dir).parent
     assert "<svg" in Path(made.picture).read_text() and "<html" in Path(made.report).read_text()
@@ -56,7 +55,6 @@ def test_everything_is_there(made, text: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("Die Größe")) == "Die Größe", "case and umlauts"
 
 
-@pytest.mark.slow
 def test_the_same_call_again_has_nothing_to_do(made, text: Path) -> None:
     before = weights(made.run_dir)
     again = tlm.quickstart(text, run_dir=Path(made.run_dir).parent, steps=STEPS)
@@ -65,7 +63,7 @@ def test_the_same_call_again_has_nothing_to_do(made, text: Path) -> None:
         tlm.quickstart(text, run_dir=Path(made.run_dir).parent, steps=STEPS + 1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_commands_by_hand_give_the_same(made, tmp_path: Path) -> None:
     script = Path(made.run_dir).parent / "commands.sh"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
@@ -77,7 +75,6 @@ def test_the_commands_by_hand_give_the_same(made, tmp_path: Path) -> None:
     assert theirs.read_bytes() == (Path(made.huggingface) / "model.safetensors").read_bytes()
 
 
-@pytest.mark.slow
 def test_an_interrupted_one_goes_on(made, text: Path, tmp_path: Path, monkeypatch) -> None:
     import tpu_tlm.training
 
@@ -99,7 +96,6 @@ def test_an_interrupted_one_goes_on(made, text: Path, tmp_path: Path, monkeypatc
     assert weights(again.run_dir) == weights(made.run_dir)
 
 
-@pytest.mark.slow
 @hf.needs_torch
 def test_transformers_loads_it_with_its_tokenizer(made) -> None:
     from transformers import pipeline

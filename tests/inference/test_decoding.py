@@ -174,7 +174,6 @@ def test_a_text_does_not_depend_on_its_neighbours():
     ][:2]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["seq2seq", "clm"])
 def test_compiled_is_the_same(kind):
     for how in (BeamSearch(3), GREEDY):

@@ -19,9 +19,6 @@ PLAIN = [*SIZES, "--distribute", "none", "--tensorboard", "false", "--xla", "fal
 FLAGS = [*PLAIN, "--objective", "dual-encoder", "--d_out", "32"]
 
 
-pytestmark = pytest.mark.slow
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     base = tmp_path_factory.mktemp("dual")

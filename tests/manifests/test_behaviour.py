@@ -97,6 +97,10 @@ def made(
     return Workload(documents, place, tmp_path / "pod", extra, None if tfjob else pods)
 
 
+# Workers by TF_CONFIG and hosts of a slice; the others differ in their place, not in what happens.
+SOONER = ("tfjob-cpu-pvc", "jobset-tpu-v5e-gcs")
+
+
 def run_directory(job: Workload) -> Path:
     return job.place.volumes["/storage"] / "runs" / "first"
 
@@ -135,8 +139,14 @@ def test_every_training_manifest_is_covered() -> None:
     assert sorted(kinds) == ["Job", "JobSet", "Pod", "TFJob", "TFJob"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in one_of_each() if not name.startswith("pod")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] if name not in SOONER else [])
+        for name in one_of_each()
+        if not name.startswith("pod")
+    ],
+)
 def test_preempted_killed_and_finished(
     name: str, data: Path, tmp_path: Path, undisturbed: dict[Any, Any]
 ) -> None:
@@ -163,7 +173,6 @@ def test_preempted_killed_and_finished(
     assert (weights(job), losses(job)) == undisturbed[pods]
 
 
-@pytest.mark.slow
 def test_hosts_of_a_slice_do_not_write_one_run_apart(data: Path, tmp_path: Path) -> None:
     """Hosts that do not find one another are refused by the run's lock, and the set ends."""
     job = made("jobset-tpu-v5e-gcs", data, tmp_path, "--steps=1000000", pods=2)
@@ -172,7 +181,6 @@ def test_hosts_of_a_slice_do_not_write_one_run_apart(data: Path, tmp_path: Path)
     assert "trains here now" in job.said()
 
 
-@pytest.mark.slow
 def test_a_pod_is_not_started_again_and_continues_when_made_anew(
     data: Path, tmp_path: Path, undisturbed: dict[Any, Any]
 ) -> None:
@@ -188,7 +196,6 @@ def test_a_pod_is_not_started_again_and_continues_when_made_anew(
     assert (weights(again), losses(again)) == undisturbed[1]
 
 
-@pytest.mark.slow
 def test_a_finished_run_is_evaluated(undisturbed: dict[Any, Any], tmp_path: Path) -> None:
     """The evaluation Job reads what the training Job wrote."""
     job = Workload(overlay("evaluate-cpu-pvc"), undisturbed["job"].place, tmp_path / "pod")

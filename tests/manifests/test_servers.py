@@ -15,7 +15,6 @@ from tests.manifests.servers import CoreServer, CrdServer
 SERVERS = os.environ.get("KUBE_SERVERS", "")
 DEFINITIONS = ROOT.parent / "shared" / "reference" / "crds"
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(not SERVERS, reason="the servers are built on demand: make kube-check"),
 ]
 

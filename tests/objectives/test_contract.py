@@ -12,6 +12,7 @@ from tests.objectives.contract import (
     DUAL,
     Case,
     check_batch_size,
+    check_continued,
     check_exported,
     check_replicas,
     check_static,
@@ -44,18 +45,29 @@ VARIANTS: dict[str, tuple[Case, tuple[Callable[..., None], ...]]] = {
 }
 
 
-@pytest.fixture(scope="module", params=OBJECTIVES)
-def trained(request, contract_run):
-    return contract_run(request.param)
+# Checks that start processes: each objective by `make test-all`, these by `make test` too.
+PROCESSES = (check_continued, check_replicas)
+SOONER = ("mlm", "electra")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_contract(trained, check, tmp_path):
-    check(trained, tmp_path)
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        pytest.param(
+            name,
+            check,
+            id=f"{name}-{check.__name__}",
+            marks=[pytest.mark.long] if check in PROCESSES and name not in SOONER else [],
+        )
+        for name in OBJECTIVES
+        for check in CHECKS
+    ],
+)
+def test_contract(name, check, contract_run, tmp_path):
+    check(contract_run(name), tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants(name, tmp_path):
     case, checks = VARIANTS[name]

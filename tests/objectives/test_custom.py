@@ -75,7 +75,6 @@ def test_tokens_trade_places(shuffled):
         assert sums.weight == (x != 0).sum() and sums.loss < 0.02
 
 
-@pytest.mark.slow
 def test_the_page_trains_continues_and_is_measured(shuffled, tmp_path):
     trained = prepare(Case(shuffled, measure=shuffled), tmp_path / "run")
     for check in (

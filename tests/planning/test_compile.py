@@ -59,7 +59,6 @@ def compiled(tmp_path_factory):
     return {OWN if line["name"] == own else line["name"]: line for line in lines}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [*OBJECTIVES, GATHERED, ELMO, OWN])
 def test_the_step_compiles_for_a_tpu_and_keeps_its_state_in_place(name, compiled):
     found = compiled[name]
@@ -68,7 +67,6 @@ def test_the_step_compiles_for_a_tpu_and_keeps_its_state_in_place(name, compiled
     assert found["aliased"] >= 3 * found["state"] > 0
 
 
-@pytest.mark.slow
 def test_replicas_meet_in_an_all_reduce(compiled):
     for name in (REPLICATED, GATHERED):
         assert compiled[name]["missing"].get("all-reduce", 0) >= 1

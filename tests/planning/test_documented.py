@@ -66,7 +66,6 @@ def _models() -> dict[str, Config]:
     return dict(found.values())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("where", _models())
 def test_a_tpu_can_run_the_step(where: str) -> None:
     config = _models()[where]

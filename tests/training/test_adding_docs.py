@@ -92,7 +92,6 @@ def run(base: Path, *command: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
 def test_what_the_pages_add_is_trained_and_evaluated(
     extended: Path, toy_corpus: Corpus, tmp_path: Path
 ) -> None:

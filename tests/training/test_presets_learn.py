@@ -22,8 +22,13 @@ FAMILIES = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("preset", FAMILIES)
+@pytest.mark.parametrize(
+    "preset",
+    [
+        pytest.param(name, marks=[pytest.mark.long] if name in ("gpt2", "electra-small") else [])
+        for name in FAMILIES
+    ],
+)
 def test_a_family_learns_what_stands_beside_what(
     preset: str, toy_corpus: Corpus, tmp_path: Path
 ) -> None:

@@ -47,7 +47,6 @@ def fetched(url: str, seconds: float = 90.0) -> bytes:
             time.sleep(0.3)
 
 
-@pytest.mark.slow
 def test_tensorboard_starts_and_serves_the_run(toy_run: ToyRun) -> None:
     """The command of the environment, over HTTP: scalars, hyper-parameters, texts."""
     with socket.socket() as free:
@@ -144,7 +143,6 @@ def log(name: str, run_dir: Path, step: int) -> None:
     callback.on_end()
 
 
-@pytest.mark.slow
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -158,7 +156,6 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert b"valid/loss" in stored and b"position_encoding" in stored
 
 
-@pytest.mark.slow
 def test_mlflow_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs("mlflow")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -33,7 +33,6 @@ def commands():
             yield words[2], words[3:]
 
 
-@pytest.mark.slow
 def test_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (code,) = blocks("python")

@@ -86,7 +86,6 @@ TRACED = """
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("objective", "accum"), [("mlm", 1), ("electra", 2)])
 def test_a_step_is_traced_for_every_core(objective, accum, tmp_path):
     data = toy_dataset(tmp_path / "data")

@@ -208,7 +208,6 @@ def steps_made(run_dir):
 FOREVER = ("--steps", 4000, "--save_steps", 1000, "--eval_steps", 1000, "--tensorboard", "false")
 
 
-@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_saves(toy_corpus, tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = started(toy_corpus, tmp_path / "run", *FOREVER, **pipes)
@@ -221,7 +220,6 @@ def test_ctrl_c_in_a_terminal_saves(toy_corpus, tmp_path):
     assert 30 < arrays(tmp_path / "run")[0] < 4000
 
 
-@pytest.mark.slow
 def test_a_closed_terminal_saves(toy_corpus, tmp_path):
     """The terminal is hung up: the process gets SIGHUP, and its output cannot be written."""
     master, slave = os.openpty()
@@ -245,7 +243,7 @@ def test_a_closed_terminal_saves(toy_corpus, tmp_path):
     assert 30 < arrays(tmp_path / "run")[0] < 4000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_any_moment_and_continued_is_the_same_run(toy_corpus, tmp_path):
     """SIGKILL six times, alternately at the start of a save and a random time after one, then to
     the end: the same bits."""
@@ -386,7 +384,6 @@ def test_starting_from_other_weights(toy_run, tmp_path, capsys):
         np.testing.assert_array_equal(before[name], after[name])
 
 
-@pytest.mark.slow
 def test_two_replicas_make_the_run_of_one(toy_corpus, tmp_path):
     """The same losses step by step, dropout included; mirrored on two logical CPUs."""
     flags = ["--steps", 12, "--save_steps", 12, "--steps_per_call", 1]

@@ -174,7 +174,6 @@ def test_a_file_of_meads_is_read_as_what_it_holds(file, asked, kind):
             np.testing.assert_array_equal(values[path], value)
 
 
-@pytest.mark.slow
 def test_a_run_starts_from_a_huggingface_directory(corpus, tokenizer, tmp_path):
     saved = saved_of(BERT, tokenizer)
     save(saved, str(tmp_path / "hf"), "hf")

@@ -120,7 +120,6 @@ def cluster() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
 
 
 @needs_beam
-@pytest.mark.slow
 def test_a_dask_cluster_that_loses_a_worker(
     cluster: tuple[str, list[subprocess.Popen[bytes]]], text: Path, tmp_path: Path
 ) -> None:

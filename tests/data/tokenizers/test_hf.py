@@ -237,7 +237,6 @@ def test_text_becomes_a_dataset(model_dirs: dict[str, Path], tmp_path: Path, kin
     assert dataset.metadata["unknown_tokens"] == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["roberta", "gpt2", "xlm-r", "albert"])
 def test_text_goes_through_training_to_transformers(
     model_dirs: dict[str, Path], tmp_path: Path, kind: str

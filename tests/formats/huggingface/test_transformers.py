@@ -11,7 +11,7 @@ from tests.paths import DATA_FILES
 from tpu_tlm.convert import main as convert
 from tpu_tlm.formats.huggingface.read import read_hf
 
-pytestmark = [hf.needs_torch, pytest.mark.slow]
+pytestmark = hf.needs_torch
 SENTENCES = [str(s) for s in np.load(DATA_FILES / "hf_real.npz")["sentences"]]
 
 

@@ -87,7 +87,6 @@ def test_bpe_in_the_graph_splits_alike(cased):
     assert_alike(bpe(cased))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cased", [True, False])
 def test_wordpiece_in_the_graph_splits_alike(cased):
     pytest.importorskip("tensorflow_text")
@@ -145,13 +144,11 @@ def test_raw_strings_give_the_same_logits(tmp_path):
     assert back.tokenizer().fingerprint() == saved.tokenizer().fingerprint()
 
 
-@pytest.mark.slow
 def test_raw_strings_through_wordpiece(tmp_path):
     pytest.importorskip("tensorflow_text")
     assert_serves(model_of(wordpiece()), tmp_path / "served")
 
 
-@pytest.mark.slow
 def test_a_causal_model_and_an_encoder_are_served(tmp_path):
     causal = served(model_of(bpe(), kind="clm"), tmp_path / "causal", length=8)["serving_default"](
         text=tf.constant(["peace " * 30, "a"])

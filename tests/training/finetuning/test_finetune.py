@@ -207,7 +207,7 @@ def test_options_of_training_work_together(place: Path, files: dict[str, str]) -
     assert np.isfinite(result.valid["loss"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_replicas_give_the_model_of_one(place: Path, files: dict[str, str]) -> None:
     command = [sys.executable, "-m", "tpu_tlm.finetune", "--model", str(place / "model.npz")]
     command += ["--tokenizer", str(place / "tokenizer"), "--epochs", "1", "--xla", "false"]

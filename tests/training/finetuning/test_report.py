@@ -103,7 +103,6 @@ def test_one_epoch_and_no_test_data() -> None:
     assert "validation data" in page(found)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium (Debian: apt-get install chromium)")
 def test_a_browser_draws_it_without_a_network(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text(page(report(["neg", "pos", "neutral"])))

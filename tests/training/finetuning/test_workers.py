@@ -16,7 +16,6 @@ from tests.tasks.toy_tasks import cpu, options, reviews, toy_model
 from tpu_tlm.training.finetuning.finetune import finetune
 
 
-@pytest.mark.slow
 def test_two_workers_train_what_one_does(tmp_path: Path) -> None:
     toy_model(tmp_path)
     for name, seed in (("train", 0), ("valid", 1), ("test", 2)):
