@@ -18,6 +18,7 @@ from tpu_tlm.planning.figures import Figures, program_of
 from tpu_tlm.planning.lower import lower
 from tpu_tlm.planning.stand_in import batch_specs, fitting
 from tpu_tlm.training import setup
+from tpu_tlm.training.initial_model import taken_line, with_initial_model
 from tpu_tlm.training.setup import Datasets
 from tpu_tlm.training.step import TrainStep
 
@@ -170,6 +171,23 @@ def shallow(model: ModelConfig) -> tuple[ModelConfig, ModelConfig] | None:
     )
 
 
+def _with_initial_model(options: Config, plan: PlanConfig, say: Say) -> tuple[Config, PlanConfig]:
+    """The options with the sizes of `--init_from`, as `train` takes them."""
+    options, initial = with_initial_model(options)
+    if initial is None or initial.model is None:
+        return options, plan
+    say(taken_line(initial))
+    if options.data.train_dir:
+        return options, plan
+    spec = initial.model.spec
+    tokens = spec.vocab_size - spec.sentinels
+    return options, replace(
+        plan,
+        vocab_size=tokens if plan.vocab_size is None else plan.vocab_size,
+        seq_length=spec.seq_length if plan.seq_length is None else plan.seq_length,
+    )
+
+
 def subject_of(options: Config, plan: PlanConfig, say: Say) -> Subject:
     """The planned run of a command line.
 
@@ -178,6 +196,7 @@ def subject_of(options: Config, plan: PlanConfig, say: Say) -> Subject:
     if not options.runtime.tpu:
         raise UsageError("--tpu is required: the slice to plan for, such as v5e-1, v5e-8 or v6e-1")
     slice_ = parse_slice(options.runtime.tpu)
+    options, plan = _with_initial_model(options, plan, say)
     if options.data.train_dir:
         for name, value in (
             ("seq_length", plan.seq_length),

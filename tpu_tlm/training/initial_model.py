@@ -58,8 +58,9 @@ def with_initial_model(config: Config) -> tuple[Config, InitialModel | None]:
     path = config.run.init_from
     if not path:
         return config, None
-    run = RunDir(config.run.run_dir)
-    if run.exists() and run.saved():
+    # A plan has no run directory.
+    run = RunDir(config.run.run_dir) if config.run.run_dir else None
+    if run is not None and run.exists() and run.saved():
         old = Config(*run.load(Config.groups())).as_dict()
         names = [*_shapes(), "objective", "sentinels"]
         return _taking(config, {name: old[name] for name in names}, path), None
