@@ -116,6 +116,20 @@ def test_a_batch_that_fits(monkeypatch, capsys):
     assert "fits: 1.00 GiB of 15.75 GiB" in out and "not a measurement" in out
 
 
+def test_hours_of_the_whole_run_stand_first(monkeypatch, capsys):
+    monkeypatch.setattr(Subject, "compile", lambda self, batch: figures())
+    step = figures()
+    run.plan_batch(subject(batch_size=256, steps=500_000), PlanConfig(search=False))
+    first = capsys.readouterr().out.splitlines()[0]
+    hours = 500_000 * step.seconds / 3600
+    assert f"500,000 steps take at least {hours:.1f} hours" in first
+    assert f"{500_000 * step.tokens:.3g} tokens" in first
+    run.plan_batch(subject(batch_size=256, steps=500_000), PlanConfig(search=False, json=True))
+    assert json.loads(capsys.readouterr().out)["run"] == {"steps": 500_000, "hours": hours}
+    run.plan_batch(subject(batch_size=256), PlanConfig(search=False))
+    assert "hours" not in capsys.readouterr().out, "neither steps nor data are known"
+
+
 def test_a_batch_that_does_not_fit_is_a_failure_with_figures_and_the_largest_that_does(
     monkeypatch, capsys
 ):

@@ -85,6 +85,14 @@ def full(f: Figures) -> str:
     )
 
 
+def whole_run(f: Figures, steps: int) -> str:
+    """What all steps of a run take."""
+    return (
+        f"run           {steps:,} steps take at least {f.seconds * steps / 3600:.1f} hours, "
+        f"{f.tokens * steps:.3g} tokens; input, saves and evaluations are not counted"
+    )
+
+
 def searched(found: SearchResult, chips: int) -> str:
     """The largest batch."""
     above = f"; {found.refused} does not fit" if found.refused else "; nothing larger was tried"

@@ -24,7 +24,10 @@ def plan_batch(subject: Subject, plan: PlanConfig) -> int:
     batch, slice_ = subject.options.data.batch_size, subject.slice_
     compiled = subject.quick if plan.quick else subject.compile
     answer = compiled(batch)
+    steps = subject.steps
     if not plan.json:
+        if steps is not None and isinstance(answer, Figures):
+            print(report.whole_run(answer, steps))
         print(
             report.refusal(answer, batch, slice_.name)
             if isinstance(answer, Refused)
@@ -36,10 +39,12 @@ def plan_batch(subject: Subject, plan: PlanConfig) -> int:
         found = largest(batch, answer, slice_.chip.hbm, subject.unit, compiled, subject.extrapolate)
     best = None if found is None else found.best
     if plan.json:
-        values = {
+        values: dict[str, object] = {
             "step": _values(answer, batch, subject.length, slice_.name),
             "largest": best.as_values() if best else None,
         }
+        if steps is not None and isinstance(answer, Figures):
+            values["run"] = {"steps": steps, "hours": answer.seconds * steps / 3600}
         print(json.dumps(values | {"refused": found.refused if found else None}, indent=2))
     elif found is not None:
         print(report.searched(found, slice_.chips))

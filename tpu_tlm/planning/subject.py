@@ -65,6 +65,11 @@ class Subject:
         data = dataclasses.replace(train, seq_length=length, lengths={**lengths, "x": length})
         return replace(self, corpora=replace(self.corpora, train=data))
 
+    @property
+    def steps(self) -> int | None:
+        """Steps of the whole run; None where neither `--steps` nor the data say it."""
+        return self._steps(self.options) if self._has_length(self.options) else None
+
     def _compile(self, options: Config) -> tuple[Answer, float]:
         began = time.perf_counter()
         batch = options.data.batch_size
@@ -103,7 +108,10 @@ class Subject:
 
     def _steps(self, options: Config) -> int:
         samples = self.corpora.train.num_samples
-        return setup.total_steps(options, samples) if samples else options.run.steps or STEPS
+        return setup.total_steps(options, samples) if self._has_length(options) else STEPS
+
+    def _has_length(self, options: Config) -> bool:
+        return options.run.steps is not None or self.corpora.train.num_samples > 0
 
     def with_batch(self, batch: int) -> Config:
         """The options with another batch."""
