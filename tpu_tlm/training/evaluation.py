@@ -92,6 +92,8 @@ def evaluate_model(
     overrides: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
     candidates: int | None = None,
+    precision: str = "float32",
+    xla: bool = True,
 ) -> dict[str, Any]:
     """Measure a model on a dataset.
 
@@ -100,6 +102,7 @@ def evaluate_model(
     replace them (eval_mask_rate, loss, margin, disc_weight, label_one).
     batch_size: examples per step, which does not change the result. candidates: for an objective
     that ranks: pairs among which a pair's second text is ranked, in the order of the dataset.
+    precision: "float32" or "bfloat16", of activations; xla: compile where the device allows.
 
     Returns "model", "data", "objective", "loss" per target, "perplexity" where it is one, the
     metrics, "targets", "examples"; for an objective that ranks also "candidates" and "left_out",
@@ -114,7 +117,9 @@ def evaluate_model(
     check_evaluation(name, given)
     rows = _rows(name, chosen, batch_size, candidates, dataset)
     used = with_overrides(options or ObjectiveOptions(), given)
-    totals = evaluate_saved(model, dataset, rows, used, devices, name, chosen)
+    totals = evaluate_saved(
+        model, dataset, rows, used, devices, name, chosen, precision=precision, xla=xla
+    )
     result: dict[str, Any] = {
         "model": model.source,
         "data": dataset.directory,
@@ -166,11 +171,15 @@ def evaluate_saved(
     devices: Devices,
     name: str | None = None,
     objective: type[Objective] | None = None,
+    *,
+    precision: str = "float32",
+    xla: bool = True,
 ) -> Totals:
     """Sums of a model over a dataset.
 
     name: the objective, None = the first built-in one of the model's kind; objective: its resolved
-    class. Raises as `evaluate_model`, and `TlmError` for a loss that is not finite.
+    class; precision, xla: as `evaluate_model`. Raises as `evaluate_model`, and `TlmError` for a
+    loss that is not finite.
     """
     tokenizer = saved.tokenizer()
     check_same_tokenizer(
@@ -200,7 +209,7 @@ def evaluate_saved(
     check_data(instance, dataset)
     # Evaluation uses the step of training; its optimizer has no slots and is never called.
     step = TrainStep(
-        saved.model(),
+        saved.model(precision=precision),
         instance,
         make_optimizer(OptimConfig(optimizer="sgd", beta1=0.0)),
         lambda index: index,
@@ -208,7 +217,10 @@ def evaluate_saved(
         0,
     )
     loop = Loop(
-        step, TrainState(step, devices.strategy), xla=devices.xla, on_tpu=devices.kind == "tpu"
+        step,
+        TrainState(step, devices.strategy),
+        xla=xla and devices.xla,
+        on_tpu=devices.kind == "tpu",
     )
     totals = evaluate(loop, dataset, batch_size, lambda: dataset.num_samples)
     assert totals is not None

@@ -72,6 +72,7 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig) -> dict[str, Any]:
     select.check_paths(runtime, {"--data": config.data})
     from tpu_tlm.formats.load import load
     from tpu_tlm.training.evaluation import evaluate_model
+    from tpu_tlm.training.setup import precision_of
 
     saved: PretrainedModel = load(config.model, step=config.step)
     for line in saved.report():
@@ -93,4 +94,6 @@ def evaluate(config: EvaluateConfig, runtime: RuntimeConfig) -> dict[str, Any]:
             overrides=overrides,
             batch_size=config.batch_size,
             candidates=config.candidates,
+            precision=precision_of(runtime, devices.kind),
+            xla=runtime.xla,
         )
