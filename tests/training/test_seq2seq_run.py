@@ -33,6 +33,7 @@ def commands():
             yield words[2], words[3:]
 
 
+@pytest.mark.long
 def test_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (code,) = blocks("python")

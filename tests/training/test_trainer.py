@@ -384,6 +384,7 @@ def test_starting_from_other_weights(toy_run, tmp_path, capsys):
         np.testing.assert_array_equal(before[name], after[name])
 
 
+@pytest.mark.long
 def test_two_replicas_make_the_run_of_one(toy_corpus, tmp_path):
     """The same losses step by step, dropout included; mirrored on two logical CPUs."""
     flags = ["--steps", 12, "--save_steps", 12, "--steps_per_call", 1]
