@@ -50,7 +50,7 @@ repeat: env
 fast: lint
 	$(PYTEST) -m "not slow"
 
-# Kills, signals, two workers, damaged bytes and 1,000 fuzzed inputs (docs/campaign.md): about 30 minutes. CAMPAIGN="--scale 0.1" is a tenth of it.
+# Kills, signals, two workers, damaged bytes and 1,000 fuzzed inputs (docs/campaign.md): about 20 minutes. CAMPAIGN="--scale 0.1" is a tenth of it.
 CAMPAIGN ?= --scale 1
 campaign: env
 	CAMPAIGN="$(CAMPAIGN)" $(BIN)/python -m pytest -q -s tests/campaign
