@@ -31,6 +31,39 @@ def test_a_notebook_is_stored_clean(name: str) -> None:
     assert f"/colab/{name}" in badge and "colab-badge.svg" in badge
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_drive_and_buckets_are_opened(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a google.colab that notes its calls, for every setting that may be a path there."""
+    package = tmp_path / "google" / "colab"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("calls = []\n")
+    note = "from google.colab import calls\ndef {0}(*args):\n    calls.append(args)\n"
+    (package / "drive.py").write_text(note.format("mount"))
+    (package / "auth.py").write_text(note.format("authenticate_user"))
+    import google
+
+    monkeypatch.setattr(google, "__path__", [*google.__path__, str(package.parent)])
+    (source,) = [
+        "".join(c["source"]) for c in _cells(name) if "drive.mount" in "".join(c["source"])
+    ]
+    opening = source.split("if not text:")[0]
+    names = opening.split("places = [")[1].split("]")[0].split(", ")
+    here = dict.fromkeys(names, "here")
+    for place in names:
+        for path, expected in (
+            ("/content/drive/MyDrive/x", [("/content/drive",)]),
+            ("gs://bucket/x", [()]),
+            ("here", []),
+        ):
+            exec(compile(opening, name, "exec"), {**here, place: path})
+            from google.colab import calls  # type: ignore[import-not-found]
+
+            assert calls == expected, (place, path)
+            calls.clear()
+
+
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     words = ("old red dog", "shy big cat", "good long day")
