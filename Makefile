@@ -46,7 +46,7 @@ REPEATED ?= tests/distributed/test_workers.py tests/distributed/test_preemption.
 repeat: env
 	for i in $$(seq $(N)); do $(BIN)/python -m pytest -q $(REPEATED) || exit 1; done
 
-# The tests below a second each.
+# The tests below 0.4 seconds each.
 fast: lint
 	$(PYTEST) -m "not slow"
 

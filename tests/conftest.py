@@ -31,8 +31,8 @@ os.environ.setdefault(
 
 # Seconds of the costlier tests on two idle cores, as `python -m tests.costs LOG` wrote them.
 COSTS = ROOT / "tests" / "costs.json"
-# A test of this many seconds is `slow`.
-SLOW = 1.0
+# A test of so many seconds is `slow`.
+SLOW = 0.4
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,6 @@
 """Record what tests cost: python -m tests.costs LOG, the output of pytest with --durations=0.
 
-`PYTEST_ADDOPTS="--durations=0 --durations-min=0.2" make test-all > LOG` on an idle machine.
+`PYTEST_ADDOPTS="--durations=0 --durations-min=0.1" make test-all > LOG` on an idle machine.
 """
 
 from __future__ import annotations
