@@ -47,12 +47,8 @@ def tpu_requirements(name: str) -> list[str]:
 
 def own_requirement(name: str) -> str:
     """This package with the extras that the notebook asks for, from the working tree."""
-    (package,) = re.findall(r'^package = "(tpu-tlm[^"]*)"', cells(name), re.M)
-    return (
-        package.replace("tpu-tlm", str(ROOT), 1)
-        if "[" not in package
-        else (f"tpu-tlm{package.removeprefix('tpu-tlm')} @ file://{ROOT}")
-    )
+    (package,) = re.findall(r'^package = "(tpu-tlm[^" ]*) @ git', cells(name), re.M)
+    return f"{package} @ file://{ROOT}"
 
 
 def pinned(kind: str) -> dict[str, str]:

@@ -95,7 +95,7 @@ def test_an_interrupted_notebook_is_run_again_to_the_same_result(
     place = tmp_path / "interrupted"
     with pytest.raises(CellExecutionError, match="continue"):
         run(notebook, place, options, interrupt_at=place / "tlm_work" / "run" / "metrics.jsonl")
-    assert not (place / "hf_model").exists()
+    assert not (place / "tlm_work" / "hf_model").exists()
     run(notebook, place, options)
     models = [
         tlm.load(tmp_path / n / "tlm_work" / "run").pretrained.values
@@ -118,15 +118,18 @@ def test_they_run(text: Path, tmp_path: Path) -> None:
         done = run(COLAB / "pretrain_on_tpu.ipynb", tmp_path, first)
     shown = "".join(o.get("text", "") for c in done.cells for o in c.get("outputs", ()))
     assert "nothing to do" in shown and "%" in shown
-    assert (tmp_path / "hf_model" / "model.safetensors").exists()
-    continued = {**small, "model_dir": "hf_model", "work": "continued"}
+    assert (tmp_path / "tlm_work" / "hf_model" / "model.safetensors").exists()
+    continued = {**small, "model_dir": "tlm_work/hf_model", "work": "continued"}
     run(COLAB / "continue_pretraining.ipynb", tmp_path, continued)
-    assert (tmp_path / "continued" / "run" / "config.yaml").exists()
+    assert (tmp_path / "continued" / "hf_model" / "config.json").exists()
     animals = ("old dog", "big cat", "red dog", "shy cat")
     rows = [f"the {a} is here {i},{'dog' in a}" for i in range(10) for a in animals]
     (tmp_path / "train.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
-    tuned = {"model_path": "tlm_work/run", "epochs": 1, "batch_size": 8, "example": "the dog"}
-    run(COLAB / "finetune.ipynb", tmp_path, tuned)
+    example = 'the "old" dog\'s $HOME'  # to be given to a shell as it stands
+    tuned = {"model_path": "tlm_work/run", "epochs": 1, "batch_size": 8, "example": example}
+    done = run(COLAB / "finetune.ipynb", tmp_path, tuned)
+    shown = "".join(o.get("text", "") for c in done.cells for o in c.get("outputs", ()))
+    assert f"\t{example}" in shown
     assert (tmp_path / "classifier" / "report.html").exists()
     import nbformat
 

@@ -65,7 +65,11 @@ def test_a_build_without_a_target_is_that_for_processors() -> None:
 
 def test_extras_and_versions_are_those_of_the_project() -> None:
     pyproject = (ROOT / "pyproject.toml").read_text()
-    for extra in re.findall(r"whl\)\[(\w+)\]", TEXT):
+    extras = re.findall(r"whl\)\[(\w+),\$\{EXTRAS\}\]", TEXT)
+    assert extras == ["cpu", "gpu", "tpu"]
+    # The fine-tuning Job of manifests/ runs in these images, and ends at once without scikit-learn.
+    assert argument("EXTRAS") == "finetune"
+    for extra in (*extras, argument("EXTRAS")):
         assert re.search(rf"^{extra} = \[", pyproject, re.MULTILINE), extra
     (version,) = re.findall(r'^version = "(.*)"', pyproject, re.MULTILINE)
     assert argument("VERSION") == version

@@ -68,6 +68,9 @@ def test_the_doctor(target: str, storage: Path) -> None:
     assert [f for f in facts["findings"] if f["stops"]] == [] and code == 0, said
     builds = {"cpu": "tensorflow-cpu", "gpu": "tensorflow", "tpu": "tensorflow-tpu"}
     assert builds[target] in facts["versions"]
+    script = "from tpu_tlm.tasks.metrics import require_sklearn; require_sklearn()"
+    code, said = image(target).run(["-c", script], storage, entrypoint=["python"], user=ANYBODY)
+    assert code == 0, said
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu", "tpu"])

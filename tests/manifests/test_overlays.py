@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.manifests import rules, schemas
 from tests.manifests.pods import PodTemplate, templates
@@ -215,21 +216,37 @@ patches:
     assert any("image: missing" in fault for fault in found), found
 
 
-def test_the_kustomization_of_the_readme(tmp_path: Path) -> None:
-    """The example that a user copies, with a recipe of the user's own."""
-    text = (MANIFESTS / "README.md").read_text()
-    example = re.search(r"( {7}apiVersion: kustomize.*?)\n\n", text, re.DOTALL)
-    assert example is not None
-    lines = textwrap.dedent(example[1]).replace("sha256:...", DIGEST)
-    base = re.search(r"- \.\./tpu_tlm/manifests/(\S+)\n", lines)
+EXAMPLES = re.findall(
+    r"^ +apiVersion: kustomize.*?\n(?=\n)", (MANIFESTS / "README.md").read_text(), re.M | re.S
+)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["volume", "bucket"])
+def test_the_kustomizations_of_the_readme(example: str, tmp_path: Path) -> None:
+    """The examples that a user copies, with a recipe of the user's own."""
+    lines = textwrap.dedent(example).replace("sha256:...", DIGEST)
+    base = re.search(r"resources:\n- \.\./tpu-tlm/manifests/(\S+)\n", lines)
     assert base is not None
     (tmp_path / "train.yaml").write_text("steps: 7\n")
-    documents = user_overlay(tmp_path, lines[base.end() :], base[1])
+    namespace = re.search(r"^namespace: \S+", lines, re.M)
+    assert namespace is not None
+    rest = f"{namespace[0]}\n{lines[base.end() :]}"
+    documents = user_overlay(tmp_path, rest, base[1])
+    assert [f for d in documents for f in schemas.faults(d) or rules.faults(d)] == []
+    assert {d["metadata"]["namespace"] for d in documents} == {"training"}
     (template,) = templates(workload(documents))
     assert template.main["image"] == f"REGISTRY/tpu-tlm@{DIGEST}"
-    assert environment(documents, template.main)["RUN"] == "bert-base"
+    environ = environment(documents, template.main)
+    assert environ["RUN"] == "bert-base"
     (recipe,) = [v["configMap"]["name"] for v in template.spec["volumes"] if "configMap" in v]
     assert named(documents, "ConfigMap", recipe)["data"]["train.yaml"] == "steps: 7\n"
+    if "gcs" in base[1]:
+        assert environ["STORAGE"] == "gs://my-bucket/tpu-tlm"
+        account = named(documents, "ServiceAccount", "tpu-tlm")["metadata"]["annotations"]
+        assert "my-project" in account["iam.gke.io/gcp-service-account"]
+    else:
+        claim = named(documents, "PersistentVolumeClaim", "tpu-tlm-storage")
+        assert claim["spec"]["storageClassName"] == "CLASS" and template.count == 4
 
 
 def test_the_table_names_every_overlay() -> None:
@@ -238,3 +255,14 @@ def test_the_table_names_every_overlay() -> None:
     assert missing == []
     for name in re.findall(r"`overlays/([\w-]+)`", readme):
         assert name in OVERLAYS
+
+
+def test_the_pod_to_copy_through_holds_the_claim_and_is_no_worker() -> None:
+    copying = yaml.safe_load((MANIFESTS / "copy.yaml").read_text())
+    assert schemas.faults(copying) == []
+    (volume,) = copying["spec"]["volumes"]
+    claim = named(overlay("tfjob-gpu-pvc"), "PersistentVolumeClaim", "tpu-tlm-storage")
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    (policy,) = [d for d in overlay("tfjob-gpu-pvc") if d["kind"] == "NetworkPolicy"]
+    wanted = policy["spec"]["podSelector"]["matchLabels"]
+    assert not wanted.items() <= copying["metadata"]["labels"].items()

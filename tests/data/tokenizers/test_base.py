@@ -38,6 +38,26 @@ def test_save_and_load(tmp_path: Path, config: TokenizerConfig, cased: bool) -> 
     )
 
 
+@pytest.mark.parametrize("cased", [None, True, False])
+def test_a_directory_of_vocab_txt_alone_takes_the_case_of_the_options(
+    tmp_path: Path, cased: bool | None
+) -> None:
+    """As the file itself does; the presets of BERT say `cased: false`."""
+    (tmp_path / "vocab.txt").write_bytes(Path(WORDPIECE.vocab or "").read_bytes())
+    made = make_tokenizer(TokenizerConfig(vocab=str(tmp_path), cased=cased))
+    assert made.cased == (cased is not False)
+    model = {"continuing_subword_prefix": "##", "unk_token": "[UNK]"}
+    rules = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True}
+    pipeline = {"model": model, "pre_tokenizer": {"type": "BertPreTokenizer"}}
+    pipeline["normalizer"] = rules | {"lowercase": True}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(pipeline))
+    if cased:
+        with pytest.raises(UsageError, match="--cased true: contradicts"):
+            make_tokenizer(TokenizerConfig(vocab=str(tmp_path), cased=cased))
+    else:
+        assert not make_tokenizer(TokenizerConfig(vocab=str(tmp_path), cased=cased)).cased
+
+
 def test_fingerprints_tell_tokenizers_apart(tmp_path: Path) -> None:
     (tmp_path / "vocab").write_bytes(Path(BPE.vocab or "").read_bytes() + b"zzzz 1\n")
     configs = [

@@ -94,7 +94,7 @@ def _from_directory(config: TokenizerConfig, directory: str) -> Tokenizer:
     else:
         found = None
         if config.subword_type in (None, "wordpiece"):
-            found = _bert_tokenizer(directory)
+            found = _bert_tokenizer(directory, config.cased is not False)
         if found is None and config.subword_type != "wordpiece":
             found = _hf_tokenizer(directory)
     if found is None:
@@ -119,8 +119,11 @@ def _hf_tokenizer(path: str) -> Tokenizer:
     return read_hf_tokenizer(path)
 
 
-def _bert_tokenizer(directory: str) -> Tokenizer | None:
-    """BERT's tokenizer, where the files of a directory are those of one, else None."""
+def _bert_tokenizer(directory: str, otherwise: bool) -> Tokenizer | None:
+    """BERT's tokenizer, where the files of a directory are those of one, else None.
+
+    otherwise: whether it is cased where no file says so, as for a vocab.txt alone.
+    """
     from tpu_tlm.data.tokenizers.wordpiece import WordPieceTokenizer
 
     vocab = f"{directory}/vocab.txt"
@@ -128,8 +131,12 @@ def _bert_tokenizer(directory: str) -> Tokenizer | None:
     if not filesystem.exists(vocab) or (pipeline and not _is_bert(pipeline)):
         return None
     found = case_beside(vocab)
+    if found is not None:
+        otherwise = found[0]
+    elif pipeline:
+        otherwise = not pipeline["normalizer"].get("lowercase")
     data = filesystem.read_bytes(vocab).removeprefix(BOM)
-    return WordPieceTokenizer(data, cased=found[0] if found else True, name=vocab)
+    return WordPieceTokenizer(data, cased=otherwise, name=vocab)
 
 
 def _is_bert(pipeline: dict[str, Any]) -> bool:
