@@ -128,6 +128,10 @@ def test_hours_of_the_whole_run_stand_first(monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["run"] == {"steps": 500_000, "hours": hours}
     run.plan_batch(subject(batch_size=256), PlanConfig(search=False))
     assert "hours" not in capsys.readouterr().out, "neither steps nor data are known"
+    monkeypatch.setattr(Subject, "compile", lambda self, batch: REFUSED)
+    with pytest.raises(TlmError, match="does not fit"):
+        run.plan_batch(subject(batch_size=256, steps=500_000), PlanConfig(search=False))
+    assert "hours" not in capsys.readouterr().out
 
 
 def test_a_batch_that_does_not_fit_is_a_failure_with_figures_and_the_largest_that_does(

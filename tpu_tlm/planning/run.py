@@ -26,7 +26,7 @@ def plan_batch(subject: Subject, plan: PlanConfig) -> int:
     answer = compiled(batch)
     steps = subject.steps
     if not plan.json:
-        if steps is not None and isinstance(answer, Figures):
+        if steps is not None and fits(answer):
             print(report.whole_run(answer, steps))
         print(
             report.refusal(answer, batch, slice_.name)
@@ -43,7 +43,7 @@ def plan_batch(subject: Subject, plan: PlanConfig) -> int:
             "step": _values(answer, batch, subject.length, slice_.name),
             "largest": best.as_values() if best else None,
         }
-        if steps is not None and isinstance(answer, Figures):
+        if steps is not None and fits(answer):
             values["run"] = {"steps": steps, "hours": answer.seconds * steps / 3600}
         print(json.dumps(values | {"refused": found.refused if found else None}, indent=2))
     elif found is not None:
