@@ -112,6 +112,14 @@ def test_a_directory_with_something_else_is_refused(tmp_path: Path) -> None:
         tlm.quickstart(tmp_path / "notes.txt", run_dir=tmp_path)
 
 
+def test_a_directory_without_text_is_refused_by_what_quickstart_has(tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "x.rst").write_text("words")
+    with pytest.raises(UsageError, match="no file in .*pattern, such as") as error:
+        tlm.quickstart(tmp_path / "text", run_dir=tmp_path / "r")
+    assert "input_" not in str(error.value)
+
+
 def test_a_preset_without_masks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="preset gpt2"):
         tlm.quickstart(tmp_path / "x", preset="gpt2", run_dir=tmp_path / "r")

@@ -91,8 +91,10 @@ class _Quickstart:
             corpus = corpus_of(config.text, config.text_column, config.json_field)
             profile = profile_of(corpus)
         except UsageError as error:
-            # The corpus is read by the option's name in the other commands.
-            raise UsageError(str(error).replace("--input_files", "--text")) from None
+            # The corpus is read by the names of options in the other commands.
+            said = str(error).replace("--input_files", "--text")
+            pattern = "give the files by a pattern, such as 'DIR/*.md'"
+            raise UsageError(said.replace("give --input_pattern", pattern)) from None
         self.say(f"text: {profile.line()}")
         sizes = sizing.text_sizes(
             profile, self._preset(), accelerator=_accelerator(), cased=config.cased
