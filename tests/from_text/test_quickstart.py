@@ -114,7 +114,7 @@ def test_a_directory_with_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_a_directory_without_text_is_refused_by_what_quickstart_has(tmp_path: Path) -> None:
     (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "x.rst").write_text("words")
+    (tmp_path / "text" / "x.unknown").write_text("words")
     with pytest.raises(UsageError, match="no file in .*pattern, such as") as error:
         tlm.quickstart(tmp_path / "text", run_dir=tmp_path / "r")
     assert "input_" not in str(error.value)
