@@ -90,6 +90,22 @@ def test_faults_change_no_byte(bucket: Bucket, tmp_path: Path, action: object) -
     assert any(call[2] == action for call in bucket.calls)
 
 
+def test_an_error_answer_that_breaks_off_is_asked_for_again(bucket: Bucket, tmp_path: Path) -> None:
+    absent = f"{BASE}/absent"
+    reads = [
+        lambda: FILES.read(absent),
+        lambda: FILES.fetch(absent, str(tmp_path / "absent")),
+        lambda: FILES.size(absent),
+        lambda: FILES.open(absent),
+    ]
+    for read in reads:
+        bucket.fail("GET", action="cut", times=2)
+        before = len(bucket.calls)
+        with pytest.raises(FileNotFoundError):
+            read()
+        assert [action for *_, action in bucket.calls[before:]] == ["cut", "cut", None]
+
+
 def test_an_interrupted_write_leaves_the_old_object(bucket: Bucket) -> None:
     filesystem.write_bytes(f"{BASE}/a", b"old")
     with pytest.raises(ZeroDivisionError), filesystem.replacing(f"{BASE}/a") as stream:
