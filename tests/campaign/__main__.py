@@ -20,8 +20,9 @@ from typing import Any
 from tests.campaign.table import markdown
 from tests.paths import ROOT
 
-# Inputs, kills and so on at --scale 1, and into how many parts the work is cut.
-SIZES = {"kills": 100, "signals": 40, "workers": 20, "damage": 300, "fuzz": 1000}
+# Inputs, kills and so on at --scale 1 (bytes: the share of all), and into how many parts the work
+# is cut.
+SIZES = {"kills": 100, "signals": 40, "workers": 20, "damage": 300, "bytes": 1, "fuzz": 1000}
 FUZZ_SHARDS = 2
 KILLS, SIGNALS = "kill -9 at random moments and inside saves", "SIGTERM, SIGINT, SIGHUP"
 WORKERS, BYTE, FUZZED = "two workers, one or both killed", "one byte changed in ", "fuzzed: "
@@ -86,7 +87,7 @@ def _all(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _part(given: argparse.Namespace) -> int:
-    from tests.campaign import damage, forked, fuzz, kills, seeds, workers
+    from tests.campaign import damage, every_byte, forked, fuzz, kills, seeds, workers
 
     began = time.monotonic()
     name, _, shard = given.part.partition(".")
@@ -106,6 +107,9 @@ def _part(given: argparse.Namespace) -> int:
     elif name == "workers":
         found = workers.kills(base, count, given.seed, say)
         rows = [_counted(WORKERS, found)]
+    elif name == "bytes":
+        figures = every_byte.every_byte(base, max(1, round(1 / given.scale)), say=say)
+        rows = [_figured(target, found) for target, found in figures.items()]
     else:
         (base / "faults").mkdir(exist_ok=True)
         places = seeds.make(base / "seeds")
@@ -123,7 +127,7 @@ def _part(given: argparse.Namespace) -> int:
 
 def _short(given: argparse.Namespace) -> list[dict[str, Any]]:
     """A few of each kind in this process's children, without what takes long."""
-    from tests.campaign import damage, forked, fuzz, kills, seeds
+    from tests.campaign import damage, every_byte, forked, fuzz, kills, seeds
 
     def say(text: str) -> None:
         print(text, flush=True)
@@ -136,9 +140,11 @@ def _short(given: argparse.Namespace) -> list[dict[str, Any]]:
     killed = kills.kills(base, 2, given.seed, 0, say)
     signalled = kills.signals(base, 3, given.seed, 0, say)
     damaged = damage.damage(places, base, 24, given.seed, say)
+    walked = every_byte.every_byte(base, 3001, base / "seeds", say)
     fuzzed = fuzz.fuzz(places, base, 0, short=True, say=say)
     rows = [_counted(KILLS, killed), _counted(SIGNALS, signalled)]
     rows += [_figured(BYTE + name, found) for name, found in damaged.items()]
+    rows += [_figured(name, found) for name, found in walked.items()]
     rows += [_figured(FUZZED + name, found) for name, found in fuzzed.items()]
     for row in rows:
         row["seconds"] = (time.monotonic() - began) / len(rows)

@@ -26,7 +26,11 @@ def markdown(results: list[dict[str, Any]]) -> str:
         lines += ["| input | inputs | taken | refused | slowest, s | peak, MiB | faults |"]
         lines += ["|---|---|---|---|---|---|---|"]
         lines += [_input_row(row) for row in inputs]
-        for title, start in (("**all fuzzed**", "fuzzed: "), ("**all damaged**", "one byte")):
+        for title, start in (
+            ("**all fuzzed**", "fuzzed: "),
+            ("**all damaged**", "one byte"),
+            ("**all walked**", "every byte"),
+        ):
             rows = [row for row in inputs if row["what"].startswith(start)]
             if rows:
                 lines.append(_input_row(_sum(title, rows)))
