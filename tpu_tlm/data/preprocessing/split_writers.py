@@ -90,7 +90,10 @@ class SplitResult:
         unknown = encoded.ids == unk_id
         if count := int(np.count_nonzero(unknown)):
             self.unknown += count
-            self.unknown_words += len(np.unique(np.cumsum(encoded.word_start)[unknown]))
+            # WordPiece's unknown token is a whole word, so no word has two of them.
+            whole = bool(encoded.word_start[unknown].all())
+            words = count if whole else len(np.unique(np.cumsum(encoded.word_start)[unknown]))
+            self.unknown_words += words
 
     @property
     def leftover(self) -> Tokens:

@@ -57,7 +57,7 @@ class WordTable(Generic[Word]):
         """
         if len(self._rows) > self._largest or self._text > LARGEST_TEXT:
             self._clear()
-        rows = np.array(list(map(self._rows.__getitem__, words)), np.int64)
+        rows = np.fromiter(map(self._rows.__getitem__, words), np.int64, len(words))
         if self._rows.waiting:
             waiting, self._rows.waiting = self._rows.waiting, []
             self._text += sum(map(len, waiting))
