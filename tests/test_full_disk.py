@@ -134,6 +134,15 @@ def test_a_vocabulary_on_a_full_disk(disk, capsys):
     assert not [name for name in _left(place) if (place / name).is_file() and name != "filler"]
 
 
+def test_temporary_files_on_a_full_disk(disk, tmp_path, monkeypatch, capsys):
+    place = disk(4)
+    (place / "filler").write_bytes(b"x" * 4096)
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    argv = ["--input_files", FILES / "text" / "train.txt", "--vocab_size", 60]
+    said = _full(vocab.main, [*argv, "--output", tmp_path / "v"], place, capsys)
+    assert str(place) in said and _left(place) == ["filler"]
+
+
 def test_vectors_continue_when_there_is_room(disk, toy_run: ToyRun, tmp_path, capsys):
     place = disk(700)  # the first 4,096 vectors of 32 numbers are half of a MB
     texts = tmp_path / "texts.txt"

@@ -61,6 +61,22 @@ def test_closed_streams_change_no_exit_code():
     assert ran(">/dev/null 2>/dev/full", "wrong")[0] == 2
 
 
+@pytest.mark.parametrize("redirection", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_opened_to_nowhere(tmp_path, redirection):
+    program = (
+        "import sys\n"
+        "from tpu_tlm.errors import run_command\n"
+        "def main(argv):\n"
+        "    sys.stderr.isatty(), sys.stdout.isatty()\n"
+        "    with open(argv[0], 'w') as stream:\n"
+        "        return 7 if stream.fileno() > 2 else 8\n"
+        "sys.exit(run_command(main, sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "file")]
+    shell = ["bash", "-c", f'"$@" {redirection}', "bash", *command]
+    assert subprocess.run(shell, cwd=ROOT).returncode == 7
+
+
 @pytest.mark.parametrize("redirection", [">/dev/full", "| true"])
 def test_a_command_that_makes_files_goes_on(redirection):
     code, said = ran(redirection, "files")

@@ -165,6 +165,27 @@ def outlive_output() -> None:
         sys.stdout.outlived = True
 
 
+def _open_missing_streams() -> None:
+    """Lead standard streams that the caller closed (`2>&-`, some daemons) to nowhere.
+
+    Otherwise the next file opened takes the stream's number, and libraries write their messages
+    into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+    # No context manager: like Python's own streams they stay open to the end.
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
 def _wrap_streams() -> None:
     """Replace the streams of an ordinary process; a notebook's or a test's stay as they are."""
     if type(sys.stdout) is io.TextIOWrapper:
@@ -184,6 +205,7 @@ def run_command(
     """
     from tpu_tlm.config.keras_backend import skip_optional_packages
 
+    _open_missing_streams()
     _wrap_streams()
     skip_optional_packages()
     try:

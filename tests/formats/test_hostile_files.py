@@ -430,3 +430,18 @@ def test_pickled_weights_are_refused_with_the_way_to_convert(model, tmp_path):
     (model / "model.safetensors").unlink()
     (model / "pytorch_model.bin").write_bytes(b"")
     refused(model, tmp_path, "save_pretrained", "safetensors")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "word"), [("int32", "whole numbers"), ("uint8", "whole numbers"), ("float32", "NaN")]
+)
+@pytest.mark.parametrize("name", ["embeddings.weight", "query.weight", "LayerNorm.bias"])
+def test_arrays_that_are_no_weights_are_named(dtype, word, name, model, tmp_path):
+    arrays = decode((model / "model.safetensors").read_bytes(), "model")
+    found = next(key for key in arrays if key.endswith(name))
+    wrong = np.full(arrays[found].shape, 1 if word != "NaN" else np.nan, dtype)
+    (model / "model.safetensors").write_bytes(encode(arrays | {found: wrong}))
+    refused(model, tmp_path, word)
+    # What the model does not use may be anything.
+    (model / "model.safetensors").write_bytes(encode(arrays | {"other": wrong}))
+    assert load(str(model)).spec.kind == "mlm"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -17,6 +18,8 @@ from typing import Any
 from tpu_tlm.errors import TlmError
 
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+_FILES, _FILES_OF_WORKER = 32, 3  # open files of a process with a pool, and more for each worker
+_MOST_FILES = 65536
 _STATE: list[Any] = []  # of a worker process: what `setup` returned
 
 
@@ -33,7 +36,9 @@ def prepare(modules: Sequence[str]) -> None:
         from multiprocessing import forkserver
 
         multiprocessing.set_forkserver_preload(list(modules))
-        forkserver.ensure_running()
+        _allowed_files()  # the server has the limit that it is started with
+        with _naming_no_start():
+            forkserver.ensure_running()
 
 
 class ProcessPool:
@@ -54,6 +59,7 @@ class ProcessPool:
         self._limit = 2 * workers
         self._executor: ProcessPoolExecutor | None = None
         if workers > 1:
+            _check_files(workers)
             context = multiprocessing.get_context(METHOD)
             self._executor = ProcessPoolExecutor(workers, context, _begin, (setup, arguments))
         else:
@@ -84,7 +90,8 @@ class ProcessPool:
 
     def _submit(self, task: Callable[..., Any], argument: tuple[Any, ...]) -> Future[Any]:
         assert self._executor
-        return self._executor.submit(_call, task, argument)
+        with _naming_no_start():  # of the executor's processes, which start with its first tasks
+            return self._executor.submit(_call, task, argument)
 
     def _as_they_come(
         self, task: Callable[..., Any], arguments: Iterator[tuple[Any, ...]]
@@ -132,6 +139,49 @@ def _naming_death() -> Iterator[None]:
         raise TlmError(
             "a worker process died (killed, or out of memory): run the same command again, "
             "with fewer --workers if need be"
+        ) from None
+
+
+def _allowed_files() -> float:
+    """How many files this process and those it starts may open; raises the limit where it can."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return math.inf
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(_MOST_FILES, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return math.inf if soft == resource.RLIM_INFINITY else soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):  # macOS has a lower limit that it does not tell
+        return soft
+    return wanted
+
+
+def _check_files(workers: int) -> None:
+    """Raise `TlmError` where the workers' pipes may take more open files than are allowed.
+
+    Failing later, the server of processes would add tracebacks of its own.
+    """
+    needed, allowed = _FILES + _FILES_OF_WORKER * workers, _allowed_files()
+    if needed > allowed:
+        raise TlmError(
+            f"{workers} worker processes take up to {needed} open files, {allowed} are allowed: "
+            "raise the limit (ulimit -n), or give fewer --workers"
+        )
+
+
+@contextmanager
+def _naming_no_start() -> Iterator[None]:
+    """Turn the failure to start a process (limits of open files or processes) into one line."""
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        cause = getattr(error, "strerror", None) or "the server of processes ended"
+        raise TlmError(
+            f"a worker process cannot be started ({cause}): raise the limit (ulimit -n, ulimit -u),"
+            " or give fewer --workers"
         ) from None
 
 

@@ -131,6 +131,16 @@ def export_arrays(pairs: Iterable[Pair], values: Mapping[str, np.ndarray]) -> Ar
     return arrays
 
 
+def as_weights(array: np.ndarray, key: str) -> np.ndarray:
+    """An array of a file as float32; `TlmError` for whole numbers (quantized, or mislabelled)."""
+    if array.dtype.kind in "biu":
+        raise TlmError(
+            f"{key!r} holds whole numbers ({array.dtype}), no weights: "
+            "save the model as float32, float16 or bfloat16 (a quantized one is not read)"
+        )
+    return np.asarray(array, np.float32)
+
+
 def import_arrays(
     pairs: Iterable[Pair], arrays: Mapping[str, np.ndarray], where: str
 ) -> tuple[Arrays, set[str]]:
@@ -147,7 +157,7 @@ def import_arrays(
                 raise TlmError(f"{where}: has no array {key!r}, which its configuration needs")
         used.update(one.keys)
         try:
-            parts = one.to_model([np.asarray(arrays[key], np.float32) for key in one.keys])
+            parts = one.to_model([as_weights(arrays[key], key) for key in one.keys])
         except (ValueError, IndexError, TypeError) as error:
             raise TlmError(
                 f"{where}: {one.keys[0]!r} does not fit the configuration ({error})"

@@ -13,6 +13,7 @@ from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import load_tokenizer
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.classifier import Classifier
+from tpu_tlm.formats.mapping import as_weights
 from tpu_tlm.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class PretrainedModel:
         except UsageError as error:
             raise TlmError(f"{self.source}: its configuration: {error}") from None
         check_shapes(named_variables(model), self.values, self.source)
+        _check_weights(self.values, self.source)
         return self
 
     def replaced(self, **changes: object) -> PretrainedModel:
@@ -112,6 +114,20 @@ class PretrainedModel:
             *(f"skipped {reason}" for reason in self.skipped),
             *(f"note: {note}" for note in self.notes),
         ]
+
+
+def _check_weights(values: Mapping[str, np.ndarray], source: str) -> None:
+    """Raise `TlmError` for weights that are whole numbers (quantized, or mislabelled) or NaN."""
+    for path, value in values.items():
+        try:
+            as_weights(value, path)
+        except TlmError as error:
+            raise TlmError(f"{source}: {error}") from None
+        if value.dtype.kind == "f" and np.isnan(value).any():
+            raise TlmError(
+                f"{source}: {path!r} holds NaN: the file is damaged, or its training diverged; "
+                "take an earlier checkpoint"
+            )
 
 
 def read_spec(text: str, where: str) -> ModelSpec:

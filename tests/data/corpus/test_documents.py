@@ -13,6 +13,7 @@ import zstandard
 
 from tpu_tlm.config import CorpusConfig
 from tpu_tlm.data.corpus.documents import BadInput, Document, expand_inputs, plan_parts, read_part
+from tpu_tlm.data.corpus.inputs import InputReport
 from tpu_tlm.errors import TlmError, UsageError
 
 
@@ -192,7 +193,8 @@ def test_json_lines(tmp_path: Path) -> None:
         [b"one", b"two", b"three"],
         ["döc ? 2".encode()],
     ]
-    assert all(block.first and block.last for block in found) and not bad.counts
+    assert all(block.first and block.last for block in found)
+    assert list(bad.counts) == ["half a surrogate pair, which is no character (replaced)"]
 
 
 @pytest.mark.parametrize("part_bytes", [1 << 24, 1000])
@@ -336,3 +338,25 @@ def test_json_fields_can_be_nested(tmp_path: Path) -> None:
     found = documents(tmp_path, bad=bad, json_field="a.b.c")
     assert [block.lines for block in found] == [[b"deep"], [b"flat"]]
     assert sum(bad.counts.values()) == 1
+
+
+def test_what_json_can_write_and_a_corpus_cannot_hold_is_counted(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "a\\ud83d b"}\n{"text": "\\ud83d\\ude00"}\n{"text": "c\\u0000d"}\n')
+    bad = BadInput()
+    assert joined(documents(file, bad=bad)) == [b"a? b", "\U0001f600".encode(), b"cd"]
+    assert bad.summary() == [
+        f"NUL bytes (removed): 1 ({file}:3)",
+        f"half a surrogate pair, which is no character (replaced): 1 ({file}:1)",
+    ]
+    with pytest.raises(UsageError, match="a.jsonl:1: half a surrogate"):
+        documents(file, strict=True)
+
+
+def test_hidden_files_are_told(tmp_path: Path) -> None:
+    for name in ("a.txt", ".b.txt", ".c.txt"):
+        (tmp_path / name).write_text("text\n")
+    report = InputReport()
+    found = expand_inputs(CorpusConfig(input_files=[str(tmp_path)]), report)
+    assert [Path(file.path).name for file in found] == ["a.txt"]
+    assert report.notes == [f"{tmp_path}: '*.txt' leaves out (2 hidden files) (--input_pattern)"]

@@ -57,6 +57,21 @@ def test_compressed_text(suffix: str) -> None:
         file_type(PACKERS[suffix](gzip.compress(TEXT)))
 
 
+@pytest.mark.parametrize("note", [b"", b"abcd", b"x" * 1000])
+def test_zstd_behind_notes(note: bytes) -> None:
+    frame = b"\x5a\x2a\x4d\x18" + len(note).to_bytes(4, "little") + note
+    assert file_type(frame * 2 + zstandard.compress(TEXT)).compression == ".zst"
+    with pytest.raises(NotText, match="holds gz data"):
+        file_type(frame + zstandard.compress(gzip.compress(TEXT)))
+    with pytest.raises(NotText, match="binary"):
+        file_type(frame)
+
+
+def test_old_lzma_is_named() -> None:
+    with pytest.raises(NotText, match="compressed by lzma"):
+        file_type(lzma.compress(TEXT, format=lzma.FORMAT_ALONE))
+
+
 @pytest.mark.parametrize(
     ("data", "what"),
     [

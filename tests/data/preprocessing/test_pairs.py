@@ -299,6 +299,9 @@ BAD = [
         '{"turns": ["a", "b"]}\n{"turns": ["a"]}\n{"turns": "a"}\n{}\n',
         {2: "one turn", 3: "no list", 4: "without the field"},
     ),
+    ("tsv", "rows.csv", "a\tb\na,b\n", {2: "row without column 2, as tabs divide it"}),
+    ("tsv", "half.jsonl", '{"x": "a", "y": "b"}\n{"x": "a\\ud800", "y": "b"}\n', {2: "surrogate"}),
+    ("nsp", "nul.jsonl", '{"text": "a b"}\n{"text": "a\\u0000 b"}\n', {2: "NUL bytes"}),
     ("ntp", "turns.txt", "a\nb\n\nalone\n\nc\nd\n", {4: "one turn"}),
     ("nsp", "text.txt", "the peace. of war.\n\na\n\nthe nation\n", {3: "give no pair"}),
 ]

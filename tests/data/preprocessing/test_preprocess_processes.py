@@ -283,3 +283,25 @@ def test_a_share_that_cannot_be_is_refused(tmp_path: Path, source: Path) -> None
             _command(source, tmp_path / "out", *more), cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode == 2 and message in done.stderr
+
+
+def _limited(limit: str, source: Path, output: Path, *options: str) -> tuple[int, str]:
+    """Exit code and standard error of the command under a limit that the shell sets."""
+    shell = ["bash", "-c", f'ulimit {limit}; exec "$@"', "bash"]
+    command = [*shell, *_command(source, output, *options)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stderr
+
+
+def test_too_few_open_files_for_the_workers_are_one_line(tmp_path: Path) -> None:
+    source = _corpus(tmp_path, 300_000)
+    code, said = _limited("-n 20", source, tmp_path / "a", "--workers", "2")
+    assert code == 1 and said.count("\n") == 1 and "20 are allowed" in said and "ulimit -n" in said
+    # The soft limit is raised where that is allowed, for the server of processes, too.
+    code, said = _limited("-S -n 20", source, tmp_path / "b", "--workers", "12")
+    assert code == 0 and said.startswith("warning: ") and said.count("\n") == 1  # unknown words
+
+
+def test_a_name_that_is_too_long_is_wrong_use(tmp_path: Path) -> None:
+    code, said = _limited("-n 500", _corpus(tmp_path, 1000), tmp_path / ("x" * 300))
+    assert code == 2 and said.count("\n") == 1 and "File name too long" in said

@@ -155,6 +155,9 @@ def test_words_over_a_hundred_characters_are_unknown() -> None:
         (b"x\n" + VOCAB, r"vocab.txt:2: \[PAD\] must stand in the first line"),
         (VOCAB + b"\xff\n", r"vocab.txt:901: is not UTF-8"),
         (b"", r"has no \[PAD\]"),
+        (VOCAB.replace(b"\n", b" \n"), r"vocab.txt:1: '\[PAD\] ': white space or a count"),
+        (VOCAB.replace(b"\n", b"\t7\n"), r"vocab.txt:1: '\[PAD\]\\t7': white space or a count"),
+        (VOCAB.replace(b"[MASK]", b"[MASK] "), r"a count .* token \[MASK\]"),
     ],
 )
 def test_malformed_vocabularies_are_named(vocab: bytes, message: str) -> None:

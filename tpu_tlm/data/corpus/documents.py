@@ -347,10 +347,25 @@ def text_document(
             strict,
         )
         return
-    # Half a surrogate pair can be written in JSON but not in UTF-8; the round trip leaves "?".
-    data = text.encode("utf-8", "replace").replace(b"\0", b"")
+    data = field_bytes(text, where, strict, bad)
     lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     yield from _blocks_of([line for line in lines if not is_invisible(line)])
+
+
+def field_bytes(text: str, where: Callable[[], str], strict: bool, bad: BadInput) -> bytes:
+    """A field's text in UTF-8, without NUL characters; what is repaired is counted.
+
+    JSON can write half a surrogate pair, which UTF-8 cannot: it becomes "?".
+    """
+    if "\0" in text:
+        bad.add("NUL bytes (removed)", where, "remove them", strict)
+        text = text.replace("\0", "")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        kind = "half a surrogate pair, which is no character (replaced)"
+        bad.add(kind, where, "write the character itself, or both halves", strict)
+        return text.encode("utf-8", "replace")
 
 
 def _blocks_of(lines: list[bytes]) -> Iterator[Document]:

@@ -33,6 +33,7 @@ _KNOWN: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x9d", "compressed by compress (.Z)", _DECOMPRESS),
     (b"\x04\x22\x4d\x18", "compressed by lz4", _DECOMPRESS),
     (b"\xff\x06\x00\x00sNaPpY", "compressed by snappy", _DECOMPRESS),
+    (b"\x5d\x00\x00", "compressed by lzma (.lzma, older than xz)", _DECOMPRESS),
     (b"LZIP", "compressed by lzip", _DECOMPRESS),
     (b"ARROW1\x00\x00", "an Arrow file", _COLUMNS),
     (b"%PDF-", "a PDF document", _CONVERT),
@@ -100,11 +101,19 @@ def file_type(head: bytes, tables: bool = False) -> FileType:
 
 
 def _compression(head: bytes) -> str:
+    head = _behind_skippable_frames(head)
     for magic, name in _COMPRESSIONS.items():
         if head.startswith(magic) and (name != ".bz2" or head[3:4] in b"123456789"):
             if name != ".bz2" or head[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
                 return name
     return ""
+
+
+def _behind_skippable_frames(head: bytes) -> bytes:
+    """What follows zstd's frames of notes, with which pzstd and others begin a file."""
+    while head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50 and len(head) > 8:
+        head = head[8 + int.from_bytes(head[4:8], "little") :]
+    return head
 
 
 def _decompressed_head(head: bytes, compression: str) -> bytes:

@@ -16,13 +16,14 @@ class Search:
     """What a search found beside its files.
 
     `unreadable`: is called with a directory that cannot be listed, and the error. `skipped`: files
-    that the pattern does not match, by suffix, and `directories` that it does not enter, in the
-    directories that were listed.
+    that the pattern does not match, by suffix, `directories` that it does not enter, and `hidden`
+    files, whose names begin with a dot, in the directories that were listed.
     """
 
     unreadable: Callable[[str, OSError], None]
     skipped: Counter[str] = field(default_factory=Counter)
     directories: int = 0
+    hidden: int = 0
 
     def files(self, base: str, pattern: str) -> list[str]:
         """The files below `base` that the pattern matches, sorted.
@@ -57,6 +58,7 @@ class Search:
             return
         for name, is_directory in self._entries(base):
             if name.startswith(".") and not first.startswith("."):
+                self.hidden += not rest and not is_directory
                 continue
             matches = fnmatch.fnmatchcase(name, first)
             if rest:

@@ -197,8 +197,8 @@ def _expand(given: str, config: CorpusConfig, report: InputReport) -> list[str]:
         )
     if not found:
         raise UsageError(f"--input_files: {given}: no such file, directory or match")
-    if os.path.isdir(given) and (search.skipped or search.directories):
-        report.notes.append(f"{given}: {pattern!r} leaves out{_seen(search)} (--input_pattern)")
+    if os.path.isdir(given) and (seen := _seen(search)):
+        report.notes.append(f"{given}: {pattern!r} leaves out{seen} (--input_pattern)")
     return list(_regular_ones(found, config.strict, report))
 
 
@@ -231,6 +231,8 @@ def _seen(search: Search) -> str:
         kinds.append(f"{search.skipped.total() - _shown(search):,} other files")
     if search.directories:
         kinds.append(f"{search.directories:,} sub-directories")
+    if search.hidden:
+        kinds.append(f"{search.hidden:,} hidden files")
     return f" ({', '.join(kinds)})" if kinds else ""
 
 

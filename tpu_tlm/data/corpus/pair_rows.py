@@ -14,6 +14,7 @@ from tpu_tlm.data.corpus.documents import (
     LARGEST_JSON_LINE,
     Place,
     checked_lines,
+    field_bytes,
     is_sound,
     json_object,
     json_value,
@@ -142,9 +143,9 @@ def _lines(
         yield b"" if is_invisible(line) else line, place
 
 
-def _flat(text: str) -> bytes:
-    """A text as one line, with "?" for half a surrogate pair, which UTF-8 cannot write."""
-    return " ".join(text.split()).encode("utf-8", "replace")
+def _flat(text: str, place: Place, rule: RowRule, bad: BadInput) -> bytes:
+    """A field's text as one line in UTF-8; what is repaired in it is counted."""
+    return field_bytes(" ".join(text.split()), place.at(0), rule.strict, bad)
 
 
 def _sentences(line: bytes) -> list[bytes]:
@@ -183,10 +184,8 @@ def _columns(
             continue
         fields = line.split(b"\t")
         if len(fields) <= max(at):
-            kind = f"row without column {max(at) + 1} (left out)"
-            bad.add(
-                kind, place.at(0), "columns are divided by tabs; see --pair_columns", rule.strict
-            )
+            kind = f"row without column {max(at) + 1}, as tabs divide it (left out)"
+            bad.add(kind, place.at(0), "divide columns by tabs; see --pair_columns", rule.strict)
             continue
         texts = [fields[i] for i in at]
         if not all(text.strip() for text in texts):
@@ -286,7 +285,7 @@ def _json_turns(
                 rule.strict,
             )
             continue
-        texts = [flat for turn in turns if (flat := _flat(turn))]
+        texts = [flat for turn in turns if (flat := _flat(turn, place, rule, bad))]
         yield from _checked(Group(texts, True, True, place.at(0)), rule, bad)
 
 
@@ -303,7 +302,7 @@ def _json_rows(
             kind = f"JSON line without text in the field {missing[0]!r} (skipped)"
             bad.add(kind, place.at(0), "name the fields with --pair_columns", rule.strict)
             continue
-        texts = [_flat(json_value(value, name)) for name in columns]
+        texts = [_flat(json_value(value, name), place, rule, bad) for name in columns]
         if not all(texts):
             bad.add(
                 "row with an empty column (left out)",
@@ -328,6 +327,7 @@ def _json_documents(
             kind = f"field {rule.json_field!r} that is not text (skipped)"
             bad.add(kind, place.at(0), "name a text field with --json_field", rule.strict)
             continue
-        texts = [s for line in text.split("\n") if line.strip() for s in _sentences(_flat(line))]
+        lines = [_flat(line, place, rule, bad) for line in text.split("\n") if line.strip()]
+        texts = [sentence for line in lines for sentence in _sentences(line)]
         if texts:
             yield Group(texts, True, True, place.at(0))

@@ -8,7 +8,17 @@ from collections.abc import Iterator
 
 from tpu_tlm.errors import TlmError, UsageError
 
-_WRONG_USE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT)
+_WRONG_USE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENOENT,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
+_LIMITS = {errno.EFBIG: "-f", errno.EMFILE: "-n"}
 
 
 @contextlib.contextmanager
@@ -27,4 +37,6 @@ def writing(path: str) -> Iterator[None]:
         again = "run the same command again to continue"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             again = f"free some, then {again}"
+        elif error.errno in (errno.EFBIG, errno.EMFILE):
+            again = f"raise the limit (ulimit {_LIMITS[error.errno]}), then {again}"
         raise TlmError(f"{path}: input/output failed: {reason}: {again}") from None

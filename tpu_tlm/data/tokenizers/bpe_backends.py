@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tpu_tlm.data.tokenizers.text_files import BOM, with_line_feeds
 from tpu_tlm.errors import UsageError
+from tpu_tlm.filesystem import naming
 
 END = "</w>"
 # Words without white space -> the pieces of each, joined by single spaces.
@@ -88,11 +89,16 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(kept)
 
 
+def _temporary() -> str:
+    """The directory of temporary files, for the messages of its errors."""
+    return tempfile.tempdir or os.environ.get("TMPDIR") or "temporary directory (TMPDIR)"
+
+
 def fastbpe_engine(codes_file: bytes, vocab_file: bytes) -> Engine:
     """fastBPE over the contents of its two files; `ImportError` when it is not installed."""
     from fastBPE import fastBPE
 
-    with tempfile.TemporaryDirectory() as directory:
+    with naming(_temporary()), tempfile.TemporaryDirectory() as directory:
         paths = [os.path.join(directory, name) for name in ("codes", "vocab")]
         for path, data in zip(paths, (codes_file, vocab_file), strict=True):
             with open(path, "wb") as stream:

@@ -38,10 +38,21 @@ def parse_vocab(data: bytes, name: str) -> list[str]:
         tokens[token] = number
     for special in SPECIALS:
         if special not in tokens:
+            _check_columns(lines, special, name)
             raise UsageError(f"{name}: has no {special}: it is no BERT vocab.txt")
     if tokens["[PAD]"] != 1:
         raise UsageError(f"{name}:{tokens['[PAD]']}: [PAD] must stand in the first line")
     return list(tokens)
+
+
+def _check_columns(lines: Sequence[str], special: str, name: str) -> None:
+    """Refuse a vocab.txt with something behind its tokens, which would match no text."""
+    for number, line in enumerate(lines, 1):
+        if line.split()[:1] == [special]:
+            raise UsageError(
+                f"{name}:{number}: {line!r}: white space or a count stands before or behind the"
+                f" token {special}: a line holds a token and nothing else (awk '{{print $1}}')"
+            )
 
 
 def without_controls(line: bytes) -> bytes:
