@@ -15,9 +15,9 @@ from typing import Any
 
 from tpu_tlm import filesystem
 from tpu_tlm.data.dataset.dataset import WORK
-from tpu_tlm.data.preprocessing.provenance import differences
-from tpu_tlm.data.preprocessing.share import Share
+from tpu_tlm.data.made_from import differences
 from tpu_tlm.data.preprocessing.writing import writing
+from tpu_tlm.data.share import Share
 from tpu_tlm.errors import UsageError
 from tpu_tlm.filesystem.lock import DiskLock, Held
 
