@@ -125,9 +125,9 @@ class WorkDirectory:
         return reason
 
     def remove(self) -> None:
-        """Remove the directory: its work is done."""
+        """Remove the directory: its work is done. Another process may remove it, too."""
         with writing(self.path):
-            shutil.rmtree(self.path)
+            filesystem.of(self.path).remove_tree(self.path)
 
     def close(self) -> None:
         """Release the lock."""
