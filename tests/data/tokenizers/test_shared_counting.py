@@ -269,6 +269,15 @@ def test_a_process_with_other_options_is_named_while_the_first_waits(
     assert ended(first)[0] == 0
 
 
+def test_a_process_without_a_part_leaves_nothing(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody waits for it: process 0 may have removed the work directory before it comes."""
+    assert main(arguments(text, tmp_path / "out", "bpe", "--index", "99", "--of", "100")) == 0
+    assert "process 99 of 100: its 0 parts of" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_tokenizer_of_somebody_else_is_not_overwritten(text: Path, tmp_path: Path) -> None:
     """Also not by a run that was killed while it wrote and is run again."""
     output = tmp_path / "out"
@@ -302,7 +311,7 @@ def test_counts_survive_their_file(tmp_path: Path) -> None:
     counts.bad.add("bad", lambda: "a.txt:3", "", False)
     files.save(7, counts)
     files.save(8, WordCounts())
-    assert files.present() == {7, 8}
+    assert files.listed() == ({7, 8}, [])
     found, total = files.load(7), WordCounts()
     total.add(found)
     assert list(total.words.items()) == list(words.items()) and total.letters == letters
@@ -311,7 +320,7 @@ def test_counts_survive_their_file(tmp_path: Path) -> None:
     total.add(files.load(8))
     assert total.words == words
     other = CountFiles(str(tmp_path), {"pipeline": 2})
-    assert other.present() == set() and len(other.foreign()) == 2
+    assert other.listed() == (set(), [files.path(7), files.path(8)])
     os.replace(files.path(7), other.path(7))
     with pytest.raises(DamagedCounts, match="something else"):
         other.load(7)

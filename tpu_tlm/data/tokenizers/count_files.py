@@ -49,15 +49,18 @@ class CountFiles:
         """The file of a part."""
         return f"{self.directory}/counts-{self.key}-{part:06d}"
 
-    def present(self) -> set[int]:
-        """The parts that have a file. A file appears when it is complete."""
-        key, found = self.key, map(_NAME.fullmatch, filesystem.list_names(self.directory))
-        return {int(match[2]) for match in found if match and match[1] == key}
+    def listed(self) -> tuple[set[int], list[str]]:
+        """The parts that have a file, and paths of counts of another corpus or other options.
 
-    def foreign(self) -> list[str]:
-        """Paths of counts of another corpus, or with other options."""
-        key, found = self.key, map(_NAME.fullmatch, filesystem.list_names(self.directory))
-        return [f"{self.directory}/{match[0]}" for match in found if match and match[1] != key]
+        A file appears when it is complete.
+        """
+        key, present, foreign = self.key, set(), []
+        for match in map(_NAME.fullmatch, filesystem.list_names(self.directory)):
+            if match and match[1] == key:
+                present.add(int(match[2]))
+            elif match:
+                foreign.append(f"{self.directory}/{match[0]}")
+        return present, foreign
 
     def difference(self, path: str) -> str:
         """How what a foreign file was made from differs, in words."""

@@ -97,10 +97,17 @@ def learn_vocabulary(
     if work is None:
         progress.start("counting words", sum(part.size for part in parts))
         try:
-            counts = count_words(parts, task, workers, lambda sum_: progress.update(sum_.size))
+            counts = count_words(parts, task, workers, lambda so_far: progress.update(so_far.size))
         finally:
             progress.clear()
         return learning.finish(counts, progress)
+    own = sum(share.has(part.index) for part in parts)
+    counted = (
+        f"process {share.index} of {share.of}: its {own:,} parts of {len(parts):,} are counted"
+    )
+    if not share.leads and not own:
+        # Nobody waits for it, so the work directory may have gone before it comes.
+        return VocabularyResult(None, [counted])
     files = CountFiles(work, made_from(inputs, len(parts), task))
     shared = SharedCount(files, task, share, notice)
     with shared.locked():
@@ -113,9 +120,7 @@ def learn_vocabulary(
         if before:
             notice(f"{before:,} parts were counted before")
         if not share.leads:
-            own = sum(share.has(part.index) for part in parts)
-            done = f"process {share.index} of {share.of}: its {own:,} parts of {len(parts):,}"
-            return VocabularyResult(None, [f"{done} are counted; process 0 learns the vocabulary"])
+            return VocabularyResult(None, [f"{counted}; process 0 learns the vocabulary"])
         counts = shared.added_up(parts, progress)
         result = learning.finish(counts, progress, shared.begin_writing)
         shared.remove()

@@ -120,7 +120,7 @@ class SharedCount:
 
     def remove_foreign(self) -> None:
         """Remove what was counted of another corpus or with other options."""
-        foreign = self._files.foreign()
+        _, foreign = self._files.listed()
         if foreign:
             reason = self._files.difference(foreign[0])
             self._notice(f"word counts of another vocabulary removed ({reason})")
@@ -171,7 +171,7 @@ class SharedCount:
 
     def _pending(self, parts: Sequence[Part]) -> list[Part]:
         """Parts without counts, the largest first: a compressed file is one part however large."""
-        there = self._files.present()
+        there, _ = self._files.listed()
         pending = [part for part in parts if part.index not in there]
         return sorted(pending, key=lambda part: (-part.size, part.index))
 
@@ -194,10 +194,11 @@ class SharedCount:
     def _is_there(self, part: int, there: set[int]) -> bool:
         if part in there:
             return True
-        there |= self._files.present()
+        present, foreign = self._files.listed()
+        there |= present
         if part in there:
             return True
-        if not self._said and (foreign := self._files.foreign()):
+        if foreign and not self._said:
             self._said = True
             difference = self._files.difference(foreign[0])
             self._notice(f"{foreign[0]}: another process counts something else ({difference})")
