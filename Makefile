@@ -73,10 +73,10 @@ kube-check: env
 colab-check: env
 	COLAB_CHECK=1 $(BIN)/python -m pytest -q -s tests/colab/test_install_line.py
 
-# preprocess --runner beam: Beam's own runner, and a Dask cluster that loses a worker.
+# preprocess and vocab with --runner beam: Beam's own runner, and a Dask cluster that loses a worker.
 beam-check:
 	bash scripts/beam_env.sh
-	$${BEAM_VENV:-.venv-beam}/bin/python -m pytest -q tests/data/preprocessing/test_beam.py
+	$${BEAM_VENV:-.venv-beam}/bin/python -m pytest -q tests/data/preprocessing/test_beam.py tests/data/tokenizers/test_counting_by_beam.py
 
 lint: env
 	$(BIN)/ruff check .

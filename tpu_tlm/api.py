@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from tpu_tlm.config import (
     Config,
@@ -80,23 +80,37 @@ def load(path: Path, *, step: int | None = None, tokenizer: Path | None = None) 
     return Model(read(os.fspath(path), step=step), tokenizer)
 
 
+@overload
+def learn_tokenizer(
+    input_files: Path | Sequence[Path], output: Path, *, index: int, **options: Any
+) -> Tokenizer | None: ...
+
+
+@overload
+def learn_tokenizer(
+    input_files: Path | Sequence[Path], output: Path, **options: Any
+) -> Tokenizer: ...
+
+
 @naming_parameters
-def learn_tokenizer(input_files: Path | Sequence[Path], output: Path, **options: Any) -> Tokenizer:
+def learn_tokenizer(
+    input_files: Path | Sequence[Path], output: Path, *, index: int = 0, **options: Any
+) -> Tokenizer | None:
     """Learn a vocabulary from text into a tokenizer directory; returns the tokenizer.
 
     options: those of `python -m tpu_tlm.vocab`, such as `subword_type="wordpiece"`,
-    `vocab_size=16000`, `cased=False`.
+    `vocab_size=16000`, `cased=False`. index: of several processes (`of=3`); those from 1 count
+    their part of the text and return None.
     """
     from tpu_tlm.data.tokenizers.factory import load_tokenizer
     from tpu_tlm.data.tokenizers.learn_vocabulary import learn_vocabulary
     from tpu_tlm.formats.huggingface.vocabulary import vocabulary_files
 
     files = [input_files] if isinstance(input_files, str | os.PathLike) else list(input_files)
-    corpus, config = _groups(
-        (CorpusConfig, VocabConfig), {"input_files": files, "output": output, **options}
-    )
-    learn_vocabulary(corpus, config, vocabulary_files)
-    return load_tokenizer(config.output)
+    options = {"input_files": files, "output": output, "index": index or None, **options}
+    corpus, config = _groups((CorpusConfig, VocabConfig), options)
+    learned = learn_vocabulary(corpus, config, vocabulary_files).tokenizer
+    return None if learned is None else load_tokenizer(config.output)
 
 
 @naming_parameters

@@ -14,7 +14,7 @@ DESCRIPTION = """Learn a subword vocabulary from text.
 bpe: `codes` (left right count) and `vocab` (piece count) as fastBPE reads them. wordpiece: a BERT
 `vocab.txt`. byte-bpe and unigram: a `tokenizer.json`. The output directory is a tokenizer directory
 that `transformers` reads, too. The same text and options give the same bytes, whatever the number
-of workers."""
+of workers, on one machine or, with --index and --of or --runner beam, on many."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,9 +26,13 @@ def main(argv: list[str] | None = None) -> int:
     from tpu_tlm.data.tokenizers.learn_vocabulary import learn_vocabulary
     from tpu_tlm.formats.huggingface.vocabulary import vocabulary_files
 
-    for line in learn_vocabulary(corpus, config, vocabulary_files).lines:
+    for line in learn_vocabulary(corpus, config, vocabulary_files, _to_stderr).lines:
         print(line)
     return 0
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,18 @@
-"""Small datasets written without the preprocessing command."""
+"""Small datasets written without the preprocessing command; a Dask cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.paths import ROOT
 from tpu_tlm.data.dataset.dataset import Dataset, open_dataset
 from tpu_tlm.data.dataset.metadata import write_metadata
 from tpu_tlm.data.dataset.records import token_layout, token_payload
@@ -92,3 +97,22 @@ def make_mead_dataset(tmp_path: Path) -> Callable[..., Dataset]:
         return open_dataset(str(directory))
 
     return make
+
+
+@pytest.fixture
+def cluster() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A Dask scheduler and two workers on loopback."""
+    pytest.importorskip("distributed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    dask = [sys.executable, "-m", "dask"]
+    port = address.rsplit(":", 1)[1]
+    start = [[*dask, "scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"]]
+    start += [[*dask, "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]] * 2
+    processes = [subprocess.Popen(one, env=env, stderr=subprocess.DEVNULL) for one in start]
+    yield address, processes
+    for process in processes:
+        process.kill()
+        process.wait()

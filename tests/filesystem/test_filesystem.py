@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,23 @@ def test_trees_are_copied(place: str, tmp_path: Path) -> None:
                 b"deep/b",
                 b"deep/deeper/c",
             ]
+
+
+def test_a_directory_is_removed_by_two_at_a_time(tmp_path: Path) -> None:
+    """And while a third puts files into it."""
+    place = tmp_path / "work"
+    for _ in range(5):
+        for number in range(300):
+            (place / str(number % 7)).mkdir(parents=True, exist_ok=True)
+            (place / str(number % 7) / str(number)).write_text("")
+        with ThreadPoolExecutor(3) as threads:
+            removed = [threads.submit(filesystem.remove_tree, str(place)) for _ in range(2)]
+            for number in range(20):
+                with contextlib.suppress(FileNotFoundError):
+                    (place / f"lock-{number}").write_text("")
+            for one in removed:
+                one.result()
+        assert not place.exists()
 
 
 def test_a_corpus_is_read_in_parts(place: str) -> None:

@@ -26,6 +26,7 @@ from tests.manifests.controllers import (
 from tests.manifests.pods import templates
 from tests.manifests.render import OVERLAYS, overlay, workload
 from tests.toy import toy_dataset
+from tpu_tlm.vocab import main as learn
 
 RECIPE = """
 d_model: 32
@@ -246,6 +247,49 @@ def test_indexed_pods_write_what_one_pod_writes(kill: bool, tmp_path: Path) -> N
     _, shards = preprocessed("preprocess-pvc", tmp_path / "one", kill=False)
     job, same = preprocessed("preprocess-indexed-pvc", tmp_path / "eight", kill=kill)
     assert sorted(job.codes) == [0] * 8 + [137] * kill and shards == same
+
+
+def vocabulary(directory: Path, text: Path) -> tuple[Workload, Path]:
+    """The manifest that learns a vocabulary by several pods, and its storage."""
+    storage = directory / "storage"
+    storage.mkdir(parents=True)
+    (storage / "text").symlink_to(text)
+    volumes = {"/storage": storage, "/etc/tpu-tlm": directory / "recipe"}
+    place = Place(volumes | {"/tmp": directory / "tmp"})
+    more = ("--workers=1", "--vocab_size=60")
+    return Workload(overlay("vocab-indexed-pvc"), place, directory / "pod", more), storage
+
+
+def test_indexed_pods_learn_the_vocabulary_of_one_process(tmp_path: Path) -> None:
+    """Two of the pods have parts of the text; both are killed, and started again."""
+    corpus(tmp_path / "corpus")
+    text = tmp_path / "corpus" / "text"
+    whole = (text / "0.txt").read_bytes()
+    (text / "0.txt").write_bytes(whole * (17_000_000 // len(whole)))
+    job, storage = vocabulary(tmp_path / "eight", text)
+    try:
+        job.run_until(lambda: len(list(storage.glob("counts/*/lock-*"))) == 2)
+        for index in (0, 1):
+            process = job.processes[index]
+            assert process is not None
+            process.kill()
+        assert job.finish() == "Succeeded", job.said()
+    finally:
+        job.close()
+    assert sorted(job.codes) == [0] * 8 + [137] * 2, job.said()
+    argv = ["--input_files", str(text), "--output", str(tmp_path / "one"), "--workers", "1"]
+    assert learn([*argv, "--preset", "bert-base", "--vocab_size", "60"]) == 0
+    files = {file.name: file.read_bytes() for file in (tmp_path / "one").iterdir()}
+    assert files == {file.name: file.read_bytes() for file in (storage / "vocab").iterdir()}
+    assert list((storage / "counts").iterdir()) == []
+
+
+def test_a_mistake_in_one_of_the_indexed_pods_ends_the_job(tmp_path: Path) -> None:
+    corpus(tmp_path / "corpus")
+    job, storage = vocabulary(tmp_path / "eight", tmp_path / "corpus" / "text")
+    job.extra = (*job.extra, "--of=4")
+    assert job.finish() == "Failed" and 2 in job.codes
+    assert "--index" in job.said() and not (storage / "vocab").exists()
 
 
 @pytest.mark.parametrize("name", one_of_each())

@@ -63,6 +63,7 @@ COMMANDS: dict[str, Command] = {
             "--input_files books/ --output vocab",
             "--input_files books/ --output vocab --preset bert-base",
             "--input_files 'gs://bucket/text/*.txt' --output vocab --vocab_size 16000",
+            "--input_files books/ --output vocab --index 3 --of 8",
         ),
     ),
     "preprocess": Command(

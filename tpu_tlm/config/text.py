@@ -5,6 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from tpu_tlm.config.machines import (
+    Runner,
+    beam_option,
+    check_index,
+    index_option,
+    of_option,
+    runner_option,
+)
 from tpu_tlm.config.options import LARGEST_SEED, OptionGroup, opt
 from tpu_tlm.config.presets import preset_option
 
@@ -164,6 +172,23 @@ class VocabConfig(OptionGroup):
         False,
         "replace the tokenizer in --output",
     )
+    runner: Runner = runner_option()
+    beam_options: list[str] = beam_option()
+    index: int = index_option()
+    of: int = of_option(
+        "count the words together, each with its --index; all must see --work_dir, and process 0 "
+        "learns from all counts"
+    )
+    work_dir: str | None = opt(
+        None,
+        "directory for word counts, local or gs://, with which an interrupted count continues; "
+        "none = inside --output with --of or --runner beam, else none is used",
+        unit="dir",
+        shapes_data=False,
+    )
+
+    def check(self) -> None:
+        check_index(self.index, self.of)
 
 
 @dataclass(frozen=True)
@@ -252,34 +277,11 @@ class PreprocessConfig(OptionGroup):
         shapes_data=False,
         also_called=("preprocessing_num_workers", "num_proc"),
     )
-    runner: Literal["local", "beam"] = opt(
-        "local",
-        "local: processes of this machine; beam: Apache Beam (extra beam), on the runner that "
-        "--beam_options name",
-        shapes_data=False,
-    )
-    beam_options: list[str] = opt(
-        [],
-        "options of Apache Beam, such as runner=DaskRunner dask_client_address=tcp://HOST:8786",
-        unit="NAME=VALUE",
-        only_with={"runner": ("beam",)},
-        shapes_data=False,
-    )
-    index: int = opt(
-        0,
-        "number of this process among --of, from 0",
-        unit="number",
-        minimum=0,
-        shapes_data=False,
-    )
-    of: int = opt(
-        1,
-        "processes on several machines that make one dataset together, each with its --index; all "
-        "must see --output and --work_dir",
-        unit="processes",
-        minimum=1,
-        only_with={"runner": ("local",)},
-        shapes_data=False,
+    runner: Runner = runner_option()
+    beam_options: list[str] = beam_option()
+    index: int = index_option()
+    of: int = of_option(
+        "make one dataset together, each with its --index; all must see --output and --work_dir"
     )
     work_dir: str | None = opt(
         None,
@@ -288,6 +290,9 @@ class PreprocessConfig(OptionGroup):
         unit="dir",
         shapes_data=False,
     )
+
+    def check(self) -> None:
+        check_index(self.index, self.of)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tpu_tlm.filesystem.base import FileSystem
 from tpu_tlm.filesystem.regular import check_replaceable, open_regular
 
 TEMPORARY = ".tmp"
+_REMOVALS = 10
 
 
 class LocalDisk(FileSystem):
@@ -85,8 +86,19 @@ class LocalDisk(FileSystem):
             os.remove(path)
 
     def remove_tree(self, directory: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(directory)
+        # Another process may remove the same directory meanwhile, or put a lock into it.
+        left = _REMOVALS
+        while left:
+            try:
+                shutil.rmtree(directory)
+                return
+            except FileNotFoundError:
+                if not os.path.lexists(directory):
+                    return
+            except OSError as error:
+                left -= 1
+                if error.errno != errno.ENOTEMPTY or not left:
+                    raise
 
     @contextlib.contextmanager
     def staged(self, directory: str) -> Iterator[str]:

@@ -9,11 +9,9 @@ import importlib.util
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,25 +96,6 @@ def test_without_beam_the_extra_is_named(
 def test_beam_options_need_the_runner(text: Path, tmp_path: Path) -> None:
     with pytest.raises(tlm.UsageError, match="beam_options"):
         _make(text, tmp_path / "x", beam_options=["runner=DirectRunner"])
-
-
-@pytest.fixture
-def cluster() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A Dask scheduler and two workers on loopback."""
-    pytest.importorskip("distributed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    dask = [sys.executable, "-m", "dask"]
-    port = address.rsplit(":", 1)[1]
-    start = [[*dask, "scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"]]
-    start += [[*dask, "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]] * 2
-    processes = [subprocess.Popen(one, env=env, stderr=subprocess.DEVNULL) for one in start]
-    yield address, processes
-    for process in processes:
-        process.kill()
-        process.wait()
 
 
 @needs_beam

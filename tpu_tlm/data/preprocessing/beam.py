@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 
 from tpu_tlm import filesystem
 from tpu_tlm.config import strict
+from tpu_tlm.data.beam_pipeline import run_pipeline
 from tpu_tlm.data.corpus.documents import BadInput, Part
 from tpu_tlm.data.dataset.shards import Shard, remove_leftovers, shard_name, shard_sizes
 from tpu_tlm.data.dataset.shards import write_shard as write_records
@@ -28,14 +28,10 @@ from tpu_tlm.data.preprocessing.split_writers import PreprocessJob, SplitResult
 from tpu_tlm.data.preprocessing.worker import PartResult, Worker, pack_leftovers
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import load_tokenizer
-from tpu_tlm.errors import TlmError, UsageError
 
 Bucket = tuple[str, int]  # a split, and a range of keys
 Rows = tuple[int, int, bytes, bytes]  # part, chunk within it, keys, rows
-# Beam knows this runner by its full name only.
-_DASK = ("=DaskRunner", "=apache_beam.runners.dask.dask_runner.DaskRunner")
 _SUMMARY = "made.json"
-_OURS = re.compile(r"tpu_tlm\.errors\.(\w+): (.*?)(?: \[while running|\n|$)")
 _tokenizers: dict[str, Tokenizer] = {}  # of this worker process, by directory
 
 
@@ -176,11 +172,6 @@ def run(
     as name=value. Raises `UsageError` without apache-beam or for options that Beam refuses,
     `TlmError` when the pipeline fails.
     """
-    try:
-        import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError:
-        raise UsageError("--runner beam: needs Apache Beam: pip install 'tpu-tlm[beam]'") from None
     size = sum(part.size for part in parts) * job.layout.payload_bytes // job.packing.seq_length
     one = BeamJob(
         job,
@@ -190,14 +181,7 @@ def run(
         shared,
     )
     first = PartResult({name: SplitResult() for name in job.splits}, bad)
-    flags = [f"--{option.lstrip('-')}".replace(*_DASK) for option in options]
-    try:
-        with beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
-            _build(beam, pipeline, one, parts, first)
-    except SystemExit:
-        raise UsageError(f"--beam_options {' '.join(options)}: Beam refuses them") from None
-    except Exception as error:
-        raise _cause(error) from error
+    run_pipeline(lambda beam, pipeline: _build(beam, pipeline, one, parts, first), options)
     made = filesystem.read_bytes(f"{job.work}/{_SUMMARY}")
     found = strict.mapping(strict.read_json(made, f"{job.work}/{_SUMMARY}"), _SUMMARY)
     return Made(
@@ -261,25 +245,3 @@ def _build(
         beam.pvalue.AsList(shards),
         beam.pvalue.AsList(results),
     )
-
-
-def _cause(error: BaseException) -> TlmError:
-    """Our own error below what Beam raised; otherwise one that quotes Beam's last line."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, TlmError):
-            text = str(seen).split(" [while running")[0]
-            return type(seen)(text) if type(seen) in (TlmError, UsageError) else TlmError(text)
-        seen = seen.__cause__ or seen.__context__
-    text = str(error)
-    if ours := _OURS.search(text):  # from another process there is only the text
-        return UsageError(ours[2]) if ours[1] == "UsageError" else TlmError(ours[2])
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    fix = ""
-    if "ModuleNotFoundError" in text and "tpu_tlm" in text:
-        fix = (
-            ": the workers have no tpu_tlm: give --beam_options sdk_container_image=IMAGE, the "
-            "target `beam` of docker/Dockerfile"
-        )
-    last = lines[-1][:300] if lines else ""
-    return TlmError(f"--runner beam: {type(error).__name__}: {last}{fix}")

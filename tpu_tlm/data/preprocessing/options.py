@@ -19,8 +19,6 @@ def check(corpus: CorpusConfig, config: PreprocessConfig, pairs: PairsConfig) ->
     """Raise `UsageError` for options without a meaning together, beyond what they declare."""
     if filesystem.exists(config.output) and not filesystem.is_directory(config.output):
         raise UsageError(f"--output {config.output}: is a file, a directory is needed")
-    if config.index >= config.of:
-        raise UsageError(f"--index {config.index}: must be below --of {config.of}")
     if config.of > 1 and config.work_dir is None and filesystem.is_remote(config.output):
         raise UsageError(
             f"--of {config.of}: give a --work_dir on a disk that all processes see, because "

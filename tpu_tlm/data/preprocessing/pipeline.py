@@ -12,7 +12,6 @@ from tpu_tlm.data.dataset.dataset import TOKENIZER
 from tpu_tlm.data.dataset.metadata import write_metadata
 from tpu_tlm.data.dataset.shards import Shard, remove_leftovers, shard_sizes
 from tpu_tlm.data.preprocessing.pool import PreprocessPool
-from tpu_tlm.data.preprocessing.share import Share, wait_until
 from tpu_tlm.data.preprocessing.worker import (
     PartResult,
     PreprocessJob,
@@ -23,6 +22,7 @@ from tpu_tlm.data.preprocessing.worker import (
     pack_leftovers,
 )
 from tpu_tlm.data.progress import ProgressBar
+from tpu_tlm.data.share import Share, wait_until
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
 

@@ -20,11 +20,12 @@ from tpu_tlm.data.corpus.inputs import (
 )
 from tpu_tlm.data.dataset.dataset import TOKENIZER, WORK
 from tpu_tlm.data.dataset.metadata import read_metadata
+from tpu_tlm.data.made_from import differences
 from tpu_tlm.data.preprocessing import options, pipeline, provenance, work_dir
-from tpu_tlm.data.preprocessing.share import CompleteElsewhere, Share, wait_until
 from tpu_tlm.data.preprocessing.summary import summary, warnings
 from tpu_tlm.data.preprocessing.worker import PreprocessJob
 from tpu_tlm.data.processes import usable_cores
+from tpu_tlm.data.share import CompleteElsewhere, Share, wait_until
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import make_tokenizer
 from tpu_tlm.errors import TlmError, UsageError
@@ -190,7 +191,7 @@ def _finished(base: str, splits: dict[str, str], made_from: dict[str, Any]) -> s
         if old != made_from or directory not in splits.values():
             reason = "by another program"
             if isinstance(old, dict):
-                reason = provenance.differences(old, made_from) or "other splits"
+                reason = differences(old, made_from) or "other splits"
             raise UsageError(
                 f"{directory}: already holds a dataset, made differently ({reason}): "
                 "take another --output or remove it"

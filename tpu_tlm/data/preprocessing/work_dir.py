@@ -15,9 +15,9 @@ from typing import Any
 
 from tpu_tlm import filesystem
 from tpu_tlm.data.dataset.dataset import WORK
-from tpu_tlm.data.preprocessing.provenance import differences
-from tpu_tlm.data.preprocessing.share import Share
+from tpu_tlm.data.made_from import differences
 from tpu_tlm.data.preprocessing.writing import writing
+from tpu_tlm.data.share import Share
 from tpu_tlm.errors import UsageError
 from tpu_tlm.filesystem.lock import DiskLock, Held
 
@@ -125,9 +125,9 @@ class WorkDirectory:
         return reason
 
     def remove(self) -> None:
-        """Remove the directory: its work is done."""
+        """Remove the directory: its work is done. Another process may remove it, too."""
         with writing(self.path):
-            shutil.rmtree(self.path)
+            filesystem.of(self.path).remove_tree(self.path)
 
     def close(self) -> None:
         """Release the lock."""

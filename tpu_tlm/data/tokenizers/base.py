@@ -129,10 +129,14 @@ class Tokenizer(abc.ABC):
         """SHA-256 over the description: equal means the same tokenizer."""
         return filesystem.sha256(json.dumps(self.description(), sort_keys=True).encode())
 
+    def description_file(self) -> bytes:
+        """The description as the file `DESCRIPTION`."""
+        text = json.dumps(self.description(), indent=1, ensure_ascii=False) + "\n"
+        return text.encode()
+
     def save(self, directory: str) -> None:
         """Write the tokenizer's files, then its description, into a directory (local or gs://)."""
         filesystem.make_directory(directory)
         for name, data in self._contents.items():
             filesystem.write_bytes(f"{directory.rstrip('/')}/{name}", data)
-        text = json.dumps(self.description(), indent=1, ensure_ascii=False) + "\n"
-        filesystem.write_bytes(f"{directory.rstrip('/')}/{DESCRIPTION}", text.encode())
+        filesystem.write_bytes(f"{directory.rstrip('/')}/{DESCRIPTION}", self.description_file())

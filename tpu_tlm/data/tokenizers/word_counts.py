@@ -74,14 +74,20 @@ class WordCounts:
                 self.letters[letter] += count
         self.words = kept
 
+    def pack(self) -> tuple[str, np.ndarray]:
+        """Words, one a line, and their counts, in one order."""
+        return "\n".join(self.words), np.fromiter(self.words.values(), np.int64, len(self.words))
+
     def __getstate__(self) -> dict[str, Any]:
         """As it is sent between processes: words in one text, which takes a tenth of the memory."""
-        text = "\n".join(self.words)  # a word is of one line
-        counts = np.fromiter(self.words.values(), np.int64, len(self.words))
-        return {**self.__dict__, "words": Counter(), "packed": (text, counts)}
+        return {**self.__dict__, "words": Counter(), "packed": self.pack()}
 
     def add(self, other: WordCounts) -> None:
-        """Add the counts of the next part."""
+        """Add the counts of the next part, and keep the table within its limits.
+
+        Which words are dropped depends on the order of the parts, so that must be the corpus's.
+        """
+        self.weight += other.weight
         for word, count in other._items():
             self.words[word] += count
         self.letters.update(other.letters)
@@ -90,6 +96,7 @@ class WordCounts:
         self.lines += other.lines
         self.size += other.size
         self.dropped += other.dropped
+        self.prune(LARGEST_TABLE)
 
     def _items(self) -> Iterable[tuple[str, int]]:
         if self.packed is None:
@@ -228,9 +235,7 @@ def count_words(
     try:
         # In the order of the parts, whichever process is first: dropping words depends on it.
         for counts in pool.run(count_part, ((part,) for part in parts), ordered=True):
-            total.weight += counts.weight
             total.add(counts)
-            total.prune(LARGEST_TABLE)
             done(total)
     finally:
         pool.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tpu_tlm.data.preprocessing.share import CompleteElsewhere, Share, wait_until
+from tpu_tlm.data.share import CompleteElsewhere, Share, wait_until
 
 
 def test_parts_are_dealt_out_once() -> None:

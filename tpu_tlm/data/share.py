@@ -1,8 +1,9 @@
-"""One preprocessing on several machines: which parts and shards are whose, and waiting for others.
+"""One work on several machines: which parts are whose, and waiting for others.
 
-Each of `of` processes tokenizes its parts into a work directory that all see, and writes its shards
-once all parts are there. Process 0 prepares the work directory, packs what the parts left over, and
-writes `md.yml` when all shards are there. Each can be killed and run again by itself.
+Each of `of` processes does its parts into a work directory that all see; process 0 also does what
+is done once. Each can be killed and run again by itself. Preprocessing: parts are tokenized, shards
+are written once all parts are there, and process 0 packs what the parts left over and writes
+`md.yml`. Learning a vocabulary: the words of parts are counted, and process 0 learns from all.
 """
 
 from __future__ import annotations
