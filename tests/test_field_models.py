@@ -19,6 +19,7 @@ import tpu_tlm as tlm
 from tests import hf
 from tests.command_modules import convert, evaluate, predict, preprocess, train, vocab
 from tests.test_field_files import FIELD
+from tests.toy import BARE
 from tpu_tlm.data.tokenizers.factory import load_tokenizer
 from tpu_tlm.errors import run_command
 
@@ -54,7 +55,7 @@ def data(*flags: str) -> None:
 
 def trained(*flags: str, code: int = 0) -> None:
     argv = ["--train_dir", "d", "--basedir", "run", "--batch_size", "4", "--distribute", "none"]
-    assert run_command(train.main, [*argv, *flags]) == code
+    assert run_command(train.main, [*argv, *BARE, "--xla", "false", *flags]) == code
 
 
 def tokenizer_of(path: str) -> Any:

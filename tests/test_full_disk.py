@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tests.command_modules import convert, embed, preprocess, report, vocab
 from tests.paths import ROOT
-from tests.toy_runs import ToyRun, fit, options_of
+from tests.toy_runs import SEEN, ToyRun, fit, options_of
 from tpu_tlm.checkpoints.run_checkpoints import RunCheckpoints
 from tpu_tlm.errors import TlmError, run_command
 from tpu_tlm.formats.load import load
@@ -164,7 +164,7 @@ FEW = ("--steps", 6, "--save_steps", 2, "--steps_per_call", 1, "--export_npz", "
 def test_training_names_the_safe_step_and_continues(disk, toy_corpus, capsys):
     """The disk takes one checkpoint, and neither the next one nor the NPZ."""
     place = disk(240)
-    options = options_of(toy_corpus, place / "run", *FEW)
+    options = options_of(toy_corpus, place / "run", *FEW, *SEEN)
     with pytest.raises(TlmError, match="step 4.*No space left.*step-00000002.*continues"):
         fit(options)
     said = capsys.readouterr().err
@@ -181,7 +181,7 @@ def test_a_full_disk_of_checkpoints_alone_saves_next_to_them(disk, toy_corpus, t
     place = disk(120)
     run.mkdir()
     (run / "checkpoints").symlink_to(place)
-    options = options_of(toy_corpus, run, *FEW, "--tensorboard", "false")
+    options = options_of(toy_corpus, run, *FEW)
     with pytest.raises(TlmError, match="No space left.*saved in .*checkpoints-emergency"):
         fit(options)
     found = RunCheckpoints(str(run / "checkpoints")).newest()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.toy import SIZES, toy_dataset
+from tests.toy import BARE, SIZES, toy_dataset
 from tpu_tlm.config import Config, cli
 
 # TensorFlow is imported where a run is trained: tests without it start in a second.
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from tpu_tlm.training import Callback
     from tpu_tlm.training.result import TrainResult
 
-# Exports and checkpoints of the shared run.
+# Exports, checkpoints and everything else that the shared run writes.
+SEEN = ("--tensorboard", "true", "--report", "true", "--samples", "4")
 EXPORT = ("--keep", "2", "--keep_every", "10", "--steps_per_call", "7", "--export_npz", "true")
-WHOLE = ("--steps", "30", "--save_steps", "5", "--eval_steps", "10", *EXPORT)
+WHOLE = ("--steps", "30", "--save_steps", "5", "--eval_steps", "10", *EXPORT, *SEEN)
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ class ToyRun:
 
 
 def flags_of(corpus: Corpus, run_dir: Path, *flags: object) -> list[str]:
-    """The flags of a toy run; the last one of a name counts."""
+    """The flags of a toy run, which is `BARE`; the last one of a name counts."""
     given = ["--train_dir", corpus.train, "--valid_dir", corpus.valid, "--run_dir", run_dir, *SIZES]
-    given += ["--batch_size", 8, "--warmup_steps", 5, "--lr", 3e-3, "--distribute", "none", *flags]
+    given += ["--batch_size", 8, "--warmup_steps", 5, "--lr", 3e-3, "--distribute", "none"]
+    given += [*BARE, *flags]
     return [str(flag) for flag in given]
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from tests.command_modules import convert, evaluate, predict, train
-from tests.toy import SIZES, toy_dataset, toy_pairs
+from tests.toy import BARE, SIZES, toy_dataset, toy_pairs
 from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.load import load
 from tpu_tlm.inference.retrieve import Ranker
 
-PLAIN = [*SIZES, "--distribute", "none", "--tensorboard", "false", "--xla", "false"]
+PLAIN = [*SIZES, *BARE, "--distribute", "none", "--xla", "false"]
 FLAGS = [*PLAIN, "--objective", "dual-encoder", "--d_out", "32"]
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from tests import preloaded
 from tests.manifests.pods import templates
 from tests.manifests.render import ROOT, environment, named, workload
 from tests.ports import free_ports
@@ -149,9 +150,9 @@ class Workload:
         words = [re.sub(r"\$\((\w+)\)", lambda m: given.get(m[1], m[0]), word) for word in words]
         words = [self.place.here(word) for word in words if word not in self.place.dropped]
         assert words[0] == "python"
-        # What the image has; nothing else of this machine's environment.
-        image = {"PATH": os.environ["PATH"], "HOME": str(self.place.volumes["/tmp"])}
-        image["PYTHONUNBUFFERED"] = "1"
+        # What the image has, and of this machine's environment what imports depend on.
+        image = preloaded.settings(os.environ) | {"PATH": os.environ["PATH"]}
+        image |= {"HOME": str(self.place.volumes["/tmp"]), "PYTHONUNBUFFERED": "1"}
         image |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.place.volumes["/tmp"])}
         given = {name: self.place.here(value) for name, value in given.items()}
         return [sys.executable, *words[1:]], image | given
@@ -162,7 +163,9 @@ class Workload:
         self.starts[index] += 1
         file = self.log.with_suffix(f".{index}.{self.starts[index]}.txt").open("w")
         self._files.append(file)
-        self.processes[index] = subprocess.Popen(
+        # Without TensorFlow there is no import to save.
+        popen = subprocess.Popen if "tpu_tlm.preprocess" in command else preloaded.popen
+        self.processes[index] = popen(
             command, cwd=self.place.volumes["/tmp"], env=environ, stdout=file, stderr=file
         )
 

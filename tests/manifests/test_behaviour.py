@@ -28,7 +28,8 @@ from tests.manifests.render import OVERLAYS, overlay, workload
 from tests.toy import toy_dataset
 from tpu_tlm.vocab import main as learn
 
-RECIPE = """
+STEPS = 160
+RECIPE = f"""
 d_model: 32
 d_ff: 64
 num_heads: 2
@@ -37,11 +38,14 @@ rpr_k: 4
 batch_size: 8
 dropout: 0.2
 warmup_steps: 5
-steps: 240
-save_steps: 60
-eval_steps: 120
+steps: {STEPS}
+save_steps: 40
+eval_steps: {STEPS}
 steps_per_call: 1
 xla: false
+tensorboard: false
+report: false
+samples: 0
 """
 TRAINING = [name for name in OVERLAYS if name.split("-")[0] in ("tfjob", "job", "jobset", "pod")]
 
@@ -116,7 +120,7 @@ def losses(job: Workload) -> dict[int, float]:
 
 def weights(job: Workload) -> str:
     """SHA-256 of the variables in the last checkpoint."""
-    (last,) = (run_directory(job) / "checkpoints").glob("step-00000240")
+    (last,) = (run_directory(job) / "checkpoints").glob(f"step-{STEPS:08d}")
     (file,) = last.glob("variables.data-*")
     return hashlib.sha256(file.read_bytes()).hexdigest()
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import preloaded
 from tests.models.contract import elmo, fill, hidden, inputs_of, small, tokens
 from tests.paths import ROOT
 from tpu_tlm.config.keras_backend import unusable_backend
@@ -135,9 +136,9 @@ def test_fit_under_recomputation_and_layer_drop():
     assert len(changed) > len(before) / 2
 
 
-def run_python(code, **environ):
+def run_python(code, run=subprocess.run, **environ):
     """Run code in another process, which finds this package; returns its output."""
-    return subprocess.run(
+    return run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **environ},
         capture_output=True,
@@ -147,11 +148,12 @@ def run_python(code, **environ):
 
 
 def test_replicas_draw_different_masks():
-    done = run_python("""
+    code = """
 import numpy as np, tensorflow as tf
 processor = tf.config.list_physical_devices("CPU")[0]
 one = tf.config.LogicalDeviceConfiguration()
 tf.config.set_logical_device_configuration(processor, [one, one])
+from tests import preloaded
 from tests.models.contract import fill, hidden
 from tpu_tlm.models.layers.core import FFN
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -160,7 +162,8 @@ with strategy.scope():
 found = strategy.run(lambda: layer(hidden()[:1], training=True))
 first, second = strategy.experimental_local_results(found)
 print("different" if np.abs(first - second).max() > 1e-3 else "equal")
-""")
+"""
+    done = run_python(code, preloaded.run)
     assert done.stdout.strip().endswith("different"), done.stderr[-2000:]
 
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tests import preloaded
 from tests.paths import ROOT
-from tests.toy import SIZES, toy_dataset, toy_labels, toy_pairs
+from tests.toy import BARE, SIZES, toy_dataset, toy_labels, toy_pairs
 from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.config import Config, cli
 from tpu_tlm.data.dataset.dataset import open_dataset
@@ -112,10 +113,9 @@ class Trained:
             1,
             "--lr",
             1e-2,
-            "--tensorboard",
-            "false",
             "--distribute",
             "none",
+            *BARE,
         ]
         steps = [
             "--steps",
@@ -212,7 +212,7 @@ def check_replicas(trained: Trained, base: Path) -> None:
     flags = trained.flags(
         base / "two", "--distribute", "mirror", "--logical_cpus", "2", "--xla", "false"
     )
-    done = subprocess.run(
+    done = preloaded.run(
         [sys.executable, "-m", "tpu_tlm.train", *flags],
         cwd=ROOT,
         capture_output=True,
@@ -244,7 +244,7 @@ def check_continued(trained: Trained, base: Path) -> None:
         "tpu_tlm.train",
         *trained.flags(base / "killed", "--xla", "false"),
     ]
-    process = subprocess.Popen(
+    process = preloaded.popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 300

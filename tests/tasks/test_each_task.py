@@ -30,9 +30,8 @@ def trained(
     place: Path, name: str, records: list[dict[str, object]], **more: object
 ) -> tuple[FinetuneResult, TaskPredictor]:
     train = lines(place / f"{name}.jsonl", records)
-    result = finetune(
-        options(place, train=train, lr=1e-2, epochs=8, run_dir=str(place / name), **more), cpu()
-    )
+    where = {"train": train, "run_dir": str(place / name)}
+    result = finetune(options(place, lr=1e-2, epochs=8, buckets=2, **where, **more), cpu())
     return result, load_predictor(result.run_dir)
 
 

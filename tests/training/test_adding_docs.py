@@ -79,6 +79,17 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
+# Trains and evaluates in one process, which imports TensorFlow once.
+BOTH = """
+import sys
+from importlib import import_module
+
+end = sys.argv.index("then")
+for name, arguments in (("train", sys.argv[1:end]), ("evaluate", sys.argv[end + 1 :])):
+    assert import_module(f"tpu_tlm.{name}").main(arguments) == 0
+"""
+
+
 def run(base: Path, *command: object) -> subprocess.CompletedProcess[str]:
     """Run Python in the copy."""
     environ = {"PYTHONPATH": str(base), "PATH": "/usr/bin:/bin", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -98,14 +109,13 @@ def test_what_the_pages_add_is_trained_and_evaluated(
     flags = flags_of(toy_corpus, tmp_path / "run", "--objective", "smoothed-clm", "--xla", "false")
     flags += ["--label_smoothing", "0.2", "--optimizer", "lion", "--lr_schedule", "quadratic"]
     flags += ["--steps", "3", "--save_steps", "3", "--warmup_steps", "0", "--steps_per_call", "1"]
-    done = run(extended, "-m", "tpu_tlm.train", *flags)
+    measured = ["--model", tmp_path / "run", "--data", toy_corpus.valid, "--xla", "false"]
+    measured += ["--distribute", "none"]
+    done = run(extended, "-c", BOTH, *flags, "then", *measured)
     assert done.returncode == 0, done.stderr
     records = read_metrics(str(tmp_path / "run" / "metrics.jsonl"))
     rates = [r["lr"] for r in records if r["kind"] == "train"]
     np.testing.assert_allclose(rates, [3e-3, 3e-3 / 4, 0.0], rtol=1e-5)
-    flags = ["--model", tmp_path / "run", "--data", toy_corpus.valid, "--xla", "false"]
-    done = run(extended, "-m", "tpu_tlm.evaluate", *flags, "--distribute", "none")
-    assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     valid = [r for r in records if r["kind"] == "valid"][-1]
     assert result["objective"] == "smoothed-clm" and "perplexity" not in result

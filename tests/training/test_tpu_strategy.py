@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import textwrap
 
 import pytest
 
+from tests import preloaded
 from tests.paths import ROOT
 from tests.toy import toy_dataset
 
@@ -90,7 +90,7 @@ TRACED = """
 def test_a_step_is_traced_for_every_core(objective, accum, tmp_path):
     data = toy_dataset(tmp_path / "data")
     command = [sys.executable, "-c", textwrap.dedent(TRACED), objective, str(accum), str(data)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = preloaded.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     kinds = found["kinds"]

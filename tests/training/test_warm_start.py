@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from tests import preloaded
 from tests.paths import DATA_FILES, ROOT
-from tests.toy import toy_dataset
+from tests.toy import BARE, toy_dataset
 from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.data.dataset.dataset import open_dataset
@@ -187,11 +187,10 @@ def test_a_run_starts_from_a_huggingface_directory(corpus, tokenizer, tmp_path):
         *flags(BERT).split(),
     ]
     given += "--batch_size 8 --steps 1 --warmup_steps 0 --lr 1e-30".split()
-    given += "--weight_decay 0 --distribute none".split()
-    root = ROOT
-    done = subprocess.run(
-        [sys.executable, "-m", "tpu_tlm.train", *map(str, given)],
-        cwd=root,
+    given += ["--weight_decay", "0", "--distribute", "none", "--xla", "false", *BARE]
+    done = preloaded.run(
+        [sys.executable, "-m", "tpu_tlm.train", *given],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=300,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests import preloaded
 from tests.paths import ROOT
 from tests.tasks.toy_tasks import cpu, options, reviews, toy_model
 from tpu_tlm.checkpoints.manager import Checkpoints
@@ -35,7 +35,7 @@ def files(place: Path) -> dict[str, str]:
 
 
 def test_it_learns_and_writes_predictions_and_reports(place: Path, files: dict[str, str]) -> None:
-    result = finetune(options(place, **files, lr=1e-2, epochs=8), cpu())
+    result = finetune(options(place, **files, lr=1e-2, epochs=8, buckets=2), cpu())
     assert result.test is not None and result.test["accuracy"] > 0.9
     run = Path(result.run_dir)
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
@@ -57,7 +57,8 @@ def test_a_stopped_run_continues_bit_for_bit(
     place: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, parts = (
-        options(place, **files, epochs=2, run_dir=str(place / name)) for name in ("whole", "parts")
+        options(place, **files, epochs=2, buckets=2, run_dir=str(place / name))
+        for name in ("whole", "parts")
     )
     finetune(whole, cpu())
     told = FinetuneRun._told
@@ -104,7 +105,7 @@ def test_trials_choose_by_validation(
         **files,
         trials=True,
         trial_lrs=[1e-7, 1e-2],
-        epochs=6,
+        epochs=3,
         run_dir=str(place / "trials"),
     )
     finetune(chosen, cpu())
@@ -190,6 +191,7 @@ def test_options_of_training_work_together(place: Path, files: dict[str, str]) -
             **files,
             precision="bfloat16",
             grad_accum=2,
+            buckets=2,
             batch_tokens=256,
             layer_decay=0.8,
             head_lr=2e-2,
@@ -218,7 +220,7 @@ def test_two_replicas_give_the_model_of_one(place: Path, files: dict[str, str]) 
         "one": ["--distribute", "none"],
         "two": ["--distribute", "mirror", "--logical_cpus", "2"],
     }.items():
-        subprocess.run([*command, "--run_dir", str(place / name), *more], check=True, cwd=ROOT)
+        preloaded.run([*command, "--run_dir", str(place / name), *more], check=True, cwd=ROOT)
     first, second = (load(str(place / name)).values for name in ("one", "two"))
     for path, value in first.items():
         np.testing.assert_allclose(value, second[path], atol=1e-5, err_msg=path)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import preloaded
 from tests.paths import ROOT
 from tests.ports import free_ports
 from tests.tasks.toy_tasks import cpu, options, reviews, toy_model
@@ -35,7 +36,7 @@ def test_two_workers_train_what_one_does(tmp_path: Path) -> None:
         config = json.dumps({"cluster": cluster, "task": {"type": kind, "index": 0}})
         environ = {**os.environ, "TF_CONFIG": config}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=environ, **pipes))
+        processes.append(preloaded.popen(command, cwd=ROOT, env=environ, **pipes))
     try:
         said = [process.communicate(timeout=900)[0] for process in processes]
     finally:

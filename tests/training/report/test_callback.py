@@ -10,6 +10,7 @@ from tpu_tlm.training.callbacks import RunStart, SaveReport, StepReport
 from tpu_tlm.training.report.callback import WriteReport
 
 FEW = ("--warmup_steps", 0, "--save_steps", 2, "--eval_steps", 2, "--steps_per_call", 1)
+FEW += ("--report", "true")
 
 
 def test_a_run_writes_its_report_and_continues_it(toy_corpus, tmp_path):
