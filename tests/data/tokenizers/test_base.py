@@ -58,6 +58,20 @@ def test_a_directory_of_vocab_txt_alone_takes_the_case_of_the_options(
         assert not make_tokenizer(TokenizerConfig(vocab=str(tmp_path), cased=cased)).cased
 
 
+@pytest.mark.parametrize("given", [["[CLS]", "[MASK]", "<EOU>"], ["[MASK]", "[CLS]"], ["a b"]])
+def test_extra_tokens_that_a_directory_has_not_are_refused(
+    tmp_path: Path, given: list[str]
+) -> None:
+    make_tokenizer(BPE).save(str(tmp_path))
+    with pytest.raises(UsageError, match=r"extra_tokens .*has \[CLS\] \[MASK\]: leave"):
+        make_tokenizer(TokenizerConfig(vocab=str(tmp_path), extra_tokens=given))
+    files = TokenizerConfig("bpe", BPE.codes, BPE.vocab, extra_tokens=given)
+    made = make_tokenizer(files)
+    made.save(str(tmp_path / "new"))
+    again = TokenizerConfig(vocab=str(tmp_path / "new"), extra_tokens=given)
+    assert make_tokenizer(again).tokens == made.tokens
+
+
 def test_fingerprints_tell_tokenizers_apart(tmp_path: Path) -> None:
     (tmp_path / "vocab").write_bytes(Path(BPE.vocab or "").read_bytes() + b"zzzz 1\n")
     configs = [

@@ -106,6 +106,14 @@ def _from_directory(config: TokenizerConfig, directory: str) -> Tokenizer:
             f" {found.kind}; give --subword_type {found.kind}, or leave it out"
         )
     _refuse_unused(config, found.kind)
+    given = config.extra_tokens if config.extra_tokens != TokenizerConfig().extra_tokens else []
+    if [token for token in found.extra_tokens if token in given] != given:
+        raise UsageError(
+            f"--extra_tokens {' '.join(given)}: the tokenizer in {directory} has "
+            f"{' '.join(found.extra_tokens) or 'none'}: leave the option out, learn the vocabulary "
+            "with --special_tokens, or give its files: "
+            f"--codes {directory}/codes --vocab {directory}/vocab"
+        )
     if config.cased not in (None, found.cased):
         raise UsageError(
             f"--cased {str(config.cased).lower()}: contradicts the tokenizer in {directory}"
