@@ -70,6 +70,10 @@ def test_out_of_memory_anyhow_is_one_line() -> None:
     with pytest.raises(TlmError, match="--batch_size 128.*--grad_accum 2"):
         with _naming_memory(Config()):
             raise tf.errors.ResourceExhaustedError(None, None, "RESOURCE_EXHAUSTED")
+    with pytest.raises(TlmError, match="^/cache/x; No space left on device: make room$"):
+        with _naming_memory(Config()):
+            text = "/cache/x; No space left on device"
+            raise tf.errors.ResourceExhaustedError(None, None, text)
     with pytest.raises(TlmError, match="out of memory"):
         with _naming_memory(Config()):
             raise tf.errors.InternalError(None, None, "Out of memory allocating 8 bytes")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -65,6 +67,9 @@ def _naming_memory(config: Config) -> Iterator[None]:
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
+        # TensorFlow reports a full disk, for one under its program cache, by the same class.
+        if os.strerror(errno.ENOSPC).lower() in str(error).lower():
+            raise TlmError(f"{' '.join(str(error).split())[:500]}: make room") from error
         raise TlmError(out_of_memory(config)) from error
     except (tf.errors.InternalError, MemoryError) as error:
         text = str(error).lower()
