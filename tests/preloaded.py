@@ -97,6 +97,11 @@ def server() -> _Server:
     return _servers[-1]
 
 
+def at_start() -> dict[str, str]:
+    """The environment when the tests began, with which the server was started."""
+    return dict(_ENVIRON)
+
+
 def settings(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables of an environment by which imports may differ."""
     return {

@@ -32,7 +32,10 @@ print(json.dumps({
 
 
 def told(tmp_path: Path, **how) -> dict:
-    environ = {k: v for k, v in os.environ.items() if k != "HOME"} | {"MINE": "x"}
+    # Training in this process may have set variables of TensorFlow's, with which nothing is forked.
+    changed = preloaded.settings(os.environ)
+    environ = {k: v for k, v in os.environ.items() if k != "HOME" and k not in changed}
+    environ |= preloaded.settings(preloaded.at_start()) | {"MINE": "x"}
     command = [sys.executable, "-c", TOLD, "one", tmp_path]
     done = preloaded.run(
         command, cwd=tmp_path, env=environ, input="ab", capture_output=True, text=True, **how
