@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.campaign.forked import Limits, Outcome, Watch, run
-from tests.campaign.fuzz import LINE, Fault, Figures
+from tests.campaign.fuzz import LINE, Fault, Figures, digest_of
 from tests.campaign.seeds import RUN, command
 from tests.toy import toy_dataset
 
@@ -226,25 +226,12 @@ def _opened(base: Path) -> Reader:
 def _streamed(base: Path) -> Reader:
     """Every record of a dataset, by the stream that training reads."""
     from tpu_tlm.data.dataset.dataset import open_dataset
-    from tpu_tlm.data.dataset.stream import Stream, failure, is_reading_error
+    from tpu_tlm.data.dataset.stream import Stream
 
     dataset = open_dataset(str(base / "data"))
     dataset = dataset.for_tokenizer(dataset.load_tokenizer())
     batches = Stream(dataset, seed=0, batch_size=8).batches(0).take(3)
-
-    def read(where: Path) -> str:
-        digest = hashlib.sha256()
-        try:
-            for batch in batches:
-                for name in sorted(batch):
-                    digest.update(batch[name].numpy().tobytes())
-        except Exception as error:
-            if not is_reading_error(dataset, error):
-                raise
-            raise failure(dataset, error) from None
-        return digest.hexdigest()
-
-    return read
+    return lambda where: digest_of(batches, dataset)
 
 
 # kind -> (the files whose bytes are changed, what makes their reader)

@@ -7,9 +7,10 @@ import math
 import random
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.campaign import mutate
 from tests.campaign.forked import GIB, Limits, Outcome, Watch, run
@@ -22,27 +23,35 @@ LINE = 2000
 CODES = {0, 1, 2, 138}
 
 
-def read_dataset(argv: list[str]) -> int:
-    """Open a dataset as training does, and read it through."""
-    from tpu_tlm.config import TokenizerConfig
-    from tpu_tlm.data.dataset.dataset import open_dataset
-    from tpu_tlm.data.dataset.stream import Stream, failure, is_reading_error
-    from tpu_tlm.data.tokenizers.factory import make_tokenizer
+def digest_of(batches: Iterable[Any], dataset: Any) -> str:
+    """SHA-256 of all arrays; what cannot be read raises the error that training would print."""
+    from tpu_tlm.data.dataset.stream import failure, is_reading_error
 
-    dataset = open_dataset(argv[0])
-    given = dict(zip((name.lstrip("-") for name in argv[1::2]), argv[2::2], strict=True))
-    tokenizer = make_tokenizer(TokenizerConfig(**given)) if given else dataset.load_tokenizer()
-    dataset = dataset.for_tokenizer(tokenizer)
     digest = hashlib.sha256()
     try:
-        for batch in Stream(dataset, seed=0, batch_size=8).batches(0).take(12):
+        for batch in batches:
             for name in sorted(batch):
                 digest.update(batch[name].numpy().tobytes())
     except Exception as error:
         if not is_reading_error(dataset, error):
             raise
         raise failure(dataset, error) from None
-    print(digest.hexdigest(), dataset.num_samples, dataset.seq_length)
+    return digest.hexdigest()
+
+
+def read_dataset(argv: list[str]) -> int:
+    """Open a dataset as training does, and read it through."""
+    from tpu_tlm.config import TokenizerConfig
+    from tpu_tlm.data.dataset.dataset import open_dataset
+    from tpu_tlm.data.dataset.stream import Stream
+    from tpu_tlm.data.tokenizers.factory import make_tokenizer
+
+    dataset = open_dataset(argv[0])
+    given = dict(zip((name.lstrip("-") for name in argv[1::2]), argv[2::2], strict=True))
+    tokenizer = make_tokenizer(TokenizerConfig(**given)) if given else dataset.load_tokenizer()
+    dataset = dataset.for_tokenizer(tokenizer)
+    digest = digest_of(Stream(dataset, seed=0, batch_size=8).batches(0).take(12), dataset)
+    print(digest, dataset.num_samples, dataset.seq_length)
     return 0
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -116,3 +118,17 @@ def cluster() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
     for process in processes:
         process.kill()
         process.wait()
+
+
+def kill_a_busy_worker(
+    address: str, processes: list[subprocess.Popen[bytes]], pipeline: subprocess.Popen[bytes]
+) -> None:
+    """Kill a worker of the `cluster` as soon as there is work; the pipeline must end well."""
+    from distributed import Client
+
+    with Client(address) as client:
+        while not any(client.processing().values()):
+            assert pipeline.poll() is None, "ended before a worker had work"
+            time.sleep(0.02)
+    processes[1].send_signal(signal.SIGKILL)
+    assert pipeline.wait(300) == 0

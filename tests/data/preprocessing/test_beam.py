@@ -8,16 +8,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import tpu_tlm as tlm
+from tests.data.conftest import kill_a_busy_worker
 from tests.paths import ROOT
 from tpu_tlm.data.preprocessing import beam as by_beam
 
@@ -115,13 +114,6 @@ def test_a_dask_cluster_that_loses_a_worker(
     out = tmp_path / "beam"
     command = [sys.executable, "-c", code, str(text), str(out), address]
     pipeline = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    from distributed import Client
-
-    with Client(address) as client:
-        while not any(client.processing().values()):
-            assert pipeline.poll() is None, "ended before a worker had work"
-            time.sleep(0.02)
-    processes[1].send_signal(signal.SIGKILL)
-    assert pipeline.wait(300) == 0
+    kill_a_busy_worker(address, processes, pipeline)
     made = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
     assert made == local

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
 
 import tpu_tlm as tlm
+from tests.data.conftest import kill_a_busy_worker
 from tests.data.tokenizers.test_shared_counting import (
     KINDS,
     PART,
@@ -92,12 +91,5 @@ def test_a_dask_cluster_that_loses_a_worker(
     argv = arguments(text, tmp_path / "beam", "wordpiece", "--runner", "beam")
     command = [sys.executable, "-c", textwrap.dedent(code), *argv, "--beam_options", *options]
     pipeline = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    from distributed import Client
-
-    with Client(address) as client:
-        while not any(client.processing().values()):
-            assert pipeline.poll() is None, "ended before a worker had work"
-            time.sleep(0.02)
-    processes[1].send_signal(signal.SIGKILL)
-    assert pipeline.wait(300) == 0
+    kill_a_busy_worker(address, processes, pipeline)
     assert contents(tmp_path / "beam") == contents(tmp_path / "local")
