@@ -38,7 +38,9 @@ def edges(option: Option) -> list[str]:
     if option.base is bool:
         return ["maybe", "2", ""]
     if option.base is str:
-        return ["\x00", *([] if option.declared.may_be_empty else [""])]
+        places = option.declared.unit in ("dir", "directory", "file", "glob", "path")
+        no_bucket = ["gs:", "gs:/b/x", "gs://", "gs:///x"] if places else []
+        return ["\x00", *no_bucket, *([] if option.declared.may_be_empty else [""])]
     d, found = option.declared, ["nan", "inf", "1e999", "word", "", "1e400", "9" * 60]
     small = 1 if option.base is int else 1e-9
     if d.minimum is not None:

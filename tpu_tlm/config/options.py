@@ -12,6 +12,7 @@ import decimal
 import functools
 import math
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ SET = "(set)"
 
 # Whole numbers without a `maximum` of their own fit the int32 of the device program.
 _LARGEST_INT = 2**31 - 1
+# Units of options that name a place.
+_PATHS = ("dir", "directory", "file", "glob", "path")
 # What a seed can be: a non-negative int64.
 LARGEST_SEED = 2**63 - 1
 
@@ -238,6 +241,9 @@ class Option:
             raise OptionError(f"{named}: must not be empty{out}")
         if "\x00" in value:
             raise OptionError(f"{named}: has a NUL character")
+        if self.declared.unit in _PATHS and re.match(r"gs:(?!//[^/])", value):
+            # Without this it would name a local directory `gs:`.
+            raise OptionError(f"{named} {_shown(value)}: names no bucket: write gs://BUCKET/PATH")
         try:
             value.encode()
         except UnicodeEncodeError:
