@@ -14,7 +14,7 @@ from tpu_tlm.filesystem.base import FileSystem
 from tpu_tlm.filesystem.regular import check_replaceable, open_regular
 
 TEMPORARY = ".tmp"
-_REMOVALS = 10
+_REMOVALS = 100
 
 
 class LocalDisk(FileSystem):
@@ -87,17 +87,14 @@ class LocalDisk(FileSystem):
 
     def remove_tree(self, directory: str) -> None:
         # Another process may remove the same directory meanwhile, or put a lock into it.
-        left = _REMOVALS
-        while left:
+        for left in reversed(range(_REMOVALS)):
             try:
                 shutil.rmtree(directory)
                 return
-            except FileNotFoundError:
+            except OSError as error:
                 if not os.path.lexists(directory):
                     return
-            except OSError as error:
-                left -= 1
-                if error.errno != errno.ENOTEMPTY or not left:
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY) or not left:
                     raise
 
     @contextlib.contextmanager
