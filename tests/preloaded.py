@@ -34,6 +34,8 @@ _IMPORTS = (
 )
 # ... but for those that are read later, or that a fork follows.
 _LATER = ("TF_CONFIG", "CUDA_VISIBLE_DEVICES", "PYTHONPATH", "PYTHONUNBUFFERED")
+# Names the directory of compiled programs that only this process may use, once it has trained.
+_OWN = "TF_XLA_FLAGS"
 # What a command sets before it imports TensorFlow (`tpu_tlm.devices.select`).
 _SET_BY_COMMANDS = {"TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow"}
 _STREAMS = ("stdin", "stdout", "stderr")
@@ -111,6 +113,15 @@ def settings(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def _to_inherit(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment as it was before this process trained (`tpu_tlm.devices.program_cache`)."""
+    given = dict(environ)
+    if given.get(_OWN) == os.environ.get(_OWN):
+        given.pop(_OWN, None)
+        given |= {name: value for name, value in _ENVIRON.items() if name == _OWN}
+    return given
+
+
 def _can_be_forked(command: Sequence[object], environ: Mapping[str, str]) -> bool:
     """Whether a fork of the server is the process that the command would be."""
     if list(command[:2]) not in ([sys.executable, "-m"], [sys.executable, "-c"]):
@@ -172,7 +183,7 @@ class _Forked(subprocess.Popen):
 def popen(command: Sequence[object], **how: Any) -> subprocess.Popen[Any]:
     """`subprocess.Popen`, from a fork of the server where that can be."""
     environ = how.pop("env", None)
-    environ = dict(os.environ) if environ is None else environ
+    environ = _to_inherit(os.environ if environ is None else environ)
     plain = {"cwd", "text", "encoding", "errors", "bufsize", "start_new_session", *_STREAMS}
     if how.keys() <= plain and _can_be_forked(command, environ):
         session, cwd = how.pop("start_new_session", False), how.pop("cwd", None) or os.getcwd()

@@ -111,3 +111,14 @@ def test_other_imports_are_a_process_of_its_own(change: dict[str, str]) -> None:
     command = [sys.executable, "-c", code]
     done = preloaded.run(command, env=os.environ | change, capture_output=True, text=True)
     assert done.stdout.split() == [str(os.getpid()), "False"]
+
+
+def test_a_process_that_has_trained_forks_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own directory of compiled programs is not handed on, since two would write into it."""
+    monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_persistent_cache_directory=/mine")
+    command = [sys.executable, "-c", "import os; print(os.getppid(), *os.environ)"]
+    for environ in (None, dict(os.environ)):
+        done = preloaded.run(command, env=environ, capture_output=True, text=True)
+        parent, *names = done.stdout.split()
+        assert int(parent) == preloaded.server().process.pid
+        assert ("TF_XLA_FLAGS" in names) == ("TF_XLA_FLAGS" in preloaded.at_start())
