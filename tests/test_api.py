@@ -15,7 +15,8 @@ import tpu_tlm as tlm
 from tests.paths import ROOT
 from tests.toy import toy_pairs
 
-SIZES = dict(d_model=16, d_ff=32, num_heads=2, num_layers=1, dropout=0.0, tensorboard=False)
+SIZES = dict(d_model=16, d_ff=32, num_heads=2, num_layers=1, dropout=0.0)
+SIZES |= dict(tensorboard=False, report=False, samples=0)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_evaluate(made: Path) -> None:
 
 
 def test_generate_and_rank(made: Path, tmp_path: Path) -> None:
-    common = dict(steps=2, batch_size=8, steps_per_call=2, **SIZES)
+    common = dict(steps=2, batch_size=8, steps_per_call=2, xla=False, **SIZES)
     causal = tlm.Config(
         train_dir=str(made / "data/train"),
         run_dir=str(tmp_path / "clm"),

@@ -17,10 +17,11 @@ from typing import Any
 
 import yaml
 
+from tests import preloaded
 from tests.bucket import NAME, Bucket
 from tests.paths import ROOT
 
-# Commands one after the other in one process, which imports TensorFlow once; `tf` forbids it.
+# Commands one after the other in one process, with TensorFlow or without.
 DRIVER = """
     import json, os, signal, sys
     from importlib import import_module
@@ -89,10 +90,11 @@ def _drive(
     commands: list[list[str]], environ: dict[str, str], *, tensorflow: bool, kill: int = 0
 ) -> subprocess.CompletedProcess[str]:
     plan = json.dumps({"commands": commands, "tensorflow": tensorflow, "kill": kill})
-    return subprocess.run(
+    start = preloaded.run if tensorflow else subprocess.run
+    return start(
         [sys.executable, "-c", textwrap.dedent(DRIVER), plan],
         cwd=ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environ},
+        env={**os.environ, **environ},
         capture_output=True,
         text=True,
         timeout=600,

@@ -97,9 +97,9 @@ def test_a_second_start_loads_its_program_and_makes_the_same_bits(toy_corpus, tm
         """Train in a process; its processor time in seconds."""
         flags = flags_of(toy_corpus, tmp_path / name, "--steps", 3, "--num_layers", 4)
         flags += ["--warmup_steps", "1", "--run_dir", str(tmp_path / name)]
-        flags += ["--xla_cache", str(tmp_path / "cache"), "--report", "false"]
+        flags += ["--xla_cache", str(tmp_path / "cache")]
         before = os.times()
-        command = [sys.executable, "-m", "tpu_tlm.train", *flags, "--tensorboard", "false"]
+        command = [sys.executable, "-m", "tpu_tlm.train", *flags]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         after = os.times()

@@ -8,7 +8,7 @@ import tensorflow as tf
 import yaml
 
 from tests.command_modules import train
-from tests.toy import SIZES, toy_dataset, toy_pairs
+from tests.toy import BARE, SIZES, toy_dataset, toy_pairs
 from tpu_tlm.config import ElectraConfig, ModelConfig
 from tpu_tlm.errors import UsageError
 from tpu_tlm.models.spec import ModelSpec
@@ -130,8 +130,8 @@ def test_meads_records(tmp_path):
         *SIZES,
     ]
     flags += "--steps 60 --save_steps 60 --batch_size 24 --warmup_steps 5 --lr 3e-2".split()
-    flags += "--dropout 0 --xla false --tensorboard false".split()
-    assert train.main([*flags, "--distribute", "none"]) == 0
+    flags += "--dropout 0 --xla false".split()
+    assert train.main([*flags, *BARE, "--distribute", "none"]) == 0
     last = read_metrics(str(tmp_path / "run" / "metrics.jsonl"))[-1]
     assert last["replaced"] == pytest.approx((y == 0).mean(), abs=1e-6)
     assert last["discriminator_accuracy"] > 0.9

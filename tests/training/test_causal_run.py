@@ -8,7 +8,7 @@ import math
 import pytest
 
 from tests.command_modules import evaluate, predict, train
-from tests.toy import SIZES, toy_dataset
+from tests.toy import BARE, SIZES, toy_dataset
 from tpu_tlm.errors import UsageError
 
 
@@ -26,6 +26,7 @@ def trained(tmp_path_factory):
         "--run_dir",
         str(base / "run"),
         *SIZES,
+        *BARE,
         "--distribute",
         "none",
     ]
@@ -91,6 +92,7 @@ def test_either_spelling_is_the_same_run(trained, capsys):
         "--run_dir",
         str(run),
         *SIZES,
+        *BARE,
         "--distribute",
         "none",
     ]

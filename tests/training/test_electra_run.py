@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.command_modules import convert, evaluate, predict, train
-from tests.toy import toy_dataset, toy_labels
+from tests.toy import BARE, toy_dataset, toy_labels
 from tpu_tlm.config import ElectraConfig
 from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.errors import UsageError
@@ -30,7 +30,7 @@ SIZES = (
 )
 STEPS = (
     "--steps 6 --save_steps 6 --batch_size 8 --warmup_steps 2 --lr 1e-2 --xla false"
-    " --tensorboard false --distribute none"
+    " --distribute none"
 )
 
 WEIGHT = 20.0
@@ -51,6 +51,7 @@ def trained(tmp_path_factory):
         "--run_dir",
         str(base / "run"),
         *f"{BERT} {SIZES} {STEPS}".split(),
+        *BARE,
     ]
     assert train.main([*flags, "--objective", "electra", "--disc_weight", str(WEIGHT)]) == 0
     return base, flags

@@ -12,6 +12,7 @@ import pytest
 from tests import hf
 from tests.command_modules import preprocess
 from tests.paths import DATA_FILES
+from tests.toy import BARE
 from tests.toy_runs import fit, one_device
 from tpu_tlm.config import Config, TokenizerConfig, cli
 from tpu_tlm.data.dataset.dataset import open_dataset
@@ -103,7 +104,7 @@ def _options(models: dict[str, Path], kind: str, run_dir: Path, *more: object) -
     given = ["--train_dir", models[f"{kind}-data"], "--run_dir", run_dir, "--batch_size", 8]
     given += ["--init_from", models[kind], "--distribute", "none", "--warmup_steps", 0]
     given += ["--steps", 1, "--lr", 1e-30, "--weight_decay", 0, "--objective", KINDS[kind][2]]
-    given += [*flags(config).split(), *more]
+    given += [*flags(config).split(), *BARE, *more]
     return Config(*cli.parse("toy", "", Config.groups(), [str(flag) for flag in given]))
 
 

@@ -29,6 +29,7 @@ def models(toy_corpus, tmp_path_factory):
 
 def config_of(corpus, tmp_path, **options):
     small = {"batch_size": 8, "steps": 1, "warmup_steps": 0, "distribute": "none"}
+    small |= {"tensorboard": False, "report": False, "samples": 0}
     where = {"train_dir": str(corpus.train), "run_dir": str(tmp_path / "run")}
     return Config(**{**where, **small, **options})
 

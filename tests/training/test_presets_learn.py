@@ -47,6 +47,7 @@ def test_a_family_learns_what_stands_beside_what(
         distribute="none",
         report=False,
         tensorboard=False,
+        samples=0,
         **SIZES,
         **RATE,
         **FAMILIES[preset],
