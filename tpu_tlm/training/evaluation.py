@@ -9,7 +9,12 @@ from typing import Any
 
 from tpu_tlm.config import OptimConfig
 from tpu_tlm.data.dataset.dataset import Dataset, check_same_tokenizer, open_dataset
-from tpu_tlm.data.dataset.stream import failure, in_order, is_reading_error
+from tpu_tlm.data.dataset.stream import (
+    failure,
+    first_examples,
+    in_order,
+    is_reading_error,
+)
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.pretrained import PretrainedModel
@@ -60,9 +65,7 @@ def evaluate(
 
 def check_data(objective: Objective, dataset: Dataset) -> None:
     """Raise `UsageError` where the objective refuses the first examples of a dataset."""
-    with naming_input(dataset, objective):
-        first = next(in_order(dataset, min(64, dataset.num_samples)).as_numpy_iterator())
-    objective.check(first, dataset.directory)
+    objective.check(first_examples(dataset, 64), dataset.directory)
 
 
 @contextlib.contextmanager

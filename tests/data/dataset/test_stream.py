@@ -15,11 +15,14 @@ import pytest
 import tensorflow as tf
 
 from tests.paths import ROOT
+from tpu_tlm.config import MlmConfig
 from tpu_tlm.data.dataset import shards, splitmix, stream
 from tpu_tlm.data.dataset.dataset import Dataset
 from tpu_tlm.data.dataset.records import token_layout
-from tpu_tlm.data.dataset.stream import Stream, failure, in_order
+from tpu_tlm.data.dataset.stream import Stream, failure, first_examples, in_order
 from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.objectives.mlm import MaskedLanguageModeling, Specials
+from tpu_tlm.training.evaluation import check_data
 
 SIZES = [7, 7, 7, 7, 3]
 N = sum(SIZES)
@@ -195,6 +198,37 @@ def test_damage_is_named(make_dataset, make_mead_dataset) -> None:
     data[-20] ^= 1
     path.write_bytes(data)
     assert path.name in str(_failure_of(mead, in_order(mead, 4)))
+
+
+@pytest.mark.parametrize("count", [3, 6, 100])
+def test_the_first_examples_are_those_of_the_first_batch(
+    make_dataset, make_mead_dataset, count: int
+) -> None:
+    for dataset in (make_dataset(SIZES), make_mead_dataset([0, 6, 9])):
+        found = first_examples(dataset, count)
+        rows = len(found["x"])
+        assert rows == min(count, next(shard.samples for shard in dataset.shards if shard.samples))
+        (batch,) = _take(in_order(dataset, rows), 1)
+        assert found.keys() == batch.keys()
+        for name, values in batch.items():
+            np.testing.assert_array_equal(found[name], values)
+            assert found[name].dtype == values.dtype
+
+
+@pytest.mark.parametrize("change", ["flipped", "cut", "removed"])
+def test_damage_of_the_first_examples_is_named(
+    make_dataset, make_mead_dataset, change: str
+) -> None:
+    objective = MaskedLanguageModeling(MlmConfig(), Specials(50, 0, 4, (0, 1, 2, 3, 4)))
+    for dataset in (make_dataset(SIZES), make_mead_dataset([6, 9])):
+        path = Path(dataset.path(dataset.shards[0]))
+        data = bytearray(path.read_bytes())
+        data[-20] ^= 16
+        path.write_bytes(data if change == "flipped" else data[:-5])
+        if change == "removed":
+            path.unlink()
+        with pytest.raises(TlmError, match=path.name):
+            check_data(objective, dataset)
 
 
 def test_wrong_use(make_dataset) -> None:
