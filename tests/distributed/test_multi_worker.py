@@ -64,10 +64,10 @@ def test_without_a_death_only_a_broken_connection_means_one() -> None:
     assert ends_with(first, NCCL) is NCCL
     assert isinstance(ends_with(second, GONE), PeerFailed), "the first has said what it ended with"
     first, second = peers(2)
-    lost = ends_with(first, tf.errors.AbortedError(None, None, "one\nReset by peer"))
-    assert isinstance(
-        lost, PeerLost
-    ) and "connection to another worker broke (Reset by peer)" in str(lost)
+    said = "Graph execution error:\n\nDetected at node a\nReset by peer\n\t [[{{node a}}]] [Op:b]"
+    lost = ends_with(first, tf.errors.AbortedError(None, None, said))
+    assert isinstance(lost, PeerLost)
+    assert "connection to another worker broke (Reset by peer)" in str(lost)
     assert isinstance(first.explained(tf.errors.CancelledError(None, None, "")), PeerLost)
     for error in (ValueError("ours"), TlmError("ours")):
         begun = time.monotonic()

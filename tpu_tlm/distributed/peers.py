@@ -43,6 +43,13 @@ def _text(given: object) -> str:
     return "".join(c for c in line if c.isprintable())[:_LONGEST_TEXT]
 
 
+def _reason(said: str) -> str:
+    """What TensorFlow says of a failed step, without where in its graph that was."""
+    where = ("Graph execution error", "Detected at node", "<stack traces", "[[", "Traceback")
+    lines = [line.strip() for line in said.splitlines()]
+    return _text(" ".join(line for line in lines if not line.startswith(where)))[:300]
+
+
 def _code(given: object) -> int:
     if isinstance(given, int) and not isinstance(given, bool) and given in _PEER_CODES:
         return given
@@ -239,8 +246,8 @@ class WorkerGroup(PeerGroup):
                 return self._error
         if not broken:
             return error
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        return PeerLost(f"the connection to another worker broke ({said[-1][:200]}); {_AGAIN}")
+        said = _reason(str(error)) or type(error).__name__
+        return PeerLost(f"the connection to another worker broke ({said}); {_AGAIN}")
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
