@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import signal
+import sys
 from collections import defaultdict
+from collections.abc import Generator
 
 import pytest
 
 from tests.bucket import bucket
 from tests.paths import ROOT
+from tests.toy import graphs_as_they_are
 from tests.toy_runs import contract_run, toy_corpus, toy_run
 
 __all__ = ["bucket", "contract_run", "toy_corpus", "toy_run"]
@@ -33,6 +38,30 @@ os.environ.setdefault(
 COSTS = ROOT / "tests" / "costs.json"
 # A test of so many seconds is `slow`.
 SLOW = 0.4
+
+
+def pytest_collection_finish() -> None:
+    """Have TensorFlow run graphs as they are, where a test imports it."""
+    if "tensorflow" in sys.modules:
+        graphs_as_they_are()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, None, None]:
+    """After each file, free what TensorFlow keeps of functions that are gone.
+
+    Without this a process of tests grows to 8 GB and more.
+    """
+    yield
+    if (nextitem is None or nextitem.path != item.path) and "tensorflow" in sys.modules:
+        from tensorflow.python.eager import context
+
+        gc.collect()
+        context.context().clear_kernel_cache()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

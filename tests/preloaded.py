@@ -34,6 +34,8 @@ _IMPORTS = (
 )
 # ... but for those that are read later, or that a fork follows.
 _LATER = ("TF_CONFIG", "CUDA_VISIBLE_DEVICES", "PYTHONPATH", "PYTHONUNBUFFERED")
+# ... and JAX's, which no command imports.
+_LATER += ("XLA_PYTHON_CLIENT_PREALLOCATE",)
 # Names the directory of compiled programs that only this process may use, once it has trained.
 _OWN = "TF_XLA_FLAGS"
 # What a command sets before it imports TensorFlow (`tpu_tlm.devices.select`).
