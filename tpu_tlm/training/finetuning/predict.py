@@ -21,7 +21,8 @@ from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.base import Task
 from tpu_tlm.tasks.batches import bucket_lengths
 from tpu_tlm.tasks.examples import Framer
-from tpu_tlm.tasks.model import HEAD, HeadSpec, build_task_model, is_encoder, task_spec
+from tpu_tlm.tasks.head import HeadSpec
+from tpu_tlm.tasks.model import HEAD, build_task_model, is_encoder, task_spec
 from tpu_tlm.tasks.read import Row
 from tpu_tlm.tasks.registry import TASKS
 from tpu_tlm.training.finetuning.outputs import Outputs

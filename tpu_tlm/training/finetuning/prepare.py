@@ -16,7 +16,8 @@ from tpu_tlm.tasks import labels as labelling
 from tpu_tlm.tasks.base import Task
 from tpu_tlm.tasks.entities import broken, scheme_of
 from tpu_tlm.tasks.examples import Examples, Framer
-from tpu_tlm.tasks.model import HeadSpec, task_spec
+from tpu_tlm.tasks.head import HeadSpec
+from tpu_tlm.tasks.model import task_spec
 from tpu_tlm.tasks.options import FinetuneOptions
 from tpu_tlm.tasks.read import Row, read_rows
 from tpu_tlm.tasks.registry import TASKS
