@@ -15,6 +15,7 @@ from tpu_tlm.models.elmo import Elmo, present
 from tpu_tlm.models.layers.counter_rng import Key, dropout
 from tpu_tlm.models.layers.scalar_mix import ScalarMix
 from tpu_tlm.models.layers.variables import mark_built, named_variables
+from tpu_tlm.models.seq2seq import Seq2SeqModel
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.head import HeadSpec, TaskHead, pool
 
@@ -95,6 +96,14 @@ class CausalTaskModel(TaskModel):
     causal = True
 
 
+class RereadTaskModel(_WithHead, Seq2SeqModel):  # type: ignore[misc]
+    """An encoder-decoder with a head on the decoder, which reads the text again."""
+
+    def hidden(self, features: Mapping[str, tf.Tensor], key: Key | None) -> tf.Tensor:
+        found = self.reread(features["x"], None if self.frozen else key)
+        return tf.stop_gradient(found) if self.frozen else found
+
+
 class ElmoTaskModel(_WithHead, Elmo):  # type: ignore[misc]
     """ELMo with a head: `x` is int `[B, T, W]`. frozen: the mix of the layers still learns."""
 
@@ -134,7 +143,11 @@ class _Mixing(keras.layers.Layer):
 
 
 # The models of a task by the kind of the encoder; the others are plain encoders.
-_MODELS: dict[str, type[keras.Model]] = {"clm": CausalTaskModel, "elmo": ElmoTaskModel}
+_MODELS: dict[str, type[keras.Model]] = {
+    "clm": CausalTaskModel,
+    "elmo": ElmoTaskModel,
+    "seq2seq": RereadTaskModel,
+}
 
 
 class HeadModel(keras.Model):
@@ -169,7 +182,7 @@ def head_suffices(spec: ModelSpec, head: HeadSpec) -> bool:
 def task_spec(spec: ModelSpec, dropout: float | None, *, training: bool = True) -> ModelSpec:
     """The encoder's spec as fine-tuning uses it: padding is never attended to.
 
-    A causal model and an ELMo keep their kind, any other becomes an encoder.
+    A causal model, an encoder-decoder and an ELMo keep their kind, any other becomes an encoder.
     """
     config = spec.config
     changes: dict[str, Any] = {"mask_pad": True, "segment_mask": False}

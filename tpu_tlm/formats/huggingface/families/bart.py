@@ -9,6 +9,7 @@ import numpy as np
 
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.classifier import DENSE, SEQUENCE, Classifier
 from tpu_tlm.formats.huggingface.families.family import (
     ACTIVATIONS,
     MAX_FFN,
@@ -18,7 +19,9 @@ from tpu_tlm.formats.huggingface.families.family import (
     MAX_WIDTH,
     THEIR_ACTIVATION,
     Family,
+    dense_classifier,
     divided,
+    tied_tokens,
 )
 from tpu_tlm.formats.json_files import ConfigReader
 from tpu_tlm.formats.mapping import (
@@ -51,6 +54,7 @@ class Bart(Family):
     name, class_name, prefix = "bart", "Bart", "model."
     body = ("shared.", "encoder.", "decoder.")
     suffixes = {"seq2seq": "ForConditionalGeneration"}
+    token_head = ("lm_head.", _BIAS)
     bos_is_prefix = True
 
     def read_config(self, config: ConfigReader, kind: str) -> ModelSpec:
@@ -78,7 +82,7 @@ class Bart(Family):
                 transformer_type="post-layer-norm",
                 layer_norm_eps=1e-5,
                 activation=config.choice("activation_function", "gelu", ACTIVATIONS),
-                tie_weights=config.flag("tie_word_embeddings", True),
+                tie_weights=tied_tokens(config),
                 output_bias=True,
                 mask_pad=True,
                 dropout=dropout,
@@ -185,6 +189,14 @@ class Bart(Family):
 
     def own_extras(self, spec: ModelSpec) -> tuple[str, ...]:
         return tuple(_FIRST.values())
+
+    def classifier(self, task: str, config: ConfigReader) -> Classifier | None:
+        if task != SEQUENCE:
+            return None
+        return Classifier(task, (), pooling="last", dense=DENSE, activation="tanh")
+
+    def classifier_pairs(self, task: str) -> Iterator[Pair]:
+        yield from dense_classifier("classification_head")
 
 
 def _attention(path: str, key: str, count: int) -> Iterator[Pair]:
