@@ -177,6 +177,14 @@ def test_a_file_of_t5_1_1_of_older_versions_has_no_token_head(tmp_path: Path) ->
     assert found.classifier == expected.classifier and set(found.values) == set(expected.values)
 
 
+@pytest.mark.parametrize("end", ["ForSequenceClassification", "ForConditionalGeneration"])
+def test_a_bart_with_two_token_tables_is_refused(end: str, tmp_path: Path) -> None:
+    """Untied, transformers computes with a table for the source and another for the target."""
+    directory(tmp_path, "Bart", end, tie_word_embeddings=False)
+    with pytest.raises(UsageError, match=r"config.json.*encoder.embed_tokens.weight differs"):
+        load(str(tmp_path))
+
+
 def test_texts_that_do_not_end_as_the_head_needs_are_refused(tmp_path: Path) -> None:
     directory(tmp_path, "T5", "ForSequenceClassification")
     changed(tmp_path, eos_token_id=2)

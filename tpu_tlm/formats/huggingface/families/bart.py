@@ -46,6 +46,7 @@ _FIRST = {
     "decoder.embed_positions.weight": "positions/first_target",
 }
 _BIAS = "final_logits_bias"
+_SHARED, _TABLES = "shared.weight", ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
 
 class Bart(Family):
@@ -130,7 +131,7 @@ class Bart(Family):
     def pairs(self, spec: ModelSpec) -> Iterator[Pair]:
         config = spec.config
         count = config.num_heads
-        yield rows("embeddings/x/table", "shared.weight", spec.vocab_size)
+        yield rows("embeddings/x/table", _SHARED, spec.vocab_size)
         yield same("embeddings/x/positions", "encoder.embed_positions.weight")
         yield from norm("embeddings/reduction", "encoder.layernorm_embedding")
         yield same("target/positions", "decoder.embed_positions.weight")
@@ -161,13 +162,20 @@ class Bart(Family):
         return "seq2seq"
 
     def repeats(self, spec: ModelSpec) -> dict[str, str]:
-        names = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
+        names = list(_TABLES)
         if spec.config.tie_weights:
             names.append("lm_head.weight")
-        return dict.fromkeys(names, "shared.weight")
+        return dict.fromkeys(names, _SHARED)
 
     def from_file(self, arrays: Arrays, config: ConfigReader) -> tuple[Arrays, Arrays]:
         arrays, extras = dict(arrays), {}
+        if not config.flag("tie_word_embeddings", True):
+            for key in (key for key in _TABLES if key in arrays and _SHARED in arrays):
+                if not np.array_equal(arrays[key], arrays[_SHARED]):
+                    config.fail(
+                        "tie_word_embeddings",
+                        f"{key} differs from {_SHARED}: source and target need one token table",
+                    )
         for key, name in _FIRST.items():
             if key in arrays and arrays[key].ndim == 2:
                 extras[name] = np.array(arrays[key][:_OFFSET], np.float32)
