@@ -175,6 +175,8 @@ class HeadModel(keras.Model):
 
 def head_suffices(spec: ModelSpec, head: HeadSpec) -> bool:
     """Whether a frozen encoder's pooled vectors are all that training needs."""
+    if spec.kind == "seq2seq":  # its dense layer is not trained before
+        return False
     nothing_below = head.pooling not in ("2ha", "attention")
     return not head.tokens and nothing_below and not (spec.elmo and head.pooling == "max")
 
@@ -227,9 +229,9 @@ def learns_frozen(path: str) -> bool:
     return path.startswith((HEAD, "encoder/mix/"))
 
 
-def is_encoder(path: str) -> bool:
-    """Whether a variable of a pre-trained model belongs to its encoder."""
-    return path.startswith(("embeddings/", "encoder/"))
+def is_encoder(path: str, *, decoder: bool = False) -> bool:
+    """Whether a variable of a pre-trained model belongs to its encoder (or decoder)."""
+    return path.startswith(("embeddings/", "encoder/", *(("target/", "decoder/") * decoder)))
 
 
 def initial_values(

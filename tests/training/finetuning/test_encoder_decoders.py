@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests import hf
-from tests.tasks.toy_tasks import WORDS, cpu, options, reviews, tags
+from tests.tasks.toy_tasks import WORDS, cpu, options, reviews, tags, toy_model
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.load import load
 from tpu_tlm.formats.save import save
@@ -163,6 +163,67 @@ def test_the_encoder_of_a_classifier_is_fine_tuned_further(tmp_path: Path) -> No
     assert load(str(tmp_path / "hf")).spec.kind == "embed"
 
 
+@pytest.mark.parametrize(("start", "trained"), [("T5", True), ("T5", False), ("Bart", True)])
+def test_a_head_on_the_decoder_is_one_of_transformers(
+    start: str, trained: bool, tmp_path: Path
+) -> None:
+    """`--pooling decoder` trains what `...ForSequenceClassification` is."""
+    directory(tmp_path / "theirs", start, "ForConditionalGeneration")
+    before = load(str(tmp_path / "theirs")).values
+    reviews(tmp_path / "train.csv", 24)
+    run = finetune(
+        options(
+            tmp_path,
+            model=str(tmp_path / "theirs"),
+            tokenizer=None,
+            train=str(tmp_path / "train.csv"),
+            epochs=1,
+            pooling="decoder",
+            finetune=trained,
+        ),
+        cpu(),
+    ).run_dir
+    saved = load(run)
+    left = [p for p, v in saved.values.items() if np.array_equal(v, before[p])]
+    # Encoder and decoder have both learned, or neither; the dense layer of the head always.
+    assert len(left) == (0 if trained else len(saved.values))
+    assert saved.extras["classifier/dense/bias"].any()
+    save(saved, str(tmp_path / "hf"), "hf")
+    theirs = hf.load(f"{start}ForSequenceClassification", tmp_path / "hf")
+    assert theirs.config.id2label == {0: "neg", 1: "pos"}
+    expected = transformers_logits(theirs, tmp_path / "hf", TEXTS)
+    for path in (run, str(tmp_path / "hf")):
+        predictor = load_predictor(path)
+        logits = np.stack(predictor.logits(predictor.rows(TEXTS)))
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("start", "more", "says"),
+    [
+        (None, {}, "pooling decoder: .*'mlm'.*encoder-decoder"),
+        ("T5", {"layer_decay": 0.9}, "layer_decay.*pooling decoder"),
+        ("T5", {"task": "tag"}, "pooling decoder: task tag"),
+        ("T5", {}, "pooling decoder: the head reads the end token 2; texts end with 1"),
+    ],
+)
+def test_where_there_is_no_such_head(
+    start: str | None, more: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    reviews(tmp_path / "train.csv", 8)
+    if start is None:
+        model = toy_model(tmp_path)
+    else:
+        model = tmp_path / "theirs"
+        directory(model, start, "ForConditionalGeneration")
+        if not more:
+            changed(model, eos_token_id=2)
+        more = {**more, "tokenizer": None}
+    chosen = options(tmp_path, model=str(model), train=str(tmp_path / "train.csv"))
+    with pytest.raises(UsageError, match=says):
+        finetune(chosen.changed(pooling="decoder", **more), cpu())
+
+
 def changed(path: Path, **values: Any) -> None:
     """Change settings of config.json."""
     config = json.loads((path / "config.json").read_text())
@@ -188,7 +249,7 @@ def test_a_bart_with_two_token_tables_is_refused(end: str, tmp_path: Path) -> No
 def test_texts_that_do_not_end_as_the_head_needs_are_refused(tmp_path: Path) -> None:
     directory(tmp_path, "T5", "ForSequenceClassification")
     changed(tmp_path, eos_token_id=2)
-    with pytest.raises(UsageError, match="reads the end token 2"):
+    with pytest.raises(UsageError, match="reads the end token 2; texts end with 1"):
         load_predictor(str(tmp_path))
 
 

@@ -219,12 +219,8 @@ def _foreign(path: str, batch: int) -> TaskPredictor:
     if given.norm is not None:
         values[f"{HEAD}norm/gamma"] = saved.extras[f"{given.norm}/gamma"]
     framer = Framer(task_spec(saved.spec, None, training=False), saved.tokenizer())
-    end = saved.spec.y_suffix_id
-    if saved.spec.kind == "seq2seq" and (framer.suffix != [end] or end == saved.spec.pad_id):
-        raise UsageError(
-            f"{path}: its head reads the end token {end} of a text, its tokenizer ends texts with "
-            f"{framer.suffix or 'none'} and pads with {saved.spec.pad_id}"
-        )
+    if saved.spec.kind == "seq2seq" and (fault := framer.end_fault()):
+        raise UsageError(f"{path}: {fault}")
     return TaskPredictor(task, head, framer, values, path, batch=batch)
 
 

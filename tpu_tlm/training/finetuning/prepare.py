@@ -94,11 +94,14 @@ def make_head(options: FinetuneOptions, task: Task, source: Source) -> HeadSpec:
             }
             print(f"pooling {pooling}: {why[pooling]}")
     pairs = pairs_of(task.name, options.data.text2, head.pair_encoder)
+    pooler = pooling == "cls" and bool(source.pooler) and not task.per_token
+    if pooling == "decoder":
+        pooling, pooler = "last", True
     return HeadSpec(
         task.outputs,
         tokens=task.per_token,
         pooling=pooling,
-        pooler=pooling == "cls" and bool(source.pooler) and not task.per_token,
+        pooler=pooler,
         hidden=tuple(head.hidden),
         dropout=head.head_dropout,
         shared=pairs == "shared",
@@ -172,6 +175,8 @@ def prepare(options: FinetuneOptions, source: Source) -> Prepared:
         stride=data.stride,
         pairs=pairs_of(task.name, data.text2, head.pair_encoder),
     )
+    if head.pooling == "decoder" and (fault := framer.end_fault()):
+        raise OptionError(f"--pooling decoder: {fault}")
     splits: list[Split | None] = []
     for name, rows in (("training", train), ("validation", valid), ("test", test)):
         split = None if rows is None else Split(name, rows, framer(rows))

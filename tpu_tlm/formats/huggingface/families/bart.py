@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,16 @@ class Bart(Family):
 
     def kind_of(self, arrays: Mapping[str, np.ndarray], config: ConfigReader) -> str:
         return "seq2seq"
+
+    def complete(
+        self, spec: ModelSpec, values: Mapping[str, np.ndarray], where: str
+    ) -> tuple[ModelSpec, Arrays, list[str]]:
+        if spec.config.output_bias:
+            return spec, dict(values), []
+        # A fine-tuned model has no logits; of zeros nothing need be said.
+        bias = np.zeros(padded_vocab_size(spec.vocab_size), np.float32)
+        config = replace(spec.config, output_bias=True)
+        return replace(spec, config=config), {**values, "head/bias": bias}, []
 
     def repeats(self, spec: ModelSpec) -> dict[str, str]:
         names = list(_TABLES)
