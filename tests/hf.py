@@ -62,8 +62,9 @@ def outputs(model: Any, x: Any, attention: Any, tt: Any = None) -> dict[str, Any
 
     if model.config.is_encoder_decoder:
         ids, seen, y = (torch.from_numpy(np.asarray(v)) for v in (x, attention, targets(x)))
+        own = {} if type(model).__name__.endswith(CLASSIFIERS) else {"decoder_input_ids": y}
         with torch.no_grad():
-            out = model(input_ids=ids, attention_mask=seen, decoder_input_ids=y)
+            out = model(input_ids=ids, attention_mask=seen, **own)
         return {"logits": out.logits.numpy()}
     given = {
         "input_ids": x,

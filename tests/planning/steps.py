@@ -10,7 +10,8 @@ from tpu_tlm.formats.elmo.options import spec_of
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.planning.stand_in import fitting
 from tpu_tlm.tasks.classify import Classify
-from tpu_tlm.tasks.model import HeadSpec, build_task_model
+from tpu_tlm.tasks.head import HeadSpec
+from tpu_tlm.tasks.model import build_task_model
 from tpu_tlm.training.finetuning.step import ScaledOptimizer, TaskStep
 from tpu_tlm.training.optimizers import make_optimizer
 from tpu_tlm.training.setup import Datasets, experiment_of

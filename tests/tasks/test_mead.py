@@ -17,8 +17,9 @@ from tpu_tlm.finetune import main
 from tpu_tlm.formats.load import load
 from tpu_tlm.formats.mead.npz import described_by_json
 from tpu_tlm.models.layers.variables import named_variables
+from tpu_tlm.tasks.head import HeadSpec, pool
 from tpu_tlm.tasks.mead_config import is_mead_file, read_mead
-from tpu_tlm.tasks.model import HeadSpec, build_task_model, pool, task_spec
+from tpu_tlm.tasks.model import build_task_model, task_spec
 
 GOLDEN = Path(os.environ.get("GOLDEN_MEAD", DATA_FILES / "golden_mead"))
 PAGE = """

@@ -8,7 +8,7 @@ from typing import Literal
 from tpu_tlm.config.options import LARGEST_SEED, OptionGroup, opt
 
 Task = Literal["classify", "multilabel", "pair", "regress", "tag"]
-Pooling = Literal["auto", "cls", "mean", "max", "sqrt", "last", "2ha", "attention"]
+Pooling = Literal["auto", "cls", "mean", "max", "sqrt", "last", "2ha", "attention", "decoder"]
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,8 @@ class HeadConfig(OptionGroup):
         "auto",
         "from token vectors to one vector; auto: cls where the model has BERT's pooler, last for "
         "causal models, else mean; sqrt: sum divided by the root of the length; 2ha, attention: "
-        "learned attention",
+        "learned attention; decoder: the state at the text's end token of an encoder-decoder's "
+        "decoder, which reads the text again (BART, T5)",
         basic=True,
     )
     hidden: list[int] = opt(

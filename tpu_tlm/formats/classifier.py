@@ -1,4 +1,4 @@
-"""A classification head that was trained with another program, beside the encoder it reads."""
+"""A classification head that was trained with another program, beside the model it reads."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ OUT, DENSE, NORM = "classifier", "classifier/dense", "classifier/norm"
 @dataclass(frozen=True)
 class Classifier:
     """How `PretrainedModel.extras` turn hidden states `[B, T, d]` into class logits.
+
+    The hidden states are the encoder's; for sequence-classification with an encoder-decoder those
+    of the decoder that reads the text again (`Seq2SeqModel.reread`), and texts end with its end
+    token.
 
     y = pooled hidden state (`pooling`: cls, mean, last) for `task` sequence-classification, every
     hidden state for token-classification; y = norm(activation(y @ dense)) where there is a dense

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tpu_tlm.formats.classifier import SEQUENCE, TOKEN, Classifier
+from tpu_tlm.formats.classifier import DENSE, SEQUENCE, TOKEN, Classifier
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,9 @@ def _classifier(
     head = task["head"]
     bert = head["pooling"] == "cls" and head["pooler"] and head["activation"] == "tanh"
     last = head["pooling"] == "last" and not head["pooler"]
-    if head["hidden"] or head["shared"] or not (head["tokens"] or bert or last):
+    # On the decoder of an encoder-decoder.
+    reread = head["pooling"] == "last" and head["pooler"]
+    if head["hidden"] or head["shared"] or not (head["tokens"] or bert or last or reread):
         note = (
             "the head of the fine-tuned run is left out: other programs have no head with "
             "hidden layers, two encoders, or this pooling; predict uses it"
@@ -53,8 +55,9 @@ def _classifier(
         mean, deviation = (float(value) for value in task["scale"])
         kernel, bias = kernel * deviation, bias * deviation + mean
     extras = {"classifier/kernel": kernel, "classifier/bias": bias}
-    if bert:
-        extras |= {f"pooler/{n}": arrays[f"{_HEAD}pooler/{n}"] for n in ("kernel", "bias")}
+    dense = "pooler" if bert else DENSE if reread else None
+    if dense is not None:
+        extras |= {f"{dense}/{n}": arrays[f"{_HEAD}pooler/{n}"] for n in ("kernel", "bias")}
     if last:
         extras.pop("classifier/bias")
         if bias.any():
@@ -64,8 +67,8 @@ def _classifier(
         TOKEN if head["tokens"] else SEQUENCE,
         tuple(task["labels"]) or ("score",),
         pooling=head["pooling"] if not head["tokens"] else "cls",
-        dense="pooler" if bert else None,
-        activation="tanh" if bert else None,
+        dense=dense,
+        activation="tanh" if dense is not None else None,
         problem_type=_PROBLEMS.get(task["task"]),
     )
     return {"extras": {**kept, **extras}, "classifier": classifier}

@@ -29,6 +29,7 @@ class Seq2SeqModel(TransformerModel):
 
     def __init__(self, spec: ModelSpec, *, precision: str | None = None, **kwargs: Any) -> None:
         super().__init__(spec, precision=precision, **kwargs)
+        self.start_id = spec.pad_id if spec.y_prefix_id is None else spec.y_prefix_id
         self.target = (
             TargetEmbeddings(
                 spec.config,
@@ -53,13 +54,24 @@ class Seq2SeqModel(TransformerModel):
         training: bool | None = None,
     ) -> tf.Tensor:
         key = self.dropout_key(inputs, key, training)
-        source_key, target_key = (key.fold("x"), key.fold("y")) if key is not None else (None, None)
-        encoder_output = self.encode({"x": inputs["x"]}, source_key)
-        embedded = self.embed_target(inputs["y"], target_key)
-        hidden = self.decoder(
-            embedded, encoder_output, source_mask=self.source_mask(inputs["x"]), key=target_key
-        )
+        hidden = self.decode(inputs["x"], inputs["y"], key)
         return self.head(hidden, self.embeddings.table)
+
+    def decode(self, x: tf.Tensor, y: tf.Tensor, key: Key | None = None) -> tf.Tensor:
+        """The decoder's hidden states `[B, T, d]` at targets y of sources x."""
+        source_key, target_key = (key.fold("x"), key.fold("y")) if key is not None else (None, None)
+        encoder_output = self.encode({"x": x}, source_key)
+        embedded = self.embed_target(y, target_key)
+        return self.decoder(
+            embedded, encoder_output, source_mask=self.source_mask(x), key=target_key
+        )
+
+    def reread(self, x: tf.Tensor, key: Key | None = None) -> tf.Tensor:
+        """The decoder's hidden states `[B, S, d]` when it reads the source itself, shifted right
+        after its first token: position by position what it knows of the text."""
+        first = tf.fill((tf.shape(x)[0], 1), tf.cast(self.start_id, x.dtype))
+        y = tf.ensure_shape(tf.concat([first, x[:, :-1]], axis=1), x.shape)
+        return self.decode(x, y, key)
 
     def embed_target(self, y: tf.Tensor, key: Key | None = None, start: Start = 0) -> tf.Tensor:
         """Embeddings `[B, T, d]` of target tokens int `[B, T]`; `start`: position of the first."""

@@ -17,7 +17,8 @@ from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.planning.chips import parse_slice
 from tpu_tlm.planning.stand_in import stand_in
 from tpu_tlm.planning.subject import STEPS, Answer, Say, StepProgram, Subject
-from tpu_tlm.tasks.model import HeadSpec, build_task_model, task_spec
+from tpu_tlm.tasks.head import HeadSpec
+from tpu_tlm.tasks.model import build_task_model, task_spec
 from tpu_tlm.tasks.registry import TASKS
 from tpu_tlm.training import setup
 from tpu_tlm.training.finetuning.step import ScaledOptimizer, TaskStep

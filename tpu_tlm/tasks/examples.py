@@ -125,6 +125,15 @@ class Framer:
         second = tokenize(self.tokenizer, [row.text2 or "" for row in rows])
         return self._joint(first, second) if self.pairs == "joint" else self._shared(first, second)
 
+    def end_fault(self) -> str | None:
+        """What is wrong unless texts end with an encoder-decoder's end token, at which a head on
+        its decoder stands."""
+        end, pad = self.spec.y_suffix_id, self.spec.pad_id
+        if self.suffix == [end] and end != pad:
+            return None
+        found = self.suffix[0] if self.suffix else "none"
+        return f"the head reads the end token {end}; texts end with {found}, padding is {pad}"
+
     def _framed(self, body: np.ndarray) -> np.ndarray:
         if not len(body):  # nothing but characters that the tokenizer removes
             body = self._unknown()

@@ -56,6 +56,8 @@ def check(options: FinetuneOptions) -> None:
         raise OptionError("--pair_encoder shared: needs two texts: --task pair, or --text2 COLUMN")
     if head.class_weights == "balanced" and run.task == "regress":
         raise OptionError("--class_weights balanced: --task regress has no classes")
+    if head.pooling == "decoder" and options.fit.layer_decay != 1:
+        raise OptionError("--layer_decay: has no order of blocks for --pooling decoder")
     if not head.finetune and head.freeze:
         raise OptionError("--freeze: --finetune false freezes the whole encoder; leave one out")
 

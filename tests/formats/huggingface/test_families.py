@@ -70,6 +70,7 @@ LABELS = {
     "label2id": {"bad": 0, "good": 1, "ugly": 2},
 }
 UNTIED = {"tie_word_embeddings": False}
+GATED = {"feed_forward_proj": "gated-gelu"}
 # Start of the class names, end of the class name, configuration.
 CASES = [
     *(("Bert", end, SIZES) for end in ("ForMaskedLM", "Model")),
@@ -88,8 +89,11 @@ CASES = [
     ("ModernBert", "ForMaskedLM", {**MODERN, **UNTIED, "norm_bias": True}),
     ("ModernBert", "ForMaskedLM", {**MODERN, "layer_types": ["full_attention"] * 5}),
     ("T5", "ForConditionalGeneration", T5),
-    ("T5", "ForConditionalGeneration", {**T5, **UNTIED, "feed_forward_proj": "gated-gelu"}),
+    ("T5", "ForConditionalGeneration", {**T5, **UNTIED, **GATED}),
+    *(("T5", end, {**T5, **LABELS}) for end in ("EncoderModel", *hf.CLASSIFIERS)),
+    *(("T5", end, {**T5, **LABELS, **UNTIED, **GATED}) for end in hf.CLASSIFIERS),
     ("Bart", "ForConditionalGeneration", BART),
+    ("Bart", "ForSequenceClassification", {**BART, **LABELS}),
     ("GPT2", "LMHeadModel", GPT2),
     ("GPT2", "LMHeadModel", {**GPT2, **UNTIED, "n_inner": 48, "activation_function": "relu"}),
     *(("Bert", end, {**SIZES, **LABELS}) for end in hf.CLASSIFIERS),
@@ -132,6 +136,8 @@ def batch(model):
     mask = (np.arange(14) < lengths[:, None]).astype(np.int64)
     pad = model.config.pad_token_id or 0
     x = np.where(mask == 1, rng.integers(5, 99, (3, 14)), pad)
+    if model.config.is_encoder_decoder:
+        x[np.arange(3), lengths - 1] = model.config.eos_token_id
     types = getattr(model.config, "type_vocab_size", 0) or 0
     tt = (np.arange(14) >= 7).astype(np.int64) * np.ones_like(x) if types > 1 else None
     return x, mask, tt
@@ -142,6 +148,9 @@ def our_outputs(saved, x, mask, tt):
     if tt is not None:
         features["tt"] = tf.constant(tt.astype(np.int32))
     model = saved.model()
+    if saved.spec.kind == "seq2seq" and saved.classifier is not None:
+        hidden = model.reread(features["x"]).numpy()
+        return {"logits": saved.classifier.logits(saved.extras, hidden, mask)}
     if saved.spec.kind == "seq2seq":
         features["y"] = tf.constant(hf.targets(x).astype(np.int32))
         return {"logits": model(features).numpy()[..., : saved.spec.vocab_size]}

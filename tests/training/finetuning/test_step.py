@@ -10,7 +10,8 @@ from tpu_tlm.config import ModelConfig, OptimConfig
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.base import Task
-from tpu_tlm.tasks.model import HeadSpec, build_task_model, initial_values
+from tpu_tlm.tasks.head import HeadSpec
+from tpu_tlm.tasks.model import build_task_model, initial_values
 from tpu_tlm.tasks.registry import TASKS
 from tpu_tlm.training.finetuning.step import ScaledOptimizer, TaskStep, depth_of, learning_rates
 from tpu_tlm.training.optimizers import make_optimizer

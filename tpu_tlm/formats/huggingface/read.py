@@ -16,6 +16,7 @@ from tpu_tlm.formats.classifier import SEQUENCE, TOKEN, Classifier
 from tpu_tlm.formats.huggingface import tokenizer_read
 from tpu_tlm.formats.huggingface.families import Family, family_of
 from tpu_tlm.formats.huggingface.families.bert import reduced
+from tpu_tlm.formats.huggingface.families.family import named_class
 from tpu_tlm.formats.huggingface.weights import CONFIG, canonical, read_weights
 from tpu_tlm.formats.json_files import ConfigReader, read_object
 from tpu_tlm.formats.mapping import Arrays, import_arrays
@@ -142,8 +143,7 @@ def _classifier(
     source: str,
 ) -> Classifier | None:
     """The classification head that config.json names, its arrays put into `extras`."""
-    named = config.values.get("architectures")
-    first = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
+    first = named_class(config)
     task = next((task for end, task in _TASKS.items() if first.endswith(end)), None)
     head = family.classifier(task, config) if task is not None else None
     if task is None or head is None:

@@ -139,19 +139,26 @@ def _arrays(
         raise UsageError(f"{saved.source}: {error}") from None
     written = set(family.own_extras(spec))
     parts = family.optional(spec)
+    notes = []
     if task is not None:
+        head = {n: a for n, a in arrays.items() if n.startswith(family.token_head)}
+        arrays = {n: a for n, a in arrays.items() if n not in head}
+        if lost := [n for n, a in head.items() if a.any()]:
+            notes.append(f"a {family.name} classifier has no {', '.join(lost)}: not written")
         parts.append(list(family.classifier_pairs(task)))
     for part in parts:
         paths = [path for one in part for path in one.paths]
         if all(path in saved.extras for path in paths):
             arrays.update(export_arrays(part, {path: saved.extras[path] for path in paths}))
             written.update(paths)
-    model_class = family.class_of(spec, task, saved.extras)
-    notes = family.notes(model_class, saved.extras)
+    try:
+        model_class = family.class_of(spec, task, saved.extras)
+    except UsageError as error:
+        raise UsageError(f"{saved.source}: {error}") from None
+    notes += family.notes(model_class, saved.extras)
     if dropped := sorted(set(saved.extras) - written):
         notes.append(f"{family.name} has no place for {', '.join(dropped)}: not written")
-    bare = model_class == family.class_name + "Model"
-    prefix = "" if bare else family.prefix
+    prefix = family.prefix_in(model_class)
     return (
         {prefix + n if n.startswith(family.body) else n: a for n, a in arrays.items()},
         model_class,

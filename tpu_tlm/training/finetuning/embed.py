@@ -20,7 +20,8 @@ from tpu_tlm.errors import OptionError, UsageError
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks.batches import bucket_lengths
 from tpu_tlm.tasks.examples import Framer
-from tpu_tlm.tasks.model import HeadSpec, build_task_model, task_spec
+from tpu_tlm.tasks.head import HeadSpec
+from tpu_tlm.tasks.model import build_task_model, task_spec
 from tpu_tlm.tasks.read import Row, read_rows
 from tpu_tlm.training.finetuning.outputs import Outputs
 from tpu_tlm.training.finetuning.source import Source, load_source

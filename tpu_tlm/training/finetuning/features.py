@@ -12,7 +12,8 @@ from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.batches import bucket_lengths
 from tpu_tlm.tasks.examples import Examples
-from tpu_tlm.tasks.model import HeadSpec, TaskModel, build_task_model, initial_values
+from tpu_tlm.tasks.head import HeadSpec
+from tpu_tlm.tasks.model import TaskModel, build_task_model, initial_values
 from tpu_tlm.training.finetuning.outputs import Outputs
 from tpu_tlm.training.finetuning.source import Source
 

@@ -147,9 +147,14 @@ def finetune(options: FinetuneOptions, devices: Devices) -> FinetuneResult:
     require_sklearn()
     run = options.run
     source = load_source(
-        run.model, step=run.step, tokenizer=run.tokenizer, mead_config=run.mead_config
+        run.model,
+        step=run.step,
+        tokenizer=run.tokenizer,
+        mead_config=run.mead_config,
+        decoder=options.head.pooling == "decoder",
     )
-    print(f"{source.path}: {source.parameters:,} parameters in the encoder")
+    parts = "encoder and decoder" if source.spec.kind == "seq2seq" else "the encoder"
+    print(f"{source.path}: {source.parameters:,} parameters in {parts}")
     for note in source.notes:
         print(f"note: {note}")
     prepared = prepare(options, source)

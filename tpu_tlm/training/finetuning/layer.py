@@ -20,7 +20,8 @@ from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.layers.variables import mark_built, named_variables
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.examples import Framer
-from tpu_tlm.tasks.model import pool, task_spec
+from tpu_tlm.tasks.head import pool
+from tpu_tlm.tasks.model import task_spec
 from tpu_tlm.tasks.read import Row
 from tpu_tlm.training.finetuning.source import load_source
 

@@ -21,7 +21,8 @@ from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.base import Task
 from tpu_tlm.tasks.batches import bucket_lengths
 from tpu_tlm.tasks.examples import Framer
-from tpu_tlm.tasks.model import HEAD, HeadSpec, build_task_model, is_encoder, task_spec
+from tpu_tlm.tasks.head import HeadSpec
+from tpu_tlm.tasks.model import HEAD, build_task_model, task_spec
 from tpu_tlm.tasks.read import Row
 from tpu_tlm.tasks.registry import TASKS
 from tpu_tlm.training.finetuning.outputs import Outputs
@@ -205,7 +206,7 @@ def _foreign(path: str, batch: int) -> TaskPredictor:
         activation=given.activation or "linear",
         norm=given.norm_eps if given.norm is not None else None,
     )
-    values = {name: value for name, value in saved.values.items() if is_encoder(name)}
+    values = dict(saved.values)
     kernel = saved.extras[f"{OUT}/kernel"]
     values[f"{HEAD}out/kernel"] = kernel
     values[f"{HEAD}out/bias"] = saved.extras.get(f"{OUT}/bias", np.zeros(kernel.shape[-1]))
@@ -218,6 +219,8 @@ def _foreign(path: str, batch: int) -> TaskPredictor:
     if given.norm is not None:
         values[f"{HEAD}norm/gamma"] = saved.extras[f"{given.norm}/gamma"]
     framer = Framer(task_spec(saved.spec, None, training=False), saved.tokenizer())
+    if saved.spec.kind == "seq2seq" and (fault := framer.end_fault()):
+        raise UsageError(f"{path}: {fault}")
     return TaskPredictor(task, head, framer, values, path, batch=batch)
 
 

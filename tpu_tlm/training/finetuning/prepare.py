@@ -16,7 +16,8 @@ from tpu_tlm.tasks import labels as labelling
 from tpu_tlm.tasks.base import Task
 from tpu_tlm.tasks.entities import broken, scheme_of
 from tpu_tlm.tasks.examples import Examples, Framer
-from tpu_tlm.tasks.model import HeadSpec, task_spec
+from tpu_tlm.tasks.head import HeadSpec
+from tpu_tlm.tasks.model import task_spec
 from tpu_tlm.tasks.options import FinetuneOptions
 from tpu_tlm.tasks.read import Row, read_rows
 from tpu_tlm.tasks.registry import TASKS
@@ -93,11 +94,14 @@ def make_head(options: FinetuneOptions, task: Task, source: Source) -> HeadSpec:
             }
             print(f"pooling {pooling}: {why[pooling]}")
     pairs = pairs_of(task.name, options.data.text2, head.pair_encoder)
+    pooler = pooling == "cls" and bool(source.pooler) and not task.per_token
+    if pooling == "decoder":
+        pooling, pooler = "last", True
     return HeadSpec(
         task.outputs,
         tokens=task.per_token,
         pooling=pooling,
-        pooler=pooling == "cls" and bool(source.pooler) and not task.per_token,
+        pooler=pooler,
         hidden=tuple(head.hidden),
         dropout=head.head_dropout,
         shared=pairs == "shared",
@@ -171,6 +175,8 @@ def prepare(options: FinetuneOptions, source: Source) -> Prepared:
         stride=data.stride,
         pairs=pairs_of(task.name, data.text2, head.pair_encoder),
     )
+    if head.pooling == "decoder" and (fault := framer.end_fault()):
+        raise OptionError(f"--pooling decoder: {fault}")
     splits: list[Split | None] = []
     for name, rows in (("training", train), ("validation", valid), ("test", test)):
         split = None if rows is None else Split(name, rows, framer(rows))

@@ -10,7 +10,7 @@ import numpy as np
 
 from tpu_tlm import filesystem
 from tpu_tlm.data.tokenizers.base import Tokenizer
-from tpu_tlm.errors import UsageError
+from tpu_tlm.errors import OptionError, UsageError
 from tpu_tlm.formats.electra_parts import part_of
 from tpu_tlm.formats.load import load
 from tpu_tlm.formats.mead.npz import described_by_json
@@ -24,7 +24,7 @@ _POSITIONS = "positions/"
 
 @dataclass(frozen=True)
 class Source:
-    """An encoder with its tokenizer.
+    """An encoder, or an encoder-decoder, with its tokenizer.
 
     encoder: values by path. pooler: BERT's pooler (`pooler/kernel`, `pooler/bias`), or empty.
     rest: of a causal model, its other values, which a checkpoint keeps as they are. extras: arrays
@@ -44,7 +44,7 @@ class Source:
 
     @property
     def parameters(self) -> int:
-        """Number of parameters of the encoder."""
+        """Number of parameters of the encoder (and decoder)."""
         return sum(value.size for value in self.encoder.values())
 
 
@@ -54,11 +54,13 @@ def load_source(
     step: int | None = None,
     tokenizer: str | None = None,
     mead_config: str | None = None,
+    decoder: bool = False,
 ) -> Source:
     """The encoder of a model of any kind that `formats` reads.
 
     mead_config: JSON, or a JSON file, of the hyper-parameters of an NPZ that MEAD wrote. Of
-    ELECTRA's two models the discriminator; of an encoder-decoder or a dual encoder the encoder.
+    ELECTRA's two models the discriminator; of an encoder-decoder or a dual encoder the encoder,
+    with `decoder` all but the token head.
     Raises `UsageError` where there is no such model, or no tokenizer for it.
     """
     describe = None
@@ -69,13 +71,15 @@ def load_source(
     saved = load(path, step=step, describe=describe)
     if saved.spec.kind == "electra":
         saved = part_of(saved, "discriminator")
-    encoder = {name: value for name, value in saved.values.items() if is_encoder(name)}
+    if decoder:
+        _check_decoder(saved.spec, path)
+    encoder = {n: v for n, v in saved.values.items() if is_encoder(n, decoder=decoder)}
     if not encoder:
         raise UsageError(f"{path}: a model of kind {saved.spec.kind!r} has no encoder to fine-tune")
     extras: Mapping[str, np.ndarray] = saved.extras
     pooler = {name: np.asarray(value) for name, value in extras.items() if name.startswith(_POOLER)}
     spec = saved.spec
-    if spec.kind not in ("clm", "embed", "elmo"):
+    if spec.kind not in ("clm", "embed", "elmo") and not decoder:
         spec = dataclasses.replace(spec, kind="embed", generator=None)
     rest = {n: v for n, v in saved.values.items() if spec.kind == "clm" and n not in encoder}
     return Source(
@@ -89,3 +93,13 @@ def load_source(
         {n: np.asarray(v) for n, v in extras.items() if n.startswith(_POSITIONS)},
         saved.family,
     )
+
+
+def _check_decoder(spec: ModelSpec, path: str) -> None:
+    """Raise `OptionError` where there is no decoder that a head can stand on."""
+    if spec.kind != "seq2seq":
+        raise OptionError(
+            f"--pooling decoder: {path} is of kind {spec.kind!r}, an encoder-decoder is needed"
+        )
+    if spec.config.embedding_size not in (None, spec.config.d_model):
+        raise OptionError(f"--pooling decoder: {path} has an --embedding_size of its own")

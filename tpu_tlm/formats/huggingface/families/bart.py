@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.classifier import DENSE, SEQUENCE, Classifier
 from tpu_tlm.formats.huggingface.families.family import (
     ACTIVATIONS,
     MAX_FFN,
@@ -18,7 +20,9 @@ from tpu_tlm.formats.huggingface.families.family import (
     MAX_WIDTH,
     THEIR_ACTIVATION,
     Family,
+    dense_classifier,
     divided,
+    tied_tokens,
 )
 from tpu_tlm.formats.json_files import ConfigReader
 from tpu_tlm.formats.mapping import (
@@ -43,6 +47,7 @@ _FIRST = {
     "decoder.embed_positions.weight": "positions/first_target",
 }
 _BIAS = "final_logits_bias"
+_SHARED, _TABLES = "shared.weight", ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
 
 class Bart(Family):
@@ -51,6 +56,7 @@ class Bart(Family):
     name, class_name, prefix = "bart", "Bart", "model."
     body = ("shared.", "encoder.", "decoder.")
     suffixes = {"seq2seq": "ForConditionalGeneration"}
+    token_head = ("lm_head.", _BIAS)
     bos_is_prefix = True
 
     def read_config(self, config: ConfigReader, kind: str) -> ModelSpec:
@@ -78,7 +84,7 @@ class Bart(Family):
                 transformer_type="post-layer-norm",
                 layer_norm_eps=1e-5,
                 activation=config.choice("activation_function", "gelu", ACTIVATIONS),
-                tie_weights=config.flag("tie_word_embeddings", True),
+                tie_weights=tied_tokens(config),
                 output_bias=True,
                 mask_pad=True,
                 dropout=dropout,
@@ -126,7 +132,7 @@ class Bart(Family):
     def pairs(self, spec: ModelSpec) -> Iterator[Pair]:
         config = spec.config
         count = config.num_heads
-        yield rows("embeddings/x/table", "shared.weight", spec.vocab_size)
+        yield rows("embeddings/x/table", _SHARED, spec.vocab_size)
         yield same("embeddings/x/positions", "encoder.embed_positions.weight")
         yield from norm("embeddings/reduction", "encoder.layernorm_embedding")
         yield same("target/positions", "decoder.embed_positions.weight")
@@ -156,14 +162,31 @@ class Bart(Family):
     def kind_of(self, arrays: Mapping[str, np.ndarray], config: ConfigReader) -> str:
         return "seq2seq"
 
+    def complete(
+        self, spec: ModelSpec, values: Mapping[str, np.ndarray], where: str
+    ) -> tuple[ModelSpec, Arrays, list[str]]:
+        if spec.config.output_bias:
+            return spec, dict(values), []
+        # A fine-tuned model has no logits; of zeros nothing need be said.
+        bias = np.zeros(padded_vocab_size(spec.vocab_size), np.float32)
+        config = replace(spec.config, output_bias=True)
+        return replace(spec, config=config), {**values, "head/bias": bias}, []
+
     def repeats(self, spec: ModelSpec) -> dict[str, str]:
-        names = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
+        names = list(_TABLES)
         if spec.config.tie_weights:
             names.append("lm_head.weight")
-        return dict.fromkeys(names, "shared.weight")
+        return dict.fromkeys(names, _SHARED)
 
     def from_file(self, arrays: Arrays, config: ConfigReader) -> tuple[Arrays, Arrays]:
         arrays, extras = dict(arrays), {}
+        if not config.flag("tie_word_embeddings", True):
+            for key in (key for key in _TABLES if key in arrays and _SHARED in arrays):
+                if not np.array_equal(arrays[key], arrays[_SHARED]):
+                    config.fail(
+                        "tie_word_embeddings",
+                        f"{key} differs from {_SHARED}: source and target need one token table",
+                    )
         for key, name in _FIRST.items():
             if key in arrays and arrays[key].ndim == 2:
                 extras[name] = np.array(arrays[key][:_OFFSET], np.float32)
@@ -185,6 +208,14 @@ class Bart(Family):
 
     def own_extras(self, spec: ModelSpec) -> tuple[str, ...]:
         return tuple(_FIRST.values())
+
+    def classifier(self, task: str, config: ConfigReader) -> Classifier | None:
+        if task != SEQUENCE:
+            return None
+        return Classifier(task, (), pooling="last", dense=DENSE, activation="tanh")
+
+    def classifier_pairs(self, task: str) -> Iterator[Pair]:
+        yield from dense_classifier("classification_head")
 
 
 def _attention(path: str, key: str, count: int) -> Iterator[Pair]:

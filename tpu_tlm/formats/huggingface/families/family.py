@@ -46,6 +46,8 @@ class Family(abc.ABC):
     body: tuple[str, ...]
     # Kind of our model -> end of the class name.
     suffixes: Mapping[str, str]
+    # Starts of the canonical names of the token head's arrays, which a classifier's file has not.
+    token_head: tuple[str, ...] = ()
     # Whether config.json names the tokens around a text as bos_token_id and eos_token_id.
     bos_is_prefix = False
 
@@ -115,6 +117,10 @@ class Family(abc.ABC):
         """Settings of config.json that describe the classification head."""
         return {}
 
+    def prefix_in(self, model_class: str) -> str:
+        """What the encoder's arrays begin with in a file of one of `transformers`' classes."""
+        return "" if model_class == self.class_name + "Model" else self.prefix
+
     def class_of(self, spec: ModelSpec, task: str | None, extras: Mapping[str, Any]) -> str:
         """The name of `transformers`' class for such a model."""
         if task is not None:
@@ -137,15 +143,28 @@ def divided(config: ConfigReader, width: int, heads: int) -> None:
         )
 
 
-def named_head(config: ConfigReader, ends: tuple[str, ...], key: str) -> None:
-    """Raise `TlmError` when config.json names a class with a head whose array is missing."""
+def named_class(config: ConfigReader) -> str:
+    """The first of `transformers`' classes that config.json names, or nothing."""
     named = config.values.get("architectures")
     first = named[0] if isinstance(named, list) and named else ""
-    if isinstance(first, str) and first.endswith(ends):
+    return first if isinstance(first, str) else ""
+
+
+def named_head(config: ConfigReader, ends: tuple[str, ...], key: str) -> None:
+    """Raise `TlmError` when config.json names a class with a head whose array is missing."""
+    first = named_class(config)
+    if first.endswith(ends):
         raise TlmError(f"{config.where}: names {first}, but there is no array {key!r}")
 
 
 def dense_classifier(key: str) -> Iterator[Pair]:
-    """A head `KEY.dense`, `KEY.out_proj`, as in RoBERTa and ELECTRA."""
+    """A head `KEY.dense`, `KEY.out_proj`, as in RoBERTa, ELECTRA and BART."""
     yield from linear(DENSE, f"{key}.dense")
     yield from linear(OUT, f"{key}.out_proj")
+
+
+def tied_tokens(config: ConfigReader) -> bool:
+    """Whether the token table gives the logits too: always where there are none, in a classifier
+    of an encoder-decoder."""
+    tied = config.flag("tie_word_embeddings", True)
+    return tied or named_class(config).endswith("ForSequenceClassification")

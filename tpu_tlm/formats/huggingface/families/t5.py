@@ -10,12 +10,16 @@ import numpy as np
 
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.classifier import DENSE, OUT, SEQUENCE, TOKEN, Classifier
 from tpu_tlm.formats.huggingface.families.family import (
     MAX_FFN,
     MAX_LAYERS,
     MAX_VOCAB,
     MAX_WIDTH,
     Family,
+    dense_classifier,
+    named_class,
+    tied_tokens,
 )
 from tpu_tlm.formats.json_files import ConfigReader
 from tpu_tlm.formats.mapping import (
@@ -38,18 +42,20 @@ _TABLE = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 
 
 class T5(Family):
-    """T5 and T5 1.1 (arXiv 1910.10683)."""
+    """T5 and T5 1.1 (arXiv 1910.10683); kind `embed` is the encoder alone."""
 
-    name, class_name, prefix = "t5", "T5", ""
+    name, class_name, prefix = "t5", "T5", "transformer."
     body = ("shared.", "encoder.", "decoder.", "lm_head.")
-    suffixes = {"seq2seq": "ForConditionalGeneration"}
+    token_head = ("lm_head.",)
+    suffixes = {"seq2seq": "ForConditionalGeneration", "embed": "EncoderModel"}
 
     def read_config(self, config: ConfigReader, kind: str) -> ModelSpec:
         config.only("relative_attention_num_buckets", 32)
         config.only("relative_attention_max_distance", 128)
         vocab = config.size("vocab_size", high=MAX_VOCAB)
         layers = config.size("num_layers", high=MAX_LAYERS)
-        tie = config.flag("tie_word_embeddings", True)
+        tie = kind == "embed" or tied_tokens(config)
+        scale = config.flag("tie_word_embeddings", True)
         pad = config.token("pad_token_id", vocab, 0) or 0
         return ModelSpec(
             ModelConfig(
@@ -69,7 +75,7 @@ class T5(Family):
                 layer_norm_eps=config.number("layer_norm_epsilon", 1e-6),
                 use_bias=False,
                 scale_attention=False,
-                scale_logits=config.flag("scale_decoder_outputs", tie),
+                scale_logits=config.flag("scale_decoder_outputs", scale),
                 activation=config.choice("feed_forward_proj", "relu", _ACTIVATIONS),
                 tie_weights=tie,
                 mask_pad=True,
@@ -91,7 +97,7 @@ class T5(Family):
         if ours.activation not in _THEIRS:
             raise UsageError(f"--activation {ours.activation} has no place in a t5 model")
         return {
-            "is_encoder_decoder": True,
+            "is_encoder_decoder": spec.kind == "seq2seq",
             "vocab_size": spec.vocab_size,
             "d_model": ours.d_model,
             "d_ff": ours.d_ff,
@@ -107,7 +113,7 @@ class T5(Family):
             "tie_word_embeddings": ours.tie_weights,
             "scale_decoder_outputs": ours.scale_logits,
             "pad_token_id": spec.pad_id,
-            "eos_token_id": spec.y_suffix_id,
+            "eos_token_id": spec.suffix_id if spec.y_suffix_id is None else spec.y_suffix_id,
             "decoder_start_token_id": (
                 spec.pad_id if spec.y_prefix_id is None else spec.y_prefix_id
             ),
@@ -124,6 +130,11 @@ class T5(Family):
             yield from norm(f"{path}/ln2", f"{key}.1.layer_norm", bias=False)
         yield shared_positions("encoder/0/attn", f"encoder.{_TABLE}")
         yield from norm("encoder/ln", "encoder.final_layer_norm", bias=False)
+        if spec.kind == "seq2seq":
+            yield from self._decoder(spec)
+
+    def _decoder(self, spec: ModelSpec) -> Iterator[Pair]:
+        config = spec.config
         count = config.num_decoder_layers or config.num_layers
         for layer in range(count):
             path, key = f"decoder/{layer}", f"decoder.block.{layer}.layer"
@@ -139,7 +150,11 @@ class T5(Family):
             yield rows("head/kernel", "lm_head.weight", spec.vocab_size, transpose=True)
 
     def kind_of(self, arrays: Mapping[str, np.ndarray], config: ConfigReader) -> str:
-        return "seq2seq"
+        first = named_class(config)
+        if first.endswith("ForTokenClassification"):
+            return "embed"
+        alone = not any(key.startswith("decoder.block.") for key in arrays)
+        return "embed" if alone and first.endswith("EncoderModel") else "seq2seq"
 
     def complete(
         self, spec: ModelSpec, values: Mapping[str, np.ndarray], where: str
@@ -151,6 +166,26 @@ class T5(Family):
         if spec.config.tie_weights:
             names.append("lm_head.weight")
         return dict.fromkeys(names, "shared.weight")
+
+    def classifier(self, task: str, config: ConfigReader) -> Classifier | None:
+        if task == SEQUENCE:
+            return Classifier(task, (), pooling="last", dense=DENSE, activation="tanh")
+        return Classifier(task, ())
+
+    def classifier_pairs(self, task: str) -> Iterator[Pair]:
+        if task == SEQUENCE:
+            yield from dense_classifier("classification_head")
+        else:
+            yield from linear(OUT, "classifier")
+
+    def prefix_in(self, model_class: str) -> str:
+        return self.prefix if model_class.endswith("Classification") else ""
+
+    def class_of(self, spec: ModelSpec, task: str | None, extras: Mapping[str, Any]) -> str:
+        if task is not None and (task == TOKEN) != (spec.kind == "embed"):
+            needs = "the encoder alone" if task == TOKEN else "the decoder"
+            raise UsageError(f"a T5 model for {task} has {needs}, this one is {spec.kind!r}")
+        return super().class_of(spec, task, extras)
 
 
 def _attention(path: str, key: str, config: ModelConfig) -> Iterator[Pair]:
