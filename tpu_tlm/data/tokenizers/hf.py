@@ -55,6 +55,11 @@ class HfTokenizer(Tokenizer):
 
     def __init__(self, contents: dict[str, bytes], *, name: str = PIPELINE) -> None:
         pipeline = _pipeline(contents[PIPELINE], name)
+        if dropout := json_of(contents[PIPELINE], name)["model"].get("dropout"):
+            self.notes = (
+                f"{name}: its dropout of merges ({dropout}) is not used, so that the same text "
+                "gives the same tokens",
+            )
         named = named_tokens(contents, name)
         missing = [
             token for token in dict.fromkeys(named.values()) if pipeline.token_to_id(token) is None
@@ -84,7 +89,7 @@ class HfTokenizer(Tokenizer):
         self._marks: npt.NDArray[np.bool_] | None = None
         if not _divides(pipeline):
             self._marks = np.array([token.startswith(_WORD_MARKS) for token in tokens], bool)
-        self._chunker = chunker_of(json_of(contents[PIPELINE], name), list(added.values()))
+        self._chunker = chunker_of(pipeline, list(added.values()))
         self._table: WordTable[str] = WordTable(self._split_chunks)
 
     def pipeline_copy(self) -> Pipeline:
@@ -150,7 +155,7 @@ class HfTokenizer(Tokenizer):
         return encoded.ids * np.uint32(2) + encoded.word_start, np.diff(encoded.offsets)
 
     def _encode_texts(self, texts: list[str]) -> Encoded:
-        encodings = self._pipeline.encode_batch(texts, add_special_tokens=False)
+        encodings = self._run(texts)
         found = [encoding.ids for encoding in encodings]
         offsets = np.zeros(len(texts) + 1, np.int64)
         np.cumsum([len(ids) for ids in found], out=offsets[1:])
@@ -166,8 +171,13 @@ class HfTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         text = text.encode("utf-8", "replace").decode()
-        ids: list[int] = self._pipeline.encode(text, add_special_tokens=False).ids
-        return ids
+        return list(self._run([text])[0].ids)
+
+    def _run(self, texts: list[str]) -> list[Any]:
+        try:
+            return list(self._pipeline.encode_batch(texts, add_special_tokens=False))
+        except BaseException as error:
+            raise _refusal(error, f"{self._name}: cannot split a text") from None
 
     def decode(self, ids: Iterable[int]) -> str:
         text: str = self._pipeline.decode(list(ids), skip_special_tokens=False)
@@ -195,15 +205,20 @@ def _pipeline(data: bytes, name: str) -> Pipeline:
             vocab = [(str(piece), float(score)) for piece, score in model["vocab"]]
             byte_fallback = bool(model.get("byte_fallback"))
             pipeline.model = models.Unigram(vocab, model.get("unk_id"), byte_fallback)
+        if getattr(pipeline.model, "dropout", None):
+            pipeline.model.dropout = None
     except BaseException as error:
-        # The library reports some damage as a panic, which is no `Exception`.
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{name}: is no tokenizer of the library tokenizers: {reason}") from None
+        raise _refusal(error, f"{name}: is no tokenizer of the library tokenizers") from None
     pipeline.no_truncation()
     pipeline.no_padding()
     return pipeline
+
+
+def _refusal(error: BaseException, what: str) -> BaseException:
+    """An error of the library as one of a user; it reports some as panics, no `Exception`."""
+    if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+        return error
+    return UsageError(f"{what}: {' '.join(str(error).split())}")
 
 
 def _has_padding(pipeline: Pipeline, named: dict[str, str]) -> bool:
