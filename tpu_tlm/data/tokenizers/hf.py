@@ -38,6 +38,7 @@ _ROLES = {
 # Tokens of a byte that UTF-8 text never has, in GPT-2's alphabet of bytes and in SentencePiece's.
 _NEVER_IN_TEXT = ("\u00ff", "<0xFF>")
 _PADDING = "<pad>"
+MOST_UNUSED = 1 << 20  # ids without a token
 _WORD_MARKS = ("\u2581", "\u0120")
 
 
@@ -54,7 +55,7 @@ class HfTokenizer(Tokenizer):
     kind = "hf"
 
     def __init__(self, contents: dict[str, bytes], *, name: str = PIPELINE) -> None:
-        pipeline = _pipeline(contents[PIPELINE], name)
+        pipeline = read_pipeline(contents[PIPELINE], name)
         if dropout := json_of(contents[PIPELINE], name)["model"].get("dropout"):
             self.notes = (
                 f"{name}: its dropout of merges ({dropout}) is not used, so that the same text "
@@ -69,8 +70,11 @@ class HfTokenizer(Tokenizer):
         if missing:  # as transformers does: after the last id
             pipeline.add_special_tokens(missing)
         ids = pipeline.get_vocab(with_added_tokens=True)
-        tokens = [f"<unused id {i}>" for i in range(max(ids.values(), default=-1) + 1)]
-        for token, index in ids.items():
+        highest = max(ids.values(), default=-1)
+        if highest - len(ids) > MOST_UNUSED:
+            raise UsageError(f"{name}: has the id {highest} and only {len(ids)} tokens")
+        tokens = [f"<unused id {i}>" for i in range(highest + 1)]
+        for token, index in sorted(ids.items()):
             tokens[index] = token
         super().__init__(tokens, True, contents, ())
         self._pipeline = pipeline
@@ -94,7 +98,7 @@ class HfTokenizer(Tokenizer):
 
     def pipeline_copy(self) -> Pipeline:
         """A copy of the pipeline, with the tokens that its settings name and it lacked."""
-        return _pipeline(self._pipeline.to_str().encode(), self._name)
+        return read_pipeline(self._pipeline.to_str().encode(), self._name)
 
     def _find_role(
         self, role: str, named: dict[str, str], contents: dict[str, bytes], name: str
@@ -177,7 +181,7 @@ class HfTokenizer(Tokenizer):
         try:
             return list(self._pipeline.encode_batch(texts, add_special_tokens=False))
         except BaseException as error:
-            raise _refusal(error, f"{self._name}: cannot split a text") from None
+            raise library_error(error, f"{self._name}: cannot split a text") from None
 
     def decode(self, ids: Iterable[int]) -> str:
         text: str = self._pipeline.decode(list(ids), skip_special_tokens=False)
@@ -193,7 +197,11 @@ def _word_numbers(found: list[list[int | None]], count: int) -> npt.NDArray[np.i
         return np.fromiter(numbers, np.int64, count)
 
 
-def _pipeline(data: bytes, name: str) -> Pipeline:
+def read_pipeline(data: bytes, name: str) -> Pipeline:
+    """The pipeline of a tokenizer.json, which neither cuts nor pads nor draws.
+
+    Raises `UsageError` naming the file.
+    """
     from tokenizers import Tokenizer as Pipeline
     from tokenizers import models
 
@@ -208,13 +216,13 @@ def _pipeline(data: bytes, name: str) -> Pipeline:
         if getattr(pipeline.model, "dropout", None):
             pipeline.model.dropout = None
     except BaseException as error:
-        raise _refusal(error, f"{name}: is no tokenizer of the library tokenizers") from None
+        raise library_error(error, f"{name}: is no tokenizer of the library tokenizers") from None
     pipeline.no_truncation()
     pipeline.no_padding()
     return pipeline
 
 
-def _refusal(error: BaseException, what: str) -> BaseException:
+def library_error(error: BaseException, what: str) -> BaseException:
     """An error of the library as one of a user; it reports some as panics, no `Exception`."""
     if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
         return error

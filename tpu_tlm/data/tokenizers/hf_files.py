@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from tpu_tlm import filesystem
-from tpu_tlm.data.tokenizers.hf import PIPELINE, SETTINGS, SPECIALS, HfTokenizer
+from tpu_tlm.data.tokenizers.hf import (
+    MOST_UNUSED,
+    PIPELINE,
+    SETTINGS,
+    SPECIALS,
+    HfTokenizer,
+    library_error,
+)
+from tpu_tlm.data.tokenizers.hf_settings import completed
 from tpu_tlm.data.tokenizers.text_files import json_of, lines_of
 from tpu_tlm.errors import UsageError
 
@@ -37,10 +46,11 @@ def read_hf_tokenizer(path: str) -> HfTokenizer:
     if name.endswith(".model"):
         return _sentencepiece(path, contents)
     if name:
-        contents[PIPELINE] = filesystem.read_bytes(path)
+        contents[PIPELINE] = completed(filesystem.read_bytes(path), base, path)
         return HfTokenizer(contents, name=path)
     if filesystem.exists(base + PIPELINE):
-        contents[PIPELINE] = filesystem.read_bytes(base + PIPELINE)
+        data = filesystem.read_bytes(base + PIPELINE)
+        contents[PIPELINE] = completed(data, base, base + PIPELINE)
     elif model := _first_there(base, _SENTENCEPIECE):
         converted = _by_transformers(directory, settings)
         if converted is None:
@@ -49,7 +59,8 @@ def read_hf_tokenizer(path: str) -> HfTokenizer:
     else:
         for vocab, merges in _GPT2:
             if filesystem.exists(base + vocab) and filesystem.exists(base + merges):
-                contents[PIPELINE] = _byte_level(base + vocab, base + merges, settings)
+                data = _byte_level(base + vocab, base + merges, settings)
+                contents[PIPELINE] = completed(data, base, base + vocab)
                 break
     if PIPELINE not in contents:
         raise UsageError(
@@ -110,7 +121,17 @@ def _byte_level(vocab: str, merges: str, settings: dict[str, Any]) -> bytes:
             raise UsageError(f"{merges}:{number}: is not 'left right': {line[:60]!r}")
         pairs.append((pair[0], pair[1]))
     prefix = bool(settings.get("add_prefix_space", False))
-    pipeline = byte_level_pipeline({str(k): int(v) for k, v in ids.items()}, pairs, prefix)
+    last = len(ids) + MOST_UNUSED
+    if wrong := [k for k, v in ids.items() if type(v) is not int or not 0 <= v < last]:
+        raise UsageError(f"{vocab}: {wrong[0][:60]!r} has no usable id: {str(ids[wrong[0]])[:40]}")
+    if len(set(ids.values())) < len(ids):
+        twice = sorted(ids, key=lambda token: (ids[token], token))
+        first, second = next((a, b) for a, b in pairwise(twice) if ids[a] == ids[b])
+        raise UsageError(f"{vocab}: {first[:60]!r} and {second[:60]!r} have the same id")
+    try:
+        pipeline = byte_level_pipeline(ids, pairs, prefix)
+    except BaseException as error:
+        raise library_error(error, f"{merges}: does not belong to {vocab}") from None
     special = [token for token in _special_of(settings, ids)]
     pipeline.add_special_tokens(special)
     return str(pipeline.to_str()).encode()
