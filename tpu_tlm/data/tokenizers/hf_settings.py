@@ -7,6 +7,7 @@ from typing import Any
 from tpu_tlm import filesystem
 from tpu_tlm.data.tokenizers.hf import SETTINGS, read_pipeline
 from tpu_tlm.data.tokenizers.text_files import json_of
+from tpu_tlm.data.tokenizers.wordpiece import SPECIALS
 from tpu_tlm.errors import UsageError
 
 ADDED = "added_tokens.json"
@@ -27,7 +28,7 @@ def completed(data: bytes, base: str, name: str) -> bytes:
     for content, index in _json_in(base, ADDED).items():
         wanted.setdefault(content, (index, {"special": False}, base + ADDED))
     normalizer = _normalizer(json_of(data, name).get("normalizer"), settings)
-    listed = [token for key in _LISTS for token in _contents(settings.get(key))]
+    listed = listed_tokens(settings)
     if not wanted and not listed and normalizer is None:
         return data
     from tokenizers import AddedToken
@@ -64,6 +65,12 @@ def _of_decoder(settings: dict[str, Any], where: str) -> dict[str, tuple[int, An
             flags = {flag: bool(token[flag]) for flag in _FLAGS if flag in token}
             found[content] = (int(index), flags, where)
     return found
+
+
+def listed_tokens(settings: dict[str, Any]) -> list[str]:
+    """The special tokens that the settings list without ids, but BERT's five."""
+    found = [token for key in _LISTS for token in _contents(settings.get(key))]
+    return [token for token in found if token not in SPECIALS]
 
 
 def _contents(tokens: Any) -> list[str]:

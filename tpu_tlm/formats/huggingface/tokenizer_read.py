@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpu_tlm import filesystem
 from tpu_tlm.data.tokenizers.base import Tokenizer
+from tpu_tlm.data.tokenizers.hf_settings import listed_tokens
 from tpu_tlm.data.tokenizers.wordpiece import SPECIALS, WordPieceTokenizer, bert_pipeline
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.json_files import parse_object
@@ -107,6 +108,8 @@ def read_tokenizer(
             if isinstance(decoder, dict):
                 listed = [{**t, "id": i} for i, t in decoder.items() if isinstance(t, dict)]
                 _check_added(listed, tokenizer)
+            if other := listed_tokens(settings):
+                raise _Other(f"it has added tokens ({other[0][:40]})")
         except (_Other, UsageError) as reason:
             return _general(pipeline, contents, settings, lower, directory, reason)
     except (_Other, UsageError) as reason:
@@ -129,6 +132,7 @@ def _general(
     """
     from tpu_tlm.data.tokenizers.hf import HfTokenizer
     from tpu_tlm.data.tokenizers.hf_files import read_hf_tokenizer
+    from tpu_tlm.data.tokenizers.hf_settings import completed
 
     if pipeline is None and VOCAB in contents:
         _check_bert_class(settings)
@@ -146,13 +150,12 @@ def _general(
         if not isinstance(token, dict) or token.get("content") not in known:
             raise _Other(f"its settings have other added tokens than {PIPELINE}")
     files = {name: contents[name] for name in (SETTINGS, _SPECIALS) if name in contents}
-    files[PIPELINE] = pipeline.to_str().encode()
+    name = posixpath.join(directory, PIPELINE)
+    files[PIPELINE] = completed(pipeline.to_str().encode(), directory.rstrip("/") + "/", name)
     if SETTINGS not in files and VOCAB in contents:
         named = {f"{name[1:-1].lower()}_token": name for name in SPECIALS}
         files[SETTINGS] = json.dumps({"tokenizer_class": "BertTokenizer", **named}).encode()
-    return FoundTokenizer(
-        HfTokenizer(files, name=posixpath.join(directory, PIPELINE)), frame=_frame(pipeline)
-    )
+    return FoundTokenizer(HfTokenizer(files, name=name), frame=_frame(pipeline))
 
 
 def _pipeline_of_vocab(
