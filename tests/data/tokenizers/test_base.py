@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import pre_tokenizers
 
 from tests.paths import DATA_FILES, ROOT
 from tpu_tlm.config import TokenizerConfig
@@ -17,6 +18,7 @@ from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import load_tokenizer, make_tokenizer
 from tpu_tlm.data.tokenizers.wordpiece import bert_pipeline
 from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.formats.huggingface.tokenizer_read import read_tokenizer
 
 FILES = DATA_FILES / "tokenizers"
 BPE = TokenizerConfig(codes=str(FILES / "codes"), vocab=str(FILES / "vocab"))
@@ -169,6 +171,8 @@ def _with_tokenizer_json(directory: Path, *tokens: str, **model: Any) -> None:
         ({"do_lower_case": False, "strip_accents": True}, {}, "strip_accents true"),
         ({"tokenize_chinese_chars": False}, {}, "tokenize_chinese_chars"),
         ({"additional_special_tokens": ["[E1]"]}, {}, "additional_special_tokens"),
+        ({"tokenizer_class": "BertJapaneseTokenizer"}, {}, "tokenizer_class BertJapanese"),
+        ({"unk_token": {"content": "<unk>"}}, {}, "unk_token <unk>"),
         ({"added_tokens_decoder": {"900": {"content": "x"}}}, {}, "added_tokens_decoder"),
         (None, {"covid-19": 900}, "added_tokens.json: adds tokens"),
     ],
@@ -253,3 +257,76 @@ def test_damaged_files_of_gpt2_are_named(
     (tmp_path / "merges.txt").write_text("#version: 0.2\n" + merges)
     with pytest.raises(UsageError, match=named):
         make_tokenizer(TokenizerConfig(vocab=str(tmp_path)))
+
+
+def _gpt2_directory(directory: Path, *more: str, **settings: Any) -> str:
+    """vocab.json and merges.txt of RoBERTa's special tokens, the bytes, and more tokens."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>", "<|startoftext|>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = dict.fromkeys([*special, *letters, *(x + "</w>" for x in letters), *more])
+    ids = {token: index for index, token in enumerate(tokens)}
+    (directory / "vocab.json").write_text(json.dumps(ids))
+    (directory / "merges.txt").write_text("#version: 0.2\n")
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    return str(directory)
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "Roberta", "Deberta", "Qwen2", "CLIP"])
+def test_vocab_json_is_used_as_its_class_uses_it(tmp_path: Path, kind: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    text = "Ab Cafe\u0301 12 <mask> [MASK] <|endoftext|> e"
+    more = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"] if kind == "Deberta" else []
+    directory = _gpt2_directory(tmp_path, *more, tokenizer_class=f"{kind}Tokenizer")
+    theirs = transformers.AutoTokenizer.from_pretrained(directory)
+    made = make_tokenizer(TokenizerConfig(vocab=directory))
+    assert made.encode(text) == theirs.encode(text, add_special_tokens=False)
+    assert made.sep_id == (theirs.sep_token_id or theirs.eos_token_id)
+    if theirs.mask_token_id is not None:
+        assert (made.mask_id, made.pad_id) == (theirs.mask_token_id, theirs.pad_token_id)
+
+
+def test_a_class_that_nothing_can_convert_is_named(tmp_path: Path) -> None:
+    directory = _gpt2_directory(tmp_path, tokenizer_class="OtherTokenizer")
+    with pytest.raises(UsageError, match=r"of the class OtherTokenizer but no tokenizer\.json"):
+        make_tokenizer(TokenizerConfig(vocab=directory))
+
+
+@pytest.mark.parametrize("kind", [{}, {"tokenizer_class": "RobertaTokenizer"}])
+def test_settings_that_name_one_token_leave_the_others(
+    tmp_path: Path, kind: dict[str, str]
+) -> None:
+    mask = {"content": "<mask>", "lstrip": True}
+    made = make_tokenizer(TokenizerConfig(vocab=_gpt2_directory(tmp_path, mask_token=mask, **kind)))
+    assert made.description()["special"] == {"cls": 0, "pad": 1, "sep": 2, "unk": 3, "mask": 4}
+    assert made.encode("a <mask>") == [made.id_of("a"), 4]
+
+
+def test_a_letter_that_stands_for_a_byte_elsewhere_is_no_padding(tmp_path: Path) -> None:
+    words = {"[UNK]": 0, "\u00ff": 1, "a": 2}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(bert_pipeline(words, cased=True).to_str())
+    made = make_tokenizer(TokenizerConfig(vocab=str(path)))
+    assert made.encode("a \u00ff") == [2, 1] and made.tokens[made.pad_id] == "<pad>"
+
+
+def test_tokens_with_the_same_id_are_noted(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(bert_pipeline({"[UNK]": 0, "a": 1, "b": 1}, cased=True).to_str())
+    described = json.loads(path.read_text())
+    described["model"]["vocab"] = {"[UNK]": 0, "a": 1, "b": 1}
+    path.write_text(json.dumps(described))
+    made = make_tokenizer(TokenizerConfig(vocab=str(path)))
+    assert made.notes == (f"{path}: 'a' and 'b' have the same id",)
+
+
+@pytest.mark.parametrize("word", ["the", "The"])
+def test_case_of_a_models_vocab_txt_is_that_of_training(tmp_path: Path, word: str) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", word]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    of_model = read_tokenizer(str(tmp_path), {}).tokenizer
+    made = make_tokenizer(TokenizerConfig(vocab=str(tmp_path)))
+    assert of_model is not None and of_model.fingerprint() == made.fingerprint()
+    assert made.cased is (word == "The")
+    with pytest.raises(UsageError, match="--cased"):
+        make_tokenizer(TokenizerConfig(vocab=str(tmp_path), cased=not made.cased))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tpu_tlm import filesystem
+from tpu_tlm.data.tokenizers.hf_classes import class_name, splits_as_bert
 from tpu_tlm.data.tokenizers.text_files import json_of
 from tpu_tlm.data.tokenizers.wordpiece import LONGEST_WORD, SPECIALS
 
@@ -50,7 +52,24 @@ def other_words(directory: str, cased: bool) -> str:
         return f"strip_accents {str(accents).lower()}"
     if settings.get("tokenize_chinese_chars", True) is not True:
         return "tokenize_chinese_chars false"
-    return "never_split" if settings.get("never_split") else ""
+    if settings.get("never_split"):
+        return "never_split"
+    name = class_name(settings)
+    pipeline = f"{directory}/tokenizer.json" if directory else "tokenizer.json"
+    if not splits_as_bert(name) and not filesystem.exists(pipeline):
+        return f"tokenizer_class {name[:60]}"
+    return other_name(settings)
+
+
+def other_name(settings: Mapping[str, Any]) -> str:
+    """The setting that names another special token than BERT's; "" for none."""
+    for special in SPECIALS:
+        key = f"{special[1:-1].lower()}_token"
+        token = settings.get(key)
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str) and token != special:
+            return f"{key} {token[:60]}"
+    return ""
 
 
 def added(directory: str) -> str:

@@ -10,6 +10,7 @@ from tpu_tlm.config import SUBWORDS, TokenizerConfig
 from tpu_tlm.data.tokenizers import bert_beside
 from tpu_tlm.data.tokenizers.base import DESCRIPTION, OLD_DESCRIPTION, Tokenizer
 from tpu_tlm.data.tokenizers.text_files import BOM, json_of
+from tpu_tlm.data.tokenizers.wordpiece import shows_case
 from tpu_tlm.errors import TlmError, UsageError
 
 FILES = {"bpe": ("codes", "vocab"), "wordpiece": ("vocab.txt",)}
@@ -189,6 +190,9 @@ def case_beside(vocab: str) -> tuple[bool, str] | None:
     normalizer = (_json_at(base + _PIPELINE) or {}).get("normalizer")
     if isinstance(normalizer, dict) and isinstance(normalizer.get("lowercase"), bool):
         return not normalizer["lowercase"], base + _PIPELINE
+    if os.path.basename(vocab) == "vocab.txt" and filesystem.exists(base + "config.json"):
+        # As `train --init_from` reads the model: its class lower-cases, a cased one shows it.
+        return shows_case(filesystem.read_bytes(vocab)), vocab
     return None
 
 

@@ -6,15 +6,14 @@ from typing import Any
 
 from tpu_tlm import filesystem
 from tpu_tlm.data.tokenizers.hf import SETTINGS, read_pipeline
+from tpu_tlm.data.tokenizers.hf_classes import class_name, splits_as_bert
 from tpu_tlm.data.tokenizers.text_files import json_of
 from tpu_tlm.data.tokenizers.wordpiece import SPECIALS
 from tpu_tlm.errors import UsageError
 
 ADDED = "added_tokens.json"
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
-_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
-# Classes of `transformers` that split as BERT does, whose settings overrule tokenizer.json.
-_BERT_CLASSES = ("Bert", "DistilBert", "Electra", "MobileBert", "Lxmert")
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 
 def completed(data: bytes, base: str, name: str) -> bytes:
@@ -62,7 +61,7 @@ def _of_decoder(settings: dict[str, Any], where: str) -> dict[str, tuple[int, An
             raise UsageError(f"{where}: added_tokens_decoder: {index[:40]!r} is no id of a token")
         content = token.get("content")
         if isinstance(content, str) and content:
-            flags = {flag: bool(token[flag]) for flag in _FLAGS if flag in token}
+            flags = {flag: bool(token[flag]) for flag in FLAGS if flag in token}
             found[content] = (int(index), flags, where)
     return found
 
@@ -84,11 +83,9 @@ def _contents(tokens: Any) -> list[str]:
 
 def _normalizer(described: Any, settings: dict[str, Any]) -> Any:
     """The normalizer of BERT's classes by their settings; None where they change nothing."""
-    name = str(settings.get("tokenizer_class") or "Bert")
-    name = name.removesuffix("Fast").removesuffix("Tokenizer")
     if not isinstance(described, dict) or described.get("type") != "BertNormalizer":
         return None
-    if name not in _BERT_CLASSES:
+    if not splits_as_bert(class_name(settings)):
         return None
     names = {
         "do_lower_case": "lowercase",
