@@ -94,7 +94,8 @@ class TokenizerConfig(OptionGroup):
     )
     cased: bool | None = opt(
         None,
-        f"{_CASED}; none = what the files beside --vocab say, else true",
+        f"{_CASED}; none = what the files beside --vocab say (a HuggingFace model's "
+        "vocab.txt: whether it has capitals), else true",
         also_called={"do_lower_case": "with the opposite meaning"},
     )
     extra_tokens: list[str] = opt(

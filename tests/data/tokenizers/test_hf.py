@@ -19,6 +19,7 @@ from tpu_tlm.config import TokenizerConfig
 from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.data.tokenizers.base import Encoded, Tokenizer
 from tpu_tlm.data.tokenizers.factory import load_tokenizer, make_tokenizer
+from tpu_tlm.data.tokenizers.hf import HfTokenizer
 from tpu_tlm.data.tokenizers.hf_files import read_hf_tokenizer
 from tpu_tlm.errors import UsageError
 
@@ -279,3 +280,81 @@ def test_damaged_files_are_named(tmp_path: Path, text: str) -> None:
         read_hf_tokenizer(str(tmp_path / "x.model"))
     with pytest.raises(UsageError, match="holds no tokenizer"):
         read_hf_tokenizer(str(tmp_path.parent))
+
+
+def _small(**parts: Any) -> Any:
+    """A WordPiece pipeline of a few words with these parts."""
+    from tokenizers import Tokenizer as Pipeline
+    from tokenizers import models, pre_tokenizers
+
+    words = ["[UNK]", "[PAD]", "a", "b", "x", "_", "foo", "bar", "\u2581", "\u2581a", "\u2581b"]
+    pieces = [*words, *(f"##{c}" for c in "abx_or\u2581")]
+    pipeline = Pipeline(models.WordPiece({t: i for i, t in enumerate(pieces)}, unk_token="[UNK]"))
+    pipeline.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    for name, part in parts.items():
+        setattr(pipeline, name, part)
+    return pipeline
+
+
+def _as_the_library_splits(data: str, lines: list[str]) -> bool:
+    from tokenizers import Tokenizer as Pipeline
+
+    theirs = Pipeline.from_str(data).encode_batch(lines, add_special_tokens=False)
+    ours = HfTokenizer({"tokenizer.json": data.encode()}, name="tokenizer.json")
+    found = rows(ours.encode_lines([line.encode() for line in lines]))
+    return found == [one.ids for one in theirs]
+
+
+def test_normalizers_that_make_or_remove_spaces_are_run_over_the_whole_line() -> None:
+    from tokenizers import Regex, normalizers, pre_tokenizers
+
+    metaspace = pre_tokenizers.Metaspace()
+    replace, squeeze = normalizers.Replace, normalizers.Replace(Regex(" {2,}"), " ")
+    for normalizer in (
+        *(replace(old, new) for old, new in (("x", ""), ("x", "\u2581"), ("_", " "), ("b", "x y"))),
+        normalizers.Sequence([replace("x", " "), normalizers.Strip()]),
+        normalizers.Sequence([replace("x", ""), squeeze]),
+        normalizers.Sequence([replace("x", "\u0301"), normalizers.StripAccents()]),
+    ):
+        data = _small(normalizer=normalizer, pre_tokenizer=metaspace).to_str()
+        assert _as_the_library_splits(data, ["a x b", "x a", "a x", "a _ b", "foo b bar"])
+    marked = _small(pre_tokenizer=pre_tokenizers.Metaspace(replacement="_"))
+    assert _as_the_library_splits(marked.to_str(), ["a _ b", "_ a", "a b"])
+
+
+def test_added_tokens_of_several_words_are_found_after_normalization() -> None:
+    from tokenizers import AddedToken, normalizers
+
+    accents = normalizers.BertNormalizer(lowercase=True)
+    for normalizer in (accents, normalizers.Replace("x", "b")):
+        pipeline = _small(normalizer=normalizer)
+        pipeline.add_tokens([AddedToken("foo bar", normalized=True), AddedToken("b b")])
+        lines = ["Foo b\u00e1r a", "a foo bar", "b x a", "f\u00f6o  bar"]
+        assert _as_the_library_splits(pipeline.to_str(), lines)
+
+
+def test_parts_without_a_type_are_read_as_the_library_reads_them() -> None:
+    parts = {"strip_left": True, "strip_right": True}, {"pattern": {"String": "a"}, "content": "b"}
+    for part in parts:
+        described = json.loads(_small().to_str())
+        described["normalizer"] = part
+        assert _as_the_library_splits(json.dumps(described), [" a b ", "a a"])
+
+
+def test_a_vocabulary_without_its_unknown_token_is_named_at_the_first_such_word() -> None:
+    described = json.loads(_small().to_str())
+    del described["model"]["vocab"]["[UNK]"]
+    files = {"tokenizer.json": json.dumps(described).encode()}
+    ours = HfTokenizer(files, name="m/tokenizer.json")
+    for split in (lambda: ours.encode("zz"), lambda: ours.encode_lines([b"zz"])):
+        with pytest.raises(UsageError, match=r"m/tokenizer\.json: cannot split.*\[UNK\]"):
+            split()
+
+
+def test_dropout_is_not_used_and_said(model_dirs: dict[str, Path]) -> None:
+    described = json.loads((model_dirs["gpt2"] / "tokenizer.json").read_text())
+    plain = HfTokenizer({"tokenizer.json": json.dumps(described).encode()})
+    described["model"]["dropout"] = 0.5
+    ours = HfTokenizer({"tokenizer.json": json.dumps(described).encode()})
+    assert plain.notes == () and "dropout" in ours.notes[0]
+    assert ours.encode("the United States") == plain.encode("the United States")

@@ -93,6 +93,22 @@ def test_added_tokens(tmp_path):
     check(tmp_path / "model", model, tokenizer, text, tmp_path)
 
 
+def test_special_tokens_that_only_the_settings_list(tmp_path):
+    from transformers import AutoTokenizer
+
+    directory = tmp_path / "model"
+    tokenizer = tokenizer_of(directory)
+    tokenizer.save_pretrained(directory)
+    path = directory / "tokenizer_config.json"
+    listed = {"additional_special_tokens": ["[E1]"]}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **listed}))
+    tokenizer = AutoTokenizer.from_pretrained(str(directory))
+    assert "[E1]" in tokenizer.tokenize("heat [E1]")
+    model = bert(len(tokenizer))
+    model.save_pretrained(directory)
+    check(directory, model, tokenizer, "the heat [E1] of [MASK] .", tmp_path)
+
+
 def test_more_rows_than_tokens(tmp_path):
     tokenizer = tokenizer_of(tmp_path / "model")
     model = bert(len(tokenizer))

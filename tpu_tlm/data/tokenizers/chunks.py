@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Pipeline
 
 Chunker = Callable[[str], list[str]]
 
@@ -16,6 +20,7 @@ _OTHER = _SPACE.replace("[", "[^", 1)
 GPT2_CHUNKS = re.compile(f" ?{_OTHER}+|{_SPACE}+(?!{_OTHER})|{_SPACE}")
 # A single space between visible ASCII characters, which no normalizer below changes or looks over.
 _BETWEEN = re.compile(r"(?<=[!-~]) (?=[!-~])")
+_VISIBLE = re.compile("[!-~]+")
 _LOCAL = {
     "NFC",
     "NFD",
@@ -29,16 +34,21 @@ _LOCAL = {
 _DIVIDING = {"WhitespaceSplit", "Whitespace", "BertPreTokenizer"}
 
 
-def chunker_of(pipeline: dict[str, Any], added: Sequence[Any]) -> Chunker | None:
+def chunker_of(pipeline: Pipeline, added: Sequence[Any]) -> Chunker | None:
     """A function text -> chunks that the pipeline splits as it splits the text; None for none.
 
     added: the added tokens. A text in which one may be is one chunk.
     """
-    normalizers = _steps(pipeline.get("normalizer"), "normalizers")
-    splitters = _steps(pipeline.get("pre_tokenizer"), "pretokenizers")
+    normalizers = _steps(_state(pipeline.normalizer), "normalizers")
+    splitters = _steps(_state(pipeline.pre_tokenizer), "pretokenizers")
     if _is_gpt2(normalizers, splitters):
         divide: Chunker = GPT2_CHUNKS.findall
-    elif all(map(_is_local, normalizers)) and _divides_at_spaces(splitters):
+    elif (
+        all(map(_is_local, normalizers))
+        and _keeps_visible(pipeline.normalizer)
+        and _divides_at_spaces(splitters)
+        and not any(_may_be_made_over_a_space(token) for token in added if normalizers)
+    ):
         divide = _BETWEEN.split
     else:
         return None
@@ -63,6 +73,23 @@ def chunker_of(pipeline: dict[str, Any], added: Sequence[Any]) -> Chunker | None
 
 def _forms(content: str) -> set[str]:
     return {content, content.lower(), unicodedata.normalize("NFKC", content)}
+
+
+def _state(part: Any) -> Any:
+    """A part of a pipeline as JSON: as the library understood it, not as the file writes it."""
+    return None if part is None else json.loads(part.__getstate__())
+
+
+def _keeps_visible(normalizer: Any) -> bool:
+    """Whether every visible ASCII character stays one: none becomes a space, a mark or nothing."""
+    return normalizer is None or all(
+        _VISIBLE.fullmatch(normalizer.normalize_str(chr(code))) for code in range(33, 127)
+    )
+
+
+def _may_be_made_over_a_space(token: Any) -> bool:
+    """Whether the words of an added token can be others before normalization."""
+    return bool(token.normalized and re.search(_SPACE, token.content))
 
 
 def _steps(part: Any, key: str) -> list[dict[str, Any]]:
@@ -90,7 +117,8 @@ def _is_local(step: dict[str, Any]) -> bool:
         pattern = step.get("pattern") or {}
         if pattern.get("Regex") == " {2,}":
             return True
-        return bool(pattern.get("String")) and " " not in pattern["String"]
+        text = pattern.get("String")
+        return bool(text and " " not in text and _VISIBLE.fullmatch(step.get("content") or ""))
     return step["type"] in _LOCAL or step["type"] == "Strip"
 
 
@@ -109,4 +137,8 @@ def _divides_at_spaces(splitters: list[dict[str, Any]]) -> bool:
 
 
 def _marks_every_word(step: dict[str, Any]) -> bool:
-    return step.get("prepend_scheme", "always") == "always" and step.get("split", True) is True
+    return (
+        step.get("prepend_scheme", "always") == "always"
+        and step.get("split", True) is True
+        and not _VISIBLE.match(step["replacement"])
+    )

@@ -7,8 +7,10 @@ from typing import Any
 
 from tpu_tlm import filesystem
 from tpu_tlm.config import SUBWORDS, TokenizerConfig
+from tpu_tlm.data.tokenizers import bert_beside
 from tpu_tlm.data.tokenizers.base import DESCRIPTION, OLD_DESCRIPTION, Tokenizer
 from tpu_tlm.data.tokenizers.text_files import BOM, json_of
+from tpu_tlm.data.tokenizers.wordpiece import shows_case
 from tpu_tlm.errors import TlmError, UsageError
 
 FILES = {"bpe": ("codes", "vocab"), "wordpiece": ("vocab.txt",)}
@@ -50,6 +52,8 @@ def _of_files(config: TokenizerConfig) -> Tokenizer:
     if kind == "wordpiece":
         from tpu_tlm.data.tokenizers.wordpiece import WordPieceTokenizer
 
+        if other := bert_beside.other_words(os.path.dirname(config.vocab), cased):
+            raise UsageError(bert_beside.refusal(os.path.dirname(config.vocab), other))
         return WordPieceTokenizer(vocab, cased=cased, name=config.vocab)
     if config.codes is None:
         raise UsageError("--codes is required with --subword_type bpe: fastBPE codes file")
@@ -136,32 +140,22 @@ def _bert_tokenizer(directory: str, otherwise: bool) -> Tokenizer | None:
 
     vocab = f"{directory}/vocab.txt"
     pipeline = _json_at(f"{directory}/{_PIPELINE}")
-    if not filesystem.exists(vocab) or (pipeline and not _is_bert(pipeline)):
+    if not filesystem.exists(vocab) or (pipeline and not bert_beside.is_bert(pipeline)):
         return None
     found = case_beside(vocab)
     if found is not None:
         otherwise = found[0]
     elif pipeline:
         otherwise = not pipeline["normalizer"].get("lowercase")
+    other = bert_beside.other_words(directory, otherwise) or bert_beside.added(directory)
+    if other and pipeline:
+        return None
+    if other:
+        raise UsageError(bert_beside.refusal(directory, other))
     data = filesystem.read_bytes(vocab).removeprefix(BOM)
-    return WordPieceTokenizer(data, cased=otherwise, name=vocab)
-
-
-def _is_bert(pipeline: dict[str, Any]) -> bool:
-    """Whether a tokenizer.json does what BERT's tokenizer does."""
-    model, normalizer, splitter = (
-        pipeline.get(key) or {} for key in ("model", "normalizer", "pre_tokenizer")
-    )
-    if not all(isinstance(part, dict) for part in (model, normalizer, splitter)):
-        return False
-    lower = normalizer.get("lowercase")
-    return (
-        (model.get("continuing_subword_prefix"), model.get("unk_token")) == ("##", "[UNK]")
-        and splitter.get("type") == "BertPreTokenizer"
-        and normalizer.get("type") == "BertNormalizer"
-        and bool(normalizer.get("clean_text") and normalizer.get("handle_chinese_chars"))
-        and normalizer.get("strip_accents") in (None, lower)
-    )
+    made = WordPieceTokenizer(data, cased=otherwise, name=vocab)
+    ids = {token: index for index, token in enumerate(made.tokens)}
+    return None if pipeline and pipeline["model"].get("vocab", ids) != ids else made
 
 
 def _case(config: TokenizerConfig, kind: str) -> bool:
@@ -188,16 +182,17 @@ def case_beside(vocab: str) -> tuple[bool, str] | None:
     directory = os.path.dirname(vocab)
     base = f"{directory}/" if directory else ""
     for name in (DESCRIPTION, OLD_DESCRIPTION, _SETTINGS):
-        found = _json_at(base + name)
-        if not found:
-            continue
+        found = _json_at(base + name) or {}
         if isinstance(found.get("cased"), bool) and found.get("kind") in SUBWORDS:
             return found["cased"], base + name
-        if isinstance(found.get("do_lower_case"), bool):
+        if isinstance(found.get("do_lower_case"), bool):  # overrules tokenizer.json's normalizer
             return not found["do_lower_case"], base + name
-        normalizer = found.get("normalizer")
-        if isinstance(normalizer, dict) and isinstance(normalizer.get("lowercase"), bool):
-            return not normalizer["lowercase"], base + name
+    normalizer = (_json_at(base + _PIPELINE) or {}).get("normalizer")
+    if isinstance(normalizer, dict) and isinstance(normalizer.get("lowercase"), bool):
+        return not normalizer["lowercase"], base + _PIPELINE
+    if os.path.basename(vocab) == "vocab.txt" and filesystem.exists(base + "config.json"):
+        # As `train --init_from` reads the model: its class lower-cases, a cased one shows it.
+        return shows_case(filesystem.read_bytes(vocab)), vocab
     return None
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tpu_tlm.data.tokenizers.base import Encoded, Tokenizer
 from tpu_tlm.data.tokenizers.chunks import chunker_of
+from tpu_tlm.data.tokenizers.hf_classes import class_name, usual_names
 from tpu_tlm.data.tokenizers.text_files import json_of, text_of
 from tpu_tlm.data.tokenizers.word_cache import Counts, Ids, WordTable
 from tpu_tlm.errors import UsageError
@@ -35,9 +36,10 @@ _ROLES = {
     "sep": ("sep_token", "eos_token"),
     "mask": ("mask_token",),
 }
-# Tokens of a byte that UTF-8 text never has, in GPT-2's alphabet of bytes and in SentencePiece's.
-_NEVER_IN_TEXT = ("\u00ff", "<0xFF>")
+# Tokens of a byte that UTF-8 text never has, in SentencePiece's alphabet of bytes and in GPT-2's.
+_NEVER_IN_TEXT = ("<0xFF>", "\u00ff")
 _PADDING = "<pad>"
+MOST_UNUSED = 1 << 20  # ids without a token
 _WORD_MARKS = ("\u2581", "\u0120")
 
 
@@ -54,19 +56,38 @@ class HfTokenizer(Tokenizer):
     kind = "hf"
 
     def __init__(self, contents: dict[str, bytes], *, name: str = PIPELINE) -> None:
-        pipeline = _pipeline(contents[PIPELINE], name)
+        pipeline = read_pipeline(contents[PIPELINE], name)
+        if dropout := json_of(contents[PIPELINE], name)["model"].get("dropout"):
+            self.notes += (
+                f"{name}: its dropout of merges ({dropout}) is not used, so that the same text "
+                "gives the same tokens",
+            )
         named = named_tokens(contents, name)
+        known = _known_class(contents, name)
+        self._guessed = not named or not known  # roles that nothing names: by usual names
+        for key, token in usual_names(known).items():
+            if pipeline.token_to_id(token) is not None:
+                named.setdefault(key, token)
         missing = [
             token for token in dict.fromkeys(named.values()) if pipeline.token_to_id(token) is None
         ]
-        if not _has_padding(pipeline, named):
+        self._never = _never_in_text(pipeline)
+        if not self._has_padding(pipeline, named):
             missing.append(_PADDING)
         if missing:  # as transformers does: after the last id
             pipeline.add_special_tokens(missing)
         ids = pipeline.get_vocab(with_added_tokens=True)
-        tokens = [f"<unused id {i}>" for i in range(max(ids.values(), default=-1) + 1)]
-        for token, index in ids.items():
+        highest = max(ids.values(), default=-1)
+        if highest - len(ids) > MOST_UNUSED:
+            raise UsageError(f"{name}: has the id {highest} and only {len(ids)} tokens")
+        tokens = [f"<unused id {i}>" for i in range(highest + 1)]
+        for token, index in sorted(ids.items(), reverse=True):
             tokens[index] = token
+        if len(set(ids.values())) < len(ids):
+            same = next(token for token, index in ids.items() if tokens[index] != token)
+            self.notes += (
+                f"{name}: {tokens[ids[same]][:60]!r} and {same[:60]!r} have the same id",
+            )
         super().__init__(tokens, True, contents, ())
         self._pipeline = pipeline
         self._name = name
@@ -84,12 +105,12 @@ class HfTokenizer(Tokenizer):
         self._marks: npt.NDArray[np.bool_] | None = None
         if not _divides(pipeline):
             self._marks = np.array([token.startswith(_WORD_MARKS) for token in tokens], bool)
-        self._chunker = chunker_of(json_of(contents[PIPELINE], name), list(added.values()))
+        self._chunker = chunker_of(pipeline, list(added.values()))
         self._table: WordTable[str] = WordTable(self._split_chunks)
 
     def pipeline_copy(self) -> Pipeline:
         """A copy of the pipeline, with the tokens that its settings name and it lacked."""
-        return _pipeline(self._pipeline.to_str().encode(), self._name)
+        return read_pipeline(self._pipeline.to_str().encode(), self._name)
 
     def _find_role(
         self, role: str, named: dict[str, str], contents: dict[str, bytes], name: str
@@ -103,16 +124,24 @@ class HfTokenizer(Tokenizer):
                 return self._id_of.get(model["unk_token"])
             if isinstance(model.get("unk_id"), int):
                 return int(model["unk_id"])
-        if named:
+        if not self._guessed:
             return None
         return next((self._id_of[t] for t in _USUAL[role] if t in self._id_of), None)
+
+    def _has_padding(self, pipeline: Pipeline, named: dict[str, str]) -> bool:
+        """Whether a token can pad: one that is named so, usual, or of a byte that no text has."""
+        if any(pipeline.token_to_id(token) is not None for token in (*self._never, _PADDING)):
+            return True
+        if "pad_token" in named:
+            return named["pad_token"] not in (named.get("sep_token"), named.get("eos_token"))
+        return self._guessed and any(pipeline.token_to_id(t) is not None for t in _USUAL["pad"])
 
     def _padding(self) -> int:
         """The id that stands for no token: never that of a token that ends texts."""
         found = self._role.get("pad")
         if found is not None and found != self._role.get("sep"):
             return found
-        return next(self._id_of[t] for t in (*_NEVER_IN_TEXT, _PADDING) if t in self._id_of)
+        return next(self._id_of[t] for t in (*self._never, _PADDING) if t in self._id_of)
 
     def _special_id(self, role: str) -> int:
         if role not in self._role:
@@ -150,7 +179,7 @@ class HfTokenizer(Tokenizer):
         return encoded.ids * np.uint32(2) + encoded.word_start, np.diff(encoded.offsets)
 
     def _encode_texts(self, texts: list[str]) -> Encoded:
-        encodings = self._pipeline.encode_batch(texts, add_special_tokens=False)
+        encodings = self._run(texts)
         found = [encoding.ids for encoding in encodings]
         offsets = np.zeros(len(texts) + 1, np.int64)
         np.cumsum([len(ids) for ids in found], out=offsets[1:])
@@ -166,8 +195,13 @@ class HfTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         text = text.encode("utf-8", "replace").decode()
-        ids: list[int] = self._pipeline.encode(text, add_special_tokens=False).ids
-        return ids
+        return list(self._run([text])[0].ids)
+
+    def _run(self, texts: list[str]) -> list[Any]:
+        try:
+            return list(self._pipeline.encode_batch(texts, add_special_tokens=False))
+        except BaseException as error:
+            raise library_error(error, f"{self._name}: cannot split a text") from None
 
     def decode(self, ids: Iterable[int]) -> str:
         text: str = self._pipeline.decode(list(ids), skip_special_tokens=False)
@@ -183,7 +217,11 @@ def _word_numbers(found: list[list[int | None]], count: int) -> npt.NDArray[np.i
         return np.fromiter(numbers, np.int64, count)
 
 
-def _pipeline(data: bytes, name: str) -> Pipeline:
+def read_pipeline(data: bytes, name: str) -> Pipeline:
+    """The pipeline of a tokenizer.json, which neither cuts nor pads nor draws.
+
+    Raises `UsageError` naming the file.
+    """
     from tokenizers import Tokenizer as Pipeline
     from tokenizers import models
 
@@ -195,30 +233,38 @@ def _pipeline(data: bytes, name: str) -> Pipeline:
             vocab = [(str(piece), float(score)) for piece, score in model["vocab"]]
             byte_fallback = bool(model.get("byte_fallback"))
             pipeline.model = models.Unigram(vocab, model.get("unk_id"), byte_fallback)
+        if getattr(pipeline.model, "dropout", None):
+            pipeline.model.dropout = None
     except BaseException as error:
-        # The library reports some damage as a panic, which is no `Exception`.
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{name}: is no tokenizer of the library tokenizers: {reason}") from None
+        raise library_error(error, f"{name}: is no tokenizer of the library tokenizers") from None
     pipeline.no_truncation()
     pipeline.no_padding()
     return pipeline
 
 
-def _has_padding(pipeline: Pipeline, named: dict[str, str]) -> bool:
-    """Whether a token can pad: one that is named so, usual, or of a byte that no text has."""
-    if any(pipeline.token_to_id(token) is not None for token in (*_NEVER_IN_TEXT, _PADDING)):
-        return True
-    if "pad_token" in named:
-        return named["pad_token"] not in (named.get("sep_token"), named.get("eos_token"))
-    return not named and any(pipeline.token_to_id(t) is not None for t in _USUAL["pad"])
+def library_error(error: BaseException, what: str) -> BaseException:
+    """An error of the library as one of a user; it reports some as panics, no `Exception`."""
+    if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+        return error
+    return UsageError(f"{what}: {' '.join(str(error).split())}")
+
+
+def _never_in_text(pipeline: Pipeline) -> tuple[str, ...]:
+    """The tokens of a byte that no text has: a letter in GPT-2's alphabet is one elsewhere."""
+    steps = f"{pipeline.normalizer} {pipeline.pre_tokenizer}"
+    return _NEVER_IN_TEXT if "ByteLevel" in steps else _NEVER_IN_TEXT[:1]
 
 
 def _divides(pipeline: Pipeline) -> bool:
     """Whether the pre-tokenizer divides a text into words."""
     splitter = pipeline.pre_tokenizer
     return splitter is not None and len(splitter.pre_tokenize_str("a b")) > 1
+
+
+def _known_class(contents: dict[str, bytes], name: str) -> str:
+    if SETTINGS not in contents:
+        return ""
+    return class_name(json_of(contents[SETTINGS], f"{name.rpartition('/')[0]}/{SETTINGS}"))
 
 
 def named_tokens(contents: dict[str, bytes], name: str) -> dict[str, str]:

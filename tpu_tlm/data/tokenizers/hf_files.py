@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from tpu_tlm import filesystem
-from tpu_tlm.data.tokenizers.hf import PIPELINE, SETTINGS, SPECIALS, HfTokenizer
+from tpu_tlm.data.tokenizers.hf import (
+    MOST_UNUSED,
+    PIPELINE,
+    SETTINGS,
+    SPECIALS,
+    HfTokenizer,
+    library_error,
+)
+from tpu_tlm.data.tokenizers.hf_classes import class_name, splits_as_gpt2, usual_names
+from tpu_tlm.data.tokenizers.hf_settings import FLAGS, completed
 from tpu_tlm.data.tokenizers.text_files import json_of, lines_of
 from tpu_tlm.errors import UsageError
 
@@ -37,19 +47,27 @@ def read_hf_tokenizer(path: str) -> HfTokenizer:
     if name.endswith(".model"):
         return _sentencepiece(path, contents)
     if name:
-        contents[PIPELINE] = filesystem.read_bytes(path)
+        contents[PIPELINE] = completed(filesystem.read_bytes(path), base, path)
         return HfTokenizer(contents, name=path)
     if filesystem.exists(base + PIPELINE):
-        contents[PIPELINE] = filesystem.read_bytes(base + PIPELINE)
+        data = filesystem.read_bytes(base + PIPELINE)
+        contents[PIPELINE] = completed(data, base, base + PIPELINE)
     elif model := _first_there(base, _SENTENCEPIECE):
-        converted = _by_transformers(directory, settings)
-        if converted is None:
+        # Where nothing names a class, the ids are the model's own.
+        if "tokenizer_class" not in settings and not filesystem.exists(f"{directory}/config.json"):
             return _sentencepiece(base + model, contents)
-        contents[PIPELINE] = converted
+        contents[PIPELINE] = _by_transformers(directory, "a SentencePiece model")[0]
     else:
         for vocab, merges in _GPT2:
             if filesystem.exists(base + vocab) and filesystem.exists(base + merges):
-                contents[PIPELINE] = _byte_level(base + vocab, base + merges, settings)
+                name = class_name(settings, base)
+                if not splits_as_gpt2(name):
+                    what = f"{vocab} and {merges} of the class {name[:60]}"
+                    contents[PIPELINE], contents[SPECIALS] = _by_transformers(directory, what)
+                    break
+                given = [json_of(data, base + file) for file, data in contents.items()]
+                data = _byte_level(base + vocab, base + merges, given, name)
+                contents[PIPELINE] = completed(data, base, base + vocab)
                 break
     if PIPELINE not in contents:
         raise UsageError(
@@ -72,33 +90,37 @@ def _sentencepiece(path: str, contents: dict[str, bytes]) -> HfTokenizer:
     return SentencePieceTokenizer(contents, name=path)
 
 
-def _by_transformers(directory: str, settings: dict[str, Any]) -> bytes | None:
-    """The conversion of `transformers`, which knows how each class numbers a model's pieces.
+def _by_transformers(directory: str, what: str) -> tuple[bytes, bytes]:
+    """A tokenizer.json and special_tokens_map.json of a directory without, by `transformers`.
 
-    None where the settings name no class: then the ids are the model's own.
+    It knows how each class uses its files. what: those that are there. Raises `UsageError`.
     """
-    if "tokenizer_class" not in settings and not filesystem.exists(f"{directory}/config.json"):
-        return None
     try:
         from transformers import AutoTokenizer
     except ImportError:
         raise UsageError(
-            f"{directory}: has a SentencePiece model but no {PIPELINE}: install transformers and "
-            "sentencepiece (extra `hf`), which convert it"
+            f"{directory}: has {what} but no {PIPELINE}: install transformers and sentencepiece "
+            f"(extra `hf`), which convert it, or save it with its {PIPELINE}"
         ) from None
     try:
         with filesystem.naming(directory):
-            loaded = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        return str(loaded.backend_tokenizer.to_str()).encode()
+            loaded = AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
+        return (
+            str(loaded.backend_tokenizer.to_str()).encode(),
+            json.dumps({k: str(v) for k, v in loaded.special_tokens_map.items()}).encode(),
+        )
     except (OSError, ValueError, ImportError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(
-            f"{directory}: transformers cannot convert its tokenizer: {reason}"
+            f"{directory}: has {what} but no {PIPELINE}, and transformers cannot convert its "
+            f"tokenizer: {reason}"
         ) from None
 
 
-def _byte_level(vocab: str, merges: str, settings: dict[str, Any]) -> bytes:
-    """GPT-2's and RoBERTa's files as a tokenizer.json."""
+def _byte_level(vocab: str, merges: str, given: list[dict[str, Any]], name: str) -> bytes:
+    """GPT-2's and RoBERTa's files as a tokenizer.json. name: of the class; given: its settings."""
     ids = json_of(filesystem.read_bytes(vocab), vocab)
     lines = lines_of(filesystem.read_bytes(merges), merges)
     pairs = []
@@ -109,17 +131,39 @@ def _byte_level(vocab: str, merges: str, settings: dict[str, Any]) -> bytes:
         if len(pair) != 2:
             raise UsageError(f"{merges}:{number}: is not 'left right': {line[:60]!r}")
         pairs.append((pair[0], pair[1]))
-    prefix = bool(settings.get("add_prefix_space", False))
-    pipeline = byte_level_pipeline({str(k): int(v) for k, v in ids.items()}, pairs, prefix)
-    special = [token for token in _special_of(settings, ids)]
-    pipeline.add_special_tokens(special)
+    prefix = any(settings.get("add_prefix_space") for settings in given)
+    last = len(ids) + MOST_UNUSED
+    if wrong := [k for k, v in ids.items() if type(v) is not int or not 0 <= v < last]:
+        raise UsageError(f"{vocab}: {wrong[0][:60]!r} has no usable id: {str(ids[wrong[0]])[:40]}")
+    if len(set(ids.values())) < len(ids):
+        twice = sorted(ids, key=lambda token: (ids[token], token))
+        first, second = next((a, b) for a, b in pairwise(twice) if ids[a] == ids[b])
+        raise UsageError(f"{vocab}: {first[:60]!r} and {second[:60]!r} have the same id")
+    try:
+        pipeline = byte_level_pipeline(ids, pairs, prefix)
+    except BaseException as error:
+        raise library_error(error, f"{merges}: does not belong to {vocab}") from None
+    pipeline.add_special_tokens(_special_of(given, ids, name))
     return str(pipeline.to_str()).encode()
 
 
-def _special_of(settings: dict[str, Any], ids: dict[str, Any]) -> list[str]:
+def _special_of(given: list[dict[str, Any]], ids: dict[str, Any], name: str) -> list[Any]:
+    """The special tokens in a vocabulary, as the settings or the class name them."""
+    from tokenizers import AddedToken
+
     usual = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>"]
-    named = [v for k, v in settings.items() if k.endswith("_token") and isinstance(v, str)]
-    return [token for token in dict.fromkeys([*usual, *named]) if token in ids]
+    roles: dict[str, Any] = dict(usual_names(name) or {token: token for token in usual})
+    for settings in given:
+        roles |= {key: v for key, v in settings.items() if key.endswith("_token") and v}
+    found = {}
+    for token in roles.values():
+        content, flags = token, {}
+        if isinstance(token, dict):
+            content = token.get("content")
+            flags = {flag: bool(token[flag]) for flag in FLAGS if flag in token}
+        if isinstance(content, str) and content in ids:
+            found[content] = AddedToken(content, **{"normalized": False, **flags, "special": True})
+    return list(found.values())
 
 
 def byte_level_pipeline(

@@ -45,6 +45,15 @@ def parse_vocab(data: bytes, name: str) -> list[str]:
     return list(tokens)
 
 
+def shows_case(vocab: bytes) -> bool:
+    """Whether the tokens of a vocab.txt have capital letters (BERT's own files say no case)."""
+    return any(
+        line.lower() != line
+        for line in vocab.decode("utf-8", "replace").split("\n")
+        if not line.startswith("[")
+    )
+
+
 def _check_columns(lines: Sequence[str], special: str, name: str) -> None:
     """Refuse a vocab.txt with something behind its tokens, which would match no text."""
     for number, line in enumerate(lines, 1):

@@ -11,8 +11,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tpu_tlm import filesystem
+from tpu_tlm.data.tokenizers import bert_beside
 from tpu_tlm.data.tokenizers.base import Tokenizer
-from tpu_tlm.data.tokenizers.wordpiece import SPECIALS, WordPieceTokenizer, bert_pipeline
+from tpu_tlm.data.tokenizers.hf_classes import splits_as_bert
+from tpu_tlm.data.tokenizers.hf_settings import listed_tokens
+from tpu_tlm.data.tokenizers.wordpiece import (
+    SPECIALS,
+    WordPieceTokenizer,
+    bert_pipeline,
+    shows_case,
+)
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.json_files import parse_object
 from tpu_tlm.models.spec import ModelSpec
@@ -31,8 +39,6 @@ TOKENIZER_FILES = (
 _SPECIALS = "special_tokens_map.json"
 # Files from which a tokenizer without tokenizer.json and vocab.txt can be made.
 _SLOW_FILES = {"vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"}
-# Classes of `transformers` that split as BERT does, whose settings overrule tokenizer.json.
-_BERT_CLASSES = ("Bert", "DistilBert", "Electra", "MobileBert", "Lxmert")
 _PROBES = (
     "The quick brown fox, don't; 東京 naïve CAFÉ 12-3.",
     "a [MASK] b [SEP] c",
@@ -107,6 +113,8 @@ def read_tokenizer(
             if isinstance(decoder, dict):
                 listed = [{**t, "id": i} for i, t in decoder.items() if isinstance(t, dict)]
                 _check_added(listed, tokenizer)
+            if other := listed_tokens(settings):
+                raise _Other(f"it has added tokens ({other[0][:40]})")
         except (_Other, UsageError) as reason:
             return _general(pipeline, contents, settings, lower, directory, reason)
     except (_Other, UsageError) as reason:
@@ -129,6 +137,7 @@ def _general(
     """
     from tpu_tlm.data.tokenizers.hf import HfTokenizer
     from tpu_tlm.data.tokenizers.hf_files import read_hf_tokenizer
+    from tpu_tlm.data.tokenizers.hf_settings import completed
 
     if pipeline is None and VOCAB in contents:
         _check_bert_class(settings)
@@ -146,13 +155,12 @@ def _general(
         if not isinstance(token, dict) or token.get("content") not in known:
             raise _Other(f"its settings have other added tokens than {PIPELINE}")
     files = {name: contents[name] for name in (SETTINGS, _SPECIALS) if name in contents}
-    files[PIPELINE] = pipeline.to_str().encode()
+    name = posixpath.join(directory, PIPELINE)
+    files[PIPELINE] = completed(pipeline.to_str().encode(), directory.rstrip("/") + "/", name)
     if SETTINGS not in files and VOCAB in contents:
         named = {f"{name[1:-1].lower()}_token": name for name in SPECIALS}
         files[SETTINGS] = json.dumps({"tokenizer_class": "BertTokenizer", **named}).encode()
-    return FoundTokenizer(
-        HfTokenizer(files, name=posixpath.join(directory, PIPELINE)), frame=_frame(pipeline)
-    )
+    return FoundTokenizer(HfTokenizer(files, name=name), frame=_frame(pipeline))
 
 
 def _pipeline_of_vocab(
@@ -196,8 +204,7 @@ def _class_of(settings: Mapping[str, Any]) -> str:
 
 
 def _is_bert_class(settings: Mapping[str, Any]) -> bool:
-    name = _class_of(settings)
-    return not name or name.removesuffix("Fast").removesuffix("Tokenizer") in _BERT_CLASSES
+    return splits_as_bert(_class_of(settings))
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
@@ -215,6 +222,8 @@ def _check_bert_class(settings: Mapping[str, Any]) -> None:
     """Raise `_Other` where a vocab.txt alone does not say how it is used."""
     if not _is_bert_class(settings):
         raise _Other(_class_of(settings)[:60])
+    if named := bert_beside.other_name(settings):
+        raise _Other(f"it has {named}")
 
 
 def _check_added(tokens: Any, tokenizer: Tokenizer) -> None:
@@ -329,12 +338,7 @@ def _lower_of(
     if lower is not None:
         return lower
     # BERT's own checkpoints do not say it; their vocabularies show it.
-    shown = any(
-        line.lower() != line
-        for line in vocab.decode("utf-8", "replace").split("\n")
-        if not line.startswith("[")
-    )
-    lower = settings.get("do_lower_case", not shown)
+    lower = settings.get("do_lower_case", not shows_case(vocab))
     if not isinstance(lower, bool):
         raise TlmError(f"{posixpath.join(directory, SETTINGS)}: do_lower_case is {lower!r}")
     if settings.get("strip_accents") not in (None, lower):
