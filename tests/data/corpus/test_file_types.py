@@ -9,11 +9,15 @@ import lzma
 import random
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 import zstandard
 
+from tpu_tlm.data.corpus.byte_blocks import part_range, raw_blocks
 from tpu_tlm.data.corpus.file_types import HEAD, NotText, file_type
+from tpu_tlm.data.corpus.inputs import InputFile, Slice
+from tpu_tlm.errors import TlmError
 
 TEXT = ("Plain text, déjà vu, 東京. " * 60 + "\n").encode() * 4
 RUSSIAN = "Съешь ещё этих мягких французских булок.\n" * 50
@@ -55,6 +59,25 @@ def test_compressed_text(suffix: str) -> None:
             file_type(PACKERS[suffix](inner))
     with pytest.raises(NotText, match="holds gz data"):
         file_type(PACKERS[suffix](gzip.compress(TEXT)))
+
+
+@pytest.mark.parametrize("suffix", [".bz2", ".xz"])
+def test_what_stands_behind_a_compressed_stream(suffix: str, tmp_path: Path) -> None:
+    path, one = tmp_path / "a.txt", PACKERS[suffix](b"one\n")
+
+    def read(data: bytes) -> bytes:
+        path.write_bytes(data)
+        piece = Slice(InputFile(str(path), len(data), "text", suffix), 0, len(data))
+        blocks = raw_blocks(piece, *part_range(piece), lambda count: None)
+        return b"".join(block for block, _ in blocks)
+
+    assert read(one + bytes(8) + PACKERS[suffix](b"") + one) == b"one\none\n"
+    for end in (b"junk and more of it", gzip.compress(b"two\n")):
+        with pytest.raises(TlmError, match="a.txt: damaged.*behind the first stream"):
+            read(one + end)
+    for length in range(len(one) + 1, 2 * len(one)):
+        with pytest.raises(TlmError, match="a.txt: damaged"):
+            read((one + one)[:length])
 
 
 @pytest.mark.parametrize("note", [b"", b"abcd", b"x" * 1000])

@@ -112,10 +112,45 @@ def _decompressed(file: InputFile, stream: Any) -> Any:
     if file.compression == ".gz":
         return gzip.GzipFile(fileobj=stream, mode="rb")
     if file.compression == ".bz2":
-        return bz2.BZ2File(stream)
+        return _Streams(stream, bz2.BZ2Decompressor)
     if file.compression == ".xz":
-        return lzma.LZMAFile(stream)
+        return _Streams(stream, lzma.LZMADecompressor)
     return _ZstdFrames(stream)
+
+
+class _Streams:
+    """Reads a .bz2 or .xz file of any number of streams, between which zeros may stand.
+
+    Unlike the library's own readers it raises `OSError` for anything else behind a stream.
+    """
+
+    def __init__(self, stream: _Counting, kind: Callable[[], Any]) -> None:
+        self._stream, self._kind = stream, kind
+        self._decompressor = kind()
+        self._first = True
+
+    def read(self, size: int) -> bytes:
+        while True:
+            data = b""
+            if self._decompressor.eof:
+                data = self._decompressor.unused_data.lstrip(b"\0")
+                while not data:
+                    data = self._stream.read(BLOCK)
+                    if not data:
+                        return b""
+                    data = data.lstrip(b"\0")
+                self._decompressor, self._first = self._kind(), False
+            elif self._decompressor.needs_input:
+                data = self._stream.read(BLOCK)
+                if not data:
+                    raise EOFError("the last stream has no end")
+            try:
+                found: bytes = self._decompressor.decompress(data, size)
+            except (OSError, lzma.LZMAError) as error:
+                behind = "" if self._first else " (in what stands behind the first stream)"
+                raise OSError(f"{error}{behind}") from None
+            if found:
+                return found
 
 
 class _ZstdFrames:
