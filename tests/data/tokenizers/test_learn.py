@@ -530,6 +530,9 @@ def test_options_that_a_kind_does_not_use_are_refused(tmp_path: Path) -> None:
             main([*flags, *more])
     with pytest.raises(UsageError, match="--vocab_size"):
         main([*flags, "--subword_type", "byte-bpe", "--vocab_size", "200"])
+    for kind, token in (("wordpiece", "##e"), ("byte-bpe", "é"), ("bpe", "x</w>"), ("bpe", "x@@")):
+        with pytest.raises(UsageError, match=f"--special_tokens '{token}': is"):
+            main([*flags, "--subword_type", kind, "--special_tokens", token])
 
 
 def test_words_that_are_all_too_long_are_named(tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def _byte_bpe(
     found = train_bpe(_as_words(options, words), first, options.vocab_size, options.min_frequency)
     merges = first_made(found, lambda left, right: left + right, set(first))
     tokens = [*first, *(left + right for left, right in merges)]
+    options.check_pieces(tokens)
     model = models.BPE({token: index for index, token in enumerate(tokens)}, merges)
     return model, _few(len(tokens), options)
 
@@ -137,6 +138,7 @@ def _wordpiece(
     from tokenizers import models
 
     tokens, notes = wordpiece_tokens(options, words, letters)
+    options.check_pieces(tokens)
     ids = {token: index for index, token in enumerate(tokens)}
     model = models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD)
     return model, notes

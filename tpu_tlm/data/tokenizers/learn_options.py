@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +58,19 @@ class LearnOptions:
                     raise UsageError(f"--{name}: fastBPE's files cannot say it: leave it out")
         if any(token.split() != [token] for token in options.special):
             raise UsageError("--special_tokens: a token has no white space and is not empty")
+        if config.subword_type == "bpe":
+            if pieces := [token for token in options.special if token.endswith(("@@", "</w>"))]:
+                raise UsageError(f"--special_tokens {pieces[0]!r}: is spelled like a piece of bpe")
         return options
+
+    def check_pieces(self, tokens: list[str]) -> None:
+        """Raise `UsageError` where a special token is a piece of the text, too."""
+        count = Counter(tokens)
+        if twice := [token for token in self.special_tokens() if count[token] > 1]:
+            raise UsageError(
+                f"--special_tokens {twice[0]!r}: is a piece that the text needs: give a token "
+                "that no text has"
+            )
 
     @property
     def is_bert(self) -> bool:
