@@ -10,7 +10,7 @@ import pytest
 from tpu_tlm.config import CorpusConfig
 from tpu_tlm.data.corpus.bad_input import BadInput
 from tpu_tlm.data.corpus.documents import read_part
-from tpu_tlm.data.corpus.inputs import expand_inputs, plan_parts
+from tpu_tlm.data.corpus.inputs import about_columns, expand_inputs, plan_parts
 from tpu_tlm.errors import TlmError, UsageError
 
 TEXTS = ["one, two", 'say "three"\nfour', "", "fünf"]
@@ -44,6 +44,27 @@ def test_tsv_and_short_rows(tmp_path: Path) -> None:
     bad = BadInput()
     assert read(tmp_path / "a.tsv", bad=bad) == [[b'an "odd'], [b"line"]]
     assert bad.summary() == [f"row without column body (skipped): 1 ({tmp_path}/a.tsv:3)"]
+
+
+def test_a_quote_without_an_end_and_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('id,body\n1,"two\nlines"\n2,"open\n3,x\n4,y\n')
+    with pytest.raises(UsageError, match=r"a\.csv:4: is not CSV: a quoted field .* has no end"):
+        read(path)
+    path.write_text("body,body\n1,2\n")
+    with pytest.raises(UsageError, match=r"a\.csv:1: --text_column body: .* names 2 such"):
+        read(path)
+
+
+def test_columns_that_nobody_reads_are_noted(tmp_path: Path) -> None:
+    def notes(name: str, column: str | None, pairs: bool = False) -> list[str]:
+        (tmp_path / name).write_text("body,id\nx,1\n")
+        given = CorpusConfig(input_files=[str(tmp_path / name)], text_column=column)
+        return list(about_columns(expand_inputs(given), given, pairs))
+
+    assert "1 tables are read as plain text" in notes("a.csv", None)[0]
+    assert "--text_column body: not used" in notes("a.txt", "body")[0]
+    assert notes("a.csv", "body") == notes("a.txt", None) == notes("a.tsv", None, True) == []
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "stream.arrow"])

@@ -8,6 +8,7 @@ import contextlib
 import gzip
 import io
 import lzma
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,10 @@ _KNOWN: tuple[tuple[bytes, str, str], ...] = (
     (b"Obj\x01", "an Avro file", _CONVERT),
     (b"\x89HDF\r\n", "an HDF5 file", _CONVERT),
     (b"\x93NUMPY", "a NumPy array", _CONVERT),
+    (b"version https://git-lfs.github.com/spec/", "a pointer of Git LFS", "get it: git lfs pull"),
+    (b"!<arch>\n", "an ar archive or a Debian package", _UNPACK),
+    (b"%!PS-", "a PostScript document", _CONVERT),
+    (b"bplist00", "a property list", _CONVERT),
     (b"\x7fELF", "a program", "leave it out"),
     (b"\x89PNG\r\n", "a picture", "leave it out"),
     (b"\xff\xd8\xff", "a picture", "leave it out"),
@@ -53,6 +58,8 @@ _KNOWN_BINARY: tuple[tuple[bytes, str, str], ...] = (
     (b"PAR1", "a Parquet file", _COLUMNS),
     (b"ORC", "an ORC file", _CONVERT),
 )
+# How text in ISO-2022-JP, -KR and -CN, all of it ASCII bytes, changes to another set of letters.
+_ISO_2022 = re.compile(rb"\x1b\$[@AB()*+]")
 _UTF8 = "convert it to UTF-8, as with: iconv -f {} -t UTF-8"
 # Beyond this share of undecodable characters a file is in another encoding, or no text.
 _UNDECODABLE = 0.3
@@ -165,6 +172,8 @@ def _check_encoding(head: bytes) -> None:
         raise NotText(f"is UTF-16 text: {_UTF8.format('UTF-16')}")
     if b"\0" in head:
         raise NotText(_with_nul(head))
+    if _ISO_2022.search(head):
+        raise NotText(f"is ISO-2022 text: {_UTF8.format('ISO-2022-JP')} (or -KR, -CN)")
     if not head.isascii():
         text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
         if text.count("\ufffd") > max(3, _UNDECODABLE * len(text)):

@@ -131,6 +131,29 @@ def expand_inputs(config: CorpusConfig, report: InputReport | None = None) -> li
     return files
 
 
+def about_columns(
+    files: Sequence[InputFile], config: CorpusConfig, pairs: bool = False
+) -> Iterator[str]:
+    """Notes on what --text_column or its absence does that nobody may have meant.
+
+    pairs: whether lines are divided at tabs.
+    """
+    if config.text_column is not None and all(file.kind in ("text", "json") for file in files):
+        yield f"--text_column {config.text_column}: not used: no table is among the files"
+    tables = [file.path for file in files if file.kind == "text" and _is_table(file.path)]
+    if tables and not pairs:
+        yield (
+            f"{len(tables):,} tables are read as plain text, with all their columns ({tables[0]}): "
+            "name the column with --text_column"
+        )
+
+
+def _is_table(path: str) -> bool:
+    name = os.path.basename(path).lower()
+    suffix = next((end for end in _SUFFIXES if name.endswith(end)), "")
+    return name.removesuffix(suffix).endswith(_CSV)
+
+
 class _Refused(UsageError):
     """A file that is not text."""
 

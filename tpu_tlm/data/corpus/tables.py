@@ -29,7 +29,8 @@ def csv_values(
     if first is None:
         return
     delimiter = _delimiter(file.path, first)
-    chained = _chained(first, lines)
+    ended: list[bool] = []
+    chained = _chained(first, lines, ended)
     if delimiter == "\t":
         rows = csv.reader(chained, delimiter=delimiter, quoting=csv.QUOTE_NONE)
     else:
@@ -43,9 +44,20 @@ def csv_values(
                     f"{file.path}:1: --text_column {column}: the first line names no such column "
                     f"(it has {', '.join(names)[:200]})"
                 )
+            if names.count(column) > 1:
+                raise UsageError(
+                    f"{file.path}:1: --text_column {column}: the first line names "
+                    f"{names.count(column)} such columns: rename one"
+                )
             at = names.index(column)
+        last = rows.line_num
         for row in rows:
             where = f"{file.path}:{rows.line_num}"
+            if ended:  # the reader went on to the end of the file in search of a quote
+                raise UsageError(
+                    f"{file.path}:{last + 1}: is not CSV: a quoted field in this row has no end"
+                )
+            last = rows.line_num
             if len(row) > at:
                 yield row[at], where
             elif row:
@@ -61,9 +73,11 @@ def _delimiter(path: str, header: str) -> str:
     return ";" if header.count(";") > header.count(",") else ","
 
 
-def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
+def _chained(first: str, rest: Iterator[str], ended: list[bool]) -> Iterator[str]:
+    """All lines; `ended` gets an item when another is asked for behind the last."""
     yield first
     yield from rest
+    ended.append(True)
 
 
 def arrow_values(

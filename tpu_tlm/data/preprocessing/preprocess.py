@@ -15,6 +15,7 @@ from tpu_tlm.data.corpus.inputs import (
     PART_BYTES,
     InputFile,
     InputReport,
+    about_columns,
     expand_inputs,
     plan_parts,
 )
@@ -68,6 +69,7 @@ def preprocess(
     for note in tokenizer.notes:
         notice(note)
     rule = options.pair_rule_of(corpus, config, pairs, tokenizer)
+    report.notes += about_columns(inputs, corpus, rule is not None)
     packing = options.packing_of(config, tokenizer, pairs=rule is not None)
     base = config.output.rstrip("/")
     splits = {"all": base}

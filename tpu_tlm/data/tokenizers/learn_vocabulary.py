@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 
 from tpu_tlm import filesystem
 from tpu_tlm.config import CorpusConfig, VocabConfig
-from tpu_tlm.data.corpus.inputs import PART_BYTES, InputReport, expand_inputs, plan_parts
+from tpu_tlm.data.corpus.inputs import (
+    PART_BYTES,
+    InputReport,
+    about_columns,
+    expand_inputs,
+    plan_parts,
+)
 from tpu_tlm.data.processes import usable_cores
 from tpu_tlm.data.progress import ProgressBar
 from tpu_tlm.data.share import Share
@@ -88,6 +94,7 @@ def learn_vocabulary(
             )
     report = InputReport()
     inputs = expand_inputs(corpus, report)
+    report.notes += about_columns(inputs, corpus)
     parts = plan_parts(inputs, PART_BYTES)
     learning = _Learning(config, options, more_files, present, len(inputs), report)
     task = CountTask(
