@@ -64,6 +64,10 @@ def test_columns_that_nobody_reads_are_noted(tmp_path: Path) -> None:
 
     assert "1 tables are read as plain text" in notes("a.csv", None)[0]
     assert "--text_column body: not used" in notes("a.txt", "body")[0]
+    given = CorpusConfig(input_files=[str(tmp_path / "a.txt")], json_field="body")
+    assert list(about_columns(expand_inputs(given), given)) == [
+        "--json_field body: not used: no JSON lines are among the files"
+    ]
     assert notes("a.csv", "body") == notes("a.txt", None) == notes("a.tsv", None, True) == []
 
 

@@ -275,6 +275,10 @@ def test_columns_by_number_and_by_name_and_fields(tmp_path: Path) -> None:
         == expected
     )
     assert texts_of(run(numbered, tmp_path / "4", "--pairs", "tsv")) == [(a, b) for a, b, _ in rows]
+    twice = tmp_path / "twice.tsv"
+    twice.write_text("a\ta\tc\nx\ty\tz\n")
+    with pytest.raises(UsageError, match=r"twice.tsv:1: --pair_columns a: .*names 2 such"):
+        run(twice, tmp_path / "6", "--pairs", "tsv", "--pair_columns", "c", "a")
     with pytest.raises(UsageError, match=r"named.tsv:1: --pair_columns z"):
         run(named, tmp_path / "5", "--pairs", "tsv", "--pair_columns", "z", "a")
 
@@ -300,6 +304,7 @@ BAD = [
         {2: "one turn", 3: "no list", 4: "without the field"},
     ),
     ("tsv", "rows.csv", "a\tb\na,b\n", {2: "row without column 2, as tabs divide it"}),
+    ("tsv", "three.tsv", "a\tb\nc\td\te\n", {2: "row of more than 2 columns"}),
     ("tsv", "half.jsonl", '{"x": "a", "y": "b"}\n{"x": "a\\ud800", "y": "b"}\n', {2: "surrogate"}),
     ("nsp", "nul.jsonl", '{"text": "a b"}\n{"text": "a\\u0000 b"}\n', {2: "NUL bytes"}),
     ("ntp", "turns.txt", "a\nb\n\nalone\n\nc\nd\n", {4: "one turn"}),

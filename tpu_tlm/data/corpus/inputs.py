@@ -22,6 +22,7 @@ PART_BYTES = 16 << 20
 _SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 _JSON = (".json", ".jsonl", ".ndjson")
 _CSV = (".csv", ".tsv")
+_JSON_FIELD = CorpusConfig.json_field  # where none is given
 _REQUESTS = 16  # files of an object store that are opened at the same time
 _NOT_TEXT, _UNREADABLE = "file that is not text (left out)", "cannot be read (left out)"
 
@@ -134,10 +135,12 @@ def expand_inputs(config: CorpusConfig, report: InputReport | None = None) -> li
 def about_columns(
     files: Sequence[InputFile], config: CorpusConfig, pairs: bool = False
 ) -> Iterator[str]:
-    """Notes on what --text_column or its absence does that nobody may have meant.
+    """Notes on what --text_column, its absence, or --json_field does that nobody may have meant.
 
     pairs: whether lines are divided at tabs.
     """
+    if config.json_field != _JSON_FIELD and all(file.kind in ("text", "csv") for file in files):
+        yield f"--json_field {config.json_field}: not used: no JSON lines are among the files"
     if config.text_column is not None and all(file.kind in ("text", "json") for file in files):
         yield f"--text_column {config.text_column}: not used: no table is among the files"
     tables = [file.path for file in files if file.kind == "text" and _is_table(file.path)]

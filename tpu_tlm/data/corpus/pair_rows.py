@@ -176,6 +176,11 @@ def _columns(
                 f"{piece.file.path}:1: --pair_columns {missing[0]}: "
                 f"the first line names no such column (it has {names})"
             )
+        if twice := [name for name in columns if names.count(name) > 1]:
+            raise UsageError(
+                f"{piece.file.path}:1: --pair_columns {twice[0]}: the first line names "
+                f"{names.count(twice[0])} such columns: rename one"
+            )
         at = [names.index(name) for name in columns]
     else:
         at = [int(name) - 1 for name in columns]
@@ -187,6 +192,9 @@ def _columns(
             kind = f"row without column {max(at) + 1}, as tabs divide it (left out)"
             bad.add(kind, place.at(0), "divide columns by tabs; see --pair_columns", rule.strict)
             continue
+        if not rule.columns and len(fields) > len(at):
+            kind = f"row of more than {len(at)} columns (the first {len(at)} are read)"
+            bad.add(kind, place.at(0), "name the two with --pair_columns", rule.strict)
         texts = [fields[i] for i in at]
         if not all(text.strip() for text in texts):
             bad.add(
