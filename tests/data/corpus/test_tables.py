@@ -88,7 +88,10 @@ def test_parquet_and_arrow(tmp_path: Path, name: str) -> None:
     assert read(path) == LINES and read(path, "in.de") == LINES
     bad = BadInput()
     assert read(path, None, bad) == LINES[:2]
-    assert bad.summary() == [f"field 'text' that is not text (skipped): 1 ({path}, row 4)"]
+    assert bad.summary() == [
+        f"field 'text' of blank text (skipped): 1 ({path}, row 3)",
+        f"field 'text' that is not text (skipped): 1 ({path}, row 4)",
+    ]
     with pytest.raises(UsageError, match="no column 'nope'.*id, body"):
         read(path, "nope")
     path.write_bytes(path.read_bytes()[:-40])

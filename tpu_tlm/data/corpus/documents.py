@@ -338,7 +338,7 @@ def _csv_lines(
 def text_document(
     text: Any, name: str, where: Callable[[], str], strict: bool, bad: BadInput
 ) -> Iterator[Document]:
-    """The document in a field, in blocks; a value that is no text is counted."""
+    """The document in a field, in blocks; a value that is blank or no text is counted."""
     if not isinstance(text, str):
         bad.add(
             f"field {name!r} that is not text (skipped)",
@@ -349,7 +349,10 @@ def text_document(
         return
     data = field_bytes(text, where, strict, bad)
     lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-    yield from _blocks_of([line for line in lines if not is_invisible(line)])
+    seen = [line for line in lines if not is_invisible(line)]
+    if not seen:
+        bad.add(f"field {name!r} of blank text (skipped)", where, "fill it or remove it", strict)
+    yield from _blocks_of(seen)
 
 
 def field_bytes(text: str, where: Callable[[], str], strict: bool, bad: BadInput) -> bytes:
