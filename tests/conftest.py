@@ -15,7 +15,6 @@ import pytest
 
 from tests.bucket import bucket
 from tests.paths import ROOT
-from tests.toy import graphs_as_they_are
 from tests.toy_runs import contract_run, toy_corpus, toy_run
 
 __all__ = ["bucket", "contract_run", "toy_corpus", "toy_run"]
@@ -38,12 +37,6 @@ os.environ.setdefault(
 COSTS = ROOT / "tests" / "costs.json"
 # A test of so many seconds is `slow`.
 SLOW = 0.4
-
-
-def pytest_collection_finish() -> None:
-    """Have TensorFlow run graphs as they are, where a test imports it."""
-    if "tensorflow" in sys.modules:
-        graphs_as_they_are()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -30,7 +30,6 @@ import numpy as np
 
 from tests.campaign.forked import preload
 from tests.paths import ROOT
-from tests.toy import graphs_as_they_are
 from tpu_tlm.config.command_table import COMMANDS
 from tpu_tlm.config.keras_backend import skip_optional_packages
 
@@ -43,7 +42,6 @@ def main(handle: int) -> None:
     """Serve; returns at the end of the socket, and in each child when its program has ended."""
     skip_optional_packages()
     preload()
-    graphs_as_they_are()
     for name in _LATE:
         importlib.import_module(name)
     for name in COMMANDS:

@@ -21,13 +21,6 @@ BARE = ["--tensorboard", "false", "--report", "false", "--samples", "0"]
 SIZES = ["--d_model", "32", "--d_ff", "64", "--num_heads", "2", "--num_layers", "1", "--rpr_k", "4"]
 
 
-def graphs_as_they_are() -> None:
-    """Without this TensorFlow optimizes the graphs of toy models for longer than it runs them."""
-    import tensorflow as tf
-
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-
-
 def _tokenizer(directory: Path, words: int) -> Tokenizer:
     directory.mkdir(parents=True)
     vocab = directory.parent / f"{directory.name}-vocab.txt"
