@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 import os
 import signal
-import sys
 from collections import defaultdict
-from collections.abc import Generator
 
 import pytest
 
@@ -37,24 +33,6 @@ os.environ.setdefault(
 COSTS = ROOT / "tests" / "costs.json"
 # A test of so many seconds is `slow`.
 SLOW = 0.4
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(
-    item: pytest.Item, nextitem: pytest.Item | None
-) -> Generator[None, None, None]:
-    """After each file, free what TensorFlow keeps of functions that are gone.
-
-    Without this a process of tests grows to 8 GB and more.
-    """
-    yield
-    if (nextitem is None or nextitem.path != item.path) and "tensorflow" in sys.modules:
-        from tensorflow.python.eager import context
-
-        gc.collect()
-        context.context().clear_kernel_cache()
-        if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
