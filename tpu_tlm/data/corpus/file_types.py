@@ -60,6 +60,7 @@ _KNOWN_BINARY: tuple[tuple[bytes, str, str], ...] = (
 )
 # How text in ISO-2022-JP, -KR and -CN, all of it ASCII bytes, changes to another set of letters.
 _ISO_2022 = re.compile(rb"\x1b\$[@AB()*+]")
+_EAST_ASIAN = re.compile("[ -~\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7af\uff00-\uffef]")
 _UTF8 = "convert it to UTF-8, as with: iconv -f {} -t UTF-8"
 # Beyond this share of undecodable characters a file is in another encoding, or no text.
 _UNDECODABLE = 0.3
@@ -181,7 +182,9 @@ def _check_encoding(head: bytes) -> None:
                 "is not UTF-8 (text in another encoding, or binary data): "
                 + _UTF8.format("ENCODING")
             )
-    controls = len(head) - len(head.translate(None, _CONTROLS))
+        if "\ufffd" in text:
+            _check_east_asian(head)
+    controls = _controls(head)
     if controls > max(3, 0.1 * len(head)):
         raise NotText("is binary data (control characters), not text: leave it out")
 
@@ -196,7 +199,26 @@ def _with_nul(head: bytes) -> str:
     for low, high, kind in ((even, odd, "UTF-16LE"), (odd, even, "UTF-16BE")):
         if low < 0.02 < high and head.count(0) > 2 and _decodes(head, kind):
             return f"looks like UTF-16 text without a mark: {_UTF8.format(kind)}"
+    _check_east_asian(head)
     return "is binary data (it has NUL bytes), not text: leave it out"
+
+
+def _check_east_asian(head: bytes) -> None:
+    """Raise `NotText` for Chinese, Japanese and Korean in UTF-16, which has few bytes of NUL.
+
+    Two letters of ASCII are a Chinese character there, too, but one in twenty bytes of such a text
+    is a control character.
+    """
+    if _controls(head) <= max(3, 0.01 * len(head)):
+        return
+    for kind in ("UTF-16LE", "UTF-16BE"):
+        text = head[: len(head) // 2 * 2].decode(kind, "replace")
+        if len(_EAST_ASIAN.findall(text)) > 0.9 * len(text):
+            raise NotText(f"looks like UTF-16 text without a mark: {_UTF8.format(kind)}")
+
+
+def _controls(head: bytes) -> int:
+    return len(head) - len(head.translate(None, _CONTROLS))
 
 
 def _decodes(head: bytes, encoding: str) -> bool:
