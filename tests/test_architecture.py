@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,3 +108,22 @@ def test_only_the_named_modules_stand_in_the_package_s_root() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_files_stay_small(name: str) -> None:
     assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= 400
+
+
+# What stands at the top of the repository beside rooms, files of trials above all, is a mistake.
+TOP = set(
+    (
+        "benchmarks colab docker docs examples manifests recipes scripts tests tpu_tlm Makefile "
+        "constraints.txt pyproject.toml LICENSE CITATION.cff README.md ARCHITECTURE.md "
+        "CHANGELOG.md CODE_OF_CONDUCT.md CONTRIBUTING.md SECURITY.md"
+    ).split()
+)
+
+
+def test_nothing_else_stands_at_the_top() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
+    if listed.returncode:
+        pytest.skip("a source archive has no repository")
+    paths = [name.decode("utf-8", "surrogateescape") for name in listed.stdout.split(b"\0") if name]
+    top = {path.split("/")[0] for path in paths if not path.startswith(".")}
+    assert top == TOP
