@@ -7,7 +7,7 @@ from typing import Any
 
 from tpu_tlm import filesystem
 from tpu_tlm.data.tokenizers.hf_classes import class_name, splits_as_bert
-from tpu_tlm.data.tokenizers.text_files import json_of
+from tpu_tlm.data.tokenizers.text_files import json_at
 from tpu_tlm.data.tokenizers.wordpiece import LONGEST_WORD, SPECIALS
 
 _SETTINGS, _ADDED = "tokenizer_config.json", "added_tokens.json"
@@ -46,7 +46,7 @@ def _only_specials(tokens: Any, vocab: Any) -> bool:
 
 def other_words(directory: str, cased: bool) -> str:
     """The setting by which words are made otherwise than by BERT; "" for none."""
-    settings = _json_in(directory, _SETTINGS)
+    settings = json_at(_beside(directory, _SETTINGS))
     accents = settings.get("strip_accents")
     if accents is not None and accents is cased:
         return f"strip_accents {str(accents).lower()}"
@@ -55,7 +55,7 @@ def other_words(directory: str, cased: bool) -> str:
     if settings.get("never_split"):
         return "never_split"
     name = class_name(settings)
-    pipeline = f"{directory}/tokenizer.json" if directory else "tokenizer.json"
+    pipeline = _beside(directory, "tokenizer.json")
     if not splits_as_bert(name) and not filesystem.exists(pipeline):
         return f"tokenizer_class {name[:60]}"
     return other_name(settings)
@@ -74,9 +74,9 @@ def other_name(settings: Mapping[str, Any]) -> str:
 
 def added(directory: str) -> str:
     """Which file or setting adds tokens to a vocab.txt; "" for none."""
-    if set(_json_in(directory, _ADDED)) - set(SPECIALS):
+    if set(json_at(_beside(directory, _ADDED))) - set(SPECIALS):
         return _ADDED
-    settings = _json_in(directory, _SETTINGS)
+    settings = json_at(_beside(directory, _SETTINGS))
     decoder = settings.get("added_tokens_decoder")
     for token in decoder.values() if isinstance(decoder, dict) else ():
         if not isinstance(token, dict) or token.get("content") not in SPECIALS:
@@ -97,6 +97,5 @@ def refusal(directory: str, other: str) -> str:
     )
 
 
-def _json_in(directory: str, name: str) -> dict[str, Any]:
-    path = f"{directory}/{name}" if directory else name
-    return json_of(filesystem.read_bytes(path), path) if filesystem.exists(path) else {}
+def _beside(directory: str, name: str) -> str:
+    return f"{directory}/{name}" if directory else name

@@ -9,7 +9,7 @@ from tpu_tlm import filesystem
 from tpu_tlm.config import SUBWORDS, TokenizerConfig
 from tpu_tlm.data.tokenizers import bert_beside
 from tpu_tlm.data.tokenizers.base import DESCRIPTION, OLD_DESCRIPTION, Tokenizer
-from tpu_tlm.data.tokenizers.text_files import BOM, json_of
+from tpu_tlm.data.tokenizers.text_files import BOM, json_at, json_of
 from tpu_tlm.data.tokenizers.wordpiece import shows_case
 from tpu_tlm.errors import TlmError, UsageError
 
@@ -139,7 +139,7 @@ def _bert_tokenizer(directory: str, otherwise: bool) -> Tokenizer | None:
     from tpu_tlm.data.tokenizers.wordpiece import WordPieceTokenizer
 
     vocab = f"{directory}/vocab.txt"
-    pipeline = _json_at(f"{directory}/{_PIPELINE}")
+    pipeline = json_at(f"{directory}/{_PIPELINE}")
     if not filesystem.exists(vocab) or (pipeline and not bert_beside.is_bert(pipeline)):
         return None
     found = case_beside(vocab)
@@ -165,7 +165,7 @@ def _case(config: TokenizerConfig, kind: str) -> bool:
     if found is None:
         return config.cased is not False
     cased, path = found
-    saved = path.endswith(OLD_DESCRIPTION) and "files" in (_json_at(path) or {})
+    saved = path.endswith(OLD_DESCRIPTION) and "files" in json_at(path)
     if config.cased is not None and saved:
         return config.cased  # a directory of the first edition, which did not compare them
     if config.cased not in (None, cased):
@@ -182,22 +182,18 @@ def case_beside(vocab: str) -> tuple[bool, str] | None:
     directory = os.path.dirname(vocab)
     base = f"{directory}/" if directory else ""
     for name in (DESCRIPTION, OLD_DESCRIPTION, _SETTINGS):
-        found = _json_at(base + name) or {}
+        found = json_at(base + name)
         if isinstance(found.get("cased"), bool) and found.get("kind") in SUBWORDS:
             return found["cased"], base + name
         if isinstance(found.get("do_lower_case"), bool):  # overrules tokenizer.json's normalizer
             return not found["do_lower_case"], base + name
-    normalizer = (_json_at(base + _PIPELINE) or {}).get("normalizer")
+    normalizer = json_at(base + _PIPELINE).get("normalizer")
     if isinstance(normalizer, dict) and isinstance(normalizer.get("lowercase"), bool):
         return not normalizer["lowercase"], base + _PIPELINE
     if os.path.basename(vocab) == "vocab.txt" and filesystem.exists(base + "config.json"):
         # As `train --init_from` reads the model: its class lower-cases, a cased one shows it.
         return shows_case(filesystem.read_bytes(vocab)), vocab
     return None
-
-
-def _json_at(path: str) -> dict[str, Any] | None:
-    return json_of(filesystem.read_bytes(path), path) if filesystem.exists(path) else None
 
 
 def description(directory: str) -> tuple[dict[str, Any], str] | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tpu_tlm import filesystem
-from tpu_tlm.data.tokenizers.text_files import json_of
+from tpu_tlm.data.tokenizers.text_files import json_at
 
 # Classes that split as BERT does, whose settings overrule tokenizer.json.
 _BERT = {"bert", "distilbert", "electra", "mobilebert", "lxmert"}
@@ -34,8 +33,8 @@ def class_name(settings: dict[str, Any], base: str = "") -> str:
     base: the directory of config.json and a slash; not read where it is empty.
     """
     found = settings.get("tokenizer_class")
-    if not found and base and filesystem.exists(base + "config.json"):
-        config = json_of(filesystem.read_bytes(base + "config.json"), base + "config.json")
+    if not found and base:
+        config = json_at(base + "config.json")
         found = config.get("tokenizer_class") or config.get("model_type")
     return found if isinstance(found, str) else ""
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tpu_tlm import filesystem
 from tpu_tlm.data.tokenizers.hf import SETTINGS, read_pipeline
 from tpu_tlm.data.tokenizers.hf_classes import class_name, splits_as_bert
-from tpu_tlm.data.tokenizers.text_files import json_of
+from tpu_tlm.data.tokenizers.text_files import json_at, json_of
 from tpu_tlm.data.tokenizers.wordpiece import SPECIALS
 from tpu_tlm.errors import UsageError
 
@@ -22,9 +21,9 @@ def completed(data: bytes, base: str, name: str) -> bytes:
     base: their directory and a slash, or nothing. Unchanged where they say nothing new. Raises
     `UsageError` for a token whose id would not be the one that its file gives.
     """
-    settings = _json_in(base, SETTINGS)
-    wanted = {**_of_decoder(settings, base + SETTINGS)}
-    for content, index in _json_in(base, ADDED).items():
+    settings = json_at(base + SETTINGS)
+    wanted = _of_decoder(settings, base + SETTINGS)
+    for content, index in json_at(base + ADDED).items():
         wanted.setdefault(content, (index, {"special": False}, base + ADDED))
     normalizer = _normalizer(json_of(data, name).get("normalizer"), settings)
     listed = listed_tokens(settings)
@@ -103,8 +102,3 @@ def _normalizer(described: Any, settings: dict[str, Any]) -> Any:
     from tokenizers import normalizers
 
     return normalizers.BertNormalizer(**{**before, **given})
-
-
-def _json_in(base: str, name: str) -> dict[str, Any]:
-    path = base + name
-    return json_of(filesystem.read_bytes(path), path) if filesystem.exists(path) else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tpu_tlm import filesystem
 from tpu_tlm.config import strict
 from tpu_tlm.errors import UsageError
 
@@ -39,3 +40,8 @@ def with_line_feeds(text: str) -> str:
 def json_of(data: bytes, name: str) -> dict[str, Any]:
     """The JSON object in a file; `UsageError` when it is none."""
     return strict.mapping(strict.read_json(data, name, max_bytes=_LARGEST), name)
+
+
+def json_at(path: str) -> dict[str, Any]:
+    """The JSON object in a file; {} where there is no file. Raises `UsageError` as `json_of`."""
+    return json_of(filesystem.read_bytes(path), path) if filesystem.exists(path) else {}
