@@ -22,8 +22,7 @@ class Classifier:
     """How `PretrainedModel.extras` turn hidden states `[B, T, d]` into class logits.
 
     The hidden states are the encoder's; for sequence-classification with an encoder-decoder those
-    of the decoder that reads the text again (`Seq2SeqModel.reread`), and texts end with its end
-    token.
+    of the decoder (`Seq2SeqModel.decode_source`), and texts end with its end token.
 
     y = pooled hidden state (`pooling`: cls, mean, last) for `task` sequence-classification, every
     hidden state for token-classification; y = norm(activation(y @ dense)) where there is a dense

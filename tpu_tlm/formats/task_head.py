@@ -43,8 +43,8 @@ def _classifier(
     bert = head["pooling"] == "cls" and head["pooler"] and head["activation"] == "tanh"
     last = head["pooling"] == "last" and not head["pooler"]
     # On the decoder of an encoder-decoder.
-    reread = head["pooling"] == "last" and head["pooler"]
-    if head["hidden"] or head["shared"] or not (head["tokens"] or bert or last or reread):
+    decoder = head["pooling"] == "last" and head["pooler"]
+    if head["hidden"] or head["shared"] or not (head["tokens"] or bert or last or decoder):
         note = (
             "the head of the fine-tuned run is left out: other programs have no head with "
             "hidden layers, two encoders, or this pooling; predict uses it"
@@ -55,7 +55,7 @@ def _classifier(
         mean, deviation = (float(value) for value in task["scale"])
         kernel, bias = kernel * deviation, bias * deviation + mean
     extras = {"classifier/kernel": kernel, "classifier/bias": bias}
-    dense = "pooler" if bert else DENSE if reread else None
+    dense = "pooler" if bert else DENSE if decoder else None
     if dense is not None:
         extras |= {f"{dense}/{n}": arrays[f"{_HEAD}pooler/{n}"] for n in ("kernel", "bias")}
     if last:

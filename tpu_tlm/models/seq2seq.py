@@ -66,9 +66,9 @@ class Seq2SeqModel(TransformerModel):
             embedded, encoder_output, source_mask=self.source_mask(x), key=target_key
         )
 
-    def reread(self, x: tf.Tensor, key: Key | None = None) -> tf.Tensor:
-        """The decoder's hidden states `[B, S, d]` when it reads the source itself, shifted right
-        after its first token: position by position what it knows of the text."""
+    def decode_source(self, x: tf.Tensor, key: Key | None = None) -> tf.Tensor:
+        """The decoder's hidden states `[B, S, d]` at targets that are the source itself, shifted
+        right behind the decoder's start token, as BART's and T5's sequence classifiers do."""
         first = tf.fill((tf.shape(x)[0], 1), tf.cast(self.start_id, x.dtype))
         y = tf.ensure_shape(tf.concat([first, x[:, :-1]], axis=1), x.shape)
         return self.decode(x, y, key)

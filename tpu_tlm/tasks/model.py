@@ -96,11 +96,11 @@ class CausalTaskModel(TaskModel):
     causal = True
 
 
-class RereadTaskModel(_WithHead, Seq2SeqModel):  # type: ignore[misc]
+class DecoderTaskModel(_WithHead, Seq2SeqModel):  # type: ignore[misc]
     """An encoder-decoder with a head on the decoder, which reads the text again."""
 
     def hidden(self, features: Mapping[str, tf.Tensor], key: Key | None) -> tf.Tensor:
-        found = self.reread(features["x"], None if self.frozen else key)
+        found = self.decode_source(features["x"], None if self.frozen else key)
         return tf.stop_gradient(found) if self.frozen else found
 
 
@@ -146,7 +146,7 @@ class _Mixing(keras.layers.Layer):
 _MODELS: dict[str, type[keras.Model]] = {
     "clm": CausalTaskModel,
     "elmo": ElmoTaskModel,
-    "seq2seq": RereadTaskModel,
+    "seq2seq": DecoderTaskModel,
 }
 
 

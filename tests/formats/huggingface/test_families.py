@@ -149,7 +149,7 @@ def our_outputs(saved, x, mask, tt):
         features["tt"] = tf.constant(tt.astype(np.int32))
     model = saved.model()
     if saved.spec.kind == "seq2seq" and saved.classifier is not None:
-        hidden = model.reread(features["x"]).numpy()
+        hidden = model.decode_source(features["x"]).numpy()
         return {"logits": saved.classifier.logits(saved.extras, hidden, mask)}
     if saved.spec.kind == "seq2seq":
         features["y"] = tf.constant(hf.targets(x).astype(np.int32))

@@ -74,6 +74,16 @@ def transformers_logits(model: Any, path: Path, texts: list[str]) -> np.ndarray:
         return model(**given).logits.numpy()
 
 
+def fine_tuned(tmp_path: Path, model: str, **more: Any) -> str:
+    """The run directory of one epoch over a few reviews, from a model in `tmp_path`."""
+    train = str(tmp_path / "train.csv")
+    reviews(tmp_path / "train.csv", 24)
+    given = options(
+        tmp_path, model=str(tmp_path / model), tokenizer=None, train=train, epochs=1, **more
+    )
+    return finetune(given, cpu()).run_dir
+
+
 @pytest.mark.parametrize("start", ["T5", "Bart"])
 def test_predict_classify_gives_the_logits_of_transformers(
     start: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -145,18 +155,7 @@ def test_a_tagger_from_t5_is_one_of_transformers(tmp_path: Path) -> None:
 def test_the_encoder_of_a_classifier_is_fine_tuned_further(tmp_path: Path) -> None:
     """And written, without the head, which stands on the encoder."""
     directory(tmp_path / "t5", "T5", "ForSequenceClassification")
-    reviews(tmp_path / "train.csv", 24)
-    run = finetune(
-        options(
-            tmp_path,
-            model=str(tmp_path / "t5"),
-            tokenizer=None,
-            train=str(tmp_path / "train.csv"),
-            epochs=1,
-        ),
-        cpu(),
-    )
-    saved = load(run.run_dir)
+    saved = load(fine_tuned(tmp_path, "t5"))
     assert any("head of the fine-tuned run is left out" in note for note in saved.notes)
     save(saved, str(tmp_path / "hf"), "hf")
     hf.load("T5EncoderModel", tmp_path / "hf")
@@ -170,19 +169,7 @@ def test_a_head_on_the_decoder_is_one_of_transformers(
     """`--pooling decoder` trains what `...ForSequenceClassification` is."""
     directory(tmp_path / "theirs", start, "ForConditionalGeneration")
     before = load(str(tmp_path / "theirs")).values
-    reviews(tmp_path / "train.csv", 24)
-    run = finetune(
-        options(
-            tmp_path,
-            model=str(tmp_path / "theirs"),
-            tokenizer=None,
-            train=str(tmp_path / "train.csv"),
-            epochs=1,
-            pooling="decoder",
-            finetune=trained,
-        ),
-        cpu(),
-    ).run_dir
+    run = fine_tuned(tmp_path, "theirs", pooling="decoder", finetune=trained)
     saved = load(run)
     left = [p for p, v in saved.values.items() if np.array_equal(v, before[p])]
     # Encoder and decoder have both learned, or neither; the dense layer of the head always.
