@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import tensorflow as tf
 from tpu_tlm import filesystem
 from tpu_tlm.checkpoints.run_checkpoints import RunCheckpoints, SavedElsewhere
 from tpu_tlm.checkpoints.run_dir import PROGRESS, RunDir
-from tpu_tlm.data.progress import ProgressBar, duration, quantity
+from tpu_tlm.data.progress import ProgressBar, duration
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.distributed.preemption import PreemptionWatcher, metadata_host
 from tpu_tlm.errors import OptionError, Preempted, TlmError
@@ -28,26 +28,13 @@ from tpu_tlm.tasks.options import FinetuneOptions, default_epochs, default_lr
 from tpu_tlm.training import stop_messages
 from tpu_tlm.training.device_feed import feed
 from tpu_tlm.training.finetuning.features import cached_vectors
+from tpu_tlm.training.finetuning.history import History, Pace
 from tpu_tlm.training.finetuning.outputs import Outputs
 from tpu_tlm.training.finetuning.prepare import Prepared, Split, describe
 from tpu_tlm.training.finetuning.setup import make_step, training_buckets
 from tpu_tlm.training.finetuning.source import Source
 from tpu_tlm.training.loop import Loop
 from tpu_tlm.training.state import TrainState, not_finite
-
-
-@dataclass
-class History:
-    """What has happened, as JSON values: a line per epoch, and the best so far."""
-
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    best: float | None = None
-    best_epoch: int = 0
-    # Loss sum and weight of the epoch so far.
-    loss: float = 0.0
-    weight: float = 0.0
-    seconds: float = 0.0
-    texts: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,7 +104,7 @@ class FinetuneRun:
         self.at = 0
         self.committed = ""
         self._display = ProgressBar()
-        self._begun = (time.monotonic(), 0)  # time and step at which this process began
+        self._pace = Pace()
         self.notice = PreemptionWatcher(
             options.runtime.grace_seconds, self._late, metadata_host(os.environ)
         )
@@ -218,8 +205,10 @@ class FinetuneRun:
                     f"the loss or its gradient is not finite at step {totals.bad_step + 1}; try a "
                     "smaller --lr"
                 )
-            history.seconds += time.perf_counter() - began
-            history.texts += steps * self.buckets[bucket].batch
+            seconds = time.perf_counter() - began
+            if self._pace.called(bucket, steps, seconds):
+                history.seconds += seconds
+                history.texts += steps * self.buckets[bucket].batch
             history.loss += sum(total for total, _ in totals.losses)
             history.weight += sum(weight for _, weight in totals.losses)
             self.at += steps
@@ -236,14 +225,12 @@ class FinetuneRun:
     def _show(self, end: int) -> None:
         if self.at >= end:
             return
-        h = self.history
-        rate = h.texts / max(h.seconds, 1e-9)
-        since, first = self._begun
-        left = (self.total - self.at) * (time.monotonic() - since) / max(self.at - first, 1)
+        h, left = self.history, self._pace.seconds_left(self.at, self.total)
         self._display.status(
             lambda: (
-                f"step {self.at}/{self.total}  {duration(left)} left  "
-                f"loss {h.loss / max(h.weight, 1e-9):.4f}  {quantity(rate)} texts/s"
+                f"step {self.at}/{self.total}  "
+                f"{'compiling' if left is None else f'{duration(left)} left'}  "
+                f"loss {h.loss / max(h.weight, 1e-9):.4f}{h.shown_speed}"
             )
         )
 
@@ -255,12 +242,12 @@ class FinetuneRun:
         value = found[self.metric]
         number = len(history.epochs) + 1
         better = scoring.improves(self.metric, value, history.best)
-        speed = history.texts / max(history.seconds, 1e-9)
+        speed, shown = history.speed, history.shown_speed
         history.epochs.append(
             {
                 "epoch": number,
                 "step": self.at,
-                "texts_per_second": round(speed, 1),
+                "texts_per_second": speed,
                 "train_loss": history.loss / max(history.weight, 1e-9),
                 "valid": found,
             }
@@ -275,7 +262,7 @@ class FinetuneRun:
         self._display.clear()
         print(
             f"epoch {number}  loss {last['train_loss']:.4f}  valid {self.metric} {value:.4f}"
-            f"{' (best)' if better else ''}  {speed:,.0f} texts/s",
+            f"{' (best)' if better else ''}{shown}",
             flush=True,
         )
 
@@ -351,7 +338,7 @@ class FinetuneRun:
         self.state.restore(found.load(), found.step, found.path)
         self.history = History(**found.state["history"])
         self.at, self.committed = found.step, found.path
-        self._begun = (time.monotonic(), self.at)
+        self._pace = Pace(self.at)
         print(f"continuing at step {found.step} of {self.total} from {found.path}")
 
     def _late(self) -> TlmError:
