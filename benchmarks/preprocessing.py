@@ -66,11 +66,19 @@ def _memory(pid: int) -> tuple[float, float]:
     return int(fields["Rss:"]) / 1024, int(fields["Pss:"]) / 1024
 
 
-def measure(command: list[str]) -> Usage:
-    """Run a command to its end, looking at it and its processes four times a second."""
+def measure(command: list[str], **variables: str) -> Usage:
+    """Run a command to its end, looking at it and its processes four times a second.
+
+    variables: more of the environment.
+    """
     begun = time.perf_counter()
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **variables},
     )
     cpu: dict[int, float] = {}
     rss_peak = pss_peak = 0.0

@@ -56,8 +56,9 @@ class HfTokenizer(Tokenizer):
     kind = "hf"
 
     def __init__(self, contents: dict[str, bytes], *, name: str = PIPELINE) -> None:
-        pipeline = read_pipeline(contents[PIPELINE], name)
-        if dropout := json_of(contents[PIPELINE], name)["model"].get("dropout"):
+        model: dict[str, Any] = json_of(contents[PIPELINE], name).get("model") or {}
+        pipeline = read_pipeline(contents[PIPELINE], name, model)
+        if dropout := model.get("dropout"):
             self.notes += (
                 f"{name}: its dropout of merges ({dropout}) is not used, so that the same text "
                 "gives the same tokens",
@@ -94,7 +95,7 @@ class HfTokenizer(Tokenizer):
         self._role = {
             role: found
             for role in _ROLES
-            if (found := self._find_role(role, named, contents, name)) is not None
+            if (found := self._find_role(role, named, model)) is not None
         }
         self.pad_id = self._padding()
         # Byte-level vocabularies have no unknown token: no id stands for one.
@@ -112,14 +113,11 @@ class HfTokenizer(Tokenizer):
         """A copy of the pipeline, with the tokens that its settings name and it lacked."""
         return read_pipeline(self._pipeline.to_str().encode(), self._name)
 
-    def _find_role(
-        self, role: str, named: dict[str, str], contents: dict[str, bytes], name: str
-    ) -> int | None:
+    def _find_role(self, role: str, named: dict[str, str], model: dict[str, Any]) -> int | None:
         for key in _ROLES[role]:
             if key in named:
                 return self._id_of[named[key]]
         if role == "unk":
-            model = json_of(contents[PIPELINE], name).get("model") or {}
             if isinstance(model.get("unk_token"), str):
                 return self._id_of.get(model["unk_token"])
             if isinstance(model.get("unk_id"), int):
@@ -217,15 +215,16 @@ def _word_numbers(found: list[list[int | None]], count: int) -> npt.NDArray[np.i
         return np.fromiter(numbers, np.int64, count)
 
 
-def read_pipeline(data: bytes, name: str) -> Pipeline:
+def read_pipeline(data: bytes, name: str, model: dict[str, Any] | None = None) -> Pipeline:
     """The pipeline of a tokenizer.json, which neither cuts nor pads nor draws.
 
-    Raises `UsageError` naming the file.
+    model: its part of that name, where it is parsed already. Raises `UsageError` naming the file.
     """
     from tokenizers import Tokenizer as Pipeline
     from tokenizers import models
 
-    model = json_of(data, name).get("model") or {}
+    if model is None:
+        model = json_of(data, name).get("model") or {}
     try:
         pipeline = Pipeline.from_str(text_of(data, name))
         if isinstance(pipeline.model, models.Unigram):
