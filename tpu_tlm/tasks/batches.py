@@ -195,6 +195,7 @@ def batch_stream(
     with tf.device("CPU:0"):
         arrays = {name: tf.constant(array) for name, array in bucket.arrays.items()}
 
+    @tf.autograph.experimental.do_not_convert
     def gathered(index: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:
         there = tf.cast(index >= 0, tf.float32)
         at = tf.maximum(index, 0)

@@ -26,6 +26,7 @@ def feed(source: Source, strategy: tf.distribute.Strategy | None) -> Any:
         dataset = source(context.num_input_pipelines, context.input_pipeline_id)
         replicas = context.num_replicas_in_sync // context.num_input_pipelines
 
+        @tf.autograph.experimental.do_not_convert
         def split(batch: dict[str, tf.Tensor]) -> tf.data.Dataset:
             shares = {
                 k: tf.reshape(v, (replicas, v.shape[0] // replicas, *v.shape[1:]))

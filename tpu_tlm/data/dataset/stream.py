@@ -85,9 +85,12 @@ def in_order(
     batches = _batches(plan, 0, batch_size, hosts, host, readers).take(
         -(-plan.samples // batch_size)
     )
-    return batches.map(
-        lambda batch: {**batch, "valid": tf.cast(batch["position"] < plan.samples, tf.float32)}
-    )
+
+    @tf.autograph.experimental.do_not_convert
+    def marked(batch: dict[str, Any]) -> dict[str, Any]:
+        return {**batch, "valid": tf.cast(batch["position"] < plan.samples, tf.float32)}
+
+    return batches.map(marked)
 
 
 def first_examples(dataset: Dataset, count: int) -> dict[str, np.ndarray]:
