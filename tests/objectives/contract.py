@@ -242,7 +242,7 @@ def check_continued(trained: Trained, base: Path) -> None:
         sys.executable,
         "-m",
         "tpu_tlm.train",
-        *trained.flags(base / "killed", "--xla", "false"),
+        *trained.flags(base / "killed", "--xla", "false", "--valid_dir", "none"),
     ]
     process = preloaded.popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -257,7 +257,7 @@ def check_continued(trained: Trained, base: Path) -> None:
     if process.returncode == 0:
         # It finished before the signal: its last save is made incomplete instead.
         (saves / f"step-{STEPS:08d}" / "manifest.json").unlink()
-    assert trainer(trained.options(base / "killed")).fit().made in (
+    assert trainer(trained.options(base / "killed", "--valid_dir", "none")).fit().made in (
         STEPS - SAVE,
         0,
     )

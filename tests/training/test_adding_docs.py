@@ -106,7 +106,8 @@ def run(base: Path, *command: object) -> subprocess.CompletedProcess[str]:
 def test_what_the_pages_add_is_trained_and_evaluated(
     extended: Path, toy_corpus: Corpus, tmp_path: Path
 ) -> None:
-    flags = flags_of(toy_corpus, tmp_path / "run", "--objective", "smoothed-clm", "--xla", "false")
+    own = ("--objective", "smoothed-clm", "--xla", "false", "--eval_steps", "3")
+    flags = flags_of(toy_corpus, tmp_path / "run", *own)
     flags += ["--label_smoothing", "0.2", "--optimizer", "lion", "--lr_schedule", "quadratic"]
     flags += ["--steps", "3", "--save_steps", "3", "--warmup_steps", "0", "--steps_per_call", "1"]
     measured = ["--model", tmp_path / "run", "--data", toy_corpus.valid, "--xla", "false"]

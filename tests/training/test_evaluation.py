@@ -40,7 +40,8 @@ def last_validation(run_dir):
 def test_a_run_with_an_own_objective_is_evaluated_with_it(toy_corpus, tmp_path, capsys):
     path, run_dir = tmp_path / "own.py", tmp_path / "run"
     path.write_text(OWN)
-    flags = ("--steps", 2, "--warmup_steps", 0, "--objective", f"{path}:Doubled")
+    flags = ("--steps", 2, "--eval_steps", 2, "--warmup_steps", 0)
+    flags += ("--objective", f"{path}:Doubled")
     fit(options_of(toy_corpus, run_dir, *flags))
     result = evaluated(capsys, run_dir, toy_corpus.valid)
     assert result["objective"] == f"{path}:Doubled" and "perplexity" not in result

@@ -20,7 +20,7 @@ from tpu_tlm.errors import Preempted, TlmError
 from tpu_tlm.training import Callback
 from tpu_tlm.training.saving import Saver
 
-FLAGS = ("--steps", 8, "--save_steps", 3, "--eval_steps", 8, "--steps_per_call", 1)
+FLAGS = ("--steps", 8, "--save_steps", 3, "--steps_per_call", 1)
 
 
 class Held(Callback):

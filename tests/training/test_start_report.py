@@ -19,7 +19,7 @@ def lines_of(config: Config) -> str:
 
 
 def test_the_start_names_sizes_passes_and_formats(toy_run: ToyRun) -> None:
-    config = options_of(toy_run.corpus, toy_run.run_dir, "--steps", 30)
+    config = options_of(toy_run.corpus, toy_run.run_dir, "--steps", 30, "--eval_steps", 30)
     experiment = setup.build(config, one_device())
     said = "\n".join(start_report.start_lines(config, experiment, one_device()))
     parameters = sum(v.numpy().size for v in experiment.step.model.trainable_variables)

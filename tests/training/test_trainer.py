@@ -31,7 +31,7 @@ from tpu_tlm.training import Callback
 from tpu_tlm.training.callbacks import SaveReport, StepReport
 from tpu_tlm.training.metrics import read_metrics
 
-FEW = ("--steps", 6, "--save_steps", 2, "--eval_steps", 6, "--steps_per_call", 1)
+FEW = ("--steps", 6, "--save_steps", 2, "--steps_per_call", 1)
 
 
 def arrays(run_dir):
@@ -172,7 +172,7 @@ def test_another_batch_size_goes_on_with_the_next_example(toy_corpus, tmp_path, 
 
 
 def test_another_batch_size_with_epochs_asks_for_steps(toy_corpus, tmp_path):
-    few = ("--epochs", 0.5, "--save_steps", 2, "--eval_steps", 6, "--warmup_steps", 1)
+    few = ("--epochs", 0.5, "--save_steps", 2, "--warmup_steps", 1)
     fit(options_of(toy_corpus, tmp_path / "run", *few))
     before = (tmp_path / "run" / "config.yaml").read_bytes()
     with pytest.raises(UsageError, match="--batch_size was 8 and is now 16: give --steps"):
@@ -206,7 +206,7 @@ def steps_made(run_dir):
     return max((r["step"] for r in read_metrics(str(run_dir / "metrics.jsonl"))), default=0)
 
 
-FOREVER = ("--steps", 4000, "--save_steps", 1000, "--eval_steps", 1000)
+FOREVER = ("--steps", 4000, "--save_steps", 1000)
 
 
 def test_ctrl_c_in_a_terminal_saves(toy_corpus, tmp_path):
@@ -360,7 +360,7 @@ def test_another_run_in_the_same_directory_is_refused(toy_run):
 def test_data_of_another_tokenizer_is_refused(toy_corpus, tmp_path):
     other = Corpus(toy_corpus.train, toy_dataset(tmp_path / "other", words=41))
     with pytest.raises(UsageError, match="--valid_dir.*tokenizer"):
-        fit(options_of(other, tmp_path / "run", "--steps", 5))
+        fit(options_of(other, tmp_path / "run", "--eval_steps", 5))
 
 
 def test_a_damaged_shard_is_named_in_one_line(toy_corpus, tmp_path):
@@ -389,7 +389,7 @@ def test_starting_from_other_weights(toy_run, tmp_path, capsys):
 @pytest.mark.long
 def test_two_replicas_make_the_run_of_one(toy_corpus, tmp_path):
     """The same losses step by step, dropout included; mirrored on two logical CPUs."""
-    flags = ["--steps", 12, "--save_steps", 12, "--steps_per_call", 1]
+    flags = ["--steps", 12, "--save_steps", 12, "--eval_steps", 12, "--steps_per_call", 1]
     fit(options_of(toy_corpus, tmp_path / "one", *flags))
     flags += ["--distribute", "mirror", "--logical_cpus", 2]
     process = started(toy_corpus, tmp_path / "two", *flags, stdout=subprocess.PIPE, text=True)
