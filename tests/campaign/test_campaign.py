@@ -25,6 +25,7 @@ def _campaign(*options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.skipif(GIVEN is not None, reason="the whole campaign is run")
 def test_a_short_campaign_finds_nothing(tmp_path: Path) -> None:
     said = _campaign("--short", "--work", str(tmp_path))

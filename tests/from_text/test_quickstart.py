@@ -17,7 +17,7 @@ from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.errors import Preempted, UsageError
 from tpu_tlm.training import Callback
 
-STEPS = 12
+STEPS = 5
 
 
 def weights(run_dir: Path | str) -> dict[str, str]:
@@ -82,7 +82,7 @@ def test_an_interrupted_one_goes_on(made, text: Path, tmp_path: Path, monkeypatc
 
     class Interrupt(Callback):
         def on_step(self, report) -> None:
-            if report.step >= 4:
+            if report.step >= 2:
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

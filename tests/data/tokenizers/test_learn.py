@@ -347,6 +347,7 @@ def test_hapaxes_of_one_script_do_not_drive_out_another(
     assert codes[0].startswith("谢 谢 ") and sum(line[:1] >= "\u4e00" for line in codes) > 20
 
 
+@pytest.mark.long
 def test_a_large_mixed_text_keeps_its_script(tmp_path: Path) -> None:
     """30,000 Chinese lines before 520,000 Latin words that occur once: fastBPE learns 39 merges."""
     draw = random.Random(0)

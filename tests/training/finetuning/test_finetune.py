@@ -182,6 +182,7 @@ def test_what_cannot_be_meant_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         finetune(options(place, **files, run_dir=str(tmp_path / "run"), **changes), cpu())
+    assert not list(tmp_path.iterdir()), "a start that fails leaves nothing"
 
 
 def test_options_of_training_work_together(place: Path, files: dict[str, str]) -> None:

@@ -60,6 +60,10 @@ class FinetuneRun:
         fit, head = options.fit, options.head
         task = prepared.task
         self.metric = fit.metric or scoring.default_metric(task.name, task.labels, task.metric)
+        gold = [task.gold(row) for row in prepared.valid.rows]
+        names = scoring.metric_names(task.name, task.labels, gold)
+        if self.metric not in names:
+            raise OptionError(f"--metric {self.metric}: not one of {', '.join(names)}")
         self.epochs = fit.epochs or default_epochs(len(prepared.train.rows))
         self.lr = fit.lr or default_lr(source.parameters, head.finetune)
         self.directory = RunDir(options.run.run_dir)
@@ -237,8 +241,6 @@ class FinetuneRun:
     def _evaluate_epoch(self) -> None:
         history, split = self.history, self.prepared.valid
         found = self.scores(split, self.split_outputs(split))
-        if self.metric not in found:
-            raise OptionError(f"--metric {self.metric}: not one of {', '.join(found)}")
         value = found[self.metric]
         number = len(history.epochs) + 1
         better = scoring.improves(self.metric, value, history.best)
