@@ -115,3 +115,35 @@ def test_resampled_metrics_are_those_of_the_chosen_examples(metric: str) -> None
     expected = metrics_of("tag", labels, *some, None)[metric]
     found = _resampled(Tag(labels), metric, gold, guess)(index)
     assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("classes", [None, np.array([0.5, 2.0])])
+def test_words_count_alike_in_batches_of_short_and_of_long_sentences(
+    classes: np.ndarray | None,
+) -> None:
+    import tensorflow as tf
+
+    from tpu_tlm.tasks.examples import Examples
+    from tpu_tlm.tasks.read import Row
+    from tpu_tlm.tasks.tag import Tag
+
+    task, sizes = Tag(["A", "B"], classes), (2, 2, 6, 6)
+    rows = [Row("", None, ["A", "B"] * (size // 2), i) for i, size in enumerate(sizes)]
+    ids = [np.arange(size, dtype=np.int32) for size in sizes]
+    examples = Examples(ids, None, None, np.arange(4), list(ids), 4, 0)
+    targets = task.targets(rows, examples)
+    short, long = (
+        task.loss(
+            tf.zeros([2, sizes[at[0]], 2]),
+            {
+                "label": tf.constant(np.stack([targets["label"][i] for i in at])),
+                **{name: tf.constant(targets[name][at]) for name in ("weight", "expected")},
+            },
+        )
+        for at in ([0, 1], [2, 3])
+    )
+    assert float(short.weight) == float(long.weight), "one divisor, so a word is a word"
+    assert float(long.loss) == pytest.approx(3 * float(short.loss))
+    # Over an epoch the divisors are the labels, so the reported loss is that of a word.
+    mean = 1.0 if classes is None else classes.mean()
+    assert float(short.weight + long.weight) == pytest.approx(sum(sizes) * mean)

@@ -15,7 +15,11 @@ from tpu_tlm.tasks.read import Row
 
 
 class Tag(Task):
-    """Softmax at the first piece of each word; the other pieces have no label."""
+    """Softmax at the first piece of each word; the other pieces have no label.
+
+    A batch holds sentences of one length. Its loss is divided by the labels that as many sentences
+    have on average, not by its own: words of short sentences would count more than others.
+    """
 
     name: ClassVar[str] = "tag"
     metric: ClassVar[str] = "accuracy"
@@ -30,12 +34,16 @@ class Tag(Task):
             label.append(
                 np.where(words >= 0, ids[np.maximum(words, 0) if tags else 0], -1).astype(np.int32)
             )
-        return {"label": label, "weight": np.ones(len(label), np.float32)}
+        classes = np.ones(self.outputs) if self.weights is None else self.weights
+        counts = [float(classes[ids[ids >= 0]].sum()) for ids in label]
+        expected = np.full(len(label), np.mean(counts) if counts else 1.0, np.float32)
+        return {"label": label, "weight": np.ones(len(label), np.float32), "expected": expected}
 
     def loss(self, logits: tf.Tensor, batch: Batch) -> LossSums:
         label = batch["label"]
         weight = tf.cast(label >= 0, tf.float32) * batch["weight"][:, None]
-        return weighted_cross_entropy(label, logits, weight, self.weights)
+        sums = weighted_cross_entropy(label, logits, weight, self.weights)
+        return sums._replace(weight=tf.reduce_sum(batch["expected"] * batch["weight"]))
 
     def decode(self, logits: np.ndarray) -> tuple[list[str], np.ndarray]:
         probabilities = softmax(logits)
