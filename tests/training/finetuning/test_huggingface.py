@@ -118,3 +118,70 @@ def test_a_head_that_has_no_form_elsewhere_is_named(
 ) -> None:
     written(place, "hidden", train=str(place / "train.csv"), hidden=[8])
     assert "head of the fine-tuned run is left out" in capsys.readouterr().out
+
+
+def test_training_ends_with_the_weights_of_pytorch(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without dropout, on the same batches: loss, clipping, decay, schedule and AdamW together."""
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForSequenceClassification
+
+    from tpu_tlm.models.layers.variables import named_variables
+    from tpu_tlm.training.finetuning.run import FinetuneRun
+
+    begun: list[tuple[FinetuneRun, np.ndarray]] = []
+    original = FinetuneRun.__init__
+
+    def watched(self: FinetuneRun, *given: object) -> None:
+        original(self, *given)
+        begun.append((self, named_variables(self.step.model)["task/out/kernel"].numpy()))
+
+    monkeypatch.setattr(FinetuneRun, "__init__", watched)
+    # So small that it does not matter whether it is added before the correction of v or after it.
+    fit = {"lr": 2e-2, "warmup": 0.5, "weight_decay": 0.1, "clip": 0.5, "eps": 1e-12}
+    same = {"batch_size": 8, "dropout": 0.0, "head_dropout": 0.0, "pooling": "cls"}
+    _, target = written(place, "trajectory", train=str(place / "train.csv"), **fit, **same)
+    ((run, kernel),) = begun
+
+    none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = AutoModelForSequenceClassification.from_pretrained(
+        place / "bert", num_labels=2, classifier_dropout=0.0, **none
+    )
+    with torch.no_grad():
+        model.classifier.weight.copy_(torch.tensor(kernel.T))
+        model.classifier.bias.zero_()
+    bare = ("bias", "LayerNorm.weight")
+    groups = [
+        {
+            "params": [p for n, p in model.named_parameters() if n.endswith(bare) == alone],
+            "weight_decay": 0.0 if alone else fit["weight_decay"],
+        }
+        for alone in (False, True)
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=fit["lr"], eps=fit["eps"])
+    steps = len(run.plan.order)
+    warm = int(fit["warmup"] * steps)
+    assert steps >= 4 and warm >= 2
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda k: (k + 1) / warm if k + 1 < warm else (steps - 1 - k) / (steps - warm),
+    )
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+    model.train()
+    arrays = run.buckets[0].arrays
+    for rows in run.plan.rows[0]:
+        rows = rows[rows >= 0]
+        ids = torch.tensor(arrays["x"][rows], dtype=torch.long)
+        label = torch.tensor(arrays["label"][rows], dtype=torch.long)
+        model(ids, attention_mask=(ids != run.prepared.spec.pad_id), labels=label).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), fit["clip"])
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    ours = AutoModelForSequenceClassification.from_pretrained(target).state_dict()
+    for name, value in model.state_dict().items():
+        if name.endswith("key.bias"):  # no gradient reaches it, and Adam enlarges rounding errors
+            continue
+        moved = float((value - before[name]).abs().max())
+        np.testing.assert_allclose(ours[name], value, atol=max(1e-5, 2e-3 * moved), err_msg=name)
