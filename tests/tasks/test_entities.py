@@ -137,7 +137,7 @@ def test_words_count_alike_in_batches_of_short_and_of_long_sentences(
             tf.zeros([2, sizes[at[0]], 2]),
             {
                 "label": tf.constant(np.stack([targets["label"][i] for i in at])),
-                **{name: tf.constant(targets[name][at]) for name in ("weight", "expected")},
+                "weight": tf.constant(targets["weight"][at]),
             },
         )
         for at in ([0, 1], [2, 3])

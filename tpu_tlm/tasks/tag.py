@@ -37,13 +37,13 @@ class Tag(Task):
         classes = np.ones(self.outputs) if self.weights is None else self.weights
         counts = [float(classes[ids[ids >= 0]].sum()) for ids in label]
         expected = np.full(len(label), np.mean(counts) if counts else 1.0, np.float32)
-        return {"label": label, "weight": np.ones(len(label), np.float32), "expected": expected}
+        return {"label": label, "weight": expected}
 
     def loss(self, logits: tf.Tensor, batch: Batch) -> LossSums:
         label = batch["label"]
-        weight = tf.cast(label >= 0, tf.float32) * batch["weight"][:, None]
-        sums = weighted_cross_entropy(label, logits, weight, self.weights)
-        return sums._replace(weight=tf.reduce_sum(batch["expected"] * batch["weight"]))
+        there = tf.logical_and(label >= 0, batch["weight"][:, None] > 0.0)
+        sums = weighted_cross_entropy(label, logits, tf.cast(there, tf.float32), self.weights)
+        return sums._replace(weight=tf.reduce_sum(batch["weight"]))
 
     def decode(self, logits: np.ndarray) -> tuple[list[str], np.ndarray]:
         probabilities = softmax(logits)

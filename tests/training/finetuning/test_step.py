@@ -75,7 +75,6 @@ def batch_of(name: str) -> dict[str, tf.Tensor]:
         "label": tf.constant(label),
         "weight": tf.constant(weight),
         "position": tf.range(ROWS, dtype=tf.int64),
-        **({"expected": tf.fill([ROWS], 4.0)} if name == "tag" else {}),
     }
 
 
