@@ -148,3 +148,16 @@ def test_a_slow_machine_gets_fewer_steps_and_the_run_still_ends(
     quick._train()
     assert trained == [(100, 1), (90, 1), (80, 0)]
     assert quick.state.commands["train"][-1] == "80", "what is printed is what was done"
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [(2.0, "well below"), (4.5, ": below"), (4.9, "hardly below"), (5.1, "not below")],
+)
+def test_the_loss_is_told_by_what_it_is_beside_word_frequencies(loss: float, words: str) -> None:
+    from tpu_tlm.config.quickstart import QuickstartConfig
+    from tpu_tlm.from_text.result import QuickstartResult, summary_lines
+
+    result = QuickstartResult("run", "hf", "report.html", None, [], loss, 5.0, [], 60.0)
+    lines = summary_lines(result, "base", QuickstartConfig(text=["x"], run_dir="base"))
+    assert words in lines[1]

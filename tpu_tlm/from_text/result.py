@@ -34,13 +34,15 @@ class QuickstartResult:
 def summary_lines(result: QuickstartResult, directory: str, config: QuickstartConfig) -> list[str]:
     """What is printed at the end."""
     gain = result.unigram - result.loss
-    verdict = (
-        "well below" if gain > 1.0 else "below" if gain > 0.3 else "hardly below: it needs more"
-    )
+    if gain > 0.3:
+        verdict = "well below" if gain > 1.0 else "below"
+    else:
+        degree = "hardly" if gain > 0.0 else "not"
+        verdict = f"{degree} below: it needs more --minutes or more text"
     lines = [
         "",
         f"validation loss {result.loss:.3f}, word frequencies alone {result.unigram:.3f}: "
-        f"{verdict}{'' if gain > 0.3 else ' --minutes or more text'}",
+        f"{verdict}",
         f"model            {result.run_dir}",
         f"HuggingFace      {result.huggingface}   (AutoModelForMaskedLM, AutoTokenizer)",
         f"report           {result.report}",
