@@ -54,12 +54,18 @@ TRACED = """
 
     objective, accum, directory = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     given = {**SIZES, "objective": objective, "grad_accum": accum}
+    given |= {"shard_optimizer": sys.argv[4] == "sharded"}
     given |= {"train_dir": directory, "run_dir": "-"}
     everything = Config(*cli.build(Config.groups(), given, "test"))
     corpora = open_datasets(everything.data, everything.tokenizer)
-    step = experiment_of(everything, corpora, 100, "bfloat16").step
+    step = experiment_of(everything, corpora, 100, "bfloat16", replicas=2).step
     state = TrainState(step, strategy)
-    state.restore({name: v.numpy() + 1 for name, v in state.snapshot().items()}, 7, "x")
+    random = np.random.default_rng(0)
+    given = {n: random.normal(size=v.shape) for n, v in state.snapshot().items()}
+    given = {name: value.astype(np.float32) for name, value in given.items()}
+    state.restore(given, 7, "x")
+    back = {name: v.numpy() for name, v in state.snapshot().items()}
+    restored = list(back) == list(given) and all(np.array_equal(back[n], given[n]) for n in given)
     one, two = (copy.values() for copy in state.copies())
     equal = all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
     loop = Loop(step, state, on_tpu=True)
@@ -79,6 +85,9 @@ TRACED = """
     wide = [op.name for op in on_core for t in op.outputs if t.dtype == tf.float64]
     print(json.dumps({
         "kinds": Counter(op.type for op in every), "equal": equal, "variables": len(state.values),
+        "restored": restored, "communicates": state.communicates,
+        "kept": sum(int(np.prod(v.shape)) for v in tf.nest.flatten(state.slots))
+        / sum(v.size for n, v in given.items() if n.startswith("slots/")),
         "ordered": sum(bool(op.control_inputs) for op in times), "times": len(times),
         "float64 on a core": wide,
         "shapes": [str(spec) for spec in tf.nest.flatten(batches.element_spec)],
@@ -86,14 +95,20 @@ TRACED = """
 """
 
 
-@pytest.mark.parametrize(("objective", "accum"), [("mlm", 1), ("electra", 2)])
-def test_a_step_is_traced_for_every_core(objective, accum, tmp_path):
+@pytest.mark.parametrize(
+    ("objective", "accum", "optimizer"),
+    [("mlm", 1, "whole"), ("electra", 2, "whole"), ("mlm", 2, "sharded")],
+)
+def test_a_step_is_traced_for_every_core(objective, accum, optimizer, tmp_path):
     data = toy_dataset(tmp_path / "data")
     command = [sys.executable, "-c", textwrap.dedent(TRACED), objective, str(accum), str(data)]
+    command += [optimizer]
     done = preloaded.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     kinds = found["kinds"]
+    assert found["restored"] and not found["communicates"]
+    assert (0.5 <= found["kept"] < 0.7) if optimizer == "sharded" else found["kept"] == 1.0
     assert found["equal"] and kinds["CrossReplicaSum"] >= 1 and kinds["TPUReplicateMetadata"] >= 1
     # Each core writes all that it has, and reads nothing back.
     assert (

@@ -178,6 +178,13 @@ class OptimConfig(OptionGroup):
             "gradient_accumulation_steps": "--batch_size stays the examples of all micro-batches"
         },
     )
+    shard_optimizer: bool = opt(
+        False,
+        "divide the optimizer's state among the replicas (ZeRO-1), so that a larger model fits",
+        only_with={"optimizer": ("adamw", "adam", "sgd")},
+        may_change=True,
+        also_called=("zero_stage", "sharded_ddp", "fsdp"),
+    )
 
 
 @dataclass(frozen=True)

@@ -42,3 +42,14 @@ class Replicas:
 
 
 ALONE = Replicas()
+
+
+def of_strategy() -> Replicas:
+    """The replicas of the strategy in whose replica function this is called."""
+    context = tf.distribute.get_replica_context()
+
+    def all_reduce(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+        summed: list[tf.Tensor] = context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+        return summed
+
+    return Replicas(context.num_replicas_in_sync, context.replica_id_in_sync_group, all_reduce)

@@ -62,7 +62,7 @@ def state_specs(step: TrainStep) -> tuple[list[tf.TensorSpec], list[tuple[tf.Ten
     """Shapes of the values and of the optimizer slots, as in `TrainState`."""
     shapes = [tuple(v.shape) for v in named_variables(step.model).values()]
     slots = [
-        tuple(tf.TensorSpec(s, tf.float32) for s in step.optimizer.slots_of(shape).values())
+        tuple(tf.TensorSpec(s, tf.float32) for s in step.slots_of(shape).values())
         for shape in shapes
     ]
     return [tf.TensorSpec(shape, tf.float32) for shape in shapes], slots

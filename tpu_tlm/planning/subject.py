@@ -101,7 +101,9 @@ class Subject:
     def program(self, options: Config, rows: int) -> StepProgram:
         """The step of these options for `rows` rows of a chip."""
         precision = setup.precision_of(options.runtime, "tpu")
-        experiment = setup.experiment_of(options, self.corpora, self._steps(options), precision)
+        experiment = setup.experiment_of(
+            options, self.corpora, self._steps(options), precision, replicas=self.slice_.chips
+        )
         step, spec = experiment.step, experiment.spec
         tokens, flops = step.objective.tokens(spec), step.objective.flops(spec)
         return StepProgram(step, batch_specs(self.corpora.train, rows), tokens, flops)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tpu_tlm.objectives.base import Batch, LossSums
-from tpu_tlm.objectives.replicas import Replicas
+from tpu_tlm.objectives.replicas import of_strategy
 from tpu_tlm.training.state import TrainState
 from tpu_tlm.training.step import Gradients, StepResult, TrainStep, summed
 
@@ -93,7 +93,7 @@ class Loop:
         self, step: TrainStep, state: TrainState, *, xla: bool = True, on_tpu: bool = False
     ) -> None:
         self.step, self.state, self.strategy = step, state, state.strategy
-        inner = xla and not on_tpu
+        inner, self._on_tpu = xla and not on_tpu, on_tpu
         if self.strategy is None:
             self._train = _compiled(self._steps_of, inner)
             self._evaluate = _compiled(self._evaluate_one, inner)
@@ -137,28 +137,24 @@ class Loop:
 
     def _train_replica(self, batch: Batch) -> tuple[LossSums, tf.Tensor, tf.Tensor]:
         values, slots, index = self.state.read()
-        grads, sums = summed(self._gradients(values, batch), self._all_reduce)
-        return self._outcome(self._update(values, slots, grads, sums, index), index)
-
-    def _replicas(self) -> Replicas:
-        context = tf.distribute.get_replica_context()
-        return Replicas(
-            context.num_replicas_in_sync, context.replica_id_in_sync_group, self._all_reduce
-        )
+        replicas = of_strategy()
+        grads, sums = summed(self._gradients(values, batch), replicas.all_reduce)
+        if self.step.sharding.count == 1:
+            return self._outcome(self._update(values, slots, grads, sums, index), index)
+        # A compiled half of the step has no communication inside.
+        inside = (replicas.all_reduce,) if self._on_tpu else ()
+        # As a tensor, so that the update is traced once for all replicas.
+        replica = tf.convert_to_tensor(replicas.index, tf.int32)
+        result = self._update(values, slots, grads, sums, index, replica, *inside)
+        return self._outcome(self.step.gathered(result, replicas), index)
 
     def _cross_replica_gradients(
         self, values: list[tf.Tensor], batch: Batch
     ) -> tuple[Gradients, LossSums]:
-        return self.step.gradients(values, batch, self._replicas())
+        return self.step.gradients(values, batch, of_strategy())
 
     def _cross_replica_sums(self, values: list[tf.Tensor], batch: Batch) -> LossSums:
-        return self.step.sums(values, batch, training=False, replicas=self._replicas())
-
-    @staticmethod
-    def _all_reduce(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-        context = tf.distribute.get_replica_context()
-        summed: list[tf.Tensor] = context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
-        return summed
+        return self.step.sums(values, batch, training=False, replicas=of_strategy())
 
     def _evaluation_sums(self, values: list[tf.Tensor], batch: Batch) -> LossSums:
         return self.step.sums(values, batch, training=False)
@@ -168,7 +164,7 @@ class Loop:
 
     def _evaluate_replica(self, batch: Batch) -> LossSums:
         sums = self._sums(self.state.read()[0], batch)
-        return summed(sums, self._all_reduce)  # type: ignore[no-any-return]
+        return summed(sums, of_strategy().all_reduce)  # type: ignore[no-any-return]
 
     def _zeros(self) -> LossSums:
         # Sums over many steps pass 2**24, where adding ones in float32 stops counting.

@@ -44,7 +44,7 @@ def step_memory(
     """Estimate the memory of a training step on each device; an estimate only."""
     model = spec.config
     rows = max(1, config.data.batch_size // (replicas * config.optim.grad_accum))
-    slots = _slots(config.optim)
+    slots = _slots(config.optim) / (replicas if config.optim.shard_optimizer else 1)
     copies = _COPIES + 2 * slots + (1 if config.optim.grad_accum > 1 else 0)
     tokens = rows * max(spec.seq_length, spec.seq_length_y or 0)
     feed = (_FEED + (2 if model.activation in GATED else 0)) * model.d_ff

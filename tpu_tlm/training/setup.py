@@ -22,6 +22,7 @@ from tpu_tlm.objectives.base import Objective, ObjectiveContext
 from tpu_tlm.objectives.registry import objective_class
 from tpu_tlm.training.memory import check_size, host_memory
 from tpu_tlm.training.optimizers import make_optimizer
+from tpu_tlm.training.optimizers.sharding import Sharding
 from tpu_tlm.training.schedules import make_schedule
 from tpu_tlm.training.step import TrainStep
 
@@ -71,6 +72,7 @@ def build(options: Config, devices: Devices, initial: PretrainedModel | None = N
         precision_of(options.runtime, devices.kind),
         objective,
         memory=host_memory(),
+        replicas=devices.replicas,
     )
 
 
@@ -82,11 +84,13 @@ def experiment_of(
     objective: type[Objective] | None = None,
     *,
     memory: int | None = None,
+    replicas: int = 1,
 ) -> Experiment:
     """`build` with open datasets, a number of steps and a precision.
 
     objective: the resolved class; None resolves `options.run.objective`. memory: bytes in which
-    the model is made; a model that is clearly larger is refused before it is built.
+    the model is made; a model that is clearly larger is refused before it is built. replicas: among
+    which `--shard_optimizer` divides the optimizer's state.
     """
     run = options.run
     schedule = make_schedule(options.optim, steps)
@@ -100,6 +104,7 @@ def experiment_of(
         options.optim.clip,
         run.seed,
         options.optim.grad_accum,
+        Sharding(replicas if options.optim.shard_optimizer else 1),
     )
     return Experiment(datasets, spec, instance, step, steps, precision)
 

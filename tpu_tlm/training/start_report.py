@@ -64,6 +64,8 @@ def _memory(config: Config, experiment: Experiment, devices: Devices) -> list[st
         experiment.precision,
     )
     shown = f"memory of a step, estimated: {gigabytes(needed.total)}"
+    if config.optim.shard_optimizer and devices.replicas > 1:
+        shown = f"optimizer state divided among {devices.replicas} replicas; {shown}"
     free = available_memory(devices.kind)
     if free is None:
         return [f"{shown} on each device"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,7 +12,11 @@ import tensorflow as tf
 from tpu_tlm.checkpoints.tensor_bundle import host_tensor
 from tpu_tlm.errors import TlmError
 from tpu_tlm.models.layers.variables import named_variables
+from tpu_tlm.objectives.replicas import of_strategy
 from tpu_tlm.training.step import StepResult, TrainStep
+
+# Bytes of divided slots that a save gathers at a time on every device.
+_PART = 256 << 20
 
 
 class TrainState:
@@ -20,11 +24,12 @@ class TrainState:
     number of updates made (int64).
 
     Under a strategy every replica has its own copy and assigns it: after the all-reduce, all
-    replicas compute the same update.
+    replicas compute the same update. Where the step divides the optimizer's slots among replicas,
+    each has its share of them; snapshots and checkpoints have them whole.
     """
 
     def __init__(self, step: TrainStep, strategy: tf.distribute.Strategy | None = None) -> None:
-        self.strategy = strategy
+        self.strategy, self._sharding = strategy, step.sharding
         own: dict[str, Any] = {}
         if strategy is not None:
             own = {
@@ -39,8 +44,10 @@ class TrainState:
             ]
             self.slots: list[tuple[tf.Variable, ...]] = []
             names: list[str] = []
+            # The whole shapes of the slots that are divided.
+            self._divided: dict[str, tuple[int, ...]] = {}
             for path, value in initial.items():
-                shapes = step.optimizer.slots_of(value.shape)
+                shapes = step.slots_of(value.shape)
                 self.slots.append(
                     tuple(
                         tf.Variable(tf.zeros(s), name=f"{path}_{n}", trainable=False, **own)
@@ -48,7 +55,11 @@ class TrainState:
                     )
                 )
                 names.extend(f"slots/{n}/{path}" for n in shapes)
+                if step.sharding.axis(value.shape) is not None:
+                    whole = step.optimizer.slots_of(value.shape)
+                    self._divided |= {f"slots/{n}/{path}": s for n, s in whole.items()}
             self.index = tf.Variable(0, dtype=tf.int64, name="index", trainable=False, **own)
+        self._gathers: list[tuple[list[str], Callable[[], list[tf.Tensor]]]] = []
         self.paths = list(initial)
         self._named = dict(zip([f"model/{p}" for p in self.paths], self.values, strict=True))
         self._named.update(zip(names, tf.nest.flatten(self.slots), strict=True))
@@ -70,27 +81,92 @@ class TrainState:
                 variable.assign(value, read_value=False)
         self.index.assign(self.index.read_value() + 1, read_value=False)
 
+    def _copies(self, variable: tf.Variable) -> Sequence[tf.Variable]:
+        """The variables of the replicas of this process."""
+        if self.strategy is None:
+            return [variable]
+        found: Sequence[tf.Variable] = self.strategy.experimental_local_results(variable)
+        return found
+
     def _local(self, variable: tf.Variable) -> tf.Variable:
-        return (
-            variable
-            if self.strategy is None
-            else self.strategy.experimental_local_results(variable)[0]
-        )
+        return self._copies(variable)[0]
 
     def updates(self) -> int:
         """Number of updates made."""
         return int(self._local(self.index).numpy())
 
-    def snapshot(self) -> dict[str, tf.Tensor]:
+    @property
+    def communicates(self) -> bool:
+        """Whether `snapshot` needs all processes of the run at the same time."""
+        return bool(self._divided) and len(self._copies(self.index)) < self._sharding.count
+
+    def snapshot(self, *, keep: bool = True) -> dict[str, tf.Tensor]:
         """The present values of a checkpoint by name, in the host's memory.
 
         They stay as they are while training goes on: those of another device are copied, and those
-        of the host are kept by TensorFlow as long as they are referred to.
+        of the host are kept by TensorFlow as long as they are referred to. keep: False returns
+        nothing, but takes part in what `communicates`.
         """
-        return {
-            name: host_tensor(self._local(variable).read_value())
-            for name, variable in self._named.items()
-        }
+        found = {}
+        if keep:
+            found = {
+                name: host_tensor(self._local(variable).read_value())
+                for name, variable in self._named.items()
+                if name not in self._divided
+            }
+        found |= self._received(keep) if self.communicates else self._joined()
+        # In the order of a checkpoint without sharding.
+        return {name: found[name] for name in self._named} if keep else {}
+
+    def _joined(self) -> dict[str, tf.Tensor]:
+        """The divided slots from the shares of this process's replicas."""
+        found = {}
+        for name, shape in self._divided.items():
+            shares = [host_tensor(v.read_value()) for v in self._copies(self._named[name])]
+            with tf.device(None), tf.device("CPU:0"):
+                table = tf.stack(shares, axis=self._sharding.axis(shape))
+                found[name] = self._sharding.joined(table, shape)
+        return found
+
+    def _received(self, keep: bool) -> dict[str, tf.Tensor]:
+        """The divided slots from the replicas of all processes, a part at a time."""
+        if not self._gathers:
+            self._gathers = [(names, self._gather(names)) for names in self._parts()]
+        found = {}
+        for names, gather in self._gathers:
+            for name, value in zip(names, gather(), strict=True):
+                if keep:
+                    found[name] = host_tensor(value)
+        return found
+
+    def _parts(self) -> list[list[str]]:
+        """Names of divided slots that are gathered together; whole, they take `_PART` bytes."""
+        parts: list[list[str]] = [[]]
+        size = 0
+        for name, shape in self._divided.items():
+            own = 4 * int(np.prod(shape))
+            if parts[-1] and size + own > _PART:
+                parts.append([])
+                size = 0
+            parts[-1].append(name)
+            size += own
+        return parts
+
+    def _gather(self, names: Sequence[str]) -> Callable[[], list[tf.Tensor]]:
+        """A function that gathers these slots on every replica, and returns one copy of them."""
+        strategy, sharding = self.strategy, self._sharding
+        assert strategy is not None
+        variables = [self._named[name] for name in names]
+        shapes = [self._divided[name] for name in names]
+
+        def on_replica() -> list[tf.Tensor]:
+            return sharding.whole([v.read_value() for v in variables], shapes, of_strategy())
+
+        def gather() -> list[tf.Tensor]:
+            return [strategy.experimental_local_results(v)[0] for v in strategy.run(on_replica)]
+
+        function: Callable[[], list[tf.Tensor]] = tf.function(gather, autograph=False)
+        return function
 
     def model_arrays(self) -> dict[str, np.ndarray]:
         """The model's values, by path."""
@@ -100,13 +176,17 @@ class TrainState:
         }
 
     def _set(self, variable: tf.Variable, value: np.ndarray) -> None:
-        copies = (
-            [variable]
-            if self.strategy is None
-            else self.strategy.experimental_local_results(variable)
-        )
-        for copy in copies:
+        for copy in self._copies(variable):
             copy.assign(value)
+
+    def _replica_numbers(self) -> list[int]:
+        """The numbers of this process's replicas among all."""
+        if self.strategy is None:
+            return [0]
+        numbers = self.strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(context.replica_id_in_sync_group)
+        )
+        return [int(n) for n in self.strategy.experimental_local_results(numbers)]
 
     def restore(self, arrays: Mapping[str, np.ndarray], index: int, where: str) -> None:
         """Restore a checkpoint.
@@ -118,15 +198,20 @@ class TrainState:
                 raise TlmError(
                     f"{where}: has no {name!r}; was the run made with another optimizer or model?"
                 )
+        replicas = self._replica_numbers() if self._divided else []
         for name, variable in self._named.items():
             # One at a time: a mapping that reads from a file holds none of them.
             array = arrays[name]
-            if tuple(array.shape) != tuple(variable.shape):
+            shape = self._divided.get(name, tuple(variable.shape))
+            if tuple(array.shape) != shape:
                 raise TlmError(
-                    f"{where}: {name!r} has shape {list(array.shape)}, this run needs"
-                    f" {list(variable.shape)}"
+                    f"{where}: {name!r} has shape {list(array.shape)}, this run needs {list(shape)}"
                 )
-            self._set(variable, array)
+            if name not in self._divided:
+                self._set(variable, array)
+                continue
+            for replica, copy in zip(replicas, self._copies(variable), strict=True):
+                copy.assign(self._sharding.own(tf.constant(array), replica))
         self._set(self.index, np.int64(index))
 
     def set_model(self, values: Mapping[str, np.ndarray]) -> None:
@@ -136,22 +221,12 @@ class TrainState:
 
     def copies(self) -> Sequence[dict[str, np.ndarray]]:
         """The model's values on each local replica, to check that replicas stay equal."""
-        count = (
-            1
-            if self.strategy is None
-            else len(self.strategy.experimental_local_results(self.index))
-        )
-
-        def on(variable: tf.Variable, replica: int) -> np.ndarray:
-            return (
-                variable
-                if self.strategy is None
-                else self.strategy.experimental_local_results(variable)[replica]
-            ).numpy()
-
         return [
-            {p: on(v, r) for p, v in zip(self.paths, self.values, strict=True)}
-            for r in range(count)
+            {
+                path: self._copies(variable)[replica].numpy()
+                for path, variable in zip(self.paths, self.values, strict=True)
+            }
+            for replica in range(len(self._copies(self.index)))
         ]
 
 

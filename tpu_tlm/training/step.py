@@ -14,6 +14,7 @@ from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.objectives.base import Batch, LossSums, Objective
 from tpu_tlm.objectives.replicas import ALONE, AllReduce, Replicas
 from tpu_tlm.training.optimizers import Optimizer, clip_by_global_norm, decays
+from tpu_tlm.training.optimizers.sharding import Sharding
 
 Schedule = Callable[[tf.Tensor], tf.Tensor]
 # The gradient of every value; for a loss of several terms, a dict of the terms that reach it.
@@ -40,6 +41,9 @@ class TrainStep:
     weight once, then clipped by their global norm. For a loss of several terms, gradients are kept
     per term until then, which needs more memory only for values that several terms reach (ELECTRA's
     shared token table).
+
+    `sharding`: how the optimizer's slots are divided among the replicas; each then updates its
+    share of the values, and the shares are gathered.
     """
 
     model: keras.Model
@@ -49,6 +53,11 @@ class TrainStep:
     clip: float
     seed: int
     grad_accum: int = 1
+    sharding: Sharding = Sharding()
+
+    def slots_of(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of the slots that a replica keeps of a value of this shape."""
+        return self.optimizer.slots_of(self.sharding.share(shape))
 
     @property
     def paths(self) -> list[str]:
@@ -133,11 +142,14 @@ class TrainStep:
         grads: Gradients,
         sums: LossSums,
         index: tf.Tensor,
+        replica: tf.Tensor | int = 0,
+        all_reduce: AllReduce | None = None,
     ) -> StepResult:
         """Values and slots after update number `index` (int64, from 0).
 
         `grads` and `sums` are those of the global batch. A batch without a target (weight 0) has
-        zero gradients, not NaN.
+        zero gradients, not NaN. With sharding the results are the shares of replica number
+        `replica`, which `gathered` joins; `all_reduce`: as in `Sharding.global_norm`.
         """
         scale = tf.nest.map_structure(lambda weight: 1.0 / tf.maximum(weight, 1.0), sums.weight)
         means = [
@@ -146,14 +158,26 @@ class TrainStep:
             else g * scale
             for g in grads
         ]
+        own = [self.sharding.own(g, replica) for g in means]
         with tf.name_scope("clip"):
-            clipped, norm = clip_by_global_norm(means, self.clip)
+            norm = self.sharding.global_norm(means, own, all_reduce)
+            clipped, norm = clip_by_global_norm(own, self.clip, norm)
         mask = [decays(path, v.shape) for path, v in zip(self.paths, values, strict=True)]
         with tf.name_scope("optimizer"):
             new_values, new_slots = self.optimizer.apply(
-                values, clipped, slots, lr=self.schedule(index), step=index, decay_mask=mask
+                [self.sharding.own(v, replica) for v in values],
+                clipped,
+                slots,
+                lr=self.schedule(index),
+                step=index,
+                decay_mask=mask,
             )
         return StepResult(new_values, new_slots, sums, norm)
+
+    def gathered(self, result: StepResult, replicas: Replicas) -> StepResult:
+        """The result of `update` with the values of all replicas."""
+        shapes = [v.shape.as_list() for v in named_variables(self.model).values()]
+        return result._replace(values=self.sharding.whole(result.values, shapes, replicas))
 
     def __call__(
         self,
@@ -165,7 +189,8 @@ class TrainStep:
     ) -> StepResult:
         """The whole step of one replica."""
         grads, sums = summed(self.gradients(values, batch, replicas), replicas.all_reduce)
-        return self.update(values, slots, grads, sums, index)
+        result = self.update(values, slots, grads, sums, index, replicas.index, replicas.all_reduce)
+        return self.gathered(result, replicas)
 
 
 def _micro_batches(rows: tf.Tensor, count: int) -> tf.Tensor:

@@ -310,9 +310,14 @@ class Trainer:
         """
         self.callbacks.before_save(step)
         if not self.devices.is_chief:
+            if self.state.communicates:
+                self.state.snapshot(keep=False)
             return
         self._settle(wait=True)
-        if self.committed and self.saved_at == step:
+        done = bool(self.committed) and self.saved_at == step
+        # The others, which may not know that it is done, wait for this process to take part.
+        values = self.state.snapshot(keep=not done) if self.state.communicates or not done else {}
+        if done:
             return
         state: dict[str, Any] = {
             "position": self.examples.of(step),
@@ -322,7 +327,7 @@ class Trainer:
             "spec": json.loads(self.experiment.spec.to_json()),
             "stopped_by": self.notice.reason,
         }
-        self.saver.start(step, self.state.snapshot(), state, background)
+        self.saver.start(step, values, state, background)
         self._settle(wait=not background)
 
     def _settle(self, wait: bool = False) -> None:

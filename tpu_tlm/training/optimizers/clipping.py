@@ -7,24 +7,31 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 
-def global_norm(grads: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Euclidean norm of all gradients together, float32 scalar; not finite if a gradient is not."""
-    return tf.sqrt(
-        tf.add_n(
-            [tf.reduce_sum(tf.square(tf.cast(tf.convert_to_tensor(g), tf.float32))) for g in grads]
-        )
+def square_sum(grads: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Sum of the squares of all elements of all gradients, float32 scalar; 0 without any."""
+    if not grads:
+        return tf.zeros([], tf.float32)
+    return tf.add_n(
+        [tf.reduce_sum(tf.square(tf.cast(tf.convert_to_tensor(g), tf.float32))) for g in grads]
     )
 
 
+def global_norm(grads: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Euclidean norm of all gradients together, float32 scalar; not finite if a gradient is not."""
+    return tf.sqrt(square_sum(grads))
+
+
 def clip_by_global_norm(
-    grads: Sequence[tf.Tensor], clip: float
+    grads: Sequence[tf.Tensor], clip: float, norm: tf.Tensor | None = None
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
     """Scale gradients to a global norm of at most `clip`; returns them and the norm before.
 
-    To be called after the sum over replicas. Gradients are unchanged for clip <= 0, and where the
-    norm is not finite, which the caller sees from it.
+    norm: that norm, where `grads` are a part of all gradients; None computes it from `grads`. To be
+    called after the sum over replicas. Gradients are unchanged for clip <= 0, and where the norm is
+    not finite, which the caller sees from it.
     """
-    norm = global_norm(grads)
+    if norm is None:
+        norm = global_norm(grads)
     if clip <= 0.0:
         return list(grads), norm
     scale = tf.where((norm > clip) & tf.math.is_finite(norm), clip / norm, 1.0)
