@@ -93,7 +93,7 @@ class Loop:
         self, step: TrainStep, state: TrainState, *, xla: bool = True, on_tpu: bool = False
     ) -> None:
         self.step, self.state, self.strategy = step, state, state.strategy
-        inner, self._on_tpu = xla and not on_tpu, on_tpu
+        inner = xla and not on_tpu
         if self.strategy is None:
             self._train = _compiled(self._steps_of, inner)
             self._evaluate = _compiled(self._evaluate_one, inner)
@@ -141,11 +141,9 @@ class Loop:
         grads, sums = summed(self._gradients(values, batch), replicas.all_reduce)
         if self.step.sharding.count == 1:
             return self._outcome(self._update(values, slots, grads, sums, index), index)
-        # A compiled half of the step has no communication inside.
-        inside = (replicas.all_reduce,) if self._on_tpu else ()
         # As a tensor, so that the update is traced once for all replicas.
         replica = tf.convert_to_tensor(replicas.index, tf.int32)
-        result = self._update(values, slots, grads, sums, index, replica, *inside)
+        result = self._update(values, slots, grads, sums, index, replica)
         return self._outcome(self.step.gathered(result, replicas), index)
 
     def _cross_replica_gradients(

@@ -14,6 +14,7 @@ from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.objectives.base import Batch, LossSums, Objective
 from tpu_tlm.objectives.replicas import ALONE, AllReduce, Replicas
 from tpu_tlm.training.optimizers import Optimizer, clip_by_global_norm, decays
+from tpu_tlm.training.optimizers.clipping import global_norm
 from tpu_tlm.training.optimizers.sharding import Sharding
 
 Schedule = Callable[[tf.Tensor], tf.Tensor]
@@ -143,25 +144,29 @@ class TrainStep:
         sums: LossSums,
         index: tf.Tensor,
         replica: tf.Tensor | int = 0,
-        all_reduce: AllReduce | None = None,
     ) -> StepResult:
         """Values and slots after update number `index` (int64, from 0).
 
         `grads` and `sums` are those of the global batch. A batch without a target (weight 0) has
         zero gradients, not NaN. With sharding the results are the shares of replica number
-        `replica`, which `gathered` joins; `all_reduce`: as in `Sharding.global_norm`.
+        `replica`, which `gathered` joins.
         """
         scale = tf.nest.map_structure(lambda weight: 1.0 / tf.maximum(weight, 1.0), sums.weight)
-        means = [
-            tf.add_n([gradient * scale[term] for term, gradient in g.items()])
-            if isinstance(g, dict)
-            else g * scale
-            for g in grads
-        ]
-        own = [self.sharding.own(g, replica) for g in means]
+
+        def mean(gradient: Any) -> tf.Tensor:
+            if isinstance(gradient, dict):
+                return tf.add_n([part * scale[term] for term, part in gradient.items()])
+            return gradient * scale
+
         with tf.name_scope("clip"):
-            norm = self.sharding.global_norm(means, own, all_reduce)
-            clipped, norm = clip_by_global_norm(own, self.clip, norm)
+            means = [mean(g) for g in grads]
+            # Of whole gradients on every replica: the same bits for any number of shares.
+            norm = global_norm(means)
+            if self.sharding.count > 1:
+                # Divided before the mean, or XLA's own weight-update sharding gathers the means.
+                own = self.sharding.own
+                means = [mean(tf.nest.map_structure(lambda t: own(t, replica), g)) for g in grads]
+            clipped, norm = clip_by_global_norm(means, self.clip, norm)
         mask = [decays(path, v.shape) for path, v in zip(self.paths, values, strict=True)]
         with tf.name_scope("optimizer"):
             new_values, new_slots = self.optimizer.apply(
@@ -189,7 +194,7 @@ class TrainStep:
     ) -> StepResult:
         """The whole step of one replica."""
         grads, sums = summed(self.gradients(values, batch, replicas), replicas.all_reduce)
-        result = self.update(values, slots, grads, sums, index, replicas.index, replicas.all_reduce)
+        result = self.update(values, slots, grads, sums, index, replicas.index)
         return self.gathered(result, replicas)
 
 

@@ -7,18 +7,13 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 
-def square_sum(grads: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Sum of the squares of all elements of all gradients, float32 scalar; 0 without any."""
-    if not grads:
-        return tf.zeros([], tf.float32)
-    return tf.add_n(
-        [tf.reduce_sum(tf.square(tf.cast(tf.convert_to_tensor(g), tf.float32))) for g in grads]
-    )
-
-
 def global_norm(grads: Sequence[tf.Tensor]) -> tf.Tensor:
     """Euclidean norm of all gradients together, float32 scalar; not finite if a gradient is not."""
-    return tf.sqrt(square_sum(grads))
+    return tf.sqrt(
+        tf.add_n(
+            [tf.reduce_sum(tf.square(tf.cast(tf.convert_to_tensor(g), tf.float32))) for g in grads]
+        )
+    )
 
 
 def clip_by_global_norm(

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from tpu_tlm.objectives.replicas import AllReduce, Replicas
+from tpu_tlm.objectives.replicas import Replicas
 from tpu_tlm.training.optimizers.base import Shape
-from tpu_tlm.training.optimizers.clipping import global_norm, square_sum
 
 # A TPU stores the last two dimensions of an array in tiles of this size.
 _TILE = (8, 128)
@@ -93,26 +92,6 @@ class Sharding:
         padded = list(shape)
         padded[axis] = self.count * self._share(shape, axis)[axis]
         return tf.slice(tf.reshape(shares, padded), [0] * len(shape), list(shape))
-
-    def global_norm(
-        self,
-        grads: Sequence[tf.Tensor],
-        shares: Sequence[tf.Tensor],
-        all_reduce: AllReduce | None,
-    ) -> tf.Tensor:
-        """The global norm of gradients, of which `shares` are this replica's.
-
-        all_reduce: sums the squares of the shares of all replicas, which needs no whole gradient;
-        None: they are taken from the whole gradients, without communication.
-        """
-        if self.count == 1 or all_reduce is None:
-            return global_norm(grads)
-        divided = [self.axis(g.shape.as_list()) is not None for g in grads]
-        common = [g for g, own in zip(grads, divided, strict=True) if not own]
-        (total,) = all_reduce(
-            [square_sum([g for g, own in zip(shares, divided, strict=True) if own])]
-        )
-        return tf.sqrt(total + square_sum(common))
 
 
 def _padded(value: tf.Tensor, axis: int, size: int) -> tf.Tensor:
