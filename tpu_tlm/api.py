@@ -145,9 +145,10 @@ def train(
     callbacks: `tlm.Callback`s. display: whether to show progress. Interrupting it (Ctrl-C, or a
     notebook's stop button) saves and raises `Preempted`, which says how to continue.
     """
+    from tpu_tlm.planning.launch import values
     from tpu_tlm.training import train as run
 
-    return run(config, callbacks=callbacks, display=display)
+    return run(config, callbacks=callbacks, display=display, planner=values)
 
 
 class Trainer:

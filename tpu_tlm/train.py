@@ -8,6 +8,7 @@ from __future__ import annotations
 from tpu_tlm.config import Config, cli
 from tpu_tlm.distributed import pid1
 from tpu_tlm.errors import end_process, outlive_output, run_command
+from tpu_tlm.planning.launch import values
 from tpu_tlm.training import train
 from tpu_tlm.training.next_steps import next_steps
 
@@ -21,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     if (code := pid1.run_below(argv)) is not None:
         return code
     config = Config(*cli.parse("tpu_tlm.train", __doc__ or "", Config.groups(), argv))
-    result = train(config)
+    result = train(config, planner=values)
     print(result.summary)
     if result.made:
         print("\n".join(next_steps(config)))

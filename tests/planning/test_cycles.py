@@ -66,6 +66,29 @@ def test_the_least_bytes_of_what_has_no_estimate():
     assert costs(TEXT).reduced == 128 * 128 * 4 + 4 + 64 * 2
 
 
+def test_a_fused_reduce_scatter_and_all_gather_send_half_of_the_whole():
+    text = """
+%all-reduce-scatter.1 (input: f32[64,128]) -> f32[4,128] {
+  %input = f32[64,128]{1,0:T(8,128)} parameter(0)
+  %all-reduce.1 = f32[64,128]{1,0:T(8,128)} all-reduce(%input), replica_groups={}, to_apply=%sum
+  ROOT %dynamic-slice.1 = f32[4,128]{1,0:T(8,128)} dynamic-slice(%all-reduce.1, %c, %c)
+}
+
+%all-gather.1 (input.1: f32[4,128]) -> f32[64,128] {
+  %input.1 = f32[4,128]{1,0:T(8,128)} parameter(0)
+  %dynamic-update-slice.1 = f32[64,128]{1,0} dynamic-update-slice(%zeros, %input.1, %c, %c)
+  ROOT %all-reduce.2 = f32[64,128]{1,0} all-reduce(%dynamic-update-slice.1), to_apply=%sum
+}
+
+ENTRY %main (p: f32[64,128]) -> f32[64,128] {
+  %p = f32[64,128]{1,0:T(8,128)} parameter(0)
+  %fusion.1 = f32[4,128]{1,0:T(8,128)} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.1
+  ROOT %fusion.2 = f32[64,128]{1,0} fusion(%fusion.1), kind=kCustom, calls=%all-gather.1
+}
+"""
+    assert costs(text).reduced == 64 * 128 * 4  # one of each is one all-reduce
+
+
 def test_floors_in_seconds():
     chip, found = CHIPS["v5e"], costs(TEXT)
     moved = sum(cost.bytes for cost in found.unknown if cost.category != "all-reduce")

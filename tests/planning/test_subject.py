@@ -10,6 +10,7 @@ from tests.paths import ROOT
 from tpu_tlm.config import Config, PlanConfig, cli
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.load import load
+from tpu_tlm.planning.run import with_best_accum
 from tpu_tlm.planning.subject import Subject, subject_of
 
 BERT = str(ROOT / "tests" / "first_edition" / "files" / "exports" / "bert")
@@ -38,3 +39,36 @@ def test_the_model_of_init_from_is_planned() -> None:
 def test_another_shape_is_refused() -> None:
     with pytest.raises(UsageError, match="--init_from.*num_layers"):
         planned("--num_layers", "7")
+
+
+class Compiled:
+    """Figures of a step of so many seconds; a program that does not fit for none."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds, self.fits = seconds, seconds is not None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best", "compiled"),
+    [
+        ({1: 9.0, 2: 5.0, 4: 6.0, 8: 1.0}, 2, [1, 2, 4]),  # no further once it becomes slower
+        ({1: None, 2: None, 4: 6.0, 8: 5.0}, 8, [1, 2, 4, 8]),
+        ({1: None, 2: None, 4: None, 8: None}, 8, [1, 2, 4, 8]),
+        ({1: 3.0, 2: 4.0}, 1, [1, 2]),
+    ],
+)
+def test_micro_batches_are_those_of_the_fastest_program(
+    seconds: dict[int, float | None], best: int, compiled: list[int], monkeypatch: Any
+) -> None:
+    subject, said = planned("--seq_length", "8", "--batch_size", "1024", "--grad_accum", "auto")
+    tried: list[int] = []
+
+    def quick(self: Subject, batch: int) -> Any:
+        tried.append(self.options.optim.grad_accum)
+        return Compiled(seconds[tried[-1]])
+
+    monkeypatch.setattr(Subject, "quick", quick)
+    found, answer = with_best_accum(subject, PlanConfig(quick=True))
+    assert found.options.optim.grad_accum == best and tried == compiled
+    assert answer.seconds == seconds[best]
+    assert all(any(f"--grad_accum {n}:" in line for line in said) for n in compiled)

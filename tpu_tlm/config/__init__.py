@@ -20,6 +20,7 @@ from tpu_tlm.config.objectives import (
     MlmConfig,
     ObjectiveOptions,
 )
+from tpu_tlm.config.optimizer import OptimConfig
 from tpu_tlm.config.text import (
     SUBWORDS,
     CorpusConfig,
@@ -28,7 +29,7 @@ from tpu_tlm.config.text import (
     TokenizerConfig,
     VocabConfig,
 )
-from tpu_tlm.config.training import DataConfig, OptimConfig, RunConfig, RuntimeConfig
+from tpu_tlm.config.training import DataConfig, RunConfig, RuntimeConfig
 
 __all__ = [
     "OBJECTIVE_OPTIONS",

@@ -18,11 +18,12 @@ from tpu_tlm.config.objectives import (
     ObjectiveOptions,
     group_name,
 )
+from tpu_tlm.config.optimizer import OptimConfig
 from tpu_tlm.config.options import Option, OptionGroup, options_of
 from tpu_tlm.config.presets import preset_values
 from tpu_tlm.config.resolve import PRESET, Source, resolve
 from tpu_tlm.config.text import TokenizerConfig
-from tpu_tlm.config.training import DataConfig, OptimConfig, RunConfig, RuntimeConfig
+from tpu_tlm.config.training import DataConfig, RunConfig, RuntimeConfig
 from tpu_tlm.errors import OptionError
 
 

@@ -46,6 +46,7 @@ class Declaration:
     aliases: tuple[str, ...]
     also_called: Mapping[str, str]
     shorthands: Mapping[str, str]
+    words: Mapping[str, int]
     required: bool
     positional: bool
     basic: bool
@@ -72,6 +73,7 @@ def opt(
     aliases: Sequence[str] = (),
     also_called: Mapping[str, str] | Sequence[str] = (),
     shorthands: Mapping[str, str] | None = None,
+    words: Mapping[str, int] | None = None,
     required: bool = False,
     positional: bool = False,
     basic: bool = False,
@@ -92,6 +94,7 @@ def opt(
     aliases: other spellings that are accepted (flags and configuration keys).
     also_called: names that other programs use, answered with ours; with a note on what differs.
     shorthands: name of a boolean flag -> the value that it stands for ({"causal": "clm"}).
+    words: texts that stand for a number ({"auto": 0}).
     required: must be given; positional: a positional argument, required too.
     basic: shown by the short --help. may_be_empty: an empty text is a value.
     choices: where a `Literal` cannot say them. open_choice: a text that lets a value pass that is
@@ -113,6 +116,7 @@ def opt(
             also_called if isinstance(also_called, Mapping) else dict.fromkeys(also_called, "")
         ),
         shorthands=shorthands or {},
+        words=words or {},
         required=required or positional,
         positional=positional,
         basic=basic or required or positional,
@@ -202,6 +206,8 @@ class Option:
         return [self._checked_one(one, named) for one in values]
 
     def _checked_one(self, value: Any, named: str) -> Any:
+        if isinstance(value, str):
+            value = self.declared.words.get(value.lower(), value)
         convert = {bool: _bool, int: _int, float: _float, str: self._text}[self.base]
         converted: Any = convert(value, named)
         if self.choices and not self._is_choice(converted):

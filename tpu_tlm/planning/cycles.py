@@ -252,7 +252,13 @@ def _least(instruction: _Instruction, category: str, computations: _Computations
     the updates.
     """
     if category == "all-reduce":
-        return _bytes(instruction.shape, in_core=True)
+        inside = _inside(instruction, computations)
+        whole = sum(
+            _bytes(one.shape, in_core=True) for one, _ in inside if "all-reduce" in one.opcode
+        )
+        # The compiler's own reduce-scatters and all-gathers send half of what an all-reduce does.
+        half = re.search(r"calls=%?(all-reduce-scatter|all-gather)", instruction.line)
+        return whole // 2 if half else whole
     if category == "scatter":
         for one, where in _inside(instruction, computations):
             operands = re.findall(

@@ -13,7 +13,12 @@ from tpu_tlm.planning.chips import GIB
 from tpu_tlm.planning.compiler import Refused
 from tpu_tlm.planning.figures import NOTE, Figures
 from tpu_tlm.planning.search import fits, largest, needs
-from tpu_tlm.planning.subject import Subject
+from tpu_tlm.planning.subject import Answer, Subject
+from tpu_tlm.training import setup
+from tpu_tlm.training.micro_batches import AUTO, candidates
+
+# Micro-batches of fewer tokens on a chip are not tried.
+_LEAST_TOKENS = 1024
 
 
 def plan_batch(subject: Subject, plan: PlanConfig) -> int:
@@ -22,8 +27,12 @@ def plan_batch(subject: Subject, plan: PlanConfig) -> int:
     Returns 0. Raises `TlmError` when the step does not fit.
     """
     batch, slice_ = subject.options.data.batch_size, subject.slice_
+    answer: Answer
+    if subject.options.optim.grad_accum == AUTO:
+        subject, answer = with_best_accum(subject, plan)
+    else:
+        answer = (subject.quick if plan.quick else subject.compile)(batch)
     compiled = subject.quick if plan.quick else subject.compile
-    answer = compiled(batch)
     steps = subject.steps
     if not plan.json:
         if steps is not None and fits(answer):
@@ -40,7 +49,10 @@ def plan_batch(subject: Subject, plan: PlanConfig) -> int:
     best = None if found is None else found.best
     if plan.json:
         values: dict[str, object] = {
-            "step": _values(answer, batch, subject.length, slice_.name),
+            "step": {
+                **_values(answer, batch, subject.length, slice_.name),
+                "grad_accum": subject.options.optim.grad_accum,
+            },
             "largest": best.as_values() if best else None,
         }
         if steps is not None and fits(answer):
@@ -58,6 +70,34 @@ def plan_batch(subject: Subject, plan: PlanConfig) -> int:
             f"{slice_.chip.hbm_gib:.2f} GiB of a chip{most}; --recompute and --grad_accum need less"
         )
     return 0
+
+
+def with_best_accum(subject: Subject, plan: PlanConfig) -> tuple[Subject, Answer]:
+    """The subject with the fastest number of micro-batches that fits (`--grad_accum auto`), and its
+    figures; where none fits, with the largest.
+
+    Numbers are tried upwards until the step becomes slower. Programs of few layers are compared
+    where the model has such, and the whole model is compiled once, unless `--quick`.
+    """
+    batch = subject.options.data.batch_size
+    setup.check_batch(subject.with_accum(1).options, subject.slice_.chips)
+    rows = batch // subject.slice_.chips
+    numbers = candidates(rows)
+    least = max(1, rows * subject.length // _LEAST_TOKENS)
+    if setup.objective_class(subject.options.run.objective).cross_replica:
+        least = 1  # another number would compare other examples
+    tried: dict[int, Answer] = {}
+    for number in [n for n in numbers if n <= least] or numbers[:1]:
+        answer = tried[number] = subject.with_accum(number).quick(batch)
+        time_ = f"{1e3 * answer.seconds:.1f} ms" if fits(answer) else "does not fit"
+        subject.say(f"--grad_accum {number}: {time_}")
+        fitting = [a.seconds for a in tried.values() if fits(a)]
+        if fits(answer) and answer.seconds > min(fitting):
+            break
+    fast = {n: a.seconds for n, a in tried.items() if fits(a)}
+    best = min(fast, key=lambda n: fast[n]) if fast else max(tried)
+    found = subject.with_accum(best)
+    return found, tried[best] if plan.quick else found.compile(batch)
 
 
 def _values(answer: object, batch: int, length: int, tpu: str) -> dict[str, object]:
@@ -89,7 +129,7 @@ def plan_sweep(subject: Subject, plan: PlanConfig) -> int:
 
     lengths, accums = (
         plan.sweep_lengths or [subject.length],
-        plan.sweep_accum or [subject.options.optim.grad_accum],
+        plan.sweep_accum or [subject.options.optim.grad_accum or 1],
     )
     given, unit = subject.options.data.batch_size, subject.slice_.chips * math.lcm(*accums)
     batches = plan.sweep_batches or sorted(

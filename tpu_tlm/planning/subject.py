@@ -54,7 +54,7 @@ class Subject:
     @property
     def unit(self) -> int:
         """A batch is a multiple of this: one row per chip and micro-batch."""
-        return self.slice_.chips * self.options.optim.grad_accum
+        return self.slice_.chips * max(1, self.options.optim.grad_accum)
 
     def of_length(self, length: int) -> Subject:
         """The same with examples of `length` tokens (second texts of pairs in proportion)."""

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tpu_tlm.config import Config
@@ -18,6 +19,7 @@ from tpu_tlm.training.callbacks import Callback
 if TYPE_CHECKING:
     from tpu_tlm.data.dataset.dataset import Dataset
     from tpu_tlm.devices.select import Devices
+    from tpu_tlm.training.micro_batches import Planner
     from tpu_tlm.training.result import TrainResult
     from tpu_tlm.training.trainer import Trainer
 
@@ -27,12 +29,14 @@ def train(
     *,
     callbacks: Iterable[Callback] = (),
     display: bool = True,
+    planner: Planner | None = None,
 ) -> TrainResult:
     """Train as options describe, or continue the run in their run directory.
 
     callbacks: are called after the built-in ones (progress, metrics, TensorBoard, NPZ export,
     report).
-    display: whether to show progress on standard error. Imports TensorFlow.
+    display: whether to show progress on standard error. planner: `planning.launch.values`, which
+    `--grad_accum auto` asks on a TPU. Imports TensorFlow.
 
     Raises `UsageError` for options and data that do not fit, `Preempted` with everything saved
     after a signal or a preemption notice (Ctrl-C in a notebook cell is one), `TlmError` otherwise.
@@ -54,7 +58,10 @@ def train(
     where, chief = config.run.run_dir, devices.is_chief
     with devices.peers, locked(where, chief), removed_unless_saved(where, chief):
         with _naming_memory(config):
-            return make_trainer(config, devices, callbacks=callbacks, display=display).fit()
+            trainer = make_trainer(
+                config, devices, callbacks=callbacks, display=display, planner=planner
+            )
+            return trainer.fit()
 
 
 @contextlib.contextmanager
@@ -84,6 +91,7 @@ def make_trainer(
     *,
     callbacks: Iterable[Callback] = (),
     display: bool = True,
+    planner: Planner | None = None,
 ) -> Trainer:
     """Build the experiment, prepare its run directory, and return a trainer of it.
 
@@ -98,6 +106,7 @@ def make_trainer(
     from tpu_tlm.training.evaluation import check_data
     from tpu_tlm.training.initial_model import taken_line, with_initial_model
     from tpu_tlm.training.loggers import check_installed
+    from tpu_tlm.training.micro_batches import AUTO, with_micro_batches
     from tpu_tlm.training.start_report import start_lines
     from tpu_tlm.training.trainer import Intervals, Trainer
     from tpu_tlm.training.watch import SpaceSaves
@@ -105,6 +114,9 @@ def make_trainer(
     check_installed(config.run.log)
     config, initial = with_initial_model(config)
     data, run = config.data, config.run
+    auto = config.optim.grad_accum == AUTO
+    if auto:
+        config = replace(config, optim=replace(config.optim, grad_accum=1))
     experiment = setup.build(config, devices, None if initial is None else initial.model)
     if initial is not None and initial.taken:
         print(taken_line(initial))
@@ -113,6 +125,11 @@ def make_trainer(
         if dataset is not None:
             check_data(experiment.objective, dataset)
     directory = RunDir(run.run_dir)
+    if auto:
+        config, experiment, line = with_micro_batches(
+            config, experiment, devices, directory, planner
+        )
+        print(line, flush=True)
     # Before anything is written: a run that does not fit is refused.
     lines = start_lines(config, experiment, devices)
     _prepare(directory, config, experiment, devices)

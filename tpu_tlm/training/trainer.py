@@ -185,14 +185,8 @@ class Trainer:
         finally:
             self.callbacks.on_end()
             program_cache.publish()
-        return TrainResult(
-            self.directory.path,
-            self.total,
-            self.total - start,
-            self.valid,
-            self.committed,
-            self.speed.input_wait,
-        )
+        made, wait = self.total - start, self.speed.input_wait
+        return TrainResult(self.directory.path, self.total, made, self.valid, self.committed, wait)
 
     def _train_from(self, step: int) -> None:
         with self._interruptible():
