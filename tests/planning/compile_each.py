@@ -13,7 +13,7 @@ from tpu_tlm.planning import environment
 def main() -> None:
     """The names come on the command line."""
     environment.prepare()
-    from tests.planning.steps import ELMO, ROWS, VARIANTS, elmo_step, small_step
+    from tests.planning.steps import ELMO, ROWS, SHARDED, VARIANTS, elmo_step, small_step
     from tpu_tlm.planning.chips import parse_slice
     from tpu_tlm.planning.compiler import Refused, compile_for
     from tpu_tlm.planning.cycles import costs
@@ -21,12 +21,15 @@ def main() -> None:
     from tpu_tlm.planning.stand_in import batch_specs
 
     for name in sys.argv[1:]:
-        kind, _, tpu = name.partition("@")
+        kind, _, tpu = name.removesuffix(SHARDED).partition("@")
         slice_ = parse_slice(tpu or "v5e-1")
         if kind == ELMO:
             step, specs = elmo_step()
         else:
-            step, corpora = small_step(**VARIANTS.get(kind, {"objective": kind}))
+            given = VARIANTS.get(kind, {"objective": kind})
+            if name.endswith(SHARDED):
+                given = {**given, "shard_optimizer": True}
+            step, corpora = small_step(slice_.chips, **given)
             specs = batch_specs(corpora.train, ROWS)
         compiled = compile_for(lower(step, specs, slice_.chips), slice_)
         assert not isinstance(compiled, Refused)

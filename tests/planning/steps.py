@@ -30,6 +30,8 @@ SIZES = {
     "precision": "bfloat16",
 }
 ELMO = "elmo"
+# At the end of a name: with the optimizer's state divided among the chips.
+SHARDED = "/sharded"
 # What an objective has more than one way of doing: each is another program.
 VARIANTS: dict[str, dict[str, object]] = {
     "seq2seq, spans": {"objective": "seq2seq", "denoise": "spans"},
@@ -48,13 +50,14 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
-def small_step(**values: object) -> tuple[TrainStep, Datasets]:
+def small_step(replicas: int = 1, **values: object) -> tuple[TrainStep, Datasets]:
     """The step of these options, sizes small where not given, and the stand-in for its data."""
     everything = Config(
         *cli.build(Config.groups(), {**SIZES, **values}, "test", check_required=False)
     )
     corpora = fitting(everything, VOCAB, LENGTH, None)
-    return experiment_of(everything, corpora, 100, everything.runtime.precision).step, corpora
+    precision = everything.runtime.precision
+    return experiment_of(everything, corpora, 100, precision, replicas=replicas).step, corpora
 
 
 def elmo_step() -> tuple[TaskStep, dict[str, tf.TensorSpec]]:

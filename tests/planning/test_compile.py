@@ -12,11 +12,13 @@ import subprocess
 import pytest
 
 from tests.paths import ROOT
+from tests.planning.steps import SHARDED
 from tpu_tlm.errors import UsageError
 from tpu_tlm.objectives.registry import OBJECTIVES
 from tpu_tlm.planning import environment
 
 REPLICATED = "mlm@v5e-4"
+DIVIDED = f"{REPLICATED}{SHARDED}"
 # Fine-tuning of an ELMo, whose LSTM is a loop within the step.
 ELMO = "elmo"
 # Replicas that meet within the forward pass, and a class of one's own: that of the page on it.
@@ -49,6 +51,7 @@ def compiled(tmp_path_factory):
         "tests.planning.compile_each",
         *OBJECTIVES,
         REPLICATED,
+        DIVIDED,
         GATHERED,
         ELMO,
         own,
@@ -68,6 +71,13 @@ def test_the_step_compiles_for_a_tpu_and_keeps_its_state_in_place(name, compiled
 
 
 def test_replicas_meet_in_an_all_reduce(compiled):
-    for name in (REPLICATED, GATHERED):
+    for name in (REPLICATED, DIVIDED, GATHERED):
         assert compiled[name]["missing"].get("all-reduce", 0) >= 1
     assert "all-reduce" not in compiled["mlm"]["missing"]
+
+
+def test_divided_slots_take_less_of_a_chip(compiled):
+    whole, divided = compiled[REPLICATED], compiled[DIVIDED]
+    # Values and a quarter of both moments of what is large enough; small values have theirs whole.
+    assert whole["state"] * 1.5 <= divided["aliased"] < 0.9 * whole["aliased"]
+    assert divided["missing"]["all-reduce"] > whole["missing"]["all-reduce"]
