@@ -313,6 +313,8 @@ def in_domain(options: argparse.Namespace) -> None:
                 place / "vocab",
                 "--seq_length",
                 LENGTH,
+                "--valid_fraction",
+                0.02,
                 "--output",
                 place / f"data-{name}",
             )
@@ -321,8 +323,9 @@ def in_domain(options: argparse.Namespace) -> None:
             more = ("--init_from", models["general"])
             models["both"] = pretrained(options, place, "both", "in-domain", *more)
         # One step at a rate that changes nothing: the values that every run starts from.
-        nothing = ("--steps", 1, "--lr", 1e-12)
-        models["from scratch"] = pretrained(options, place, "scratch", "in-domain", *nothing)
+        nothing = ("--lr", 1e-12)
+        scratch = argparse.Namespace(**{**vars(options), "steps": 1})
+        models["from scratch"] = pretrained(scratch, place, "scratch", "in-domain", *nothing)
         found: dict[str, list[Metrics]] = {name: [] for name in models}
         for seed in range(options.seeds):
             for name, model in models.items():
@@ -338,9 +341,11 @@ def in_domain(options: argparse.Namespace) -> None:
 def pretrained(
     options: argparse.Namespace, place: Path, name: str, data: str, *more: object
 ) -> str:
-    """A run directory of the preset; the last flag of a name counts."""
+    """A run directory of the preset, trained for `options.steps`."""
     run = place / f"pretrained-{name}"
-    flags = ["--preset", options.preset, "--train_dir", place / f"data-{data}" / "train"]
+    texts = place / f"data-{data}"
+    flags = ["--preset", options.preset]
+    flags += ["--train_dir", texts / "train", "--valid_dir", texts / "valid"]
     flags += ["--run_dir", run, "--batch_size", ROWS, "--steps", options.steps]
     run_command("train", *flags, *more)
     return str(run)
