@@ -53,6 +53,7 @@ def ours(options: argparse.Namespace, data: Path, seed: int) -> dict[str, float]
     command += ["--lr", str(options.lr), "--epochs", str(options.epochs)]
     command += ["--batch_size", str(options.batch_size), "--pooling", "cls"]
     command += ["--max_length", str(options.max_length), "--buckets", str(options.buckets)]
+    command += ["--group_by_length", str(options.grouped)]
     command += ["--warmup", str(WARMUP), "--weight_decay", str(DECAY), "--clip", str(CLIP)]
     subprocess.run(command, check=True, stdout=sys.stderr)
     report = json.loads((run / "report.json").read_text())
@@ -146,6 +147,8 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--buckets", type=int, default=4)
     parser.add_argument("--lr", type=float, default=5e-5)
+    # Without it batches are of any texts, as there.
+    parser.add_argument("--grouped", action="store_true")
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     found: dict[str, list[dict[str, float]]] = {"tpu_tlm": [], "transformers": []}

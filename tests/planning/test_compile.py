@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 from tests.paths import ROOT
-from tests.planning.steps import SHARDED
+from tests.planning.steps import SHARDED, SIZES, VOCAB
 from tpu_tlm.errors import UsageError
 from tpu_tlm.objectives.registry import OBJECTIVES
 from tpu_tlm.planning import environment
@@ -78,6 +78,7 @@ def test_replicas_meet_in_an_all_reduce(compiled):
 
 def test_divided_slots_take_less_of_a_chip(compiled):
     whole, divided = compiled[REPLICATED], compiled[DIVIDED]
-    # Values and a quarter of both moments of what is large enough; small values have theirs whole.
-    assert whole["state"] * 1.5 <= divided["aliased"] < 0.9 * whole["aliased"]
+    # Only the token table is large enough here: three quarters of its moments are elsewhere.
+    saved = 2 * 3 / 4 * VOCAB * SIZES["d_model"] * 4
+    assert 0.8 * saved < whole["aliased"] - divided["aliased"] <= saved
     assert divided["missing"]["all-reduce"] > whole["missing"]["all-reduce"]

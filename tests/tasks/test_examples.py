@@ -11,7 +11,15 @@ from tpu_tlm.data.tokenizers.factory import load_tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.load import load
 from tpu_tlm.models.spec import ModelSpec
-from tpu_tlm.tasks.batches import batch_stream, bucket_lengths, make_buckets, make_plan
+from tpu_tlm.tasks.batches import (
+    Bucket,
+    Plan,
+    batch_stream,
+    bucket_lengths,
+    make_buckets,
+    make_plan,
+    mixed_batches,
+)
 from tpu_tlm.tasks.examples import Examples, Framer
 from tpu_tlm.tasks.read import Row
 
@@ -125,6 +133,42 @@ def test_every_example_is_used_once_per_epoch_at_any_start() -> None:
     assert (longer.order[:shared] == plan.order[:shared]).all()
     positions = np.sort(np.concatenate([p.ravel() for p in plan.positions]))
     assert (positions == np.arange(len(positions))).all()
+
+
+def test_mixed_batches_are_a_random_order_padded_to_their_longest_text() -> None:
+    examples = _examples(50)
+    ids, tags = examples.ids, [np.full(len(x), 7, np.int32) for x in examples.ids]
+    targets = {"weight": np.ones(50, np.float32), "label": tags}
+
+    def made(seed: int, most: int = 2) -> tuple[list[Bucket], Plan]:
+        return mixed_batches(
+            examples, targets, 0, 4, lambda sizes: bucket_lengths(sizes, most, 16), 2, seed
+        )
+
+    buckets, plan = made(3)
+    assert [b.length for b in buckets] == [8, 16]
+    used = np.zeros(50, int)
+    taken = [0, 0]
+    for number in plan.order:
+        bucket, rows = buckets[number], plan.rows[number][taken[number]]
+        taken[number] += 1
+        rows = rows[rows >= 0]
+        longest = max(len(ids[row]) for row in rows)
+        assert bucket.length == (8 if longest <= 8 else 16)
+        for row in rows:
+            used[bucket.index[row]] += 1
+            own = ids[bucket.index[row]]
+            expected = np.pad(own, (0, bucket.length - len(own)))
+            np.testing.assert_array_equal(bucket.arrays["x"][row], expected)
+            label = bucket.arrays["label"][row]
+            assert (label[: len(own)] == 7).all() and (label[len(own) :] == -1).all()
+    assert (used == 2).all() and taken == [len(r) for r in plan.rows]
+    # The same batches as with one length, in the same order.
+    (one,), alone = made(3, most=1)
+    order = [iter(rows) for rows in plan.rows]
+    for number, expected_rows in zip(plan.order, alone.rows[0], strict=True):
+        np.testing.assert_array_equal(next(order[number]), expected_rows)
+    assert (made(4)[1].order != plan.order).any() and one.length == 16
 
 
 def test_batches_are_the_same_rows_on_any_number_of_hosts() -> None:

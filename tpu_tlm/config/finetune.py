@@ -168,6 +168,11 @@ class TaskDataConfig(OptionGroup):
         minimum=1,
         maximum=64,
     )
+    group_by_length: bool = opt(
+        True,
+        "batches of texts of one of these lengths; false: batches of any texts, padded to the "
+        "smallest of these lengths that takes the longest, as other programs have them",
+    )
 
 
 @dataclass(frozen=True)
@@ -275,6 +280,7 @@ class FitConfig(OptionGroup):
         "--batch_size",
         unit="tokens",
         minimum=1,
+        only_with={"group_by_length": (True,)},
     )
     optimizer: Literal["adamw", "adam", "lamb", "adafactor", "sgd"] = opt(
         "adamw",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tpu_tlm.config import ConvertConfig, ModelConfig
-from tpu_tlm.errors import UsageError
+from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.compatibility import flags
 from tpu_tlm.formats.electra_parts import PARTS, part_of
 from tpu_tlm.formats.load import load
@@ -84,7 +84,8 @@ def convert_model(
     """Write a model in the format `to` (None: by the ending), read it back and compare.
 
     `part`: of an ELECTRA, discriminator or generator; None = both together for NPZ, else the
-    discriminator. Raises `UsageError` when the format has no place for the model.
+    discriminator. Raises `UsageError` when the format has no place for the model, `TlmError` when
+    what is read back is another model; what was written is left, and named.
     """
     target = target_of(destination, to)
     chosen = None
@@ -100,7 +101,10 @@ def convert_model(
     hashes, notes = save(
         pretrained, destination, target, family=family, length=length, overwrite=overwrite
     )
-    variables = check_same(pretrained, load(destination))
+    try:
+        variables = check_same(pretrained, load(destination))
+    except TlmError as error:
+        raise TlmError(f"{error}; {destination} is not the model: delete it") from error
     return Conversion(destination, target.name, chosen, hashes, list(notes), variables)
 
 

@@ -1,8 +1,12 @@
-"""Length buckets, and the batch of every step: a pure function of the data and the seed."""
+"""Length buckets, and the batch of every step: a pure function of the data and the seed.
+
+Batches are drawn from the texts of one bucket (`make_buckets` and `make_plan`), or from all texts
+and padded to the bucket of their longest one (`mixed_batches`), which pads more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -184,6 +188,52 @@ def make_plan(buckets: Sequence[Bucket], epochs: float, seed: int) -> Plan:
         ],
         ends,
     )
+
+
+def mixed_batches(
+    examples: Examples,
+    targets: dict[str, np.ndarray],
+    pad_id: int,
+    batch: int,
+    lengths_of: Callable[[np.ndarray], list[int]],
+    epochs: float,
+    seed: int,
+) -> tuple[list[Bucket], Plan]:
+    """Buckets and plan of batches of any texts; a batch has the bucket of its longest text.
+
+    batch: rows of a batch; lengths_of: the longest texts of all batches -> lengths of the buckets,
+    ascending. Every bucket holds all windows, of which it takes those of its batches.
+    """
+    sizes = examples.lengths()
+    limit = int(sizes.max(initial=1))
+    (whole,) = make_buckets(examples, targets, [limit], pad_id, {limit: batch})
+    plan = make_plan([whole], epochs, seed)
+    (rows,), (positions,) = plan.rows, plan.positions
+    longest = np.where(rows >= 0, sizes[rows], 0).max(axis=1, initial=0)
+    lengths = lengths_of(longest)
+    order = np.searchsorted(np.asarray(lengths), longest)
+    tags = [name for name, values in targets.items() if isinstance(values, list)]
+    by_token = {"x", "tt", "x2", *tags}
+    fill = {"tt": 0, **dict.fromkeys(("x", "x2"), pad_id)}
+    buckets, chosen = [], []
+    for number, length in enumerate(lengths):
+        arrays = {
+            name: _cut(array, length, fill.get(name, -1)) if name in by_token else array
+            for name, array in whole.arrays.items()
+        }
+        buckets.append(Bucket(arrays, whole.index, length, batch))
+        chosen.append(order == number)
+    plan = Plan(order, [rows[own] for own in chosen], [positions[own] for own in chosen], plan.ends)
+    return buckets, plan
+
+
+def _cut(array: np.ndarray, length: int, fill: int) -> np.ndarray:
+    """Rows of another length: cut, or padded with `fill`."""
+    more = length - array.shape[1]
+    if more <= 0:
+        return array[:, :length]
+    widths = [(0, 0), (0, more), *[(0, 0)] * (array.ndim - 2)]
+    return np.pad(array, widths, constant_values=fill)
 
 
 def batch_stream(

@@ -22,7 +22,7 @@ from tpu_tlm.errors import OptionError, Preempted, TlmError
 from tpu_tlm.formats.task_head import EXTRA
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.tasks import metrics as scoring
-from tpu_tlm.tasks.batches import batch_stream, make_plan
+from tpu_tlm.tasks.batches import batch_stream
 from tpu_tlm.tasks.model import HEAD, head_suffices
 from tpu_tlm.tasks.options import FinetuneOptions, default_epochs, default_lr
 from tpu_tlm.training import stop_messages
@@ -31,10 +31,11 @@ from tpu_tlm.training.finetuning.features import cached_vectors
 from tpu_tlm.training.finetuning.history import History, Pace
 from tpu_tlm.training.finetuning.outputs import Outputs
 from tpu_tlm.training.finetuning.prepare import Prepared, Split, describe
-from tpu_tlm.training.finetuning.setup import make_step, training_buckets
+from tpu_tlm.training.finetuning.setup import make_step, training_batches
 from tpu_tlm.training.finetuning.source import Source
 from tpu_tlm.training.loop import Loop
 from tpu_tlm.training.state import TrainState, not_finite
+from tpu_tlm.training.steps_per_call import StepsPerCall
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,9 @@ class FinetuneRun:
         # Vectors that need no training after the encoder are computed once.
         self.head_only = not head.finetune and head_suffices(prepared.spec, prepared.head)
         self.vectors = self._vectors() if self.head_only else {}
-        self.buckets = training_buckets(options, prepared, devices.replicas, self._own_vectors())
-        self.plan = make_plan(self.buckets, self.epochs, fit.seed)
+        self.buckets, self.plan = training_batches(
+            options, prepared, devices.replicas, self._own_vectors(), self.epochs
+        )
         self.total = len(self.plan.order)
         self.step = make_step(
             options, source, prepared, devices.kind, self.lr, self.total, head_only=self.head_only
@@ -109,6 +111,8 @@ class FinetuneRun:
         self.committed = ""
         self._display = ProgressBar()
         self._pace = Pace()
+        self._calls = StepsPerCall(100, options.runtime.grace_seconds)
+        self._calls.called(1, 0.0)  # the first is not measured, and here none is that compiles
         self.notice = PreemptionWatcher(
             options.runtime.grace_seconds, self._late, metadata_host(os.environ)
         )
@@ -199,8 +203,8 @@ class FinetuneRun:
                     self.notice.exit_code,
                 )
             bucket = int(self.plan.order[self.at])
-            steps = 1
-            while self.at + steps < end and self.plan.order[self.at + steps] == bucket:
+            steps, most = 1, min(end - self.at, self._budget)
+            while steps < most and self.plan.order[self.at + steps] == bucket:
                 steps += 1
             began = time.perf_counter()
             totals = self.loop.train(iterators[bucket], steps)
@@ -211,6 +215,7 @@ class FinetuneRun:
                 )
             seconds = time.perf_counter() - began
             if self._pace.called(bucket, steps, seconds):
+                self._calls.called(steps, seconds)
                 history.seconds += seconds
                 history.texts += steps * self.buckets[bucket].batch
             history.loss += sum(total for total, _ in totals.losses)
@@ -220,7 +225,10 @@ class FinetuneRun:
         self._evaluate_epoch()
 
     def _told(self) -> bool:
-        reasons = self.devices.peers.gather(self.notice.reason)
+        """Whether a worker is to stop; agrees on the steps of the next call, too."""
+        told = self.devices.peers.gather([self.notice.reason, self._calls.steps])
+        reasons = [reason for reason, _ in told]
+        self._budget = min(steps for _, steps in told)
         for reason in reasons:
             if reason and not self.notice.reason:
                 self.notice.give(reason)

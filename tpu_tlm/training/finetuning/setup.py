@@ -8,7 +8,15 @@ import tensorflow as tf
 from tpu_tlm.config import OptimConfig
 from tpu_tlm.errors import OptionError
 from tpu_tlm.models.layers.variables import named_variables
-from tpu_tlm.tasks.batches import Bucket, bucket_lengths, make_buckets, rows_per_batch
+from tpu_tlm.tasks.batches import (
+    Bucket,
+    Plan,
+    bucket_lengths,
+    make_buckets,
+    make_plan,
+    mixed_batches,
+    rows_per_batch,
+)
 from tpu_tlm.tasks.model import HEAD, build_task_model, initial_values, learns_frozen
 from tpu_tlm.tasks.options import FinetuneOptions
 from tpu_tlm.training.finetuning.prepare import Prepared
@@ -30,33 +38,39 @@ def _batch_sizes(options: FinetuneOptions, lengths: list[int], replicas: int) ->
     return {n: rows_per_batch(n, fit.batch_size, fit.batch_tokens, multiple) for n in lengths}
 
 
-def training_buckets(
+def training_batches(
     options: FinetuneOptions,
     prepared: Prepared,
     replicas: int,
     vectors: dict[str, np.ndarray] | None,
-) -> list[Bucket]:
-    """The training windows in buckets; with `vectors` (`u`, `v`) in one, without token ids."""
-    examples, spec = prepared.train.examples, prepared.spec
+    epochs: float,
+) -> tuple[list[Bucket], Plan]:
+    """The training windows in buckets, and the batch of every step.
+
+    vectors: (`u`, `v`) that stand for the texts: one bucket without token ids.
+    """
+    examples, spec, fit = prepared.train.examples, prepared.spec, options.fit
     targets = prepared.task.targets(prepared.train.rows, examples)
-    lengths = bucket_lengths(
-        examples.lengths(),
-        1 if vectors is not None else options.data.buckets,
-        prepared.framer.max_length,
-        spec.seq_length if spec.config.mlp else None,
-    )
-    buckets = make_buckets(
-        examples,
-        targets | (vectors or {}),
-        lengths,
-        spec.pad_id,
-        _batch_sizes(options, lengths, replicas),
-    )
+
+    def lengths_of(sizes: np.ndarray) -> list[int]:
+        return bucket_lengths(
+            sizes,
+            1 if vectors is not None else options.data.buckets,
+            prepared.framer.max_length,
+            spec.seq_length if spec.config.mlp else None,
+        )
+
+    lengths = lengths_of(examples.lengths())
+    rows = _batch_sizes(options, lengths, replicas)
+    if not options.data.group_by_length and vectors is None:
+        batch = rows[lengths[0]]
+        return mixed_batches(examples, targets, spec.pad_id, batch, lengths_of, epochs, fit.seed)
+    buckets = make_buckets(examples, targets | (vectors or {}), lengths, spec.pad_id, rows)
     if vectors is not None:
         for bucket in buckets:
             for name in ("x", "tt", "x2"):
                 bucket.arrays.pop(name, None)
-    return buckets
+    return buckets, make_plan(buckets, epochs, fit.seed)
 
 
 def make_step(
