@@ -71,7 +71,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "from tpu_tlm.training.optimizers.sgd",
         "from tpu_tlm.training.optimizers.lion import Lion\n",
     )
-    options = package / "config" / "training.py"
+    options = package / "config" / "optimizer.py"
     replace_declaration(options, "    optimizer: Literal[", choices)
     replace_declaration(options, "    lr_schedule: Literal[", schedules)
     path = package / "training" / "schedules.py"
