@@ -17,6 +17,9 @@ from tpu_tlm.errors import UsageError
 from tpu_tlm.objectives.registry import OBJECTIVES
 from tpu_tlm.planning import environment
 
+# Where the environment is, some minutes.
+pytestmark = pytest.mark.slow
+
 REPLICATED = "mlm@v5e-4"
 DIVIDED = f"{REPLICATED}{SHARDED}"
 # Fine-tuning of an ELMo, whose LSTM is a loop within the step.
