@@ -26,6 +26,8 @@ from tests.manifests.controllers import (
 from tests.manifests.pods import templates
 from tests.manifests.render import OVERLAYS, overlay, workload
 from tests.toy import toy_dataset
+from tpu_tlm.data.tokenizers.base import DESCRIPTION
+from tpu_tlm.data.tokenizers.factory import load_tokenizer
 from tpu_tlm.vocab import main as learn
 
 STEPS = 160
@@ -290,11 +292,13 @@ def test_indexed_pods_learn_the_vocabulary_of_one_process(tmp_path: Path) -> Non
 
 def test_a_mistake_in_one_of_the_indexed_pods_ends_the_job(tmp_path: Path) -> None:
     corpus(tmp_path / "corpus")
-    job, _ = vocabulary(tmp_path / "eight", tmp_path / "corpus" / "text")
+    job, storage = vocabulary(tmp_path / "eight", tmp_path / "corpus" / "text")
     job.extra = (*job.extra, "--of=4")
     # The first four are right, and may have learned the vocabulary before the job is ended.
     assert job.finish() == "Failed" and 2 in job.codes
     assert "must be below --of 4" in job.said()
+    if (storage / "vocab" / DESCRIPTION).exists():  # written last
+        assert load_tokenizer(str(storage / "vocab")).tokens
 
 
 @pytest.mark.parametrize("name", one_of_each())

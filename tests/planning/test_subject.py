@@ -10,7 +10,7 @@ from tests.paths import ROOT
 from tpu_tlm.config import Config, PlanConfig, cli
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.load import load
-from tpu_tlm.planning.run import with_best_accum
+from tpu_tlm.planning.run import plan_sweep, with_best_accum
 from tpu_tlm.planning.subject import Subject, subject_of
 
 BERT = str(ROOT / "tests" / "first_edition" / "files" / "exports" / "bert")
@@ -72,3 +72,9 @@ def test_micro_batches_are_those_of_the_fastest_program(
     assert found.options.optim.grad_accum == best and tried == compiled
     assert answer.seconds == seconds[best]
     assert all(any(f"--grad_accum {n}:" in line for line in said) for n in compiled)
+
+
+def test_a_sweep_takes_its_numbers_from_sweep_accum() -> None:
+    subject, _ = planned("--seq_length", "8", "--grad_accum", "auto")
+    with pytest.raises(UsageError, match="sweep_accum"):
+        plan_sweep(subject, PlanConfig(sweep=True))

@@ -17,7 +17,7 @@ from tpu_tlm.training import memory, micro_batches, setup, start_report
 
 def test_numbers_divide_the_rows():
     assert micro_batches.candidates(48) == [1, 2, 4, 8, 16]
-    assert micro_batches.candidates(7) == [1] and micro_batches.candidates(8, 3) == [1, 2]
+    assert micro_batches.candidates(7) == [1]
 
 
 @pytest.mark.parametrize("given", ["auto", "AUTO", 0, "0"])
@@ -53,7 +53,8 @@ def test_the_least_number_that_fits_the_memory(toy_run: ToyRun, tmp_path, monkey
     number, line = _choose(config, str(tmp_path))
     assert number == 8 and "--grad_accum auto: 8" in line
     monkeypatch.setattr(micro_batches, "available_memory", lambda kind: 1)
-    assert _choose(config, str(tmp_path))[0] == 64
+    number, line = _choose(config, str(tmp_path))
+    assert number == 64 and "none fits" in line
     monkeypatch.setattr(micro_batches, "available_memory", lambda kind: None)
     assert _choose(config, str(tmp_path))[0] == 1
 
@@ -103,11 +104,12 @@ def test_on_a_tpu_the_compiler_decides_or_a_rule(rows, expected, toy_run: ToyRun
 
     def plan(config: Config, slice_: str, plan: Any) -> dict[str, Any]:
         asked.append((config.optim.grad_accum, slice_, plan.quick, plan.search))
-        return {"step": {"grad_accum": 4}}
+        return {"step": {"grad_accum": 4, "fits": len(asked) == 1}}
 
     number, why = micro_batches.on_tpu(config, experiment, tpu, rows, plan)
     assert number == 4 and asked == [(0, "v5litepod-1", True, False)] and "compiler" in why
 
+    assert "none fits" in micro_batches.on_tpu(config, experiment, tpu, rows, plan)[1]
     for error in (UsageError("no environment can compile"), TlmError("it fails")):
 
         def failing(*_: Any, error: Exception = error) -> dict[str, Any]:

@@ -127,9 +127,11 @@ def _values(answer: object, batch: int, length: int, tpu: str) -> dict[str, obje
 def plan_sweep(subject: Subject, plan: PlanConfig) -> int:
     """Print a table of figures over batches, lengths and micro-batches; returns 0."""
 
+    if subject.options.optim.grad_accum == AUTO and not plan.sweep_accum:
+        raise UsageError("--sweep --grad_accum auto: give the numbers to try by --sweep_accum")
     lengths, accums = (
         plan.sweep_lengths or [subject.length],
-        plan.sweep_accum or [subject.options.optim.grad_accum or 1],
+        plan.sweep_accum or [subject.options.optim.grad_accum],
     )
     given, unit = subject.options.data.batch_size, subject.slice_.chips * math.lcm(*accums)
     batches = plan.sweep_batches or sorted(

@@ -99,6 +99,8 @@ def task_subject(options: Config, plan: PlanConfig, say: Say) -> TaskSubject:
     assert plan.task is not None
     if options.data.train_dir:
         raise UsageError("--task: has no --train_dir; give --seq_length, the tokens of a text")
+    if options.optim.shard_optimizer:
+        raise UsageError("--task: finetune has no --shard_optimizer; leave it out")
     if plan.seq_length is None:
         raise UsageError("--task: give --seq_length, the tokens of a text")
     if options.run.init_from:

@@ -10,7 +10,7 @@ from typing import Any
 from tpu_tlm.checkpoints.run_dir import RunDir
 from tpu_tlm.config import Config, DataConfig, OptimConfig, PlanConfig
 from tpu_tlm.devices.select import Devices
-from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.errors import TlmError
 from tpu_tlm.training.memory import available_memory, step_memory
 from tpu_tlm.training.setup import Experiment
 from tpu_tlm.training.start_report import parameters_of
@@ -27,13 +27,10 @@ _TPU_TOKENS = 8192
 Planner = Callable[[Config, str, PlanConfig], dict[str, Any]]
 
 
-def candidates(rows: int, limit: int | None = None) -> list[int]:
-    """Numbers of micro-batches for `rows` examples of a replica: powers of two that divide them.
-
-    limit: largest number; None = no limit.
-    """
+def candidates(rows: int) -> list[int]:
+    """Numbers of micro-batches for `rows` examples of a replica: powers of two that divide them."""
     found = [1]
-    while rows % (2 * found[-1]) == 0 and (limit is None or 2 * found[-1] <= limit):
+    while rows % (2 * found[-1]) == 0:
         found.append(2 * found[-1])
     return found
 
@@ -88,8 +85,8 @@ def _chosen(
             experiment.precision,
         )
         if needed.total <= _ROOM * free:
-            break
-    return number, "the least that fits the memory, by an estimate"
+            return number, "the least that fits the memory, by an estimate"
+    return number, "the most that divide the batch: by an estimate none fits the memory"
 
 
 def on_tpu(
@@ -104,8 +101,10 @@ def on_tpu(
         try:
             found = planner(asked, devices.name, PlanConfig(quick=True, search=False))
             number = int(found["step"]["grad_accum"])
-            return number, "the fastest by the TPU compiler's estimate"
-        except (TlmError, UsageError) as error:
+            fits = found["step"]["fits"]
+            how = "the fastest" if fits else "the most that was tried: none fits"
+            return number, f"{how} by the TPU compiler's estimate"
+        except TlmError as error:
             reason = str(error).splitlines()[0]
     tokens = rows * max(experiment.spec.seq_length, experiment.spec.seq_length_y or 0)
     for number in candidates(rows):
