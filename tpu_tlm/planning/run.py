@@ -30,6 +30,8 @@ def plan_batch(subject: Subject, plan: PlanConfig) -> int:
     answer: Answer
     if subject.options.optim.grad_accum == AUTO:
         subject, answer = with_best_accum(subject, plan)
+        if not plan.json:
+            print(f"micro-batches {subject.options.optim.grad_accum} (--grad_accum auto)")
     else:
         answer = (subject.quick if plan.quick else subject.compile)(batch)
     compiled = subject.quick if plan.quick else subject.compile
