@@ -151,6 +151,28 @@ def about_columns(
         )
 
 
+def about_growth(files: Sequence[InputFile]) -> Iterator[str]:
+    """A note on local files that have become longer than they were when reading began.
+
+    What was added meanwhile is not read. Compressed files and tables are read to their end.
+    """
+    added: list[tuple[str, int]] = []
+    for file in files:
+        # An object of a bucket is replaced, never appended to.
+        if filesystem.is_remote(file.path) or not file.can_be_cut:
+            continue
+        with contextlib.suppress(OSError):
+            more = os.stat(file.path).st_size - file.size
+            if more > 0:
+                added.append((file.path, more))
+    if added:
+        amount = sum(more for _, more in added)
+        yield (
+            f"{len(added):,} files became longer while they were read ({added[0][0]}): the last "
+            f"{amount:,} bytes are left out: run again when they are complete"
+        )
+
+
 def _is_table(path: str) -> bool:
     name = os.path.basename(path).lower()
     suffix = next((end for end in _SUFFIXES if name.endswith(end)), "")

@@ -16,6 +16,7 @@ from tpu_tlm.data.corpus.inputs import (
     InputFile,
     InputReport,
     about_columns,
+    about_growth,
     expand_inputs,
     plan_parts,
 )
@@ -146,6 +147,7 @@ def preprocess(
                 work_dir.remove_finished(work)
     finally:
         lock.close()
+    report.notes += about_growth(inputs)
     seconds = time.monotonic() - started
     lines = summary(job, made, len(inputs), size, report.notes, seconds)
     return PreprocessResult(splits, lines=lines, warnings=warnings(made, tokenizer))

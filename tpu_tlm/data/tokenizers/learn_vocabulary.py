@@ -12,8 +12,10 @@ from tpu_tlm import filesystem
 from tpu_tlm.config import CorpusConfig, VocabConfig
 from tpu_tlm.data.corpus.inputs import (
     PART_BYTES,
+    InputFile,
     InputReport,
     about_columns,
+    about_growth,
     expand_inputs,
     plan_parts,
 )
@@ -96,7 +98,7 @@ def learn_vocabulary(
     inputs = expand_inputs(corpus, report)
     report.notes += about_columns(inputs, corpus)
     parts = plan_parts(inputs, PART_BYTES)
-    learning = _Learning(config, options, more_files, present, len(inputs), report)
+    learning = _Learning(config, options, more_files, present, inputs, report)
     task = CountTask(
         config.subword_type, not options.lower, corpus.json_field, corpus.strict, corpus.text_column
     )
@@ -138,14 +140,14 @@ def learn_vocabulary(
 class _Learning:
     """What is done once, with the counts of the whole corpus.
 
-    present: the tokenizer's files in the output that are to be replaced; inputs: input files.
+    present: the tokenizer's files in the output that are to be replaced.
     """
 
     config: VocabConfig
     options: LearnOptions
     more_files: Callable[[Tokenizer], dict[str, bytes]]
     present: list[str]
-    inputs: int
+    inputs: list[InputFile]
     report: InputReport
     started: float = field(default_factory=time.monotonic)
 
@@ -167,9 +169,10 @@ class _Learning:
         writing({**more, **tokenizer.files(), DESCRIPTION: tokenizer.description_file()})
         _write(output, tokenizer, more, self.present)
         report.bad.merge(counts.bad)
+        report.notes += about_growth(self.inputs)
         amount = words.total()
         lines = [
-            f"read       {self.inputs:,} files, {counts.size / 1e6:,.1f} MB, "
+            f"read       {len(self.inputs):,} files, {counts.size / 1e6:,.1f} MB, "
             f"{counts.documents:,} documents, {counts.lines:,} lines",
             f"words      {amount:,}, {len(words):,} distinct",
             f"pieces     {learned.pieces:,}, {learned.pieces / amount:.3f} a word",
