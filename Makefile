@@ -4,8 +4,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PLAN_VENV ?= .venv-plan
 BENCH_VENV ?= .venv-bench
-# Test files that run at a time; each takes up to 2 GB.
-TEST_JOBS ?= 2
+# Test files that run at a time: one more than two cores, since tests wait for processes. They take
+# up to 4 GB each.
+TEST_JOBS ?= 3
 PYTEST = $(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 export VENV PLAN_VENV BENCH_VENV
