@@ -286,8 +286,8 @@ class PreprocessConfig(OptionGroup):
     )
     work_dir: str | None = opt(
         None,
-        "local directory for temporary files, as large as the dataset; none = inside --output (for "
-        "gs://: the system's)",
+        "directory for temporary files, as large as the dataset, local or gs://; none = inside "
+        "--output (where that is gs:// and without --of: the system's)",
         unit="dir",
         shapes_data=False,
     )

@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_POLL_SECONDS = 1.0
+from tpu_tlm import filesystem
+
+_POLL_SECONDS, _REMOTE_POLL_SECONDS = 1.0, 5.0
 _NOTICE_SECONDS = 60.0
 
 
@@ -40,6 +42,11 @@ class Share:
     def has(self, number: int) -> bool:
         """Whether the part or shard of that number is done by this process."""
         return number % self.of == self.index
+
+
+def poll_seconds(directory: str) -> float:
+    """How long to wait before looking again for what other processes write into a directory."""
+    return _REMOTE_POLL_SECONDS if filesystem.is_remote(directory) else _POLL_SECONDS
 
 
 def wait_until(

@@ -46,6 +46,7 @@ __all__ = [
     "read_bytes",
     "plain_name",
     "read_inside",
+    "read_range",
     "reason",
     "remove",
     "remove_tree",
@@ -91,6 +92,12 @@ def read_bytes(path: str) -> bytes:
     """The whole file."""
     with naming(path):
         return of(path).read(path)
+
+
+def read_range(path: str, start: int, size: int) -> bytes:
+    """`size` bytes of a file from `start` on; fewer where it ends before."""
+    with naming(path):
+        return of(path).read_range(path, start, size)
 
 
 def write_bytes(path: str, data: bytes) -> None:

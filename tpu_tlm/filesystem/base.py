@@ -31,6 +31,12 @@ class FileSystem(abc.ABC):
     def open(self, path: str) -> BinaryIO:
         """Open for reading bytes: `read(n)`, `seek`, `close`; a missing file is found here."""
 
+    def read_range(self, path: str, start: int, size: int) -> bytes:
+        """`size` bytes of a file from `start` on; fewer where it ends before."""
+        with contextlib.closing(self.open(path)) as stream:
+            stream.seek(start)
+            return stream.read(size)
+
     def open_local(self, path: str) -> BinaryIO:
         """Open for reading a file of the local disk: the file itself, or a download without a name.
 

@@ -89,6 +89,14 @@ class CloudStorage(FileSystem):
             blob = self._blob(path)
             return bytes(blob.download_as_bytes(retry=retry(), timeout=_TIMEOUT))
 
+    def read_range(self, path: str, start: int, size: int) -> bytes:
+        if not size:
+            return b""
+        with translating(path):
+            blob, last = self._blob(path), start + size - 1
+            data = blob.download_as_bytes(start=start, end=last, retry=retry(), timeout=_TIMEOUT)
+            return bytes(data)
+
     def open(self, path: str) -> BinaryIO:
         with translating(path):
             found = self._found(path)

@@ -277,7 +277,8 @@ def test_several_machines_make_the_same_bytes(
 def test_a_share_that_cannot_be_is_refused(tmp_path: Path, source: Path) -> None:
     for more, message in (
         (["--index", "3", "--of", "3"], "--index 3"),
-        (["--of", "2", "--output", "ram://bucket/set"], "--work_dir"),
+        (["--of", "2", "--output", "ram://bucket/set"], "--output ram://bucket/set: no other"),
+        (["--of", "2", "--work_dir", "ram://b/w"], "--work_dir ram://b/w: no other process"),
     ):
         done = subprocess.run(
             _command(source, tmp_path / "out", *more), cwd=ROOT, capture_output=True, text=True

@@ -7,19 +7,26 @@ divided, and no step holds more than one chunk or one bucket.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tpu_tlm import filesystem
 from tpu_tlm.data.dataset.splitmix import draws, key_of
 from tpu_tlm.data.preprocessing.writing import writing
+from tpu_tlm.errors import TlmError
+from tpu_tlm.filesystem.base import WORKERS
 
 CHUNK_BYTES = 8 << 20
 BUCKET_BYTES = 24 << 20
+# Of a merge from object storage, where every read costs a request.
+_REMOTE_BUCKET_BYTES = 96 << 20
 _SAMPLE = 256  # one key of so many is used to choose the limits of the buckets
 _PLACE_BITS = 40
 
@@ -40,7 +47,12 @@ class SortedRun:
         return sum(self.chunks)
 
     def is_whole(self, row_bytes: int) -> bool:
-        """Whether both files have the size that the chunks add up to."""
+        """Whether both files have the size that the chunks add up to.
+
+        Files of object storage are whole or absent, so they are not asked for.
+        """
+        if filesystem.is_remote(self.base):
+            return True
         try:
             return (
                 os.path.getsize(f"{self.base}.rows") == self.rows * row_bytes
@@ -122,14 +134,21 @@ class ExternalMerge:
         self._runs = [run for run in runs if run.rows]
         self._row_bytes = row_bytes
         self.rows = sum(run.rows for run in self._runs)
-        buckets = max(1, -(-self.rows * row_bytes // BUCKET_BYTES))
-        sample = [np.fromfile(f"{run.base}.keys", "<u8")[::_SAMPLE] for run in self._runs]
+        self._remote = any(filesystem.is_remote(run.base) for run in self._runs)
+        # Mapped files without a name: the keys of remote runs, which every bucket needs.
+        self._fetched: dict[str, NDArray[np.uint64]] = {}
+        if self._remote:
+            with ThreadPoolExecutor(WORKERS) as pool:
+                self._fetched = dict(pool.map(_fetched_keys, self._runs))
+        size = _REMOTE_BUCKET_BYTES if self._remote else BUCKET_BYTES
+        buckets = max(1, -(-self.rows * row_bytes // size))
+        sample = [self._keys(run)[::_SAMPLE] for run in self._runs]
         ordered = np.sort(np.concatenate(sample)) if sample else np.empty(0, np.uint64)
         # Bucket b holds the keys from limits[b - 1] on, below limits[b].
         self._limits = ordered[np.arange(1, buckets) * len(ordered) // buckets]
         below = np.zeros(len(self._limits), np.int64)
         for run in self._runs:
-            for keys in _chunks_of(run):
+            for keys in self._chunks_of(run):
                 below += np.searchsorted(keys, self._limits)
         self._ranks = np.concatenate([[0], below, [self.rows]])
 
@@ -156,24 +175,67 @@ class ExternalMerge:
         rows = np.empty((count, self._row_bytes), np.uint8)
         low = self._limits[bucket - 1 : bucket] if bucket else None
         high = self._limits[bucket : bucket + 1] if bucket < len(self._limits) else None
+        spans: list[_Span] = []
         place = 0
         for run in self._runs:
             at = 0
-            with open(f"{run.base}.rows", "rb") as stream:
-                for chunk in _chunks_of(run):
-                    begin = int(np.searchsorted(chunk, low)[0]) if low is not None else 0
-                    end = int(np.searchsorted(chunk, high)[0]) if high is not None else len(chunk)
-                    if end > begin:
-                        stream.seek((at + begin) * self._row_bytes)
-                        target: Any = stream  # typed without `readinto`
-                        target.readinto(rows[place : place + end - begin].data)
-                        keys[place : place + end - begin] = chunk[begin:end]
-                        place += end - begin
-                    at += len(chunk)
+            for chunk in self._chunks_of(run):
+                begin = int(np.searchsorted(chunk, low)[0]) if low is not None else 0
+                end = int(np.searchsorted(chunk, high)[0]) if high is not None else len(chunk)
+                if end > begin:
+                    keys[place : place + end - begin] = chunk[begin:end]
+                    start = (at + begin) * self._row_bytes
+                    spans.append(
+                        _Span(f"{run.base}.rows", start, rows[place : place + end - begin])
+                    )
+                    place += end - begin
+                at += len(chunk)
+        if self._remote:
+            with ThreadPoolExecutor(WORKERS) as pool:
+                list(pool.map(_Span.fetch, spans))
+        else:
+            for path, of_run in itertools.groupby(spans, lambda span: span.path):
+                with open(path, "rb") as stream:
+                    for span in of_run:
+                        span.read(stream)
         return keys, rows
 
+    def _keys(self, run: SortedRun) -> NDArray[np.uint64]:
+        """The keys of a run; mapped, so that a search touches a few pages only."""
+        if self._remote:
+            return self._fetched[run.base]
+        return np.memmap(f"{run.base}.keys", "<u8", mode="r")
 
-def _chunks_of(run: SortedRun) -> list[NDArray[np.uint64]]:
-    """The sorted keys of each chunk; mapped, so that a search touches a few pages only."""
-    keys = np.memmap(f"{run.base}.keys", "<u8", mode="r")
-    return np.split(keys, np.cumsum(run.chunks)[:-1])
+    def _chunks_of(self, run: SortedRun) -> list[NDArray[np.uint64]]:
+        """The sorted keys of each chunk."""
+        return np.split(self._keys(run), np.cumsum(run.chunks)[:-1])
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Rows of a file from byte `start` on, and where they belong: uint8 [n, row_bytes]."""
+
+    path: str
+    start: int
+    target: NDArray[np.uint8]
+
+    def read(self, stream: Any) -> None:
+        """Read them from the open file."""
+        stream.seek(self.start)
+        stream.readinto(self.target.data)
+
+    def fetch(self) -> None:
+        """Read them from object storage. Raises `TlmError` where the file is too short."""
+        data = filesystem.read_range(self.path, self.start, self.target.nbytes)
+        if len(data) != self.target.nbytes:
+            raise TlmError(f"{self.path}: is shorter than its part: remove it and run again")
+        self.target[:] = np.frombuffer(data, np.uint8).reshape(self.target.shape)
+
+
+def _fetched_keys(run: SortedRun) -> tuple[str, NDArray[np.uint64]]:
+    path = f"{run.base}.keys"
+    with filesystem.naming(path), filesystem.of(path).open_local(path) as stream:
+        keys = np.memmap(stream, "<u8", mode="r")
+    if len(keys) != run.rows:
+        raise TlmError(f"{path}: is shorter than its part: remove it and run again")
+    return run.base, keys

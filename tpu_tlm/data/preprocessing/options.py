@@ -19,11 +19,12 @@ def check(corpus: CorpusConfig, config: PreprocessConfig, pairs: PairsConfig) ->
     """Raise `UsageError` for options without a meaning together, beyond what they declare."""
     if filesystem.exists(config.output) and not filesystem.is_directory(config.output):
         raise UsageError(f"--output {config.output}: is a file, a directory is needed")
-    if config.of > 1 and config.work_dir is None and filesystem.is_remote(config.output):
-        raise UsageError(
-            f"--of {config.of}: give a --work_dir on a disk that all processes see, because "
-            f"{config.output} is on none"
-        )
+    for option, place in (("--output", config.output), ("--work_dir", config.work_dir)):
+        if config.of > 1 and (place or "").startswith("ram://"):
+            raise UsageError(
+                f"{option} {place}: no other process sees it: name a directory that all "
+                f"{config.of} processes see, on a shared disk or gs://"
+            )
     if pairs.pairs == "none":
         return
     if corpus.document != "blank-line":

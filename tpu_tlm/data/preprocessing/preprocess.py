@@ -27,7 +27,7 @@ from tpu_tlm.data.preprocessing import options, pipeline, provenance, work_dir
 from tpu_tlm.data.preprocessing.summary import summary, warnings
 from tpu_tlm.data.preprocessing.worker import PreprocessJob
 from tpu_tlm.data.processes import usable_cores
-from tpu_tlm.data.share import CompleteElsewhere, Share, wait_until
+from tpu_tlm.data.share import CompleteElsewhere, Share, poll_seconds, wait_until
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import make_tokenizer
 from tpu_tlm.errors import TlmError, UsageError
@@ -77,7 +77,8 @@ def preprocess(
     if config.valid_fraction:
         splits = {"train": f"{base}/train", "valid": f"{base}/valid"}
     made_from = provenance.made_from(corpus, config, pairs if rule else None, tokenizer, inputs)
-    work = work_dir.work_path(config.output, config.work_dir)
+    share = Share(config.index, config.of, lambda: _finished(base, splits, made_from) is not None)
+    work = work_dir.work_path(config.output, config.work_dir, share.of > 1)
     changed = provenance.newest_change(inputs)
     if (before := _finished(base, splits, made_from)) is not None:
         if work_dir.remove_finished(work):
@@ -85,16 +86,16 @@ def preprocess(
         if before != changed:
             notice("input files were written again since; size and sampled content are the same")
         return PreprocessResult(splits, complete_before=True)
-    share = Share(config.index, config.of, lambda: _finished(base, splits, made_from) is not None)
     lock = work_dir.OutputLock(base, shared=share.of > 1)
     try:
-        directory = work_dir.WorkDirectory(work, share)
+        directory = work_dir.WorkDirectory(work, share, notice)
         try:
             if share.leads:
                 keep = f"{directory.path}/{TOKENIZER}"
                 if reason := directory.claim(made_from, lambda: tokenizer.save(keep)):
                     notice(f"leftovers of another preprocessing removed ({reason})")
-            wait_until(lambda: directory.holds(made_from), "process 0 to begin", notice, share)
+            begun, seconds = (lambda: directory.holds(made_from)), poll_seconds(work)
+            wait_until(begun, "process 0 to begin", notice, share, seconds)
             job = PreprocessJob(
                 work=directory.path,
                 splits=splits,
@@ -165,7 +166,7 @@ def _by_beam(
     """The dataset by a Beam pipeline, whose workers find the tokenizer beside the output."""
     from tpu_tlm.data.preprocessing import beam
 
-    apart = filesystem.is_remote(config.output)
+    apart = filesystem.is_remote(config.output) and not filesystem.is_remote(job.work)
     if apart:
         job = dataclasses.replace(job, work=f"{config.output.rstrip('/')}/{WORK}")
         tokenizer.save(f"{job.work}/{TOKENIZER}")

@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -19,21 +18,23 @@ from tpu_tlm.data.made_from import differences
 from tpu_tlm.data.preprocessing.writing import writing
 from tpu_tlm.data.share import Share
 from tpu_tlm.errors import UsageError
-from tpu_tlm.filesystem.lock import DiskLock, Held
+from tpu_tlm.filesystem.lock import LEASE, Held, lock
 
 _STATE = "made_from.json"
 _LOCK = "lock"
 _ALONE = Share()
+_PATIENCE = 1.5 * LEASE  # seconds: a killed process's lease in a bucket ends within it
 
 
-def work_path(output: str, given: str | None) -> str:
-    """The work directory: in the output, or local when one is given or the output is remote."""
-    if given is None and not filesystem.is_remote(output):
+def work_path(output: str, given: str | None, shared: bool = False) -> str:
+    """The work directory: below the one that is given, else in the output.
+
+    What one process alone (not `shared`) makes in a bucket it prepares on the local disk.
+    """
+    if given is None and (shared or not filesystem.is_remote(output)):
         return f"{output.rstrip('/')}/{WORK}"
-    if given is not None and filesystem.is_remote(given):
-        raise UsageError(f"--work_dir {given}: must be a local directory")
     name = hashlib.sha256(output.rstrip("/").encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return os.path.join(given or tempfile.gettempdir(), f"tpu_tlm-preprocess-{name}")
+    return f"{(given or tempfile.gettempdir()).rstrip('/')}/tpu_tlm-preprocess-{name}"
 
 
 class OutputLock:
@@ -74,19 +75,26 @@ def _in_use(path: str) -> UsageError:
 class WorkDirectory:
     """Holds the finished parts of one preprocessing until its dataset is complete.
 
-    It is locked while in use; share: several processes use it, each locks its own index.
+    It is locked while in use; share: several processes use it, each locks its own index. notice:
+    called with a line while the lock of a process that was killed runs out in a bucket.
     """
 
-    def __init__(self, path: str, share: Share = _ALONE) -> None:
+    def __init__(
+        self, path: str, share: Share = _ALONE, notice: Callable[[str], None] = lambda text: None
+    ) -> None:
         self.path = path
-        self._share = share
         name = _LOCK if share.of == 1 else f"{_LOCK}-{share.index}"
         with writing(path):
             filesystem.make_directory(path)
-        self._lock = DiskLock(os.path.join(path, name))
+        self._lock = lock(f"{path}/{name}")
+        if self._lock is None:  # a file system without locks
+            return
         try:
-            with filesystem.naming(self._lock.path):
-                self._lock.acquire(0.0, lambda holder: None)
+            with filesystem.naming(f"{path}/{name}"):
+                self._lock.acquire(
+                    _PATIENCE if filesystem.is_remote(path) else 0.0,
+                    lambda holder: notice(f"{path}: waiting for the lock of {holder}"),
+                )
         except Held:
             raise _in_use(path) from None
 
@@ -96,7 +104,7 @@ class WorkDirectory:
 
     def _state(self) -> Any:
         try:
-            return json.loads(filesystem.read_bytes(os.path.join(self.path, _STATE)))
+            return json.loads(filesystem.read_bytes(f"{self.path}/{_STATE}"))
         except (UsageError, ValueError):
             return {}
 
@@ -109,19 +117,19 @@ class WorkDirectory:
         emptied.
         """
         reason = None
-        names = [name for name in os.listdir(self.path) if not name.startswith(_LOCK)]
+        names = [n for n in filesystem.list_names(self.path) if not n.startswith(_LOCK)]
         if names:
             old = self._state()
             if old == made_from:
                 return None
             reason = differences(old, made_from)
             for name in names:
-                whole = os.path.join(self.path, name)
+                whole, files = f"{self.path}/{name}", filesystem.of(self.path)
                 with writing(whole):
-                    shutil.rmtree(whole) if os.path.isdir(whole) else os.remove(whole)
+                    tree = files.is_directory(whole)
+                    files.remove_tree(whole) if tree else files.remove(whole)
         prepare()
-        state = os.path.join(self.path, _STATE)
-        filesystem.write_bytes(state, json.dumps(made_from).encode())
+        filesystem.write_bytes(f"{self.path}/{_STATE}", json.dumps(made_from).encode())
         return reason
 
     def remove(self) -> None:
@@ -131,12 +139,13 @@ class WorkDirectory:
 
     def close(self) -> None:
         """Release the lock."""
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
 
 def remove_finished(path: str) -> bool:
     """Remove the work directory of a run that was killed after its dataset was complete."""
-    if not os.path.isdir(path):
+    if not filesystem.is_directory(path):
         return False
     with contextlib.suppress(UsageError):
         directory = WorkDirectory(path)

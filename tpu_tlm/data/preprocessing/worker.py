@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from tpu_tlm import filesystem
@@ -66,9 +69,9 @@ class PartResult:
     @staticmethod
     def load(job: PreprocessJob, part: int) -> PartResult | None:
         """The result of a part, or None when it is not finished."""
-        if not os.path.exists(_result_path(job, part)):
+        if (note := _note(_result_path(job, part))) is None:
             return None
-        result = PartResult.from_json(filesystem.read_bytes(_result_path(job, part)))
+        result = PartResult.from_json(note)
         whole = all(
             result.run(job, name, part).is_whole(job.layout.payload_bytes) for name in result.splits
         )
@@ -81,6 +84,33 @@ class PartResult:
 
 def _result_path(job: PreprocessJob, part: int) -> str:
     return f"{job.work}/part-{part:06d}.json"
+
+
+def _note(path: str) -> bytes | None:
+    """A file of the work directory, or None when it is not there."""
+    with filesystem.naming(path):
+        try:
+            return filesystem.of(path).read(path)
+        except FileNotFoundError:
+            return None
+
+
+@contextlib.contextmanager
+def spilling(job: PreprocessJob) -> Iterator[PreprocessJob]:
+    """The job with a work directory on this machine's disk.
+
+    What was written there is in the job's own when the block ends.
+    """
+    if not filesystem.is_remote(job.work):
+        yield job
+        return
+    with tempfile.TemporaryDirectory(prefix="tpu_tlm_") as place:
+        yield replace(job, work=place)
+        for name in sorted(os.listdir(place)):
+            # A process that was killed may have left the same file.
+            target = filesystem.replacing(f"{job.work}/{name}")
+            with open(os.path.join(place, name), "rb") as source, target as stream:
+                shutil.copyfileobj(source, stream, 1 << 20)
 
 
 class SplitChooser(Generic[Choice]):
@@ -123,37 +153,10 @@ class Worker:
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(f"{job.work}/tokenizer")
         bad = BadInput()
-        make = self._pairs if job.pairs else self._documents
-        PartResult(make(part, self._tokenizer, bad, consumed), bad).save(job, part.index)
-
-    def _documents(
-        self, part: Part, tokenizer: Tokenizer, bad: BadInput, consumed: Callable[[int], None]
-    ) -> dict[str, SplitResult]:
-        job = self.job
-        writers = {name: SplitWriter(job, name, part.index, tokenizer) for name in job.splits}
-        choose = SplitChooser(job.seed, job.valid_fraction, part.index, list(writers.values()))
-        documents = read_part(
-            part, job.json_field, job.strict, bad, consumed, job.document, job.text_column
-        )
-        for document in documents:
-            writer = choose(document.first)
-            if document.lines:
-                writer.add(document.lines, document.first, document.cut)
-        return {name: writer.close() for name, writer in writers.items()}
-
-    def _pairs(
-        self, part: Part, tokenizer: Tokenizer, bad: BadInput, consumed: Callable[[int], None]
-    ) -> dict[str, SplitResult]:
-        job, rule = self.job, self.job.pairs
-        assert rule is not None
-        writers = {
-            name: PairSplitWriter(job, rule, name, part.index, tokenizer, bad)
-            for name in job.splits
-        }
-        choose = SplitChooser(job.seed, job.valid_fraction, part.index, list(writers.values()))
-        for group in read_groups(part, rule.rows, bad, consumed):
-            choose(group.first).add(group)
-        return {name: writer.close() for name, writer in writers.items()}
+        make = _pairs if job.pairs else _documents
+        with spilling(job) as local:
+            splits = make(local, part, self._tokenizer, bad, consumed)
+        PartResult(splits, bad).save(job, part.index)
 
     def write_shard(self, split: str, index: int, sizes: list[int], parts: int) -> Shard:
         """Write one shard of a split and note it in the work directory.
@@ -172,15 +175,52 @@ class Worker:
         return shard
 
 
+def _documents(
+    job: PreprocessJob,
+    part: Part,
+    tokenizer: Tokenizer,
+    bad: BadInput,
+    consumed: Callable[[int], None],
+) -> dict[str, SplitResult]:
+    writers = {name: SplitWriter(job, name, part.index, tokenizer) for name in job.splits}
+    choose = SplitChooser(job.seed, job.valid_fraction, part.index, list(writers.values()))
+    documents = read_part(
+        part, job.json_field, job.strict, bad, consumed, job.document, job.text_column
+    )
+    for document in documents:
+        writer = choose(document.first)
+        if document.lines:
+            writer.add(document.lines, document.first, document.cut)
+    return {name: writer.close() for name, writer in writers.items()}
+
+
+def _pairs(
+    job: PreprocessJob,
+    part: Part,
+    tokenizer: Tokenizer,
+    bad: BadInput,
+    consumed: Callable[[int], None],
+) -> dict[str, SplitResult]:
+    rule = job.pairs
+    assert rule is not None
+    writers = {
+        name: PairSplitWriter(job, rule, name, part.index, tokenizer, bad) for name in job.splits
+    }
+    choose = SplitChooser(job.seed, job.valid_fraction, part.index, list(writers.values()))
+    for group in read_groups(part, rule.rows, bad, consumed):
+        choose(group.first).add(group)
+    return {name: writer.close() for name, writer in writers.items()}
+
+
 def _shard_path(job: PreprocessJob, split: str, index: int) -> str:
     return f"{job.work}/shard-{index:06d}.{split}.json"
 
 
 def finished_shard(job: PreprocessJob, split: str, index: int) -> Shard | None:
     """The shard as noted when it was written, or None when it is not there whole."""
-    if not os.path.exists(_shard_path(job, split, index)):
+    if (note := _note(_shard_path(job, split, index))) is None:
         return None
-    found: dict[str, Any] = json.loads(filesystem.read_bytes(_shard_path(job, split, index)))
+    found: dict[str, Any] = json.loads(note)
     shard = Shard(**{**found, "sums": tuple(found["sums"])})
     path = f"{job.splits[split].rstrip('/')}/{shard.name}"
     return shard if filesystem.exists(path) and filesystem.file_size(path) == shard.bytes else None
@@ -189,7 +229,7 @@ def finished_shard(job: PreprocessJob, split: str, index: int) -> Shard | None:
 def finished_shard_names(job: PreprocessJob, split: str) -> list[str]:
     """The names of all shards that are noted as written and are there whole."""
     names = []
-    for note in os.listdir(job.work):
+    for note in filesystem.list_names(job.work):
         if note.startswith("shard-") and note.endswith(f".{split}.json"):
             index = int(note.removeprefix("shard-").partition(".")[0])
             if (shard := finished_shard(job, split, index)) is not None:
@@ -204,12 +244,13 @@ def pack_leftovers(job: PreprocessJob, results: Sequence[PartResult]) -> PartRes
     """
     parts = len(results)
     splits = {}
-    for name in job.splits:
-        packer, writer = Packer(job.packing), job.run_writer(name, parts)
-        for result in results:
-            writer.add(job.payload(packer.add(result.splits[name].leftover)))
-        writer.add(job.payload(packer.finish()))
-        splits[name] = SplitResult(chunks=list(writer.close().chunks))
+    with spilling(job) as local:
+        for name in job.splits:
+            packer, writer = Packer(job.packing), local.run_writer(name, parts)
+            for result in results:
+                writer.add(job.payload(packer.add(result.splits[name].leftover)))
+            writer.add(job.payload(packer.finish()))
+            splits[name] = SplitResult(chunks=list(writer.close().chunks))
     result = PartResult(splits, BadInput())
     result.save(job, parts)
     return result

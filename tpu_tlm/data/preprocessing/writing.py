@@ -7,6 +7,7 @@ import errno
 from collections.abc import Iterator
 
 from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.filesystem.errors import StoreError, one_line
 
 _WRONG_USE = (
     errno.EACCES,
@@ -30,6 +31,8 @@ def writing(path: str) -> Iterator[None]:
     """
     try:
         yield
+    except StoreError as error:
+        raise one_line(path, error) from None
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in _WRONG_USE:

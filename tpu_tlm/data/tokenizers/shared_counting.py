@@ -22,7 +22,7 @@ from tpu_tlm.data.corpus.inputs import InputFile, Part
 from tpu_tlm.data.made_from import listing
 from tpu_tlm.data.processes import ProcessPool
 from tpu_tlm.data.progress import ProgressBar
-from tpu_tlm.data.share import Share, wait_until
+from tpu_tlm.data.share import Share, poll_seconds, wait_until
 from tpu_tlm.data.tokenizers.count_files import CountFiles, DamagedCounts
 from tpu_tlm.data.tokenizers.word_counts import CountTask, WordCounts, count_part
 from tpu_tlm.errors import TlmError, UsageError
@@ -31,7 +31,6 @@ from tpu_tlm.filesystem.lock import LEASE, Held, lock
 WORK = ".vocab"  # what an unfinished count leaves in the output
 VERSION = 1  # raised when the same input and options come to give other counts
 _PATIENCE = 1.5 * LEASE  # seconds: a killed process's lease in a bucket ends within it
-_REMOTE_POLL_SECONDS = 5.0
 _WRITING = "writing.json"
 
 
@@ -178,7 +177,7 @@ class SharedCount:
     def added_up(self, parts: Sequence[Part], progress: ProgressBar) -> WordCounts:
         """The words of all parts, in the order of the parts; waits for other processes' files."""
         total, there = WordCounts(), set[int]()
-        seconds = _REMOTE_POLL_SECONDS if filesystem.is_remote(self._files.directory) else 1.0
+        seconds = poll_seconds(self._files.directory)
         progress.start("adding up word counts", sum(part.size for part in parts))
         try:
             for part in parts:
