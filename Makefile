@@ -77,7 +77,7 @@ colab-check: env
 # preprocess and vocab with --runner beam: Beam's own runner, and a Dask cluster that loses a worker.
 beam-check:
 	bash scripts/beam_env.sh
-	$${BEAM_VENV:-.venv-beam}/bin/python -m pytest -q tests/data/preprocessing/test_beam.py tests/data/tokenizers/test_counting_by_beam.py
+	$${BEAM_VENV:-.venv-beam}/bin/python -m pytest -q tests/data/preprocessing/test_beam.py tests/data/preprocessing/test_in_a_bucket.py tests/data/tokenizers/test_counting_by_beam.py
 
 lint: env
 	$(BIN)/ruff check .

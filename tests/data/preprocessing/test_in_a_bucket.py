@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.bucket import NAME, Bucket
+from tests.data.preprocessing.test_beam import needs_beam
 from tests.data.preprocessing.test_preprocess import BPE, documents, write_text
 from tests.paths import ROOT
 from tpu_tlm.data.dataset.dataset import WORK
@@ -112,6 +113,14 @@ def test_a_pod_that_is_lost_continues(bucket: Bucket, whole: dict[str, bytes], u
     kill_at(first, bucket, "work/", f"/{until}-")
     out, _ = ended(start(given, bucket))
     assert "continued" in out and "were there from before" in out
+    assert objects(bucket, "out") == whole and not objects(bucket, "work")
+
+
+@needs_beam
+@pytest.mark.parametrize("work", [[], ["--work_dir", f"{PLACE}/work"]], ids=["none", "given"])
+def test_by_beam(bucket: Bucket, whole: dict[str, bytes], work: list[str]) -> None:
+    given = [*work, "--runner", "beam", "--beam_options", "runner=DirectRunner"]
+    ended(start(arguments(f"{PLACE}/a.txt", f"{PLACE}/out", *given), bucket))
     assert objects(bucket, "out") == whole and not objects(bucket, "work")
 
 

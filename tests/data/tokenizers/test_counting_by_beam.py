@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import tpu_tlm as tlm
+from tests.bucket import NAME, Bucket
 from tests.data.conftest import kill_a_busy_worker
 from tests.data.tokenizers.test_shared_counting import (
     KINDS,
@@ -55,6 +56,20 @@ def test_what_is_counted_is_not_counted_again(
     assert f"{before} parts were counted before" in capsys.readouterr().err
     assert main(arguments(text, tmp_path / "local", "bpe")) == 0
     assert contents(tmp_path / "beam") == contents(tmp_path / "local")
+
+
+@needs_beam
+def test_in_a_bucket(text: Path, tmp_path: Path) -> None:
+    """Counts and vocabulary are on gs://, where the workers see them; calls fail."""
+    assert main(arguments(text, tmp_path / "local", "wordpiece")) == 0
+    with Bucket(seed=3) as bucket:
+        bucket.fail(action=503, chance=0.02)
+        argv = arguments(text, f"gs://{NAME}/vocab", "wordpiece", "--runner", "beam")
+        command = [sys.executable, "-m", "tpu_tlm.vocab", *argv]
+        subprocess.run(command, cwd=ROOT, env=os.environ | bucket.environ, check=True)
+        found = bucket.objects("vocab/")
+    found = {key.removeprefix("vocab/"): data for key, data in found.items() if key[-1] != "/"}
+    assert found == contents(tmp_path / "local")
 
 
 @needs_beam
