@@ -6,6 +6,7 @@ through google-cloud-storage. Training is killed at a moment inside a save and c
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -14,12 +15,15 @@ import sys
 import textwrap
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import numpy as np
 import yaml
 
 from tests import preloaded
 from tests.bucket import NAME, Bucket
 from tests.paths import ROOT
+from tests.tasks.toy_tasks import reviews, toy_model
 
 # Commands one after the other in one process, with TensorFlow or without.
 DRIVER = """
@@ -171,3 +175,62 @@ def test_a_refusal_midway_is_one_line_and_leaves_no_dataset(tmp_path: Path) -> N
         assert not any(key.endswith("md.yml") for key in bucket.objects())
         bucket.faults.clear()
         _done(commands["text"][1:], bucket.environ, tensorflow=False)
+
+
+def _put(bucket: Bucket, directory: Path, place: str) -> None:
+    """Every file below a directory as an object."""
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            name = quote(f"{place}/{path.relative_to(directory)}", safe="")
+            where = f"/upload/storage/v1/b/{NAME}/o?uploadType=media&name={name}"
+            assert bucket.ask("POST", where, path.read_bytes())[0] == 200
+
+
+def test_fine_tuning_embedding_and_conversion(tmp_path: Path) -> None:
+    """Models, labelled texts, run directories and vectors on gs://, none by TensorFlow's own."""
+    (tmp_path / "in").mkdir()
+    layers = {"embeddings_reduction": "sum-layer-norm", "transformer_type": "post-layer-norm"}
+    toy_model(tmp_path / "in", activation="gelu", **layers)
+    reviews(tmp_path / "in" / "train.csv", 48)
+    reviews(tmp_path / "in" / "valid.csv", 24, seed=1)
+
+    def commands(base: str) -> list[list[str]]:
+        given, tuned = f"{base}/in", f"{base}/tuned"
+        fit = "--epochs 1 --batch_size 8 --lr 1e-2 --buckets 1 --distribute none".split()
+        data = [f"--train={given}/train.csv", f"--valid={given}/valid.csv"]
+        source = ["--input", f"{given}/valid.csv", "--text", "text"]
+        return [
+            ["convert", f"{given}/model.npz", f"{base}/hf", *"--to hf --family bert".split()],
+            ["finetune", *"--task classify --model".split(), f"{given}/model.npz", *data, *fit]
+            + ["--run_dir", tuned, "--tokenizer", f"{given}/tokenizer"],
+            ["embed", "--model", tuned, *source, "--output", f"{base}/vectors.npy"],
+            ["convert", tuned, f"{base}/tuned.npz"],
+        ]
+
+    _done(commands(str(tmp_path)), {}, tensorflow=True)
+    with Bucket(seed=4) as bucket:
+        _put(bucket, tmp_path / "in", "in")
+        for action in (503, "reset"):
+            bucket.fail(action=action, chance=0.02)
+        _done(commands(f"gs://{NAME}"), bucket.environ, tensorflow=True)
+        found = bucket.objects()
+        # A refusal midway is one line.
+        bucket.faults.clear()
+        bucket.fail("POST|PUT", r"/upload/.*", 403, skip=1)
+        for command in (commands(f"gs://{NAME}/again")[0], commands(f"gs://{NAME}/again")[1]):
+            again = [word.replace("/again/in", "/in") for word in command]
+            ended = _drive([again], bucket.environ, tensorflow=True)
+            line = ended.stderr.strip().splitlines()[-1]
+            assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
+            assert line.startswith("error: ") and f"gs://{NAME}/again" in line
+            assert "permission" in line
+    with np.load(io.BytesIO(found["tuned.npz"])) as here, np.load(tmp_path / "tuned.npz") as there:
+        arrays = [name for name in there if there[name].dtype.kind == "f"]
+        assert len(arrays) > 20 and sorted(here) == sorted(there)
+        assert all(np.array_equal(here[name], there[name]) for name in arrays)
+    for name in ("hf/model.safetensors", "vectors.npy"):
+        assert found[name] == (tmp_path / name).read_bytes(), name
+    for line in ("predictions.jsonl", "report.html", "report.json"):
+        assert f"tuned/{line}" in found
+    loaded = np.load(io.BytesIO(found["vectors.npy"]))
+    assert loaded.shape == (24, 32) and np.isfinite(loaded).all()
