@@ -8,6 +8,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from tpu_tlm import filesystem
 from tpu_tlm.data.dataset.metadata import write_metadata
 from tpu_tlm.data.dataset.records import token_layout
 from tpu_tlm.data.dataset.shards import Shard
+from tpu_tlm.data.progress import ProgressBar, download
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.filesystem import cloud_errors
 from tpu_tlm.filesystem.cloud_storage import CloudStorage
@@ -51,6 +53,47 @@ def test_bytes_and_listings(bucket: Bucket) -> None:
     filesystem.make_directory(f"{BASE}/empty")
     assert filesystem.is_directory(f"{BASE}/empty") and filesystem.list_names(BASE) == ["empty"]
     assert filesystem.list_names(f"{BASE}/empty") == []
+
+
+@pytest.mark.parametrize("action", [503, "reset", "cut"])
+def test_a_large_object_comes_in_pieces(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: object
+) -> None:
+    monkeypatch.setattr("tpu_tlm.filesystem.cloud_storage._PIECE", 10_000)
+    monkeypatch.setattr("tpu_tlm.data.progress._LARGE", 100_000)
+    data, path = os.urandom(123_456), f"{BASE}/large.bin"
+    filesystem.write_bytes(path, data)
+    bucket.fail("GET", "alt=media", action, chance=0.3)
+    heard: list[tuple[int, int]] = []
+    with FILES.open_local(path, lambda *done: heard.append(done)) as stream:
+        assert stream.read() == data
+    assert [total for _, total in heard] == [123_456] * 13
+    assert sorted(heard) == heard and heard[-1][0] == 123_456
+    shown: list[str] = []
+    monkeypatch.setattr(ProgressBar, "start", lambda self, name, total: shown.append(name))
+    with download(path) as progress:
+        FILES.open_local(path, progress).close()
+    assert shown == [f"downloading {path}"]
+    with download(str(tmp_path)) as progress:
+        assert progress is None
+
+
+def test_a_download_that_is_not_the_object_is_refused(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tpu_tlm.filesystem.cloud_storage._PIECE", 10_000)
+    path, pieces = f"{BASE}/large.bin", []
+    filesystem.write_bytes(path, bytes(50_000))
+    from google.cloud.storage import Blob
+
+    def flipped(self: Blob, **options: Any) -> bytes:
+        pieces.append(options["start"])
+        return bytes(options["end"] - options["start"]) + b"\1"
+
+    monkeypatch.setattr(Blob, "download_as_bytes", flipped)
+    with pytest.raises(TlmError, match=r"large\.bin: network: .*CRC-32C"), filesystem.naming(path):
+        FILES.fetch(path, str(tmp_path / "x"))
+    assert len(pieces) == 5
 
 
 def test_tensorflow_is_not_imported() -> None:

@@ -20,6 +20,7 @@ from tpu_tlm.checkpoints import manifest as manifests
 from tpu_tlm.checkpoints import tensor_bundle
 from tpu_tlm.checkpoints.data_file import DataFile
 from tpu_tlm.checkpoints.manifest import MANIFEST, PREFIX
+from tpu_tlm.data.progress import download
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.filesystem import FileSystem
 from tpu_tlm.filesystem.local import TEMPORARY
@@ -259,7 +260,9 @@ class Checkpoints:
     def _opened(self, name: str, file: str) -> tuple[DataFile, str]:
         """A file, open for reading, and its SHA-256."""
         path = self._inside(name, file)
-        with self._reading(name, file), self._files.open_local(path) as stream:
+        with self._reading(name, file), download(path) as progress:
+            stream = self._files.open_local(path, progress)
+        with self._reading(name, file), stream:
             found = DataFile(stream, path)
             return found, found.sha256()
 

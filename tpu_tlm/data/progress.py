@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO
+
+from tpu_tlm import filesystem
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+_LARGE = 64 << 20  # bytes of a download that is shown
 LINE_SECONDS = 10.0  # between lines where the stream is no terminal
 _BAR_SECONDS = 0.5
 _STATUS_SECONDS = 0.1
@@ -38,6 +41,28 @@ def quantity(value: float) -> str:
                 else f"{value / size:.0f}{letter}"
             )
     return f"{value:.3g}"
+
+
+@contextlib.contextmanager
+def download(path: str) -> Iterator[Callable[[int, int], None] | None]:
+    """What shows (bytes done, bytes in all) while a large remote file is downloaded; else None."""
+    if not filesystem.is_remote(path):
+        yield None
+        return
+    bar, begun = ProgressBar(), False
+
+    def show(done: int, total: int) -> None:
+        nonlocal begun
+        if total >= _LARGE:
+            if not begun:
+                begun = True
+                bar.start(f"downloading {path}", total)
+            bar.update(done)
+
+    try:
+        yield show
+    finally:
+        bar.clear()
 
 
 class ProgressBar:

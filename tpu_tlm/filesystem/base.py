@@ -37,15 +37,15 @@ class FileSystem(abc.ABC):
             stream.seek(start)
             return stream.read(size)
 
-    def open_local(self, path: str) -> BinaryIO:
+    def open_local(self, path: str, progress: Progress | None = None) -> BinaryIO:
         """Open for reading a file of the local disk: the file itself, or a download without a name.
 
-        The result has a file descriptor (`fileno`).
+        The result has a file descriptor (`fileno`). progress: called while a file is downloaded.
         """
         handle, local = tempfile.mkstemp(prefix="tpu_tlm_")
         os.close(handle)
         try:
-            self.fetch(path, local)
+            self.fetch(path, local, progress)
             return open(local, "rb")
         finally:
             os.remove(local)
@@ -129,8 +129,11 @@ class FileSystem(abc.ABC):
         """Copy a local file to a new file here."""
 
     @abc.abstractmethod
-    def fetch(self, path: str, local: str) -> None:
-        """Copy a file from here to a local file."""
+    def fetch(self, path: str, local: str, progress: Progress | None = None) -> None:
+        """Copy a file from here to a local file; a large one may come in several pieces at a time.
+
+        progress: called with (bytes done, bytes in all).
+        """
 
     def upload(self, local: str, directory: str, progress: Progress | None = None) -> list[str]:
         """Copy every file below a local directory, several at a time; returns relative paths."""

@@ -8,6 +8,7 @@ metadata, by which a refused writer recognizes its own success.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import functools
@@ -15,17 +16,20 @@ import os
 import posixpath
 import re
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, cast
 
-from tpu_tlm.filesystem.base import WORKERS, FileSystem
+from tpu_tlm.filesystem.base import WORKERS, FileSystem, Progress
 from tpu_tlm.filesystem.cloud_errors import is_precondition, retry, translating
+from tpu_tlm.filesystem.errors import StoreError
 
 SCHEME = "gs://"
 _WRITER = "tpu-tlm-writer"  # key of the token in an object's metadata
 _CHUNK = 8 << 20  # bytes of a request when an object is streamed
+_PIECE = 16 << 20  # bytes of a request when a large object is copied to the disk
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, and between bytes of an answer
 _CONTENT = "application/octet-stream"
 
@@ -249,9 +253,15 @@ class CloudStorage(FileSystem):
 
         self._put(path, put, 0)
 
-    def fetch(self, path: str, local: str) -> None:
+    def fetch(self, path: str, local: str, progress: Progress | None = None) -> None:
         with translating(path):
-            self._blob(path).download_to_filename(local, retry=retry(), timeout=_TIMEOUT)
+            found = self._found(path)
+            if found is None:
+                raise FileNotFoundError(errno.ENOENT, "No such object")
+            if int(found.size) <= _PIECE:
+                found.download_to_filename(local, retry=retry(), timeout=_TIMEOUT)
+                return
+            _fetch_pieces(found, local, progress)
 
     @contextlib.contextmanager
     def staged(self, directory: str) -> Iterator[str]:
@@ -268,6 +278,39 @@ class CloudStorage(FileSystem):
             else:
                 self.fetch(path, local)
             yield local
+
+
+def _fetch_pieces(found: Any, local: str, progress: Progress | None) -> None:
+    """Download an object in pieces, `WORKERS` at a time, and compare its CRC-32C."""
+    import google_crc32c
+
+    total, done, lock = int(found.size), 0, threading.Lock()
+
+    def fetch(start: int) -> None:
+        nonlocal done
+        end = min(start + _PIECE, total) - 1
+        match = {"if_generation_match": found.generation, "retry": retry(), "timeout": _TIMEOUT}
+        data = bytes(found.download_as_bytes(start=start, end=end, **match))
+        if len(data) != end + 1 - start:
+            raise StoreError(errno.EIO, f"network: {len(data):,} bytes came of {end + 1 - start:,}")
+        with open(local, "r+b") as file:
+            file.seek(start)
+            file.write(data)
+        with lock:
+            done += len(data)
+            if progress is not None:
+                progress(done, total)
+
+    with open(local, "wb") as empty:
+        empty.truncate(total)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(fetch, range(0, total, _PIECE)))
+    checksum = google_crc32c.Checksum()
+    with open(local, "rb") as written:
+        while data := written.read(1 << 20):
+            checksum.update(data)
+    if found.crc32c and base64.b64encode(checksum.digest()).decode() != found.crc32c:
+        raise StoreError(errno.EIO, "network: what came has another CRC-32C than the object")
 
 
 def _expression(pattern: str) -> str:

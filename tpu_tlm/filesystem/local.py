@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from tpu_tlm.filesystem.base import FileSystem
+from tpu_tlm.filesystem.base import FileSystem, Progress
 from tpu_tlm.filesystem.regular import check_replaceable, open_regular
 
 TEMPORARY = ".tmp"
@@ -27,7 +27,7 @@ class LocalDisk(FileSystem):
     def open(self, path: str) -> BinaryIO:
         return open_regular(path)
 
-    def open_local(self, path: str) -> BinaryIO:
+    def open_local(self, path: str, progress: Progress | None = None) -> BinaryIO:
         return self.open(path)
 
     def write(self, path: str, data: bytes, version: int | None = None) -> int | None:
@@ -109,7 +109,7 @@ class LocalDisk(FileSystem):
         with open_regular(local) as source, self.replacing(path) as file:
             shutil.copyfileobj(source, file, 1 << 20)
 
-    def fetch(self, path: str, local: str) -> None:
+    def fetch(self, path: str, local: str, progress: Progress | None = None) -> None:
         self.send(path, local)
 
     @contextlib.contextmanager

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
-from tpu_tlm.filesystem.base import FileSystem
+from tpu_tlm.filesystem.base import FileSystem, Progress
 from tpu_tlm.filesystem.errors import StoreError
 
 
@@ -120,7 +120,7 @@ class TensorFlowFiles(FileSystem):
         with translating():
             _gfile().copy(local, path, overwrite=True)
 
-    def fetch(self, path: str, local: str) -> None:
+    def fetch(self, path: str, local: str, progress: Progress | None = None) -> None:
         with translating():
             _gfile().copy(path, local, overwrite=True)
 
