@@ -66,18 +66,27 @@ def _quiet() -> None:
 
 
 @naming_parameters
-def load(path: Path, *, step: int | None = None, tokenizer: Path | None = None) -> Model:
+def load(
+    path: Path,
+    *,
+    step: int | None = None,
+    tokenizer: Path | None = None,
+    mead_config: Path | None = None,
+) -> Model:
     """A trained model of any format: a run directory, an NPZ file, a HuggingFace directory, a BERT
     checkpoint or a SavedModel.
 
     step: checkpoint of a run, None = the newest good one. tokenizer: directory of the tokenizer,
-    where the model has none. Raises `UsageError` when there is no model that is supported,
+    where the model has none. mead_config: MEAD's hyper-parameters of an NPZ that MEAD wrote, JSON
+    or a file of it. Raises `UsageError` when there is no model that is supported,
     `TlmError` when it is damaged.
     """
     _quiet()
     from tpu_tlm.formats.load import load as read
+    from tpu_tlm.formats.mead.npz import described_by
 
-    return Model(read(os.fspath(path), step=step), tokenizer)
+    describe = described_by(None if mead_config is None else os.fspath(mead_config))
+    return Model(read(os.fspath(path), step=step, describe=describe), tokenizer)
 
 
 @overload

@@ -28,8 +28,9 @@ def main(argv: list[str] | None = None) -> int:
             print(line)
         return 0
     from tpu_tlm.formats.load import load
+    from tpu_tlm.formats.mead.npz import described_by
 
-    saved = load(config.model, step=config.step)
+    saved = load(config.model, step=config.step, describe=described_by(config.mead_config))
     for line in saved.report():
         print(line, file=sys.stderr)
     if not config.json:

@@ -20,6 +20,9 @@ from tpu_tlm.config.text import PairsConfig, PreprocessConfig
 _STEP = "checkpoint of the run that is used; none = the newest valid one"
 _RUN = "none = the run's"
 _GENERATE = {"task": ("generate",)}
+# Not of a fine-tuned run, which keeps one checkpoint and its tokenizer.
+_PRETRAINED = {"task": ("fill-mask", "generate", "respond")}
+MEAD_CONFIG = "MEAD's hyper-parameters of an NPZ that MEAD wrote: a JSON file, or JSON itself"
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,7 @@ class ConvertConfig(OptionGroup):
     tokenizer: str | None = opt(
         None, "tokenizer directory, for a model that comes without one", unit="dir", basic=True
     )
-    mead_config: str | None = opt(
-        None,
-        "JSON file with the hyper-parameters of MEAD's NPZ; none = the model flags",
-        unit="file",
-    )
+    mead_config: str | None = opt(None, f"{MEAD_CONFIG}; none = the model flags", unit="file")
     preset: str | None = preset_option()
     family: str | None = opt(
         None,
@@ -170,6 +169,7 @@ class PredictConfig(OptionGroup):
         unit="tokens",
         minimum=1,
         basic=True,
+        only_with=_PRETRAINED,
     )
     temperature: float = opt(
         1.0,
@@ -233,10 +233,14 @@ class PredictConfig(OptionGroup):
         maximum=LARGEST_SEED,
         only_with=_GENERATE,
     )
-    step: int | None = opt(None, _STEP, unit="step", minimum=0)
+    step: int | None = opt(None, _STEP, unit="step", minimum=0, only_with=_PRETRAINED)
     tokenizer: str | None = opt(
-        None, "tokenizer directory; none = the one that comes with the model", unit="dir"
+        None,
+        "tokenizer directory; none = the one that comes with the model",
+        unit="dir",
+        only_with=_PRETRAINED,
     )
+    mead_config: str | None = opt(None, MEAD_CONFIG, unit="file", only_with=_PRETRAINED)
     json: bool = opt(False, "print one JSON object per line instead of a table", basic=True)
 
 

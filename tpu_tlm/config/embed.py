@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tpu_tlm.config.commands import MEAD_CONFIG
 from tpu_tlm.config.options import OptionGroup, opt
 
 
@@ -61,3 +62,4 @@ class EmbedConfig(OptionGroup):
     tokenizer: str | None = opt(
         None, "tokenizer directory; none = the one stored with the model", unit="dir"
     )
+    mead_config: str | None = opt(None, MEAD_CONFIG, unit="file")

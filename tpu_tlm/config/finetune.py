@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tpu_tlm.config.commands import MEAD_CONFIG
 from tpu_tlm.config.options import LARGEST_SEED, OptionGroup, opt
 
 Task = Literal["classify", "multilabel", "pair", "regress", "tag"]
@@ -71,11 +72,7 @@ class FinetuneConfig(OptionGroup):
     tokenizer: str | None = opt(
         None, "tokenizer directory; none = the one stored with the model", unit="dir"
     )
-    mead_config: str | None = opt(
-        None,
-        "MEAD's hyper-parameters of an NPZ that MEAD wrote: a JSON file, or JSON itself",
-        unit="file",
-    )
+    mead_config: str | None = opt(None, MEAD_CONFIG, unit="file")
     embeddings_index: str | None = opt(
         None,
         "MEAD's YAML or JSON list of label and file, which labels in a mead-train --config name",

@@ -109,14 +109,11 @@ def convert_model(
 
 
 def _read(config: ConvertConfig, model: ModelConfig) -> PretrainedModel:
-    from tpu_tlm import filesystem
     from tpu_tlm.data.tokenizers.factory import load_tokenizer
-    from tpu_tlm.formats.mead.npz import Describe, described_by_json, described_by_options
+    from tpu_tlm.formats.mead.npz import described_by, described_by_options
 
-    describe: Describe | None = None
-    if config.mead_config is not None:
-        describe = described_by_json(filesystem.read_bytes(config.mead_config), config.mead_config)
-    elif model != ModelConfig():
+    describe = described_by(config.mead_config)
+    if describe is None and model != ModelConfig():
         # Without any model option, MEAD's NPZ is refused rather than read with the defaults.
         describe = described_by_options(model)
     pretrained = load(config.source, step=config.step, describe=describe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Sequence
@@ -109,7 +110,13 @@ class Model:
     def _encoder(self) -> Any:
         from tpu_tlm.inference.embed import Encoder
 
-        return Encoder(self.keras, self.spec, self.tokenizer)
+        spec, model = self.spec, self.keras
+        if not spec.config.mask_pad and spec.kind not in ("clm", "dual", "elmo"):
+            # MEAD's language models attend to padding, and are trained on texts without any: a
+            # text's vector must not depend on how long the texts beside it are.
+            spec = dataclasses.replace(spec, config=dataclasses.replace(spec.config, mask_pad=True))
+            model = self.pretrained.replaced(spec=spec).model()
+        return Encoder(model, spec, self.tokenizer)
 
     @naming_parameters
     def generate(

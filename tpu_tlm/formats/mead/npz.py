@@ -116,7 +116,7 @@ def read_npz_model(path: str, describe: Describe | None = None) -> PretrainedMod
         if describe is None:
             raise UsageError(
                 f"{path}: holds no configuration (MEAD writes none): give MEAD's hyper-parameters "
-                "(convert --mead_config)"
+                "(--mead_config)"
             )
         return _from_mead(arrays, describe(arrays, path), path, hashes)
 
@@ -173,6 +173,18 @@ def _from_mead(
         )
         values = {name: value for name, value in values.items() if not name.startswith("head/")}
     return PretrainedModel(values, spec, path, extras=extras, hashes=hashes, notes=notes).checked()
+
+
+def described_by(mead_config: str | None) -> Describe | None:
+    """The description in JSON, or in a file of JSON; None where none is given.
+
+    Raises `UsageError` naming what is wrong.
+    """
+    if mead_config is None:
+        return None
+    inline = mead_config.lstrip().startswith("{")
+    text = mead_config.encode() if inline else filesystem.read_bytes(mead_config)
+    return described_by_json(text, "--mead_config" if inline else mead_config)
 
 
 def described_by_json(text: bytes, where: str) -> Describe:

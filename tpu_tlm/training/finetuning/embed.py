@@ -153,7 +153,12 @@ def embed(config: EmbedConfig) -> tuple[int, int]:
                 f"--output {config.output}: Parquet needs pyarrow: pip install 'tpu-tlm[parquet]'"
             ) from None
     texts = _texts(config)
-    source = load_source(config.model, step=config.step, tokenizer=config.tokenizer)
+    source = load_source(
+        config.model,
+        step=config.step,
+        tokenizer=config.tokenizer,
+        mead_config=config.mead_config,
+    )
     embedder = Embedder(
         source,
         pooling=config.pooling,

@@ -175,16 +175,18 @@ def load_encoder(
     max_length: int | None = None,
     dropout: float | None = None,
     tokenizer: str | None = None,
+    mead_config: str | None = None,
     trainable: bool = True,
     **kwargs: Any,
 ) -> PretrainedEncoder:
     """The encoder of a model of any kind that `tpu_tlm.convert` reads, as a Keras layer.
 
     dropout: in training; None = the model's own. max_length: tokens of a text; None = what the
-    model takes, at most 512. tokenizer: its directory, where the model has none. Other keywords
-    are a layer's (`name`, `dtype`). Raises `UsageError` where there is no such model.
+    model takes, at most 512. tokenizer: its directory, where the model has none.
+    mead_config: MEAD's hyper-parameters of an NPZ that MEAD wrote, JSON or a file of it. Other
+    keywords are a layer's (`name`, `dtype`). Raises `UsageError` where there is no such model.
     """
-    source = load_source(path, tokenizer=tokenizer)
+    source = load_source(path, tokenizer=tokenizer, mead_config=mead_config)
     spec = task_spec(source.spec, dropout)
     framer = Framer(spec, source.tokenizer, max_length=max_length)
     with tempfile.TemporaryDirectory() as directory:

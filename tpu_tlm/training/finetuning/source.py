@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tpu_tlm import filesystem
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import OptionError, UsageError
 from tpu_tlm.formats.electra_parts import part_of
 from tpu_tlm.formats.load import load
-from tpu_tlm.formats.mead.npz import described_by_json
+from tpu_tlm.formats.mead.npz import described_by
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.model import is_encoder
 
@@ -63,12 +62,7 @@ def load_source(
     with `decoder` all but the token head.
     Raises `UsageError` where there is no such model, or no tokenizer for it.
     """
-    describe = None
-    if mead_config is not None:
-        inline = mead_config.lstrip().startswith("{")
-        text = mead_config.encode() if inline else filesystem.read_bytes(mead_config)
-        describe = described_by_json(text, "--mead_config" if inline else mead_config)
-    saved = load(path, step=step, describe=describe)
+    saved = load(path, step=step, describe=described_by(mead_config))
     if saved.spec.kind == "electra":
         saved = part_of(saved, "discriminator")
     if decoder:
