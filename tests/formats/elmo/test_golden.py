@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,11 @@ def loaded(name):
     """(variant, what was read, its model, the io file) of a variant; read once."""
     if name not in _LOADED:
         variant = VARIANTS[name]
-        saved = load(str(GOLDEN / variant["weights_file"]))
+        # Variants may share weights, so the manifest says which options belong to them.
+        with tempfile.TemporaryDirectory() as place:
+            for kind, name_there in (("weights", "weights.hdf5"), ("options", "options.json")):
+                shutil.copyfile(GOLDEN / variant[f"{kind}_file"], Path(place, name_there))
+            saved = load(place)
         io = dict(np.load(GOLDEN / variant["io_file"]))
         _LOADED[name] = variant, saved, saved.model(), io
     return _LOADED[name]
