@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +63,19 @@ def test_classify_predicts_the_same_alone_and_in_company(place: Path) -> None:
         predictor(["a", " "])
 
 
+def valid_report(run_dir: str) -> dict[str, Any]:
+    """What the run's report says of the valid data."""
+    found: dict[str, Any] = json.loads((Path(run_dir) / "report.json").read_text())["valid"]
+    return found
+
+
+def guesses(report: dict[str, Any]) -> int:
+    """How many guesses the calibration counts; each certainty is a probability."""
+    bins = report["calibration"]["bins"]
+    assert all(0 <= bin["confidence"] <= 1 and 0 <= bin["accuracy"] <= 1 for bin in bins)
+    return int(sum(bin["count"] for bin in bins))
+
+
 def test_multilabel(place: Path) -> None:
     rng = np.random.default_rng(1)
     records: list[dict[str, object]] = []
@@ -73,6 +87,8 @@ def test_multilabel(place: Path) -> None:
     assert result.valid["micro_f1"] > 0.8
     found = predictor(["a good film and a sad day", "the film"])
     assert found[0].guess == ["bad", "good"] and found[1].guess == []
+    report = valid_report(result.run_dir)
+    assert guesses(report) == 2 * report["examples"]  # of each text, whether it has each label
 
 
 @pytest.mark.parametrize("encoder", ["joint", "shared"])
@@ -116,6 +132,7 @@ def test_regress(place: Path) -> None:
     assert result.valid["spearman"] > 0.8
     low, high = predictor(["the film", "the film good good great fine"])
     assert 80 < low.guess < high.guess < 160 and low.probability is None
+    assert "calibration" not in valid_report(result.run_dir)
     (line,) = predicted_lines("score", result.run_dir, ["the film"], as_json=False)
     assert float(line.split("\t")[0]) == pytest.approx(low.guess, abs=1e-3)
 
@@ -129,6 +146,11 @@ def test_tag(place: Path) -> None:
         records.append({"text": words, "label": [kinds.get(w, "O") for w in words]})
     result, predictor = trained(place, "tag", records, task="tag", max_length=8)
     assert result.metric == "entity_f1" and result.valid["entity_f1"] > 0.9
+    report = valid_report(result.run_dir)
+    words = sum(map(sum, report["confusion"]))
+    assert guesses(report) == words > report["examples"]
+    right = sum(bin["count"] * bin["accuracy"] for bin in report["calibration"]["bins"])
+    assert right == pytest.approx(sum(report["confusion"][i][i] for i in range(3)))
     # Longer than a window, and words of several pieces: a tag for every word.
     text = "John runs and runs and it was a day in Paris the film is very day"
     (found,) = predictor([text])

@@ -99,14 +99,33 @@ def split_report(
             "low_high": scoring.bootstrap(_resampled(task, name, gold, guess), len(gold), seed),
             "resamples": scoring.BOOTSTRAP,
         }
-    if task.name in ("classify", "pair"):
-        right = np.array([a == b for a, b in zip(gold, guess, strict=True)], float)
-        sure = np.array([p.max() for p in probabilities])
-        table, error = scoring.calibration(right, sure)
+    if task.name != "regress":
+        table, error = scoring.calibration(*_certainty(task, gold, guess, probabilities))
         found["calibration"] = {"bins": table, "expected_error": error}
     lines = predictions(task, split, outputs)
     found["most_wrong"] = _errors(task, lines, outputs)
     return found
+
+
+def _certainty(
+    task: Task, gold: Sequence[Any], guess: Sequence[Any], probabilities: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each guess is right (1 or 0), and the probability that the model gave to it.
+
+    A guess is a text's label; of tagging a word's; of several labels whether a text has each.
+    """
+    if task.name == "multilabel":
+        has = np.array([[label in labels for label in task.labels] for labels in gold])
+        said = np.array([[label in labels for label in task.labels] for labels in guess])
+        p = np.stack(probabilities)
+        return (has == said).astype(float).ravel(), np.where(said, p, 1 - p).ravel()
+    if task.per_token:
+        right = [
+            a == b for g, s in zip(gold, guess, strict=True) for a, b in zip(g, s, strict=True)
+        ]
+        return np.array(right, float), np.concatenate([p.max(axis=-1) for p in probabilities])
+    right = [a == b for a, b in zip(gold, guess, strict=True)]
+    return np.array(right, float), np.array([p.max() for p in probabilities])
 
 
 def _resampled(
