@@ -21,12 +21,13 @@ from tests.manifests.render import (
     ROOT,
     environment,
     named,
+    needs,
     overlay,
     user_overlay,
     workload,
 )
 
-pytest.importorskip("kubernetes_validate", reason="bash scripts/setup_manifests.sh installs it")
+needs("kubernetes_validate")
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
 
