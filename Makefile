@@ -68,7 +68,7 @@ image-check: env
 # Ask real API servers about manifests/ (root, Debian 12; builds them once, 12 processor minutes).
 kube-check: env
 	bash scripts/kube_servers.sh .kube-servers
-	KUBE_SERVERS=.kube-servers $(BIN)/python -m pytest -q tests/manifests/test_servers.py
+	REQUIRE_MANIFEST_TOOLS=1 KUBE_SERVERS=.kube-servers $(BIN)/python -m pytest -q tests/manifests/test_servers.py
 
 # The notebooks' install lines against the packages of Colab's runtimes (root, Debian: apt-get install mmdebstrap).
 colab-check: env

@@ -40,6 +40,24 @@ def closed(schema: Any) -> Any:
     return out
 
 
+def definition(file: Path) -> dict[str, Any]:
+    """A file of DEFINITIONS as the CustomResourceDefinition that an API server takes.
+
+    Without what does not decide whether an object is accepted: columns of tables, short names.
+    """
+    found = json.loads(file.read_text())
+    last = list(found["versions"])[-1]
+    versions = [
+        {"name": v, "served": True, "storage": v == last, "schema": {"openAPIV3Schema": schema}}
+        for v, schema in found["versions"].items()
+    ]
+    plural = file.stem.rpartition("_")[2]
+    names = {"kind": found["kind"], "plural": plural, "singular": found["kind"].lower()}
+    spec = {"group": found["group"], "names": names, "scope": "Namespaced", "versions": versions}
+    head = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
+    return head | {"metadata": {"name": f"{plural}.{found['group']}"}, "spec": spec}
+
+
 @functools.cache
 def custom() -> dict[tuple[str, str], Any]:
     """(apiVersion, kind) -> validator, of the custom resources."""

@@ -146,9 +146,9 @@ class Server:
 
 
 class CrdServer(Server):
-    """For TFJob and JobSet. definitions: YAML files of the custom resource definitions."""
+    """For TFJob and JobSet. definitions: the custom resource definitions."""
 
-    def __init__(self, binary: Path, definitions: list[Path]) -> None:
+    def __init__(self, binary: Path, definitions: list[dict[str, Any]]) -> None:
         super().__init__(binary)
         self.definitions = definitions
         self.paths: dict[str, str] = {}
@@ -173,8 +173,7 @@ class CrdServer(Server):
 
     def ready(self) -> None:
         where = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        for file in self.definitions:
-            definition = yaml.load(file.read_text(), yaml.CSafeLoader)
+        for definition in self.definitions:
             spec = definition["spec"]
             self.until(lambda d=definition: self.request("POST", where, d)[0] in (201, 409))
             group, version = spec["group"], spec["versions"][-1]["name"]

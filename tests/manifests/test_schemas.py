@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import pytest
 import yaml
 
 from tests.manifests import rules, schemas
-from tests.manifests.render import ROOT, overlay, workload
+from tests.manifests.render import ROOT, needs, overlay, workload
 
-pytest.importorskip("kubernetes_validate", reason="bash scripts/setup_manifests.sh installs it")
+needs("kubernetes_validate")
 WHOLE = ROOT.parent / "shared" / "reference" / "crds"
 TFJOB, JOBSET, JOB = "tfjob-gpu-pvc", "jobset-tpu-v5e-gcs", "job-cpu-pvc"
 WORKER = "spec.tfReplicaSpecs.Worker"
@@ -85,13 +84,27 @@ def without_descriptions(node: Any) -> Any:
     return [without_descriptions(v) for v in node] if isinstance(node, list) else node
 
 
-@pytest.mark.parametrize("file", sorted(schemas.DEFINITIONS.glob("*.json")), ids=lambda p: p.stem)
-def test_the_schemas_are_those_of_the_projects(file: Path) -> None:
-    whole = WHOLE / f"{file.stem}.yaml"
-    if not whole.exists():
+FILES = sorted(schemas.DEFINITIONS.glob("*.json"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
+def test_an_api_server_is_given_a_valid_definition(file: Path) -> None:
+    assert list(schemas.core(schemas.definition(file))) == []
+    wrong = schemas.definition(file)
+    wrong["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["propertys"] = {}
+    assert any("propertys" in fault for fault in schemas.core(wrong))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
+def test_the_definitions_are_those_of_the_projects(file: Path) -> None:
+    path = WHOLE / f"{file.stem}.yaml"
+    if not path.exists():
         pytest.skip("the whole definitions are not beside this checkout")
-    spec = yaml.load(whole.read_text(), yaml.CSafeLoader)["spec"]
-    versions = {v["name"]: v["schema"]["openAPIV3Schema"] for v in spec["versions"]}
-    ours = json.loads(file.read_text())
-    assert ours["versions"] == without_descriptions(versions)
-    assert (ours["group"], ours["kind"]) == (spec["group"], spec["names"]["kind"])
+    whole = without_descriptions(yaml.load(path.read_text(), yaml.CSafeLoader))
+    ours = schemas.definition(file)
+    assert ours["metadata"]["name"] == whole["metadata"]["name"]
+    ours, whole = ours["spec"], whole["spec"]
+    assert (ours["group"], ours["scope"]) == (whole["group"], whole["scope"])
+    assert ours["names"].items() <= whole["names"].items()
+    for version, theirs in zip(ours["versions"], whole["versions"], strict=True):
+        assert version.items() <= theirs.items()

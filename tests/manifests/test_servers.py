@@ -1,4 +1,8 @@
-"""Every overlay, judged by real servers of Kubernetes; on demand: `make kube-check`."""
+"""Every overlay, judged by real servers of Kubernetes; on demand: `make kube-check`.
+
+KUBE_SERVERS: the folder of the servers; with it nothing is skipped. KUBE_DEFINITIONS: a folder with
+the definitions of TFJob and JobSet (*.yaml) of other versions of the operators.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +10,35 @@ import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from tests.manifests.render import OVERLAYS, ROOT, overlay, workload
+from tests.manifests import schemas
+from tests.manifests.render import OVERLAYS, overlay, workload
 from tests.manifests.servers import CoreServer, CrdServer
 
 SERVERS = os.environ.get("KUBE_SERVERS", "")
-DEFINITIONS = ROOT.parent / "shared" / "reference" / "crds"
 pytestmark = [
     pytest.mark.skipif(not SERVERS, reason="the servers are built on demand: make kube-check"),
 ]
 
 
+def definitions() -> list[dict[str, Any]]:
+    """The definitions of TFJob and JobSet: the repository's own, or those of KUBE_DEFINITIONS."""
+    folder = os.environ.get("KUBE_DEFINITIONS")
+    if folder:
+        files = sorted(Path(folder).glob("*.yaml"))
+        return [yaml.load(file.read_text(), yaml.CSafeLoader) for file in files]
+    return [schemas.definition(file) for file in sorted(schemas.DEFINITIONS.glob("*.json"))]
+
+
 @pytest.fixture(scope="module")
 def crd_server() -> Iterator[CrdServer]:
-    definitions = sorted(Path(os.environ.get("KUBE_DEFINITIONS", DEFINITIONS)).glob("*.yaml"))
-    if len(definitions) != 2:
-        pytest.skip("KUBE_DEFINITIONS names no folder with the whole definitions")
-    with CrdServer(Path(SERVERS).resolve() / "apiextensions-apiserver", definitions) as server:
+    binary = Path(SERVERS).resolve() / "apiextensions-apiserver"
+    with CrdServer(binary, definitions()) as server:
+        assert server.paths.keys() == {"TFJob", "JobSet"}, "KUBE_DEFINITIONS lacks one"
         yield server
 
 
