@@ -13,6 +13,9 @@ from tests.bucket import bucket
 from tests.paths import ROOT
 from tests.toy_runs import contract_run, toy_corpus, toy_run
 
+# Their assertions speak for tests that call them.
+pytest.register_assert_rewrite("tests.manifests.checks")
+
 __all__ = ["bucket", "contract_run", "toy_corpus", "toy_run"]
 
 # A shell without job control, or nohup, starts its jobs with these signals ignored, and so would

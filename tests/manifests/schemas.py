@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +76,26 @@ def custom() -> dict[tuple[str, str], Any]:
     return found
 
 
-def core(document: dict[str, Any]) -> Iterator[str]:
+def core(document: dict[str, Any]) -> list[str]:
     """What is wrong with an object of Kubernetes' own."""
+    return list(_core(json.dumps(document)))
+
+
+# Most overlays have the same ConfigMaps, accounts and claims.
+@functools.cache
+def _core(text: str) -> tuple[str, ...]:
     import kubernetes_validate
+
+    document = json.loads(text)
 
     version = kubernetes_validate.latest_version()
     try:
         kubernetes_validate.validate(document, version, strict=True)
     except kubernetes_validate.SchemaNotFoundError:
-        yield f"no schema for {document.get('apiVersion')} {document.get('kind')}"
+        return (f"no schema for {document.get('apiVersion')} {document.get('kind')}",)
     except kubernetes_validate.ValidationError as error:
-        yield f"{'.'.join(map(str, error.path))}: {error.message[:200]}"
+        return (f"{'.'.join(map(str, error.path))}: {error.message[:200]}",)
+    return ()
 
 
 def faults(document: dict[str, Any]) -> list[str]:
@@ -97,9 +105,9 @@ def faults(document: dict[str, Any]) -> list[str]:
         return ["metadata.name: is required, a string"]
     validator = custom().get((document.get("apiVersion", ""), document.get("kind", "")))
     if validator is None:
-        return list(core(document))
+        return core(document)
     found = []
     for error in validator.iter_errors(document):
         found.append(f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}")
     metadata_only = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
-    return found + list(core(metadata_only))
+    return found + core(metadata_only)

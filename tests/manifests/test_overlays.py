@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import re
-import subprocess
-import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,12 @@ import pytest
 import yaml
 
 from tests.manifests import rules, schemas
+from tests.manifests.checks import CHECKS, as_named, one_pod
+from tests.manifests.combined import combined
 from tests.manifests.pods import PodTemplate, templates
 from tests.manifests.render import (
     MANIFESTS,
     OVERLAYS,
-    ROOT,
     environment,
     named,
     needs,
@@ -34,31 +33,7 @@ DIGEST = "sha256:" + "0123456789abcdef" * 4
 def pod(name: str) -> tuple[list[dict[str, Any]], PodTemplate]:
     """An overlay's objects and the one pod template among them."""
     documents = overlay(name)
-    (template,) = templates(workload(documents))
-    return documents, template
-
-
-@functools.cache
-def options_of(module: str) -> str:
-    """The text of a command's --help_all."""
-    command = [sys.executable, "-m", module, "--help_all"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def unresolved(documents: list[dict[str, Any]], template: PodTemplate) -> list[str]:
-    """Names in $(...) of the arguments that the container's environment lacks.
-
-    Kubernetes leaves such a name in the argument as it stands.
-    """
-    known = environment(documents, template.main)
-    if template.job is not None and template.job.get("completionMode") == "Indexed":
-        known["JOB_COMPLETION_INDEX"] = "0"
-    words = [*template.main["command"], *template.main["args"]]
-    return [
-        name for word in words for name in re.findall(r"\$\((\w+)\)", word) if name not in known
-    ]
+    return documents, one_pod(documents)
 
 
 def test_there_are_overlays_for_each_kind() -> None:
@@ -66,91 +41,28 @@ def test_there_are_overlays_for_each_kind() -> None:
     assert kinds == {"TFJob", "Job", "JobSet", "Pod"} and len(OVERLAYS) >= 14
 
 
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_strictly_valid(name: str) -> None:
-    found = [fault for d in overlay(name) for fault in schemas.faults(d) or rules.faults(d)]
-    assert found == []
-
-
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_every_name_is_that_of_an_object(name: str) -> None:
-    """ConfigMaps by hashed name, volume claims, service accounts, $(NAMES) in arguments."""
-    documents, template = pod(name)
-    spec = template.spec
-    for volume in spec["volumes"]:
-        if "configMap" in volume:
-            assert named(documents, "ConfigMap", volume["configMap"]["name"])
-        if "persistentVolumeClaim" in volume:
-            claim = volume["persistentVolumeClaim"]["claimName"]
-            assert named(documents, "PersistentVolumeClaim", claim)
-    named(documents, "ServiceAccount", spec["serviceAccountName"])
-    assert environment(documents, template.main)["STORAGE"]
-    assert unresolved(documents, template) == []
-    # The token's Secret is made by the user: no secret stands in the repository.
-    assert not any(d["kind"] == "Secret" for d in documents)
+def test_the_parts_of_an_overlay_agree(name: str, check: Callable[..., None]) -> None:
+    check(*pod(name))
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_the_image_is_the_one_of_the_hardware(name: str) -> None:
-    _, template = pod(name)
-    limits = template.main["resources"]["limits"]
-    tag = "tpu" if "google.com/tpu" in limits else "gpu" if "nvidia.com/gpu" in limits else "cpu"
-    assert template.main["image"] == f"tpu-tlm:{tag}"
-    assert ("--tpu=local" in template.main["args"]) == (tag == "tpu")
-    wanted = {f"{t['key']}" for t in template.spec["tolerations"]}
-    assert ("google.com/tpu" in wanted, "nvidia.com/gpu" in wanted) == (tag == "tpu", tag == "gpu")
+def test_an_overlay_is_what_its_name_says(name: str) -> None:
+    as_named(overlay(name), set(name.split("-")))
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_the_pod_waits_longer_than_the_save_takes(name: str) -> None:
-    documents, template = pod(name)
-    grace = int(environment(documents, template.main)["GRACE_SECONDS"])
-    saves = "--grace_seconds=$(GRACE_SECONDS)" in template.main["args"]
-    assert saves == (template.main["command"][-1] in ("tpu_tlm.train", "tpu_tlm.finetune"))
-    assert not saves or template.spec["terminationGracePeriodSeconds"] >= grace + 5
-    spot = "cloud.google.com/gke-spot" in template.spec["nodeSelector"]
-    assert spot == ("spot" in name.split("-"))
-    # What GKE gives the pods of a Spot node.
-    assert not spot or template.spec["terminationGracePeriodSeconds"] <= 15
-
-
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_no_rights_that_are_not_needed(name: str) -> None:
-    _, template = pod(name)
-    context = template.main["securityContext"]
-    assert context["readOnlyRootFilesystem"] and not context["allowPrivilegeEscalation"]
-    assert context["capabilities"] == {"drop": ["ALL"]} and "privileged" not in context
-    root = template.spec["securityContext"].get("runAsUser") == 0
-    assert root == ("google.com/tpu" in template.main["resources"]["limits"])
-    assert root or template.spec["securityContext"]["runAsNonRoot"]
-
-
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_the_command_knows_its_options(name: str) -> None:
-    _, template = pod(name)
-    python, dash_m, module = template.main["command"]
-    assert (python, dash_m) == ("python", "-m")
-    text = options_of(module)
-    for argument in template.main["args"]:
-        option = argument.partition("=")[0]
-        assert re.search(rf"{option}\b", text), f"{module} has no {option}"
-
-
-@pytest.mark.parametrize("name", [name for name in OVERLAYS if name.startswith("tfjob")])
-def test_several_workers_have_a_token_and_a_closed_network(name: str) -> None:
-    documents, template = pod(name)
-    variables = [e["name"] for e in template.main.get("env") or []]
-    assert ("TPU_TLM_JOB_TOKEN" in variables) == (template.count > 1)
-    (policy,) = [d for d in documents if d["kind"] == "NetworkPolicy"]
-    labels = policy["spec"]["podSelector"]["matchLabels"]
-    assert labels and labels.items() <= template.labels.items()
-    assert policy["spec"]["policyTypes"] == ["Ingress"]
-    assert policy["spec"]["ingress"] == [{"from": [{"podSelector": {"matchLabels": labels}}]}]
-
-
-@pytest.mark.parametrize("name", [name for name in OVERLAYS if "kueue" in name])
-def test_the_queue_is_named(name: str) -> None:
-    assert workload(overlay(name))["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
+def test_every_combination_of_parts(tmp_path: Path) -> None:
+    """Those that no overlay is made of too: "a base and its components", as the README says."""
+    every = combined(tmp_path)
+    assert len(every) > 100
+    for parts, documents in every.items():
+        try:
+            as_named(documents, set("-".join(parts).split("-")))
+            for check in CHECKS:
+                check(documents, one_pod(documents))
+        except AssertionError as error:
+            raise AssertionError(f"{' + '.join(parts)}: {error}") from error
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -185,14 +97,6 @@ configMapGenerator:
     # The Secret is the user's, outside of the kustomization: its name stays.
     secrets = [e["valueFrom"]["secretKeyRef"]["name"] for e in template.main.get("env") or []]
     assert set(secrets) <= {"tpu-tlm-job-token"}
-
-
-@pytest.mark.parametrize("name", [name for name in OVERLAYS if "indexed" in name])
-def test_each_index_knows_how_many_there_are(name: str) -> None:
-    _, template = pod(name)
-    assert template.job is not None and template.job["completionMode"] == "Indexed"
-    assert f"--of={template.job['completions']}" in template.main["args"]
-    assert "--index=$(JOB_COMPLETION_INDEX)" in template.main["args"]
 
 
 def test_a_strategic_merge_patch_loses_the_image_and_is_noticed(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tests.manifests import schemas
+from tests.manifests.combined import combined
 from tests.manifests.render import OVERLAYS, overlay, workload
 from tests.manifests.servers import CoreServer, CrdServer
 
@@ -56,6 +57,14 @@ def test_custom_resources(name: str, crd_server: CrdServer) -> None:
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_what_is_of_kubernetes_own(name: str, core_server: CoreServer) -> None:
     assert [r for document in overlay(name) for r in core_server.refusals(document)] == []
+
+
+def test_combinations(crd_server: CrdServer, core_server: CoreServer, tmp_path: Path) -> None:
+    """What no overlay is made of, too."""
+    for parts, documents in combined(tmp_path).items():
+        for document in documents:
+            found = [*crd_server.refusals(document), *core_server.refusals(document)]
+            assert found == [], " + ".join(parts)
 
 
 def test_the_servers_do_refuse(crd_server: CrdServer, core_server: CoreServer) -> None:
