@@ -2,8 +2,8 @@
 
 A pod gets the command, arguments and environment of its first container, as the kubelet and the
 controller would give them. Volumes are directories here: a path that begins with a mount path is
-replaced by the directory's. What a controller decides from exit codes is read from the sources of
-Kubernetes 1.37, Training Operator 1.9.4 and JobSet 0.12.0.
+replaced by the directory's; each pod has a /tmp of its own. What a controller decides from exit
+codes is read from the sources of Kubernetes 1.37, Training Operator 1.9.4 and JobSet 0.12.0.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -69,17 +69,26 @@ def action_of_jobset(jobset: Mapping[str, Any], reason: str) -> str:
 class Place:
     """Where the pods' volumes are: mount path or bucket -> directory of this machine.
 
-    dropped: arguments that this machine cannot follow, such as `--tpu=local`.
+    dropped: arguments that this machine cannot follow, such as `--tpu=local`. bucket: what a bucket
+    is called here, where it is one. environ: how a pod finds it.
     """
 
     volumes: dict[str, Path]
     dropped: tuple[str, ...] = ()
+    bucket: dict[str, str] = field(default_factory=dict)
+    environ: dict[str, str] = field(default_factory=dict)
 
     def here(self, text: str) -> str:
         """An argument or a value of a variable, with its paths on this machine."""
-        there = "|".join(map(re.escape, self.volumes))
-        pattern = rf"(^|=)({there})(?=/|$)"
-        return re.sub(pattern, lambda m: f"{m[1]}{self.volumes[m[2]]}", text)
+        places = {**self.volumes, **self.bucket}
+        pattern = rf"(^|=)({'|'.join(map(re.escape, places))})(?=/|$)"
+        return re.sub(pattern, lambda m: f"{m[1]}{places[m[2]]}", text)
+
+    def of_pod(self, index: int, start: int) -> Place:
+        """The place of a pod: what it wrote to /tmp is gone when it is made anew."""
+        own = self.volumes["/tmp"] / f"{index}.{start}"
+        own.mkdir(parents=True, exist_ok=True)
+        return replace(self, volumes=self.volumes | {"/tmp": own})
 
 
 @dataclass
@@ -146,27 +155,28 @@ class Workload:
         # What the user's Secret holds: the token of `openssl rand -hex 32`.
         secrets = {k: "0123abcd" * 8 for k, v in given.items() if v.startswith("secret:")}
         given |= secrets
+        place = self.place.of_pod(index, self.starts[index])
         words = [*self.template.main["command"], *self.template.main["args"], *self.extra]
         words = [re.sub(r"\$\((\w+)\)", lambda m: given.get(m[1], m[0]), word) for word in words]
-        words = [self.place.here(word) for word in words if word not in self.place.dropped]
+        words = [place.here(word) for word in words if word not in place.dropped]
         assert words[0] == "python"
         # What the image has, and of this machine's environment what imports depend on.
         image = preloaded.settings(os.environ) | {"PATH": os.environ["PATH"]}
-        image |= {"HOME": str(self.place.volumes["/tmp"]), "PYTHONUNBUFFERED": "1"}
-        image |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.place.volumes["/tmp"])}
-        given = {name: self.place.here(value) for name, value in given.items()}
-        return [sys.executable, *words[1:]], image | given
+        home = str(place.volumes["/tmp"])
+        image |= {"HOME": home, "TMPDIR": home, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
+        given = {name: place.here(value) for name, value in given.items()}
+        return [sys.executable, *words[1:]], image | place.environ | given
 
     def start(self, index: int) -> None:
         """Make a pod."""
-        command, environ = self.command(index)
         self.starts[index] += 1
+        command, environ = self.command(index)
         file = self.log.with_suffix(f".{index}.{self.starts[index]}.txt").open("w")
         self._files.append(file)
         # Without TensorFlow there is no import to save.
         popen = subprocess.Popen if "tpu_tlm.preprocess" in command else preloaded.popen
         self.processes[index] = popen(
-            command, cwd=self.place.volumes["/tmp"], env=environ, stdout=file, stderr=file
+            command, cwd=environ["HOME"], env=environ, stdout=file, stderr=file
         )
 
     def reconcile(self) -> None:
@@ -218,6 +228,14 @@ class Workload:
             self.reconcile()
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.02)
+
+    def signal(self, index: int, number: int, when: Callable[[], bool]) -> None:
+        """Wait for a moment, and signal a pod; returns when the controller has made it anew."""
+        self.run_until(when)
+        process, starts = self.processes[index], self.starts[index]
+        assert process is not None, self.said()
+        process.send_signal(number)
+        self.run_until(lambda: self.starts[index] > starts)
 
     def finish(self) -> str:
         """Act as the controller to the end: "Succeeded", or "Failed" (what still runs is ended)."""

@@ -1,5 +1,7 @@
 """What each training manifest does: preempted, killed, started again, finished; mistakes are not.
 
+`test_jobs.py` has the other Jobs.
+
 The manifest's pods run here as processes on a toy dataset, with its command, arguments and
 environment and the variables of its controller (`controllers.py`). Two things are not as on a
 cluster: `--tpu=local` is left out, since this machine has no TPU, and of a slice of several hosts
@@ -25,10 +27,8 @@ from tests.manifests.controllers import (
 )
 from tests.manifests.pods import templates
 from tests.manifests.render import OVERLAYS, overlay, workload
+from tests.manifests.stories import TRAINING, behaviour, one_of_each
 from tests.toy import toy_dataset
-from tpu_tlm.data.tokenizers.base import DESCRIPTION
-from tpu_tlm.data.tokenizers.factory import load_tokenizer
-from tpu_tlm.vocab import main as learn
 
 STEPS = 160
 RECIPE = f"""
@@ -49,23 +49,7 @@ tensorboard: false
 report: false
 samples: 0
 """
-TRAINING = [name for name in OVERLAYS if name.split("-")[0] in ("tfjob", "job", "jobset", "pod")]
-
-
-def behaviour(name: str) -> str:
-    """What distinguishes an overlay on this machine: two of the same need one story."""
-    found = workload(overlay(name))
-    (template,) = templates(found)
-    args = [a for a in template.main["args"] if a != "--tpu=local"]
-    job = {k: v for k, v in (template.job or {}).items() if k.startswith(("backoff", "podFail"))}
-    pods = template.count if found["kind"] == "TFJob" else 1
-    policies = [found["spec"].get("failurePolicy"), template.spec.get("restartPolicy"), job]
-    return json.dumps([found["kind"], template.main["command"], args, pods, policies])
-
-
-def one_of_each() -> list[str]:
-    """Overlays of which no two behave alike here."""
-    return list({behaviour(name): name for name in reversed(TRAINING)}.values())
+STORIES = one_of_each(TRAINING)
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +125,8 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[An
 
 
 def test_every_training_manifest_is_covered() -> None:
-    assert {behaviour(name) for name in TRAINING} == {behaviour(name) for name in one_of_each()}
-    kinds = [workload(overlay(name))["kind"] for name in one_of_each()]
+    assert {behaviour(name) for name in TRAINING} == {behaviour(name) for name in STORIES}
+    kinds = [workload(overlay(name))["kind"] for name in STORIES]
     assert sorted(kinds) == ["Job", "JobSet", "Pod", "TFJob", "TFJob"]
 
 
@@ -150,7 +134,7 @@ def test_every_training_manifest_is_covered() -> None:
     "name",
     [
         pytest.param(name, marks=[pytest.mark.long] if name not in SOONER else [])
-        for name in one_of_each()
+        for name in STORIES
         if not name.startswith("pod")
     ],
 )
@@ -203,105 +187,7 @@ def test_a_pod_is_not_started_again_and_continues_when_made_anew(
     assert (weights(again), losses(again)) == undisturbed[1]
 
 
-def test_a_finished_run_is_evaluated(undisturbed: dict[Any, Any], tmp_path: Path) -> None:
-    """The evaluation Job reads what the training Job wrote."""
-    job = Workload(overlay("evaluate-cpu-pvc"), undisturbed["job"].place, tmp_path / "pod")
-    assert (job.finish(), job.codes) == ("Succeeded", [0]), job.said()
-    (line,) = [line for line in job.said().splitlines() if line.startswith("{")]
-    assert json.loads(line)["loss"] > 0
-
-
-def corpus(storage: Path) -> None:
-    """A vocabulary and four files of text, where the preprocessing manifests look for them."""
-    (storage / "text").mkdir(parents=True)
-    (storage / "vocab").mkdir()
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(50))]
-    (storage / "vocab" / "vocab.txt").write_text("\n".join(words) + "\n")
-    for part in range(4):
-        lines = (" ".join(f"w{(i * j + part) % 50}" for j in range(9)) for i in range(4000))
-        (storage / "text" / f"{part}.txt").write_text("\n\n".join(lines) + "\n")
-
-
-def preprocessed(name: str, directory: Path, kill: bool) -> tuple[Workload, list[Any]]:
-    """A preprocessing manifest run to its end, its last pod killed once; the shards it wrote."""
-    storage = directory / "storage"
-    corpus(storage)
-    volumes = {"/storage": storage, "/etc/tpu-tlm": directory / "recipe"}
-    place = Place(volumes | {"/tmp": directory / "tmp"})
-    job = Workload(overlay(name), place, directory / "pod", ("--seq_length=32", "--workers=1"))
-    try:
-        if kill:
-            job.run_until(lambda: any((storage / "data").glob("**/*")))
-            job.processes[-1].kill()
-        assert job.finish() == "Succeeded", job.said()
-    finally:
-        job.close()
-    files = sorted((storage / "data").glob("*/*.tfrecord"))
-    assert {file.parent.name for file in files} == {"train", "valid"}
-    return job, [(file.name, file.read_bytes()) for file in files]
-
-
-def test_preprocessing_is_continued_after_a_kill(tmp_path: Path) -> None:
-    """Text -> the dataset of an undisturbed pod, byte for byte."""
-    whole, shards = preprocessed("preprocess-pvc", tmp_path / "whole", kill=False)
-    killed, same = preprocessed("preprocess-pvc", tmp_path / "killed", kill=True)
-    assert (whole.codes, killed.codes) == ([0], [137, 0]) and shards == same
-
-
-@pytest.mark.parametrize("kill", [False, True])
-def test_indexed_pods_write_what_one_pod_writes(kill: bool, tmp_path: Path) -> None:
-    _, shards = preprocessed("preprocess-pvc", tmp_path / "one", kill=False)
-    job, same = preprocessed("preprocess-indexed-pvc", tmp_path / "eight", kill=kill)
-    assert sorted(job.codes) == [0] * 8 + [137] * kill and shards == same
-
-
-def vocabulary(directory: Path, text: Path) -> tuple[Workload, Path]:
-    """The manifest that learns a vocabulary by several pods, and its storage."""
-    storage = directory / "storage"
-    storage.mkdir(parents=True)
-    (storage / "text").symlink_to(text)
-    volumes = {"/storage": storage, "/etc/tpu-tlm": directory / "recipe"}
-    place = Place(volumes | {"/tmp": directory / "tmp"})
-    more = ("--workers=1", "--vocab_size=60")
-    return Workload(overlay("vocab-indexed-pvc"), place, directory / "pod", more), storage
-
-
-def test_indexed_pods_learn_the_vocabulary_of_one_process(tmp_path: Path) -> None:
-    """Two of the pods have parts of the text; both are killed, and started again."""
-    corpus(tmp_path / "corpus")
-    text = tmp_path / "corpus" / "text"
-    whole = (text / "0.txt").read_bytes()
-    (text / "0.txt").write_bytes(whole * (17_000_000 // len(whole)))
-    job, storage = vocabulary(tmp_path / "eight", text)
-    try:
-        job.run_until(lambda: len(list(storage.glob("counts/*/lock-*"))) == 2)
-        for index in (0, 1):
-            process = job.processes[index]
-            assert process is not None
-            process.kill()
-        assert job.finish() == "Succeeded", job.said()
-    finally:
-        job.close()
-    assert sorted(job.codes) == [0] * 8 + [137] * 2, job.said()
-    argv = ["--input_files", str(text), "--output", str(tmp_path / "one"), "--workers", "1"]
-    assert learn([*argv, "--preset", "bert-base", "--vocab_size", "60"]) == 0
-    files = {file.name: file.read_bytes() for file in (tmp_path / "one").iterdir()}
-    assert files == {file.name: file.read_bytes() for file in (storage / "vocab").iterdir()}
-    assert list((storage / "counts").iterdir()) == []
-
-
-def test_a_mistake_in_one_of_the_indexed_pods_ends_the_job(tmp_path: Path) -> None:
-    corpus(tmp_path / "corpus")
-    job, storage = vocabulary(tmp_path / "eight", tmp_path / "corpus" / "text")
-    job.extra = (*job.extra, "--of=4")
-    # The first four are right, and may have learned the vocabulary before the job is ended.
-    assert job.finish() == "Failed" and 2 in job.codes
-    assert "must be below --of 4" in job.said()
-    if (storage / "vocab" / DESCRIPTION).exists():  # written last
-        assert load_tokenizer(str(storage / "vocab")).tokens
-
-
-@pytest.mark.parametrize("name", one_of_each())
+@pytest.mark.parametrize("name", STORIES)
 def test_a_mistake_in_the_flags_is_not_retried(name: str, data: Path, tmp_path: Path) -> None:
     job = made(name, data, tmp_path, "--lr=fast")
     assert job.finish() == "Failed"
