@@ -14,7 +14,7 @@ import yaml
 from tests.manifests import rules, schemas
 from tests.manifests.checks import CHECKS, as_named, one_pod
 from tests.manifests.combined import combined
-from tests.manifests.pods import PodTemplate, templates
+from tests.manifests.pods import PodTemplate
 from tests.manifests.render import (
     MANIFESTS,
     OVERLAYS,
@@ -81,7 +81,7 @@ configMapGenerator:
   - RUN=mine
 """
     documents = user_overlay(tmp_path / "mine", text, f"overlays/{name}")
-    (template,) = templates(workload(documents))
+    template = one_pod(documents)
     assert template.main["image"] == f"images.example/team/tpu-tlm@{DIGEST}"
     assert environment(documents, template.main)["RUN"] == "mine"
     named(documents, "ServiceAccount", template.spec["serviceAccountName"])
@@ -121,45 +121,97 @@ patches:
     assert any("image: missing" in fault for fault in found), found
 
 
-EXAMPLES = re.findall(
-    r"^ +apiVersion: kustomize.*?\n(?=\n)", (MANIFESTS / "README.md").read_text(), re.M | re.S
-)
+README = (MANIFESTS / "README.md").read_text()
+EXAMPLES = re.findall(r"^ +apiVersion: kustomize.*?\n(?=\n)", README, re.M | re.S)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=["volume", "bucket"])
-def test_the_kustomizations_of_the_readme(example: str, tmp_path: Path) -> None:
-    """The examples that a user copies, with a recipe of the user's own."""
-    lines = textwrap.dedent(example).replace("sha256:...", DIGEST)
+def example_of(text: str, directory: Path) -> tuple[str, list[dict[str, Any]]]:
+    """What a kustomization of the README begins with, and its objects, in `directory`."""
+    lines = textwrap.dedent(text).replace("sha256:...", DIGEST)
     base = re.search(r"resources:\n- \.\./tpu-tlm/manifests/(\S+)\n", lines)
     assert base is not None
-    (tmp_path / "train.yaml").write_text("steps: 7\n")
     namespace = re.search(r"^namespace: \S+", lines, re.M)
     assert namespace is not None
-    rest = f"{namespace[0]}\n{lines[base.end() :]}"
-    documents = user_overlay(tmp_path, rest, base[1])
+    documents = user_overlay(directory, f"{namespace[0]}\n{lines[base.end() :]}", base[1])
     assert [f for d in documents for f in schemas.faults(d) or rules.faults(d)] == []
     assert {d["metadata"]["namespace"] for d in documents} == {"training"}
-    (template,) = templates(workload(documents))
+    return base[1], documents
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["volume", "dataset", "bucket"])
+def test_the_kustomizations_of_the_readme(example: str, tmp_path: Path) -> None:
+    """The examples that a user copies, with a recipe of the user's own."""
+    (own,) = re.findall(r"files: \[(\S+)\]", example)
+    (tmp_path / own).write_text("workers: 7\n")
+    base, documents = example_of(example, tmp_path)
+    template = one_pod(documents)
     assert template.main["image"] == f"REGISTRY/tpu-tlm@{DIGEST}"
-    environ = environment(documents, template.main)
-    assert environ["RUN"] == "bert-base"
+    assert f"--config=/etc/tpu-tlm/{own}" in template.main["args"]
     (recipe,) = [v["configMap"]["name"] for v in template.spec["volumes"] if "configMap" in v]
-    assert named(documents, "ConfigMap", recipe)["data"]["train.yaml"] == "steps: 7\n"
-    if "gcs" in base[1]:
+    assert named(documents, "ConfigMap", recipe)["data"][own] == "workers: 7\n"
+    environ = environment(documents, template.main)
+    if own == "train.yaml":
+        assert environ["RUN"] == "bert-base"
+        assert template.count == (4 if "tfjob" in base else 1)
+    if "gcs" in base:
         assert environ["STORAGE"] == "gs://my-bucket/tpu-tlm"
         account = named(documents, "ServiceAccount", "tpu-tlm")["metadata"]["annotations"]
         assert "my-project" in account["iam.gke.io/gcp-service-account"]
     else:
         claim = named(documents, "PersistentVolumeClaim", "tpu-tlm-storage")
-        assert claim["spec"]["storageClassName"] == "CLASS" and template.count == 4
+        assert claim["spec"]["storageClassName"] == "CLASS"
+
+
+def test_directories_of_one_volume_ask_for_the_same_claim(tmp_path: Path) -> None:
+    """A claim cannot be changed: the example of a dataset and that of a training share theirs."""
+    claims = []
+    for number, example in enumerate(EXAMPLES[:2]):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        for name in ("train.yaml", "preprocess.yaml"):
+            (directory / name).write_text("workers: 7\n")
+        _, documents = example_of(example, directory)
+        claims.append(named(documents, "PersistentVolumeClaim", "tpu-tlm-storage"))
+    assert claims[0] == claims[1]
+
+
+def test_the_commands_of_the_readme_find_what_they_name() -> None:
+    """Namespace, jobs, and the pod to copy through, which is made, used and deleted."""
+    code = "\n".join(re.findall(r"^ {4,}(\S.*)$", README, re.M)).replace("\\\n", " ")
+    commands = [line for line in code.splitlines() if line.startswith("kubectl")]
+    jobs = {workload(overlay(name))["metadata"]["name"] for name in OVERLAYS}
+    there = False
+    for line in commands:
+        made_by_a_directory = re.match(r"kubectl (kustomize|apply -k|delete -k) ", line)
+        assert made_by_a_directory or "--namespace training" in line, line
+        assert set(re.findall(r"\bjob/([\w-]+)", line)) <= jobs, line
+        if "copy.yaml" in line:
+            there = True
+        elif "tpu-tlm-copy" in line:
+            assert there, f"{line}: the pod is not there"
+            there = "delete pod" not in line
+    assert sum(" cp " in line for line in commands) == 3 and not there
+
+
+def test_a_pod_that_works_on_the_nodes_disk_asks_for_it() -> None:
+    asked = {
+        name: one_pod(overlay(name)).main["resources"]["requests"].get("ephemeral-storage")
+        for name in OVERLAYS
+    }
+    assert {name for name, size in asked.items() if size} == {"preprocess-gcs-spot"}
 
 
 def test_the_table_names_every_overlay() -> None:
-    readme = (MANIFESTS / "README.md").read_text()
-    missing = [name for name in OVERLAYS if f"overlays/{name}`" not in readme]
+    missing = [name for name in OVERLAYS if f"overlays/{name}`" not in README]
     assert missing == []
-    for name in re.findall(r"`overlays/([\w-]+)`", readme):
+    for name in re.findall(r"`overlays/([\w-]+)`", README):
         assert name in OVERLAYS
+
+
+def test_the_table_of_combinations_names_every_part() -> None:
+    table = README.partition("| `bases/` |")[2].partition("\n\n")[0]
+    folders = [*(MANIFESTS / "bases").iterdir(), *(MANIFESTS / "components").iterdir()]
+    assert set(re.findall(r"`([\w-]+)`", table)) == {path.name for path in folders} - {"common"}
 
 
 def test_the_pod_to_copy_through_holds_the_claim_and_is_no_worker() -> None:
