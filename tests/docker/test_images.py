@@ -80,8 +80,9 @@ def test_twenty_steps(target: str, user: str, storage: Path) -> None:
     assert code == 0 and "20 steps made, 20 in all" in said, said
 
 
-def test_sigterm_as_process_1(storage: Path) -> None:
-    process = image("cpu").start([*TRAIN, "--steps=1000000", "--steps_per_call=1"], storage)
+@pytest.mark.parametrize("target", ["cpu", "gpu", "tpu"])
+def test_sigterm_as_process_1(target: str, storage: Path) -> None:
+    process = image(target).start([*TRAIN, "--steps=1000000", "--steps_per_call=1"], storage)
     metrics, deadline = storage / "run" / "metrics.jsonl", time.monotonic() + 120
     try:
         while not metrics.exists() or metrics.read_text().count("\n") < 5:
@@ -93,12 +94,13 @@ def test_sigterm_as_process_1(storage: Path) -> None:
         process.kill()
     assert process.returncode == 143 and "saved in" in said, said
     step = int(said.rpartition(" at step ")[2].partition(";")[0])
-    code, said = image("cpu").run([*TRAIN, f"--steps={step + 5}"], storage)
+    code, said = image(target).run([*TRAIN, f"--steps={step + 5}"], storage)
     assert code == 0 and f"continuing at step {step}" in said, said
 
 
-def test_a_mistake_is_one_line(storage: Path) -> None:
-    code, said = image("cpu").run([*TRAIN, "--steps=ten"], storage)
+@pytest.mark.parametrize("target", ["cpu", "gpu", "tpu"])
+def test_a_mistake_is_one_line(target: str, storage: Path) -> None:
+    code, said = image(target).run([*TRAIN, "--steps=ten"], storage)
     assert code == 2 and said.startswith("error:") and "--steps" in said and said.count("\n") == 1
 
 
