@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import json
@@ -30,6 +31,7 @@ from tpu_tlm.formats.mead.arrays import read_npz
 from tpu_tlm.training import Callback
 from tpu_tlm.training.callbacks import SaveReport, StepReport
 from tpu_tlm.training.metrics import read_metrics
+from tpu_tlm.training.result import TrainResult
 
 FEW = ("--steps", 6, "--save_steps", 2, "--steps_per_call", 1)
 
@@ -69,6 +71,13 @@ def test_the_same_options_again_have_nothing_to_do(toy_run, capsys):
     result = fit(options_of(toy_run.corpus, toy_run.run_dir, *WHOLE))
     assert result.made == 0 and "nothing to do: step 30 of 30" in capsys.readouterr().out
     assert_same(arrays(toy_run.run_dir), before)
+
+
+def test_a_worker_that_writes_nothing_names_no_checkpoint():
+    result = TrainResult("run", steps=20, made=5, valid=None, checkpoint="", input_wait=0.031)
+    assert result.summary == "5 steps made, 20 in all; input wait 3.1 % of the time"
+    written = dataclasses.replace(result, checkpoint="run/checkpoints/step-00000020")
+    assert "last checkpoint run/checkpoints/step-00000020; input" in written.summary
 
 
 def test_convert_equals_the_export_of_the_run(toy_run, tmp_path):

@@ -29,9 +29,9 @@ class TrainResult:
         """One line about the run."""
         waited = self.input_wait
         wait = "" if waited is None else f"; input wait {100.0 * waited:.1f} % of the time"
-        return (
-            f"{self.made} steps made, {self.steps} in all; last checkpoint {self.checkpoint}{wait}"
-        )
+        # Of several workers the first one writes.
+        saved = f"; last checkpoint {self.checkpoint}" if self.checkpoint else ""
+        return f"{self.made} steps made, {self.steps} in all{saved}{wait}"
 
     @property
     def validation(self) -> dict[str, float]:
