@@ -252,13 +252,14 @@ def test_preprocessing_is_stopped_killed_and_finished(
 ) -> None:
     """One pod goes on from the parts of the text that were read, or of eight two are made anew."""
     stored = with_corpus(name, tmp_path, corpus, bucket)
-    last = len(stored.job.starts) - 1
-    disturbed(
-        stored.job,
-        (0, signal.SIGTERM, stored.seen(PARTS, 1)),
-        (last, signal.SIGKILL, stored.seen(PARTS, 2)),
-    )
-    assert sorted(stored.job.codes) == [*([0] * (last + 1)), 137, 143], stored.job.said()
+    pods = len(stored.job.starts)
+    # Of several, none ends before all have worked, and the first is the last to end.
+    killed = 0, signal.SIGKILL, stored.seen(PARTS, 2)
+    if pods > 1:
+        killed = pods - 1, signal.SIGKILL, stored.seen(f"*/lock-{pods - 1}*", 1)
+    stopped = 0, signal.SIGTERM, stored.seen(PARTS, 1)
+    disturbed(stored.job, *((stopped, killed) if pods == 1 else (killed, stopped)))
+    assert sorted(stored.job.codes) == [*([0] * pods), 137, 143], stored.job.said()
     assert shards(stored.files("data")) == dataset
 
 
@@ -266,14 +267,15 @@ def test_preprocessing_is_stopped_killed_and_finished(
 def test_learning_a_vocabulary_is_stopped_killed_and_finished(
     name: str, corpus: Path, bucket: Bucket, tmp_path: Path
 ) -> None:
-    """Two of the pods have parts of the text; one is stopped, the other is killed."""
+    """Two of the eight pods have parts of the text; one is stopped, the other is killed."""
     text = tmp_path / "corpus" / "text"
     text.mkdir(parents=True)
     whole = (corpus / "text" / "0.txt").read_bytes()
-    (text / "0.txt").write_bytes(whole * (17_000_000 // len(whole)))
+    (text / "0.txt").write_bytes(whole * (20_000_000 // len(whole)))
     stored = with_corpus(name, tmp_path, text.parent, bucket)
-    counting = stored.seen("counts/*/lock-*", 2)
-    disturbed(stored.job, (0, signal.SIGTERM, counting), (1, signal.SIGKILL, lambda: True))
+    # The first waits for the other, and learns.
+    counting = stored.seen("counts/*/lock-1*", 1)
+    disturbed(stored.job, (1, signal.SIGKILL, counting), (0, signal.SIGTERM, lambda: True))
     assert sorted(stored.job.codes) == [*([0] * 8), 137, 143], stored.job.said()
     argv = ["--input_files", str(text), "--output", str(tmp_path / "one"), *TOY["vocab"]]
     assert learn([*argv, "--preset", "bert-base"]) == 0
@@ -293,6 +295,13 @@ def test_a_mistake_in_the_flags_is_not_retried(name: str, tmp_path: Path) -> Non
     assert job.codes[0] == 2 and set(job.codes) <= {2, 143}, job.said()
     assert set(job.starts) == {1} and wrong.partition("=")[0] in job.said()
     assert list(job.place.volumes["/storage"].iterdir()) == []
+
+
+def test_a_pod_without_its_tpu_fails_and_is_not_retried(tmp_path: Path) -> None:
+    job = made("finetune-tpu-v5e-gcs", tmp_path)
+    job.place.dropped = ()
+    assert (job.finish(), job.codes, job.starts) == ("Failed", [1], [1]), job.said()
+    assert "--tpu local: there is no TPU chip" in job.said()
 
 
 def test_a_mistake_in_one_of_the_indexed_pods_ends_the_job(

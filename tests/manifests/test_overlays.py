@@ -19,6 +19,7 @@ from tests.manifests.render import (
     MANIFESTS,
     OVERLAYS,
     environment,
+    kustomize,
     named,
     needs,
     overlay,
@@ -160,6 +161,24 @@ def test_the_kustomizations_of_the_readme(example: str, tmp_path: Path) -> None:
     else:
         claim = named(documents, "PersistentVolumeClaim", "tpu-tlm-storage")
         assert claim["spec"]["storageClassName"] == "CLASS"
+
+
+def test_the_four_lines_of_another_combination(tmp_path: Path) -> None:
+    """They stand in the place of `resources:` in an example, whose settings reach the pods."""
+    (block,) = re.findall(r"^    resources:\n.*\n    components:\n(?:    - .*\n)+", README, re.M)
+    lines = textwrap.dedent(EXAMPLES[0]).replace("sha256:...", DIGEST)
+    text = re.sub(r"resources:\n- \S+\n", textwrap.dedent(block), lines)
+    (tmp_path / "tpu-tlm").symlink_to(MANIFESTS.parent)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train.yaml").write_text("steps: 7\n")
+    (tmp_path / "mine" / "kustomization.yaml").write_text(text)
+    documents = kustomize(tmp_path / "mine")
+    assert [f for d in documents for f in schemas.faults(d) or rules.faults(d)] == []
+    template = one_pod(documents)
+    assert template.main["image"] == f"REGISTRY/tpu-tlm@{DIGEST}"
+    assert environment(documents, template.main)["RUN"] == "bert-base"
+    assert template.main["resources"]["limits"]["google.com/tpu"] == 8
+    assert any("persistentVolumeClaim" in volume for volume in template.spec["volumes"])
 
 
 def test_directories_of_one_volume_ask_for_the_same_claim(tmp_path: Path) -> None:
