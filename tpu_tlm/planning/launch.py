@@ -77,8 +77,8 @@ def slice_name(tpu: str, machine: installation.Machine, environ: Mapping[str, st
 def values(config: Config, tpu: str, plan: PlanConfig) -> dict[str, Any]:
     """What `--json` prints, as a dict, from a process of the environment that can compile.
 
-    tpu: as for `slice_name`. Raises `UsageError` without such an environment, `TlmError` when the compiler fails. A step that
-    does not fit is an answer (`fits` is false), not an error.
+    tpu: as for `slice_name`. Raises `UsageError` without such an environment, `TlmError` when the
+    compiler fails. A step that does not fit is an answer (`fits` is false), not an error.
     """
     tpu = slice_name(tpu, installation.machine(), os.environ)
     python = sys.executable
