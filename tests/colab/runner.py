@@ -153,7 +153,8 @@ def with_parameters(notebook: Any, parameters: dict[str, Any]) -> Any:
 
 
 def _interrupt(client: NotebookClient, at: Path) -> None:
-    while not at.exists():
+    # An empty file is made before training begins, and before it listens for the stop button.
+    while not at.exists() or not at.stat().st_size:
         time.sleep(0.02)
     os.kill(client.km.provisioner.pid, signal.SIGINT)
 
@@ -168,8 +169,8 @@ def run(
 ) -> str:
     """Execute every cell with `directory` as working directory; returns what they printed.
 
-    interrupt_at: the kernel is interrupted, as by the stop button, once this file is there. Raises
-    nbclient's `CellExecutionError` with the traceback of the cell that fails.
+    interrupt_at: the kernel is interrupted, as by the stop button, once this file has something in
+    it. Raises nbclient's `CellExecutionError` with the traceback of the cell that fails.
     """
     notebook = with_parameters(nbformat.read(path, as_version=4), parameters)
     nbformat.validate(notebook)

@@ -82,7 +82,7 @@ def _interrupted(
     name: str, place: Path, options: dict[str, Any], runtime: Runtime, at: str
 ) -> tuple[Path, Path]:
     """Directories of a notebook that ran undisturbed, and of one that was stopped in training,
-    once the file `at` was there, and run again."""
+    once the file `at` had something in it, and run again."""
     from nbclient.exceptions import CellExecutionError
 
     from tests.colab.runner import run
