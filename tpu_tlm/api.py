@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tpu_tlm.data.tokenizers.base import Tokenizer
     from tpu_tlm.from_text.run import QuickstartResult
     from tpu_tlm.training.finetuning.finetune import FinetuneResult
+    from tpu_tlm.training.finetuning.predict import TaskPredictor
     from tpu_tlm.training.result import TrainResult
 
 Path = str | os.PathLike[str]
@@ -190,11 +191,13 @@ def evaluate(model: Path, data: Path, **options: Any) -> dict[str, Any]:
 
 @naming_parameters
 def plan(config: Config, tpu: str, **options: Any) -> dict[str, Any]:
-    """What the training step of `config` needs on a TPU slice ("v5e-8"), by its compiler.
+    """What the training step of `config` needs on a TPU slice ("v5e-8"; "local" is this machine's
+    TPU), by its compiler.
 
     options: those of `python -m tpu_tlm.plan`, such as `seq_length=128`, `vocab_size=30522` where
     `config` has no train_dir. Works without a TPU, in the environment of `make plan-env`. Gives
-    the values of `--json`; raises `UsageError` without that environment.
+    the values of `--json`; raises `UsageError` without that environment, and for "local" without a
+    TPU.
     """
     from tpu_tlm.planning.launch import values
 
@@ -227,6 +230,21 @@ def finetune(model: Path, train: Path, run_dir: Path, **options: Any) -> Finetun
 
     values = {"model": model, "train": train, "run_dir": run_dir, **options}
     return finetune_model(**{name: _plain(value) for name, value in values.items()})
+
+
+@naming_parameters
+def load_predictor(path: Path, *, batch_size: int = 64) -> TaskPredictor:
+    """A fine-tuned model, called with texts: `load_predictor("run")(["a text"])`.
+
+    path: a run of `finetune`, or a HuggingFace directory with a head for labels. Gives for each
+    text (pair of texts, or sentence to be tagged) a prediction with `guess`, `probability` and
+    `scores`, as `python -m tpu_tlm.predict classify|tag|score` prints them. batch_size: texts that
+    are computed together. Raises `UsageError` where the path has no such model.
+    """
+    _quiet()
+    from tpu_tlm.training.finetuning.predict import load_predictor as run
+
+    return run(os.fspath(path), batch=batch_size)
 
 
 @naming_parameters

@@ -101,26 +101,36 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(root)
 
 
-def test_it_trains_in_the_python_of_the_tpu_runtime(runtime: Path, tmp_path: Path) -> None:
-    wheel = ["-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)]
-    subprocess.run([sys.executable, *wheel], check=True)
-    (built,) = tmp_path.glob("*.whl")
+@pytest.mark.parametrize(
+    ("name", "imported"),
+    [
+        ("pretrain_on_tpu.ipynb", "tpu_tlm.train"),
+        ("finetune.ipynb", "sklearn.metrics, scipy.stats"),
+    ],
+)
+def test_it_trains_in_the_python_of_the_tpu_runtime(
+    name: str, imported: str, runtime: Path, tmp_path: Path
+) -> None:
+    from tests.colab.runner import wheel
+
+    (built,) = wheel(tmp_path).glob("*.whl")
     shutil.copy(built, runtime / "root")
     shutil.copy(PINS["tpu"], runtime / "root" / "pins.txt")
-    for name in ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt"):
-        if os.path.exists(name):
-            shutil.copy(name, f"{runtime}{name}")
-    needed = tpu_requirements("pretrain_on_tpu.ipynb")
+    for path in ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt"):
+        if os.path.exists(path):
+            shutil.copy(path, f"{runtime}{path}")
+    needed, own = tpu_requirements(name), own_requirement(name)
+    extra = own.partition(" @")[0].removeprefix("tpu-tlm")
     # Of the runtime's packages those that the install line meets, as they stand there.
-    met = resolved("tpu", [*needed, str(ROOT)])
+    met = resolved("tpu", [*needed, own])
     there = [f"{n}=={v}" for n, v in pinned("tpu").items() if n in met]
     environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith(("PIP_INDEX", "PIP_EXTRA", "PIP_CERT", "http", "HTTP", "no_proxy"))
+        variable: value
+        for variable, value in os.environ.items()
+        if variable.startswith(("PIP_INDEX", "PIP_EXTRA", "PIP_CERT", "http", "HTTP", "no_proxy"))
     }
     environment |= {
-        "PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/bin",
+        "PATH": "/usr/sbin:/usr/bin:/bin",
         "TPU_SKIP_MDS_QUERY": "1",
         "HOME": "/root",
     }
@@ -133,14 +143,18 @@ def test_it_trains_in_the_python_of_the_tpu_runtime(runtime: Path, tmp_path: Pat
         assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
         return done.stdout
 
-    inside("python3", "-m", "venv", "/usr/local")
-    pip = ("/usr/local/bin/python", "-m", "pip")
+    place = f"/opt/{Path(name).stem}"
+    inside("python3", "-m", "venv", place)
+    python = f"{place}/bin/python"
+    pip = (python, "-m", "pip")
     inside(*pip, "install", "-q", "--no-cache-dir", "--no-deps", *there)
     before = set(inside(*pip, "freeze").split())
     inside(*pip, "install", "-q", "--no-cache-dir", *needed)
-    inside(*pip, "install", "-q", "--no-cache-dir", f"/root/{built.name}")
+    inside(*pip, "install", "-q", "--no-cache-dir", f"/root/{built.name}{extra}")
     after = inside(*pip, "freeze").split()
     changed = before - set(after)
     assert changed == set(), "packages of the runtime were replaced"
     inside(*pip, "check")
-    assert "ready to train" in inside("/usr/local/bin/python", "-m", "tpu_tlm.doctor")
+    inside(python, "-c", f"import {imported}")
+    assert "ready to train" in inside(python, "-m", "tpu_tlm.doctor")
+    shutil.rmtree(f"{runtime}{place}")

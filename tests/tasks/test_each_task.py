@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tpu_tlm as tlm
 from tests.tasks.toy_tasks import BAD, GOOD, cpu, options, sentence, toy_model
 from tpu_tlm.errors import UsageError
 from tpu_tlm.training.finetuning.finetune import FinetuneResult, finetune
@@ -51,6 +52,12 @@ def test_classify_predicts_the_same_alone_and_in_company(place: Path) -> None:
         json.loads(x) for x in predicted_lines("classify", result.run_dir, texts, as_json=True)
     ]
     assert [x["guess"] for x in shown] == ["0", "1", "0"]
+    # The Python face gives what the command prints.
+    face = tlm.load_predictor(place / "classify", batch_size=2)
+    assert face.batch == 2
+    for line, one in zip(shown, face(texts), strict=True):
+        assert line["text"] == one.text and line["guess"] == one.guess
+        assert line["scores"] == pytest.approx(one.scores, abs=1e-5)
     # The predictions in the run directory are those of the predictor.
     stored = [json.loads(x) for x in (place / "classify/predictions.jsonl").open()]
     again = predictor([line["text"] for line in stored])
@@ -192,3 +199,5 @@ def test_every_pooling_trains(place: Path, pooling: str) -> None:
 def test_unfinished_and_other_directories_are_refused(place: Path) -> None:
     with pytest.raises(UsageError, match="run"):
         load_predictor(str(place))
+    with pytest.raises(UsageError, match="run"):
+        tlm.load_predictor(place)
