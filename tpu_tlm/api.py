@@ -233,6 +233,25 @@ def finetune(model: Path, train: Path, run_dir: Path, **options: Any) -> Finetun
 
 
 @naming_parameters
+def embed(model: Path, input: Path, output: Path, **options: Any) -> tuple[int, int]:
+    """Write a vector of each text of a file: the number of vectors and of numbers in each.
+
+    model: what `load` reads, or a fine-tuned run. input: .txt (a text a line), .tsv, .csv, .jsonl
+    or .parquet. output: .npz, .npy or .parquet. options: those of `python -m tpu_tlm.embed`, such
+    as `pooling="mean"`. The same call continues an interrupted one; for texts in memory there is
+    `Model.encode`.
+    """
+    _quiet()
+    from tpu_tlm.config.embed import EmbedConfig
+    from tpu_tlm.training.finetuning.embed import embed as run
+
+    (config,) = _groups(
+        (EmbedConfig,), {"model": model, "input": input, "output": output, **options}
+    )
+    return run(config)
+
+
+@naming_parameters
 def load_predictor(path: Path, *, batch_size: int = 64) -> TaskPredictor:
     """A fine-tuned model, called with texts: `load_predictor("run")(["a text"])`.
 

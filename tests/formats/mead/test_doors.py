@@ -57,6 +57,14 @@ def test_every_door_gives_the_same_vectors(given: dict[str, Any], tmp_path: Path
     source, out = str(tmp_path / "in.txt"), tmp_path / "out.npy"
     assert embed(["--model", NPZ, "--input", source, "--output", str(out), *flags]) == 0
     np.testing.assert_allclose(np.load(out), vectors, atol=1e-5)
+    given = {"pooling": "max", **given}
+    assert tlm.embed(NPZ, tmp_path / "in.txt", tmp_path / "max.npz", **given) == (2, 32)
+    with np.load(tmp_path / "max.npz") as found:
+        (name,) = [n for n in found if found[n].shape == (2, 32)]
+        largest = tlm.load_encoder(NPZ, **given)(np.array(text))
+        np.testing.assert_allclose(found[name], np.asarray(largest), atol=1e-5)
+    with pytest.raises(tlm.UsageError, match=r"^output .*: must end with \.npz"):
+        tlm.embed(NPZ, tmp_path / "in.txt", tmp_path / "max.txt", **given)
 
 
 def test_fill_mask(given: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
