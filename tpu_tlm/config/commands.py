@@ -103,7 +103,10 @@ class ConvertConfig(OptionGroup):
     )
     step: int | None = opt(None, _STEP, unit="step", minimum=0, basic=True)
     tokenizer: str | None = opt(
-        None, "tokenizer directory, for a model that comes without one", unit="dir", basic=True
+        None,
+        "a tokenizer's directory or file, for a model that comes without one",
+        unit="path",
+        basic=True,
     )
     mead_config: str | None = opt(
         None,
