@@ -89,6 +89,15 @@ _KINDS = {
 }
 
 
+_CHOICES: dict[str, Mapping[Any, Any]] = {
+    "embed_type": _EMBEDDINGS,
+    "ra_type": _RELATIVE,
+    "transformer_type": _ORDERS,
+    "activation": _ACTIVATIONS,
+    "embeddings_reduction": _REDUCTIONS,
+}
+
+
 def _choice(config: Mapping[str, Any], name: str, known: Mapping[Any, Any]) -> Any:
     value = config.get(name)
     if not isinstance(value, str | None) or value not in known:
@@ -123,6 +132,9 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
         if name == "features" and not isinstance(value, list | tuple | dict):
             raise UsageError(f"MEAD option {key!r}: {value!r} is not a list of names")
         found[name] = int(value) if name in _SIZES else value
+    for name, choices in _CHOICES.items():
+        _choice(found, name, choices)
+    _reaches(found)
     return found
 
 
@@ -161,6 +173,8 @@ def spec_from_mead(
     if causal and kind in ("mlm", "embed"):
         # With `mlm: false` MEAD's embeddings add the causal mask to that of padding.
         ours = "clm"
+    if config.get("windowed_ra") and not any(_reaches(config)):
+        raise UsageError("MEAD option 'windowed_ra': needs rpr_k, how far a window reaches")
     absolute = _choice(config, "embed_type", _EMBEDDINGS)
     relative = _choice(config, "ra_type", _RELATIVE)
     tie = config.get("tie", True)

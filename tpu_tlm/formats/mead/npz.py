@@ -196,20 +196,25 @@ class MeadDescription:
     """MEAD's hyper-parameters by MEAD's names, as JSON gives them; calling it gives the spec.
 
     config: the options as they were given, under MEAD's canonical names; kind: of model. frame:
-    tokens around a text by `prefix` and `suffix`, where they are given. offset: rows of the
+    tokens around a text by `prefix` and `suffix`, where they are given. where: what errors name,
+    the JSON's own where it says so. offset: rows of the
     position table before that of the first token. notes: lines for the user, and whether it was
     `used`, both after the call.
     """
 
     def __init__(self, given: Mapping[str, Any], where: str) -> None:
         kind = given.get("kind", "mlm")
-        config = given.get("config", {k: v for k, v in given.items() if k not in ("kind", "frame")})
+        own = ("kind", "frame", "where")
+        config = given.get("config", {k: v for k, v in given.items() if k not in own})
         frame = given.get("frame", {})
         if not all(isinstance(one, dict) for one in (config, frame)) or not isinstance(kind, str):
             raise UsageError(f"{where}: is not a JSON object of MEAD's hyper-parameters")
-        self.kind, self.frame, self.where = kind, frame, where
-        self.offset = strict.entry(config, "offset", int, where, default=0, minimum=0)
-        self.config = canonical({k: v for k, v in config.items() if k != "offset"})
+        self.kind, self.frame, self.where = kind, frame, str(given.get("where", where))
+        self.offset = strict.entry(config, "offset", int, self.where, default=0, minimum=0)
+        try:
+            self.config = canonical({k: v for k, v in config.items() if k != "offset"})
+        except UsageError as error:
+            raise UsageError(f"{self.where}: {error}") from None
         self.notes: list[str] = []
         self.used = False
 

@@ -107,6 +107,9 @@ def make_head(options: FinetuneOptions, task: Task, source: Source) -> HeadSpec:
                 "mean": "the model has no pooler",
             }
             print(f"pooling {pooling}: {why[pooling]}")
+    framed = source.spec.prefix_id is not None
+    if pooling == "cls" and not task.per_token and not framed:
+        print("note: pooling cls: no [CLS] stands before a text, so its first token is taken")
     pairs = pairs_of(task.name, options.data.text2, head.pair_encoder)
     pooler = pooling == "cls" and bool(source.pooler) and not task.per_token
     if pooling == "decoder":
