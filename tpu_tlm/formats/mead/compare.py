@@ -24,8 +24,6 @@ _POSITIONS = {
 }
 _ABSOLUTE = ("sinusoidal", "learned", "learned-with-bias")
 _RELATIVE = {"rpr": "shaw", "alibi": "alibi", "t5": "t5"}
-# Options that the model's own values replace where they differ.
-_OWN = {"layer_norm_eps": "layer_norm_eps", "mxlen": "max_positions"}
 _POST = "post-layer-norm"
 
 
@@ -63,9 +61,12 @@ def compared(config: Mapping[str, Any], spec: ModelSpec, path: str) -> list[str]
             f"{path}: contradicts the configuration: {'; '.join(wrong)}; leave these options out, "
             "or name another model"
         )
-    for name, ours in _OWN.items():
-        own = getattr(spec.config, ours)
-        if name in given and own is not None and given[name] != own:
+    replaced = {
+        "layer_norm_eps": spec.config.layer_norm_eps,
+        "mxlen": spec.config.max_positions or spec.seq_length,
+    }
+    for name, own in replaced.items():
+        if name in given and given[name] != own:
             notes.append(f"{name} {given[name]}: that of the model is taken, {own}")
     return notes
 

@@ -71,8 +71,9 @@ def put_tagger(
 ) -> dict[str, np.ndarray]:
     """Add a tagger's output layer to a model's arrays; returns the extras that are left."""
     kernel = f"{OUT}/kernel"
-    plain = classifier is not None and classifier.task == TOKEN
-    if not plain or classifier.dense or classifier.norm or kernel not in extras:  # type: ignore[union-attr]
+    if classifier is None or classifier.task != TOKEN or kernel not in extras:
+        return dict(extras)
+    if classifier.dense is not None or classifier.norm is not None:
         return dict(extras)
     arrays[WEIGHTS] = np.ascontiguousarray(np.asarray(extras[kernel], np.float32).T)
     if f"{OUT}/bias" in extras:
