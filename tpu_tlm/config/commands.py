@@ -238,7 +238,9 @@ class PredictConfig(OptionGroup):
     )
     step: int | None = opt(None, _STEP, unit="step", minimum=0)
     tokenizer: str | None = opt(
-        None, "tokenizer directory; none = the one that comes with the model", unit="dir"
+        None,
+        "a tokenizer's directory or file; none = the one that comes with the model",
+        unit="path",
     )
     json: bool = opt(False, "print one JSON object per line instead of a table", basic=True)
 
