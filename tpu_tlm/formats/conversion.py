@@ -110,7 +110,6 @@ def convert_model(
 
 def _read(config: ConvertConfig, model: ModelConfig) -> PretrainedModel:
     from tpu_tlm import filesystem
-    from tpu_tlm.data.tokenizers.given import given_tokenizer
     from tpu_tlm.formats.mead.npz import Describe, described_by_json, described_by_options
 
     describe: Describe | None = None
@@ -121,13 +120,12 @@ def _read(config: ConvertConfig, model: ModelConfig) -> PretrainedModel:
         describe = described_by_options(model)
     pretrained = load(config.source, step=config.step, describe=describe)
     if config.tokenizer is not None:
-        tokenizer = given_tokenizer(config.tokenizer)
+        tokenizer = pretrained.tokenizer(config.tokenizer)
         pretrained = pretrained.replaced(
             own_tokenizer=tokenizer,
             fingerprint=pretrained.fingerprint or tokenizer.fingerprint(),
             notes=(*pretrained.notes, *tokenizer.notes),
         )
-        pretrained.tokenizer()
     return pretrained
 
 

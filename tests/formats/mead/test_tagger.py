@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from tests.paths import DATA_FILES
+from tpu_tlm.convert import main as convert
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.classifier import TOKEN
 from tpu_tlm.formats.load import load
 from tpu_tlm.formats.mead.arrays import read_npz
 from tpu_tlm.formats.mead.npz import described_by_json, npz_bytes
 from tpu_tlm.formats.mead.shown import shown
+from tpu_tlm.predict import main as predict
 
 HERE = DATA_FILES / "golden_mead"
 VARIANTS = json.loads((HERE / "manifest.json").read_text())["variants"]
@@ -59,6 +61,23 @@ def test_a_tagger_is_read_as_a_classifier_of_tokens_and_written_back(tmp_path: P
         np.testing.assert_array_equal(written[key], array, err_msg=key)
     again = load(str(tmp_path / "ours.npz"))
     assert again.classifier == saved.classifier and again.extras.keys() == saved.extras.keys()
+
+
+def test_a_tagger_predicts_after_its_conversion(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tagger(tmp_path / "t.npz")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(5, 60))]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    (tmp_path / "mead.json").write_text(json.dumps({"kind": "tagger", "config": {"num_heads": 4}}))
+    argv = [str(tmp_path / "t.npz"), str(tmp_path / "ours.npz")]
+    argv += ["--mead_config", str(tmp_path / "mead.json")]
+    argv += ["--tokenizer", str(tmp_path / "vocab.txt")]
+    assert convert(argv) == 0 and "lower-case" in capsys.readouterr().out
+    given = ["tag", "--model", str(tmp_path / "ours.npz"), "--text", "w5 W6 w7", "--json"]
+    assert predict(given) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert line["text"] == ["w5", "W6", "w7"] and all("LABEL_" in tag for tag in line["guess"])
 
 
 def test_labels_beside_the_file(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from tpu_tlm.models.spec import ModelSpec
 
 _EXTRA, _FILES, _CARRIED = f"{OWN}extra/", f"{OWN}tokenizer_files/", f"{OWN}carried/"
 _ORIGIN, _FAMILY, _CLASSIFIER = f"{OWN}origin", f"{OWN}family", f"{OWN}classifier"
+NO_TOKENIZER = "MEAD's file holds no tokenizer; give it with --tokenizer"
 # Rows of a position table that no text reaches, as they are kept of RoBERTa.
 _FIRST_POSITIONS = "positions/first"
 
@@ -163,7 +164,7 @@ def _from_mead(
     arrays: Arrays, spec: ModelSpec, path: str, hashes: dict[str, str], offset: int
 ) -> PretrainedModel:
     arrays, extras = pop_tagger(arrays, spec, path)
-    notes: tuple[str, ...] = ("MEAD's file holds no tokenizer; give it with --tokenizer",)
+    notes: tuple[str, ...] = (NO_TOKENIZER,)
     classifier = None
     if extras:
         classifier, note = tagger_of(extras["classifier/kernel"].shape[1], path)

@@ -14,7 +14,7 @@ from tpu_tlm.errors import OptionError, UsageError
 from tpu_tlm.formats.electra_parts import part_of
 from tpu_tlm.formats.load import load
 from tpu_tlm.formats.mead.compare import compared
-from tpu_tlm.formats.mead.npz import MeadDescription, described_by_json
+from tpu_tlm.formats.mead.npz import NO_TOKENIZER, MeadDescription, described_by_json
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.model import is_encoder
 
@@ -76,7 +76,7 @@ def load_source(
     saved = load(path, step=step, describe=describe)
     if saved.spec.kind == "electra":
         saved = part_of(saved, "discriminator")
-    notes = list(saved.notes)
+    notes = [note for note in saved.notes if tokenizer is None or note != NO_TOKENIZER]
     if describe is not None and not describe.used:
         notes += compared(describe.config, saved.spec, path)
     if decoder:
