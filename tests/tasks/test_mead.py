@@ -261,7 +261,9 @@ def source_of(place: Path, **changes: Any) -> Source:
 def test_a_model_with_its_own_configuration_must_agree(place: Path) -> None:
     found = source_of(place, ffn_dropout=0.3)
     assert found.spec.config.ffn_pdrop == 0.3
-    (note,) = (n for n in source_of(place, mxlen=128).notes if "mxlen" in n)
+    notes = source_of(place, mxlen=128, offset=2).notes
+    assert any("offset 2: the model's own" in note for note in notes)
+    (note,) = (n for n in notes if "mxlen" in n)
     assert "mxlen 128: that of the model is taken, 32" in note
 
 

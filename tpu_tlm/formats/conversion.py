@@ -110,7 +110,13 @@ def convert_model(
 
 def _read(config: ConvertConfig, model: ModelConfig) -> PretrainedModel:
     from tpu_tlm import filesystem
-    from tpu_tlm.formats.mead.npz import Describe, described_by_json, described_by_options
+    from tpu_tlm.formats.mead.npz import (
+        NO_TOKENIZER,
+        Describe,
+        MeadDescription,
+        described_by_json,
+        described_by_options,
+    )
 
     describe: Describe | None = None
     if config.mead_config is not None:
@@ -121,10 +127,15 @@ def _read(config: ConvertConfig, model: ModelConfig) -> PretrainedModel:
     pretrained = load(config.source, step=config.step, describe=describe)
     if config.tokenizer is not None:
         tokenizer = pretrained.tokenizer(config.tokenizer)
+        notes = [note for note in pretrained.notes if note != NO_TOKENIZER]
+        spec = pretrained.spec
+        if isinstance(describe, MeadDescription) and describe.used:
+            spec = describe.framed(spec, tokenizer, notes)
         pretrained = pretrained.replaced(
+            spec=spec,
             own_tokenizer=tokenizer,
             fingerprint=pretrained.fingerprint or tokenizer.fingerprint(),
-            notes=(*pretrained.notes, *tokenizer.notes),
+            notes=(*notes, *tokenizer.notes),
         )
     return pretrained
 

@@ -12,11 +12,12 @@ import pytest
 
 from tests.paths import DATA_FILES
 from tpu_tlm.convert import main as convert
+from tpu_tlm.data.tokenizers.given import given_tokenizer
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.classifier import TOKEN
 from tpu_tlm.formats.load import load
 from tpu_tlm.formats.mead.arrays import read_npz
-from tpu_tlm.formats.mead.npz import described_by_json, npz_bytes
+from tpu_tlm.formats.mead.npz import MeadDescription, described_by_json, npz_bytes
 from tpu_tlm.formats.mead.shown import shown
 from tpu_tlm.predict import main as predict
 
@@ -73,11 +74,37 @@ def test_a_tagger_predicts_after_its_conversion(
     argv = [str(tmp_path / "t.npz"), str(tmp_path / "ours.npz")]
     argv += ["--mead_config", str(tmp_path / "mead.json")]
     argv += ["--tokenizer", str(tmp_path / "vocab.txt")]
-    assert convert(argv) == 0 and "lower-case" in capsys.readouterr().out
+    assert convert(argv) == 0
+    said = capsys.readouterr().out
+    assert "lower-case" in said and "begin with [CLS] and end with [SEP]" in said
+    assert load(argv[1]).spec.prefix_id == 2 and load(argv[1]).spec.suffix_id == 3
     given = ["tag", "--model", str(tmp_path / "ours.npz"), "--text", "w5 W6 w7", "--json"]
     assert predict(given) == 0
     line = json.loads(capsys.readouterr().out)
     assert line["text"] == ["w5", "W6", "w7"] and all("LABEL_" in tag for tag in line["guess"])
+
+
+def test_the_frame_of_a_tagging_corpus() -> None:
+    files = DATA_FILES / "tokenizers"
+    bpe = given_tokenizer(str(files / "vocab"), str(files / "codes"))
+    base = load(str(HERE / "mlm_learned.npz"), describe=described(kind="tagger")).spec
+
+    def framed(**given: Any) -> tuple[int | None, int | None]:
+        notes: list[str] = []
+        spec = described(**given).framed(base, bpe, notes)
+        assert bool(notes) == (spec.prefix_id is not None)
+        return spec.prefix_id, spec.suffix_id
+
+    assert framed(kind="tagger") == (1, 2)  # <GO>, <EOS>
+    assert framed(kind="mlm") == (None, None)
+    assert framed(kind="mlm", frame={"prefix": "[CLS]"}) == (4, None)
+    with pytest.raises(UsageError, match="frame: prefix must be text"):
+        framed(kind="mlm", frame={"prefix": 3})
+
+
+def described(**given: Any) -> MeadDescription:
+    text = json.dumps({"config": {"num_heads": 4}, **given}).encode()
+    return described_by_json(text, "mead.json")
 
 
 def test_labels_beside_the_file(tmp_path: Path) -> None:

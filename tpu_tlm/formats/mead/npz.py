@@ -42,6 +42,8 @@ from tpu_tlm.models.spec import ModelSpec
 
 _EXTRA, _FILES, _CARRIED = f"{OWN}extra/", f"{OWN}tokenizer_files/", f"{OWN}carried/"
 _ORIGIN, _FAMILY, _CLASSIFIER = f"{OWN}origin", f"{OWN}family", f"{OWN}classifier"
+_TAGGED = {"prefix": "GO", "suffix": "EOS"}
+_WORDS = {"prefix": "begin", "suffix": "end"}
 NO_TOKENIZER = "MEAD's file holds no tokenizer; give it with --tokenizer"
 # Rows of a position table that no text reaches, as they are kept of RoBERTa.
 _FIRST_POSITIONS = "positions/first"
@@ -208,6 +210,10 @@ class MeadDescription:
         own = ("kind", "frame", "where")
         config = given.get("config", {k: v for k, v in given.items() if k not in own})
         frame = given.get("frame", {})
+        if isinstance(frame, dict):
+            frame = {
+                n: strict.entry(frame, n, str, f"{where}: frame") for n in _WORDS if n in frame
+            }
         if not all(isinstance(one, dict) for one in (config, frame)) or not isinstance(kind, str):
             raise UsageError(f"{where}: is not a JSON object of MEAD's hyper-parameters")
         self.kind, self.frame, self.where = kind, frame, str(given.get("where", where))
@@ -234,6 +240,29 @@ class MeadDescription:
             token_types=seen["types"] or 2,
             kind=self.kind,
         )
+
+    def framed(
+        self, spec: ModelSpec, tokenizer: Tokenizer, notes: list[str], *, fine_tuning: bool = False
+    ) -> ModelSpec:
+        """The spec with the tokens that MEAD puts around a text, and a line about them in `notes`.
+
+        Those of `frame`; else [CLS] and [SEP] of its WordPiece vectorizer (of fine-tuning, or in a
+        model that was), and <GO> and <EOS> of its tagging corpus. Raises `UsageError` for a token
+        that the vocabulary lacks.
+        """
+        if spec.prefix_id is not None or spec.suffix_id is not None:
+            return spec
+        frame = {name: tokenizer.required_id(token) for name, token in self.frame.items()}
+        if not frame and tokenizer.kind == "wordpiece":
+            if fine_tuning or self.kind in ("embed", "tagger"):
+                frame = {"prefix": tokenizer.cls_id, "suffix": tokenizer.sep_id}
+        elif not frame and self.kind == "tagger" and tokenizer.kind == "bpe":
+            frame = {name: tokenizer.required_id(f"<{t}>") for name, t in _TAGGED.items()}
+        if frame:
+            shown = {name: tokenizer.tokens[index] for name, index in frame.items()}
+            said = [f"{w} with {shown[n]}" for n, w in _WORDS.items() if n in shown]
+            notes.append(f"texts {' and '.join(said)}, as MEAD's do")
+        return replace(spec, prefix_id=frame.get("prefix"), suffix_id=frame.get("suffix"))
 
 
 def described_by_json(text: bytes, where: str) -> MeadDescription:

@@ -113,16 +113,14 @@ def _as_described(
     """The spec with dropout and framing as MEAD has them; adds lines about them to `notes`."""
     rates = {n: described.config[n] for n in _RATES if n in described.config and not spec.elmo}
     spec = dataclasses.replace(spec, config=dataclasses.replace(spec.config, **rates))
-    if spec.prefix_id is not None or spec.suffix_id is not None or not described.used:
-        if described.frame and not described.used:
-            shown = ", ".join(f"{name} {token}" for name, token in described.frame.items())
-            notes.append(f"{shown}: the model's own tokens around a text are taken")
-        return spec
-    frame = {name: tokenizer.required_id(token) for name, token in described.frame.items()}
-    if not frame and tokenizer.kind == "wordpiece":
-        frame = {"prefix": tokenizer.cls_id, "suffix": tokenizer.sep_id}
-        notes.append("texts begin with [CLS] and end with [SEP], as MEAD's WordPiece makes them")
-    return dataclasses.replace(spec, prefix_id=frame.get("prefix"), suffix_id=frame.get("suffix"))
+    if described.used:
+        return described.framed(spec, tokenizer, notes, fine_tuning=True)
+    if described.offset:
+        notes.append(f"offset {described.offset}: the model's own first position is taken")
+    if described.frame:
+        shown = ", ".join(f"{name} {token}" for name, token in described.frame.items())
+        notes.append(f"{shown}: the model's own tokens around a text are taken")
+    return spec
 
 
 def _check_decoder(spec: ModelSpec, path: str) -> None:
