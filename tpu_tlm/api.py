@@ -84,10 +84,13 @@ def load(
     """
     _quiet()
     from tpu_tlm.formats.load import load as read
-    from tpu_tlm.formats.mead.npz import described_by
+    from tpu_tlm.formats.mead.npz import described_by, with_tokenizer
 
     describe = described_by(None if mead_config is None else os.fspath(mead_config))
-    return Model(read(os.fspath(path), step=step, describe=describe), tokenizer)
+    saved = read(os.fspath(path), step=step, describe=describe)
+    if describe is not None and tokenizer is not None:
+        return Model(with_tokenizer(saved, os.fspath(tokenizer), describe))
+    return Model(saved, tokenizer)
 
 
 @overload

@@ -28,9 +28,12 @@ def main(argv: list[str] | None = None) -> int:
             print(line)
         return 0
     from tpu_tlm.formats.load import load
-    from tpu_tlm.formats.mead.npz import described_by
+    from tpu_tlm.formats.mead.npz import described_by, with_tokenizer
 
-    saved = load(config.model, step=config.step, describe=described_by(config.mead_config))
+    describe = described_by(config.mead_config)
+    saved = load(config.model, step=config.step, describe=describe)
+    if describe is not None:
+        saved = with_tokenizer(saved, config.tokenizer, describe)
     for line in saved.report():
         print(line, file=sys.stderr)
     if not config.json:

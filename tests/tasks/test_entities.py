@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
-from tpu_tlm.tasks.entities import Entity, broken, entities, entity_counts, f1, scheme_of
+from tpu_tlm.tasks.classify import Classify
+from tpu_tlm.tasks.entities import (
+    Entity,
+    broken,
+    entities,
+    entity_counts,
+    f1,
+    scheme_in,
+    scheme_of,
+)
+from tpu_tlm.tasks.examples import Examples
 from tpu_tlm.tasks.metrics import bootstrap, calibration, improves, metrics_of, per_class
+from tpu_tlm.tasks.read import Row
+from tpu_tlm.training.finetuning.prepare import Split, _check_schemes
+from tpu_tlm.training.finetuning.results import split_report
 
 
 @pytest.mark.parametrize(
@@ -44,10 +59,60 @@ def test_schemes() -> None:
         ("B-X O", "IOBES", [0]),
         ("B-X I-X", "IOBES", [1]),
         ("E-X", "IOBES", [0]),
+        ("I-X B-X I-Y O I-X", "IOB1", []),
+        ("B-X I-X O", "IOB1", [0]),
+        ("I-X B-Y", "IOB1", [1]),
     ],
 )
 def test_scheme_errors(tags: str, scheme: str, wrong: list[int]) -> None:
     assert broken(tags.split(), scheme) == wrong
+
+
+@pytest.mark.parametrize(
+    ("sentences", "scheme"),
+    [
+        (["I-X I-X O", "O I-Y B-Y"], "IOB1"),
+        (["B-X I-X", "O O"], "IOB"),
+        (["B-X I-X", "O I-X"], "IOB"),  # IOB2 with an error
+        (["B-X E-X", "S-X"], "IOBES"),
+        (["NN VB"], None),
+    ],
+)
+def test_the_scheme_of_sentences(sentences: list[str], scheme: str | None) -> None:
+    assert scheme_in([one.split() for one in sentences]) == scheme
+
+
+def test_iob1_is_said_and_errors_name_the_lines_of_their_words(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def row(tags: str, line: int) -> Row:
+        own = tags.split()
+        return Row(["w"] * len(own), None, own, line, tuple(range(line, line + len(own))))
+
+    _check_schemes([([row("I-X O I-Y", 1)], "train"), ([row("O B-X", 7)], "valid")])
+    said = capsys.readouterr().out
+    assert "train: the tags are IOB1" in said and "valid: 1 sentences" in said
+    assert "IOB1 does not allow" in said and "lines 8)" in said and "warning: train" not in said
+    _check_schemes([([row("B-X I-X", 1), row("O O I-X", 5)], "train")])
+    assert "train: 1 sentences have tags that IOB does not" in (out := capsys.readouterr().out)
+    assert "lines 7)" in out
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "loss", "auc"])
+def test_the_interval_is_of_the_metric_that_was_chosen(
+    metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = functools.partial(bootstrap, times=40)
+    monkeypatch.setattr("tpu_tlm.tasks.metrics.bootstrap", few)
+    task, rng = Classify(["a", "b"]), np.random.default_rng(0)
+    rows = [Row("t", None, "ab"[i % 2], i) for i in range(60)]
+    outputs = list(rng.normal(0, 1, (60, 2)).astype(np.float32))
+    none = np.zeros(0, np.int64)
+    split = Split("test", rows, Examples([], None, None, none, None, 60, 0))
+    found = split_report(task, split, outputs, 0, interval=metric)
+    low, high = found["interval"]["low_high"]
+    assert found["interval"]["metric"] == metric
+    assert low < found["metrics"][metric] < high and high - low < 0.5
 
 
 def test_entity_f1() -> None:
@@ -101,7 +166,7 @@ def test_calibration_and_bootstrap() -> None:
     assert (low, high) == bootstrap(lambda i: float(values[i].mean()), 100, seed=0)
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "entity_f1", "macro_f1"])
+@pytest.mark.parametrize("metric", ["accuracy", "entity_f1", "entity_recall", "macro_f1"])
 def test_resampled_metrics_are_those_of_the_chosen_examples(metric: str) -> None:
     from tpu_tlm.tasks.tag import Tag
     from tpu_tlm.training.finetuning.results import _resampled
@@ -113,7 +178,7 @@ def test_resampled_metrics_are_those_of_the_chosen_examples(metric: str) -> None
     index = rng.integers(0, 20, 20)
     some = [gold[i] for i in index], [guess[i] for i in index]
     expected = metrics_of("tag", labels, *some, None)[metric]
-    found = _resampled(Tag(labels), metric, gold, guess)(index)
+    found = _resampled(Tag(labels), metric, gold, guess, gold)(index)
     assert found == pytest.approx(expected)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tpu_tlm.config.finetune import TaskDataConfig
 from tpu_tlm.errors import UsageError
-from tpu_tlm.tasks.labels import check_known, counts, held_out, label_set
+from tpu_tlm.tasks.labels import _natural, check_known, counts, held_out, label_set
 from tpu_tlm.tasks.read import Row, read_rows
 
 COLUMNS = TaskDataConfig()
@@ -100,12 +100,49 @@ def test_multilabel_takes_lists_and_separators(tmp_path: Path) -> None:
     assert read_rows(name, "multilabel", COLUMNS)[0].label == ["x", "y"]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.csv", 'text,label\na,"[""x"", ""y""]"\nb,[]\nc,[0]\n'),
+        ("x.tsv", 'text\tlabel\na\t["x", "y"]\nb\t\nc\t0\n'),
+        (
+            "x.jsonl",
+            '{"text":"a","label":["x","y"]}\n{"text":"b","label":null}\n{"text":"c","label":0}\n',
+        ),
+    ],
+)
+def test_multilabel_of_every_format(tmp_path: Path, name: str, text: str) -> None:
+    rows = read_rows(write(tmp_path / name, text), "multilabel", COLUMNS)
+    assert [row.label for row in rows] == [["x", "y"], [], ["0"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("x.csv", 'text,label\na,"[""x"", y]"\n', "x.csv:2.*'label'.*not JSON"),
+        ("x.jsonl", '{"text":"a","label":["x",null]}\n', "x.jsonl:1.*no list of labels"),
+        ("x.jsonl", '{"text":"a","label":{"x":1}}\n', "x.jsonl:1.*no list of labels"),
+    ],
+)
+def test_what_is_no_list_of_labels(tmp_path: Path, name: str, text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        read_rows(write(tmp_path / name, text), "multilabel", COLUMNS)
+
+
+@pytest.mark.parametrize("column", ["text", "label"])
+@pytest.mark.parametrize("value", [None, ["x"], ""])
+def test_words_and_tags_of_json_are_text(tmp_path: Path, column: str, value: object) -> None:
+    row = {"text": ["a", "b"], "label": ["X", "Y"]} | {column: ["a", value]}
+    with pytest.raises(UsageError, match=f"x.jsonl:1: entry 2 of '{column}'"):
+        read_rows(write(tmp_path / "x.jsonl", json.dumps(row)), "tag", COLUMNS)
+
+
 def test_conll_columns(tmp_path: Path) -> None:
     text = "-DOCSTART- -X- O\n\nParis NNP B-LOC\nis VBZ O\n\nJohn NNP B-PER\n"
     rows = read_rows(write(tmp_path / "x.conll", text), "tag", COLUMNS)
     assert rows == [
-        Row(["Paris", "is"], None, ["B-LOC", "O"], 3),
-        Row(["John"], None, ["B-PER"], 6),
+        Row(["Paris", "is"], None, ["B-LOC", "O"], 3, (3, 4)),
+        Row(["John"], None, ["B-PER"], 6, (6,)),
     ]
     columns = TaskDataConfig(text="0", label="1")
     assert read_rows(str(tmp_path / "x.conll"), "tag", columns)[0].label == ["NNP", "VBZ"]
@@ -123,6 +160,12 @@ def test_labels_have_a_stable_order_and_numbers_by_value() -> None:
     assert counts("classify", rows, labels).tolist() == [2, 1, 1, 1]
     with pytest.raises(UsageError, match="fewer than two"):
         label_set("classify", rows[:1], "f")
+
+
+def test_labels_that_are_no_numbers_to_compare_come_last() -> None:
+    # As a number nan made the order depend on that of a set, and so on the hash seed.
+    for order in (["nan", "2", "1", "-inf"], ["2", "-inf", "nan", "1"], ["1", "nan", "-inf", "2"]):
+        assert sorted(order, key=_natural) == ["1", "2", "-inf", "nan"]
 
 
 def test_unknown_labels_are_named_with_their_lines() -> None:

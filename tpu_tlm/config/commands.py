@@ -106,7 +106,10 @@ class ConvertConfig(OptionGroup):
     )
     step: int | None = opt(None, _STEP, unit="step", minimum=0, basic=True)
     tokenizer: str | None = opt(
-        None, "tokenizer directory, for a model that comes without one", unit="dir", basic=True
+        None,
+        "a tokenizer's directory or file, for a model that comes without one",
+        unit="path",
+        basic=True,
     )
     mead_config: str | None = opt(None, f"{MEAD_CONFIG}; none = the model flags", unit="file")
     preset: str | None = preset_option()
@@ -236,8 +239,8 @@ class PredictConfig(OptionGroup):
     step: int | None = opt(None, _STEP, unit="step", minimum=0, only_with=_PRETRAINED)
     tokenizer: str | None = opt(
         None,
-        "tokenizer directory; none = the one that comes with the model",
-        unit="dir",
+        "a tokenizer's directory or file; none = the one that comes with the model",
+        unit="path",
         only_with=_PRETRAINED,
     )
     mead_config: str | None = opt(None, MEAD_CONFIG, unit="file", only_with=_PRETRAINED)

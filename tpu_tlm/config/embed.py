@@ -60,6 +60,6 @@ class EmbedConfig(OptionGroup):
         minimum=0,
     )
     tokenizer: str | None = opt(
-        None, "tokenizer directory; none = the one stored with the model", unit="dir"
+        None, "a tokenizer's directory or file; none = the one stored with the model", unit="path"
     )
     mead_config: str | None = opt(None, MEAD_CONFIG, unit="file")

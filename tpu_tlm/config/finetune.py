@@ -70,7 +70,15 @@ class FinetuneConfig(OptionGroup):
         minimum=0,
     )
     tokenizer: str | None = opt(
-        None, "tokenizer directory; none = the one stored with the model", unit="dir"
+        None,
+        "a tokenizer: its directory (also HuggingFace's), vocab.txt, tokenizer.json, a "
+        "SentencePiece model, fastBPE's vocab; none = the one stored with the model",
+        unit="path",
+    )
+    codes: str | None = opt(
+        None,
+        "fastBPE's merges, where --tokenizer is its vocab; none = the file codes beside it",
+        unit="file",
     )
     mead_config: str | None = opt(None, MEAD_CONFIG, unit="file")
     embeddings_index: str | None = opt(

@@ -109,21 +109,19 @@ def convert_model(
 
 
 def _read(config: ConvertConfig, model: ModelConfig) -> PretrainedModel:
-    from tpu_tlm.data.tokenizers.factory import load_tokenizer
-    from tpu_tlm.formats.mead.npz import described_by, described_by_options
+    from tpu_tlm.formats.mead.npz import (
+        Describe,
+        described_by,
+        described_by_options,
+        with_tokenizer,
+    )
 
-    describe = described_by(config.mead_config)
+    describe: Describe | None = described_by(config.mead_config)
     if describe is None and model != ModelConfig():
         # Without any model option, MEAD's NPZ is refused rather than read with the defaults.
         describe = described_by_options(model)
     pretrained = load(config.source, step=config.step, describe=describe)
-    if config.tokenizer is not None:
-        tokenizer = load_tokenizer(config.tokenizer)
-        pretrained = pretrained.replaced(
-            own_tokenizer=tokenizer, fingerprint=pretrained.fingerprint or tokenizer.fingerprint()
-        )
-        pretrained.tokenizer()
-    return pretrained
+    return with_tokenizer(pretrained, config.tokenizer, describe)
 
 
 def _summary(pretrained: PretrainedModel) -> list[str]:

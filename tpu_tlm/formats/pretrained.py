@@ -11,6 +11,7 @@ import numpy as np
 
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import load_tokenizer
+from tpu_tlm.data.tokenizers.given import given_tokenizer
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.classifier import Classifier
 from tpu_tlm.formats.mapping import as_weights
@@ -66,21 +67,23 @@ class PretrainedModel:
         assign(model, self.values, self.source)
         return model
 
-    def tokenizer(self, directory: str | None = None) -> Tokenizer:
-        """The tokenizer in `directory`, or the one of the model.
+    def tokenizer(self, given: str | None = None, codes: str | None = None) -> Tokenizer:
+        """The tokenizer at `given` (as in `given_tokenizer`, with `codes`), or the model's own.
 
         It may have fewer tokens than the model has rows (a table that was padded). Raises
         `UsageError` when there is none, it is another one, or it has more tokens than rows.
         """
-        if directory is None and self.tokenizer_dir is None and self.own_tokenizer is None:
+        if codes is not None and given is None:
+            raise UsageError(f"--codes {codes}: acts only with a vocab file as --tokenizer")
+        if given is None and self.tokenizer_dir is None and self.own_tokenizer is None:
             reasons = [note for note in self.notes if "carried along unread" in note]
             kind = (reasons or ["there is no tokenizer beside it"])[0]
-            raise UsageError(f"{self.source}: {kind}; give a directory with --tokenizer")
-        if directory is None and self.own_tokenizer is not None:
+            raise UsageError(f"{self.source}: {kind}; give one with --tokenizer")
+        if given is None and self.own_tokenizer is not None:
             tokenizer, where = self.own_tokenizer, self.source
         else:
-            where = directory or self.tokenizer_dir or ""
-            tokenizer = load_tokenizer(where)
+            where = given or self.tokenizer_dir or ""
+            tokenizer = given_tokenizer(given, codes) if given else load_tokenizer(where)
         if self.fingerprint and tokenizer.fingerprint() != self.fingerprint:
             raise UsageError(f"{where}: is not the tokenizer that {self.source} was trained with")
         most = self.spec.vocab_size - self.spec.sentinels

@@ -35,6 +35,16 @@ def scheme_of(labels: Iterable[str]) -> str | None:
     return "IOBES" if found & {"E", "S", "L", "U"} else "IOB"
 
 
+def scheme_in(sentences: Iterable[Sequence[str]]) -> str | None:
+    """The scheme of the tags of sentences: as `scheme_of`, and `IOB1` where entities begin with I
+    and B stands only between two of one type that touch (CoNLL 2003 as it was published)."""
+    found = list(sentences)
+    scheme = scheme_of({tag for tags in found for tag in tags})
+    if scheme != "IOB" or not any(broken(tags, "IOB") for tags in found):
+        return scheme
+    return scheme if any(broken(tags, "IOB1") for tags in found) else "IOB1"
+
+
 def entities(tags: Sequence[str]) -> list[Entity]:
     """The entities of a sentence's tags, by conlleval's rules.
 
@@ -60,9 +70,13 @@ def entities(tags: Sequence[str]) -> list[Entity]:
 
 def broken(tags: Sequence[str], scheme: str) -> list[int]:
     """Positions whose tag the scheme does not allow there: I or E that continues nothing, and with
-    IOBES an entity that is not closed."""
+    IOBES an entity that is not closed; with IOB1 a B that does not follow an entity of its type."""
     wrong = []
     previous, kind_before = "O", ""
+    if scheme == "IOB1":
+        kinds = [tag.partition("-")[2] for tag in tags]
+        starts = [i for i, tag in enumerate(tags) if tag.startswith("B-")]
+        return [i for i in starts if i == 0 or kinds[i - 1] != kinds[i]]
     for at, tag in enumerate([*tags, "O"]):
         prefix, _, kind = tag.partition("-")
         prefix = _BILOU.get(prefix, prefix)

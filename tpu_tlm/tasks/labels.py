@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,11 +21,15 @@ def labels_of(task: str, row: Row) -> list[Any]:
 
 
 def _natural(label: str) -> tuple[int, float, str]:
-    """Numbers by value before words by code point: 2 comes before 10."""
+    """Finite numbers by value before words by code point: 2 comes before 10.
+
+    `nan` is a word: as a number it is neither before nor behind another one.
+    """
     try:
-        return 0, float(label), label
+        number = float(label)
     except ValueError:
-        return 1, 0.0, label
+        number = math.nan
+    return (0, number, label) if math.isfinite(number) else (1, 0.0, label)
 
 
 def label_set(task: str, rows: Sequence[Row], path: str) -> list[str]:
@@ -49,9 +54,10 @@ def check_known(task: str, rows: Sequence[Row], labels: Sequence[str], path: str
         return
     known, unknown = set(labels), dict[str, list[int]]()
     for row in rows:
-        for label in dict.fromkeys(labels_of(task, row)):
-            if label not in known:
-                unknown.setdefault(label, []).append(row.line)
+        found = labels_of(task, row)
+        for label, line in zip(found, row.lines or [row.line] * len(found), strict=True):
+            if label not in known and line not in unknown.setdefault(label, []):
+                unknown[label].append(line)
     if unknown:
         shown = [
             f"{label!r} (line{'s' if len(lines) > 1 else ''} "

@@ -12,6 +12,7 @@ from tpu_tlm import filesystem
 from tpu_tlm.config import strict
 from tpu_tlm.config.finetune import TaskDataConfig
 from tpu_tlm.errors import UsageError
+from tpu_tlm.tasks import conll
 
 
 class Row(NamedTuple):
@@ -19,13 +20,14 @@ class Row(NamedTuple):
 
     text: the text, or its words for tagging. label: a label, a list of labels (multilabel: of the
     text, tag: of its words), a number (regress), or None where the file has no label column.
-    line: its number in the file, from 1.
+    line: its number in the file, from 1. lines: those of the words, where each has its own.
     """
 
     text: str | list[str]
     text2: str | None
     label: Any
     line: int
+    lines: tuple[int, ...] = ()
 
 
 def read_rows(path: str, task: str, columns: TaskDataConfig, *, labelled: bool = True) -> list[Row]:
@@ -157,11 +159,24 @@ def _label(task: str, raw: Any, columns: TaskDataConfig, where: str) -> Any:
             raise UsageError(f"{where}: label {raw!r} is not a finite number")
         return number
     if task == "multilabel":
-        parts = raw if isinstance(raw, list) else str(raw or "").split(columns.label_separator)
-        return [str(part).strip() for part in parts if str(part).strip()]
+        return [name for part in _several(raw, columns, where) if (name := str(part).strip())]
     if raw is None or isinstance(raw, list | dict) or not str(raw).strip():
         raise UsageError(f"{where}: has no label in column {columns.label!r}")
     return str(raw).strip()
+
+
+def _several(raw: Any, columns: TaskDataConfig, where: str) -> list[Any]:
+    """The labels of one text: a JSON list, also as the text of a cell, or text with separators."""
+    if isinstance(raw, str) and raw.lstrip().startswith("["):
+        raw = strict.read_json(raw, f"{where}: column {columns.label!r}")
+    if raw is None:
+        return []
+    parts = raw if isinstance(raw, list) else str(raw).split(columns.label_separator)
+    if isinstance(raw, dict) or any(
+        part is None or isinstance(part, list | dict) for part in parts
+    ):
+        raise UsageError(f"{where}: column {columns.label!r} is no list of labels: {raw!r:.60}")
+    return parts
 
 
 def _tagged(path: str, columns: TaskDataConfig, labelled: bool) -> Iterator[Row]:
@@ -170,52 +185,28 @@ def _tagged(path: str, columns: TaskDataConfig, labelled: bool) -> Iterator[Row]
         for line, record in _records(path, columns):
             words = _value(path, line, record, columns.text, "--text")
             tags = _value(path, line, record, columns.label, "--label") if labelled else None
-            for value in [words, tags] if labelled else [words]:
-                if not isinstance(value, list) or not value:
-                    raise UsageError(
-                        f"{path}:{line}: {columns.text!r} and {columns.label!r} must be lists of "
-                        "words and tags"
-                    )
+            for column, value in ((columns.text, words), (columns.label, tags)):
+                if value is None and column == columns.label and not labelled:
+                    continue
+                _check_list(value, column, f"{path}:{line}", columns)
             if labelled and len(words) != len(tags or ()):
                 raise UsageError(
                     f"{path}:{line}: has {len(words)} words and {len(tags or ())} tags"
                 )
             yield Row([str(w) for w in words], None, tags and [str(t) for t in tags], line)
         return
-    yield from _conll(path, columns, labelled)
+    text = _decoded(path)
+    for found in conll.sentences(text, path, columns.text, columns.label, labelled=labelled):
+        tags = found.tags if labelled else None
+        yield Row(found.words, None, tags, found.lines[0], tuple(found.lines))
 
 
-def _column(name: str, default: int) -> int:
-    try:
-        return int(name)
-    except ValueError:
-        return default
-
-
-def _conll(path: str, columns: TaskDataConfig, labelled: bool) -> Iterator[Row]:
-    word_at, tag_at = _column(columns.text, 0), _column(columns.label, -1)
-    words: list[str] = []
-    tags: list[str] = []
-    start = 1
-    # Only line feeds end a line: a token may be U+0085 or U+2028.
-    for number, raw in enumerate([*_decoded(path).split("\n"), ""], 1):
-        line = raw.rstrip("\r")
-        if not line.strip():
-            if words:
-                yield Row(words, None, tags if labelled else None, start)
-            words, tags, start = [], [], number + 1
-            continue
-        if line.startswith("-DOCSTART-") or (line.startswith("#") and not words):
-            continue
-        parts = line.split("\t") if "\t" in line else line.split()
-        try:
-            words.append(parts[word_at])
-            if labelled:
-                if len(parts) < 2:
-                    raise IndexError
-                tags.append(parts[tag_at])
-        except IndexError:
-            raise UsageError(
-                f"{path}:{number}: has {len(parts)} columns; a line is a word and its tag, with "
-                "an empty line after each sentence"
-            ) from None
+def _check_list(value: Any, column: str, where: str, columns: TaskDataConfig) -> None:
+    """Raise `UsageError` unless a value is a list of words, or of tags."""
+    if not isinstance(value, list) or not value:
+        raise UsageError(
+            f"{where}: {columns.text!r} and {columns.label!r} must be lists of words and tags"
+        )
+    for number, one in enumerate(value, 1):
+        if one is None or isinstance(one, list | dict) or one == "":
+            raise UsageError(f"{where}: entry {number} of {column!r} is {one!r:.40}, no text")

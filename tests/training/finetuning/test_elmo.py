@@ -30,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     reviews(directory / "train.csv", 96)
     reviews(directory / "valid.csv", 40, seed=1)
     (directory / "train.conll").write_text(
-        "\n\n".join("the O\nfilm NOUN\nis O\ngood ADJ\na b O" for _ in range(16)) + "\n"
+        "\n\n".join("the\tO\nfilm\tNOUN\nis\tO\ngood\tADJ\na\tO" for _ in range(16)) + "\n"
     )
     return directory
 

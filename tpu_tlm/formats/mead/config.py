@@ -17,6 +17,19 @@ _EMBEDDINGS: dict[str | None, str | None] = {
     "learned-positional": "learned",
     "learned-positional-w-bias": "learned-with-bias",
 }
+# MEAD's activations, gelu as on its TensorFlow side; and ours by their names.
+_ACTIVATIONS: dict[str | None, str] = {
+    None: "gelu",
+    "gelu": "gelu",
+    "gelu_new": "gelu",
+    "gelu_fast": "gelu",
+    "relu": "relu",
+    **{name: name for name in ("gelu-exact", "geglu", "geglu-exact", "swiglu")},
+}
+_REDUCTIONS: dict[str | None, str] = {
+    None: "sum",
+    **{name: name for name in ("sum", "sum-layer-norm", "concat")},
+}
 _RELATIVE = {None: "shaw", "alibi": "alibi", "t5": "t5"}
 # Names that MEAD's fine-tuning embeddings have for options of its language models.
 _ALIASES = {
@@ -24,6 +37,7 @@ _ALIASES = {
     "reduction": "embeddings_reduction",
     "num_layers": "layers",
     "ff_pdrop": "ffn_pdrop",
+    "ffn_dropout": "ffn_pdrop",
     "embed_dropout": "embeddings_dropout",
     "token_type_vocab_size": "token_type_vsz",
 }
@@ -69,7 +83,18 @@ _KINDS = {
     "embed": ("embed", True),
     "dual": ("dual", True),
     "discriminator": ("discriminator", True),
+    # pretrain_tag_tf: the encoder, whose head is read as a classifier of tokens.
+    "tagger": ("embed", True),
     "seq2seq": ("seq2seq", True),
+}
+
+
+_CHOICES: dict[str, Mapping[Any, Any]] = {
+    "embed_type": _EMBEDDINGS,
+    "ra_type": _RELATIVE,
+    "transformer_type": _ORDERS,
+    "activation": _ACTIVATIONS,
+    "embeddings_reduction": _REDUCTIONS,
 }
 
 
@@ -82,8 +107,11 @@ def _choice(config: Mapping[str, Any], name: str, known: Mapping[Any, Any]) -> A
     return known[value]
 
 
-def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options under one name each, their types checked."""
+def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options under one name each, their types checked; those that are None are left out.
+
+    Raises `UsageError` naming an option that is not known, or whose value is none.
+    """
     found: dict[str, Any] = {}
     known = {*_SIZES, *_FLAGS, *_NUMBERS, *_OTHERS}
     for key, value in config.items():
@@ -104,6 +132,9 @@ def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
         if name == "features" and not isinstance(value, list | tuple | dict):
             raise UsageError(f"MEAD option {key!r}: {value!r} is not a list of names")
         found[name] = int(value) if name in _SIZES else value
+    for name, choices in _CHOICES.items():
+        _choice(found, name, choices)
+    _reaches(found)
     return found
 
 
@@ -121,17 +152,18 @@ def spec_from_mead(
 ) -> ModelSpec:
     """The spec of a model that MEAD trained with these hyper-parameters.
 
-    kind: mlm, clm, gmlp, embed (its fine-tuning embeddings), dual, discriminator or seq2seq;
+    kind: mlm, clm, gmlp, embed (its fine-tuning embeddings), tagger, dual, discriminator or
+    seq2seq;
     max_positions: rows of its position table, or tokens of an example; token_types: rows of its
     token-type table, where it has the feature `tt`. MEAD's defaults hold for what is absent: its
     own block order; attention to padding in language models (`mask_pad`); layer-norm epsilon
     1e-12 in those and 1e-6 in the others. Raises `UsageError` naming an option that is not known
     or has a wrong value.
     """
-    config = _canonical(config)
+    config = canonical(config)
     if kind not in _KINDS:
         raise UsageError(f"MEAD model of kind {kind!r}: known are {', '.join(_KINDS)}")
-    if kind == "embed" and "dsz" in config and "d_model" not in config:
+    if kind in ("embed", "tagger") and "dsz" in config and "d_model" not in config:
         config["d_model"] = config["dsz"]
     missing = [k for k in ("vocab", "d_model", "d_ff", "num_heads") if k not in config]
     if missing:
@@ -141,6 +173,8 @@ def spec_from_mead(
     if causal and kind in ("mlm", "embed"):
         # With `mlm: false` MEAD's embeddings add the causal mask to that of padding.
         ours = "clm"
+    if config.get("windowed_ra") and not any(_reaches(config)):
+        raise UsageError("MEAD option 'windowed_ra': needs rpr_k, how far a window reaches")
     absolute = _choice(config, "embed_type", _EMBEDDINGS)
     relative = _choice(config, "ra_type", _RELATIVE)
     tie = config.get("tie", True)
@@ -164,7 +198,7 @@ def spec_from_mead(
             embedding_size=width if width != config["d_model"] else None,
             position_encoding=[e for e in (absolute, relative) if e is not None],
             max_positions=max_positions,
-            embeddings_reduction=config.get("embeddings_reduction", "sum"),
+            embeddings_reduction=_choice(config, "embeddings_reduction", _REDUCTIONS),
             type_vocab_size=token_types if has_types else 0,
             rpr_k=_reaches(config),
             rpr_value_on=config.get("rpr_value_on", True),
@@ -178,7 +212,7 @@ def spec_from_mead(
                 else _choice(config, "transformer_type", _ORDERS)
             ),
             layer_norm_eps=config.get("layer_norm_eps") or epsilon,
-            activation=config.get("activation", "gelu"),
+            activation=_choice(config, "activation", _ACTIVATIONS),
             tie_weights=tie,
             output_bias=config.get("output_bias", not tie),
             mask_pad=config.get("mask_pad", mask_pad),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tpu_tlm import filesystem
-from tpu_tlm.config import ModelConfig
+from tpu_tlm.config import ModelConfig, strict
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import load_tokenizer
 from tpu_tlm.errors import TlmError, UsageError
@@ -33,15 +33,20 @@ from tpu_tlm.formats.mead.arrays import (
     text_of,
     to_mead,
 )
-from tpu_tlm.formats.mead.config import spec_from_mead
+from tpu_tlm.formats.mead.config import canonical, spec_from_mead
 from tpu_tlm.formats.mead.mapping import OWN
+from tpu_tlm.formats.mead.shown import completed, embeddings_key, tables
+from tpu_tlm.formats.mead.tagger import pop_tagger, put_tagger, tagger_of
 from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.models.spec import ModelSpec
 
 _EXTRA, _FILES, _CARRIED = f"{OWN}extra/", f"{OWN}tokenizer_files/", f"{OWN}carried/"
 _ORIGIN, _FAMILY, _CLASSIFIER = f"{OWN}origin", f"{OWN}family", f"{OWN}classifier"
-# Where MEAD keeps the token table: of an encoder-decoder, of all else.
-_EMBEDDINGS = ("Seq2Seq/SrcEmbeddings", "TLM/Embeddings")
+_TAGGED = {"prefix": "GO", "suffix": "EOS"}
+_WORDS = {"prefix": "begin", "suffix": "end"}
+NO_TOKENIZER = "MEAD's file holds no tokenizer; give it with --tokenizer"
+# Rows of a position table that no text reaches, as they are kept of RoBERTa.
+_FIRST_POSITIONS = "positions/first"
 
 # Arrays of a file without a configuration, and its path -> the spec of its model.
 Describe = Callable[[Mapping[str, np.ndarray], str], ModelSpec]
@@ -72,7 +77,8 @@ def npz_bytes(saved: PretrainedModel, origin: Mapping[str, Any] | None = None) -
         texts[_CLASSIFIER] = saved.classifier.to_json().encode()
     if origin is not None:
         texts[_ORIGIN] = json.dumps(origin, sort_keys=True).encode()
-    arrays.update({_EXTRA + k: array for k, array in saved.extras.items() if k != OTHER_TYPES})
+    extras = put_tagger(arrays, saved.extras, saved.classifier)
+    arrays.update({_EXTRA + k: array for k, array in extras.items() if k != OTHER_TYPES})
     arrays.update({key: np.frombuffer(text, np.uint8) for key, text in texts.items()})
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
@@ -118,7 +124,11 @@ def read_npz_model(path: str, describe: Describe | None = None) -> PretrainedMod
                 f"{path}: holds no configuration (MEAD writes none): give MEAD's hyper-parameters "
                 "(--mead_config)"
             )
-        return _from_mead(arrays, describe(arrays, path), path, hashes)
+        spec = describe(arrays, path)
+        # Only MEAD's own hyper-parameters say that a table begins with rows of no text.
+        ours = describe if isinstance(describe, MeadDescription) else None
+        found = _from_mead(arrays, spec, path, hashes, ours.offset if ours else 0)
+        return found.replaced(notes=(*found.notes, *(ours.notes if ours else ())))
 
     def under(prefix: str) -> Arrays:
         return {
@@ -136,14 +146,15 @@ def read_npz_model(path: str, describe: Describe | None = None) -> PretrainedMod
         raise UsageError(f"{path}: holds a file {bad[0][:80]!r}, which is no tokenizer's; not read")
     beside = posixpath.join(posixpath.dirname(posixpath.dirname(path)), "tokenizer")
     classifier = text(_CLASSIFIER)
+    plain, output = pop_tagger(arrays, spec, path)
     return PretrainedModel(
-        from_mead(arrays, spec, path),
+        from_mead(plain, spec, path),
         spec,
         path,
         fingerprint=text(TOKENIZER_KEY),
         tokenizer_dir=beside if not contents and filesystem.is_directory(beside) else None,
         own_tokenizer=_tokenizer_of(contents, path) if contents else None,
-        extras={**under(_EXTRA), **mead_extras(arrays, spec)},
+        extras={**under(_EXTRA), **output, **mead_extras(arrays, spec)},
         carried=carried,
         hashes=hashes,
         family=text(_FAMILY),
@@ -152,13 +163,20 @@ def read_npz_model(path: str, describe: Describe | None = None) -> PretrainedMod
 
 
 def _from_mead(
-    arrays: Arrays, spec: ModelSpec, path: str, hashes: dict[str, str]
+    arrays: Arrays, spec: ModelSpec, path: str, hashes: dict[str, str], offset: int
 ) -> PretrainedModel:
+    arrays, extras = pop_tagger(arrays, spec, path)
+    notes: tuple[str, ...] = (NO_TOKENIZER,)
+    classifier = None
+    if extras:
+        classifier, note = tagger_of(extras["classifier/kernel"].shape[1], path)
+        notes += (note,)
+    key = f"{embeddings_key(arrays, path)}/x/pos_weights"
+    if offset and key in arrays:
+        extras[_FIRST_POSITIONS] = np.asarray(arrays[key][:offset], np.float32)
+        arrays = {**arrays, key: arrays[key][offset:]}
     values = from_mead(arrays, spec, path, without=("head/",))
-    extras = mead_extras(arrays, spec)
-    notes: tuple[str, ...] = (
-        "MEAD's file holds no tokenizer; give its directory with --tokenizer",
-    )
+    extras |= mead_extras(arrays, spec)
     untied = spec.kind in ("mlm", "clm") and not spec.config.tie_weights
     if (untied and "head/kernel" not in values) or (
         spec.kind == "discriminator" and "head/unit/kernel" not in values
@@ -172,10 +190,102 @@ def _from_mead(
             }
         )
         values = {name: value for name, value in values.items() if not name.startswith("head/")}
-    return PretrainedModel(values, spec, path, extras=extras, hashes=hashes, notes=notes).checked()
+    return PretrainedModel(
+        values, spec, path, extras=extras, hashes=hashes, notes=notes, classifier=classifier
+    ).checked()
 
 
-def described_by(mead_config: str | None) -> Describe | None:
+class MeadDescription:
+    """MEAD's hyper-parameters by MEAD's names, as JSON gives them; calling it gives the spec.
+
+    config: the options as they were given, under MEAD's canonical names; kind: of model. frame:
+    tokens around a text by `prefix` and `suffix`, where they are given. where: what errors name,
+    the JSON's own where it says so. offset: rows of the
+    position table before that of the first token. notes: lines for the user, and whether it was
+    `used`, both after the call.
+    """
+
+    def __init__(self, given: Mapping[str, Any], where: str) -> None:
+        kind = given.get("kind", "mlm")
+        own = ("kind", "frame", "where")
+        config = given.get("config", {k: v for k, v in given.items() if k not in own})
+        frame = given.get("frame", {})
+        if isinstance(frame, dict):
+            frame = {
+                n: strict.entry(frame, n, str, f"{where}: frame") for n in _WORDS if n in frame
+            }
+        if not all(isinstance(one, dict) for one in (config, frame)) or not isinstance(kind, str):
+            raise UsageError(f"{where}: is not a JSON object of MEAD's hyper-parameters")
+        self.kind, self.frame, self.where = kind, frame, str(given.get("where", where))
+        self.offset = strict.entry(config, "offset", int, self.where, default=0, minimum=0)
+        try:
+            self.config = canonical({k: v for k, v in config.items() if k != "offset"})
+        except UsageError as error:
+            raise UsageError(f"{self.where}: {error}") from None
+        self.notes: list[str] = []
+        self.used = False
+
+    def __call__(self, arrays: Mapping[str, np.ndarray], path: str) -> ModelSpec:
+        self.used = True
+        seen = tables(arrays, path)
+        config, self.notes = completed(self.config, arrays, path, self.kind)
+        positions = seen["positions"] - self.offset if seen["positions"] else 0
+        if seen["positions"] and positions < 1:
+            raise UsageError(
+                f"{self.where}: offset {self.offset}: {path} has {seen['positions']} positions"
+            )
+        return spec_from_mead(
+            {"vocab": seen["vocab"], **config},
+            max_positions=positions or config.get("mxlen") or config.get("nctx") or 256,
+            token_types=seen["types"] or 2,
+            kind=self.kind,
+        )
+
+    def framed(
+        self, spec: ModelSpec, tokenizer: Tokenizer, notes: list[str], *, fine_tuning: bool = False
+    ) -> ModelSpec:
+        """The spec with the tokens that MEAD puts around a text, and a line about them in `notes`.
+
+        Those of `frame`; else [CLS] and [SEP] of its WordPiece vectorizer (of fine-tuning, or in a
+        model that was), and <GO> and <EOS> of its tagging corpus. Raises `UsageError` for a token
+        that the vocabulary lacks.
+        """
+        if spec.prefix_id is not None or spec.suffix_id is not None:
+            return spec
+        frame = {name: tokenizer.required_id(token) for name, token in self.frame.items()}
+        if not frame and tokenizer.kind == "wordpiece":
+            if fine_tuning or self.kind in ("embed", "tagger"):
+                frame = {"prefix": tokenizer.cls_id, "suffix": tokenizer.sep_id}
+        elif not frame and self.kind == "tagger" and tokenizer.kind == "bpe":
+            frame = {name: tokenizer.required_id(f"<{t}>") for name, t in _TAGGED.items()}
+        if frame:
+            shown = {name: tokenizer.tokens[index] for name, index in frame.items()}
+            said = [f"{w} with {shown[n]}" for n, w in _WORDS.items() if n in shown]
+            notes.append(f"texts {' and '.join(said)}, as MEAD's do")
+        return replace(spec, prefix_id=frame.get("prefix"), suffix_id=frame.get("suffix"))
+
+
+def with_tokenizer(
+    saved: PretrainedModel, path: str | None, describe: Describe | None
+) -> PretrainedModel:
+    """The model with the tokenizer at `path`, where one is given, and with the tokens around a
+    text that MEAD has, where `describe` is MEAD's.
+    """
+    if path is None:
+        return saved
+    tokenizer, spec = saved.tokenizer(path), saved.spec
+    notes = [note for note in saved.notes if note != NO_TOKENIZER]
+    if isinstance(describe, MeadDescription) and describe.used:
+        spec = describe.framed(spec, tokenizer, notes)
+    return saved.replaced(
+        spec=spec,
+        own_tokenizer=tokenizer,
+        fingerprint=saved.fingerprint or tokenizer.fingerprint(),
+        notes=(*notes, *tokenizer.notes),
+    )
+
+
+def described_by(mead_config: str | None) -> MeadDescription | None:
     """The description in JSON, or in a file of JSON; None where none is given.
 
     Raises `UsageError` naming what is wrong.
@@ -187,29 +297,13 @@ def described_by(mead_config: str | None) -> Describe | None:
     return described_by_json(text, "--mead_config" if inline else mead_config)
 
 
-def described_by_json(text: bytes, where: str) -> Describe:
+def described_by_json(text: bytes, where: str) -> MeadDescription:
     """The description in a JSON text: MEAD's hyper-parameters by MEAD's names.
 
-    Either an object of them, or `{"kind": ..., "config": {...}}`. What the arrays show
-    (vocabulary, positions, token types) need not be given. Raises `UsageError` naming what is
-    wrong.
+    Either an object of them, or `{"kind": ..., "config": {...}}`. What the arrays show need not be
+    given. Raises `UsageError` naming what is wrong.
     """
-    given = parse_object(text, where)
-    kind = given.get("kind", "mlm")
-    config = given.get("config", {k: v for k, v in given.items() if k != "kind"})
-    if not isinstance(config, dict) or not isinstance(kind, str):
-        raise UsageError(f"{where}: is not a JSON object of MEAD's hyper-parameters")
-
-    def describe(arrays: Mapping[str, np.ndarray], path: str) -> ModelSpec:
-        seen = _seen(arrays, path)
-        return spec_from_mead(
-            {"vocab": seen["vocab"], **config},
-            max_positions=seen["positions"] or config.get("mxlen") or config.get("nctx") or 256,
-            token_types=seen["types"] or 2,
-            kind=kind,
-        )
-
-    return describe
+    return MeadDescription(parse_object(text, where), where)
 
 
 def described_by_options(config: ModelConfig, kind: str = "mlm", seq_length: int = 256) -> Describe:
@@ -219,7 +313,7 @@ def described_by_options(config: ModelConfig, kind: str = "mlm", seq_length: int
     """
 
     def describe(arrays: Mapping[str, np.ndarray], path: str) -> ModelSpec:
-        seen = _seen(arrays, path)
+        seen = tables(arrays, path)
         length = seen["positions"] or config.max_positions or seq_length
         return ModelSpec(
             replace(config, max_positions=length), seen["vocab"], length, kind=_kind(arrays, kind)
@@ -236,17 +330,3 @@ def _kind(arrays: Mapping[str, np.ndarray], asked: str) -> str:
         return "dual"
     # Of these, MEAD's file has the encoder at most.
     return "embed" if asked in ("dual", "electra") else asked
-
-
-def _seen(arrays: Mapping[str, np.ndarray], path: str) -> dict[str, int]:
-    root = next((root for root in _EMBEDDINGS if f"{root}/x/weights" in arrays), None)
-    if root is None:
-        raise UsageError(
-            f"{path}: has no array {' or '.join(f'{root}/x/weights' for root in _EMBEDDINGS)}: it "
-            "is no model of MEAD's"
-        )
-    keys = {"vocab": "x/weights", "positions": "x/pos_weights", "types": "tt/weights"}
-    return {
-        name: len(arrays[f"{root}/{key}"]) if f"{root}/{key}" in arrays else 0
-        for name, key in keys.items()
-    }

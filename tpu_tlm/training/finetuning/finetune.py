@@ -150,6 +150,7 @@ def finetune(options: FinetuneOptions, devices: Devices) -> FinetuneResult:
         run.model,
         step=run.step,
         tokenizer=run.tokenizer,
+        codes=run.codes,
         mead_config=run.mead_config,
         decoder=options.head.pooling == "decoder",
     )

@@ -162,7 +162,8 @@ def load_predictor(path: str, *, batch: int = 64) -> TaskPredictor:
     Raises `UsageError` where the path has neither.
     """
     if not filesystem.is_directory(posixpath.join(path, "checkpoints")):
-        seeds = [n for n in filesystem.list_names(path) if n.startswith("seed-")]
+        names = filesystem.list_names(path) if filesystem.is_directory(path) else []
+        seeds = [n for n in names if n.startswith("seed-")]
         if seeds:
             raise UsageError(f"{path}: has several runs; give one, such as {path}/{seeds[0]}")
         return _foreign(path, batch)

@@ -14,7 +14,7 @@ from tpu_tlm.errors import OptionError, UsageError
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks import labels as labelling
 from tpu_tlm.tasks.base import Task
-from tpu_tlm.tasks.entities import broken, scheme_of
+from tpu_tlm.tasks.entities import broken, scheme_in
 from tpu_tlm.tasks.examples import Examples, Framer
 from tpu_tlm.tasks.head import HeadSpec
 from tpu_tlm.tasks.model import task_spec
@@ -62,18 +62,32 @@ def _say_cut(split: Split, framer: Framer) -> None:
         print(f"{split.name}: {examples.rows:,} texts in {len(examples.ids):,} windows")
 
 
-def _check_tags(rows: Sequence[Row], labels: Sequence[str], path: str) -> None:
-    """Warn of tags that break their scheme."""
-    scheme = scheme_of(labels)
+def _check_tags(rows: Sequence[Row], scheme: str | None, path: str) -> None:
+    """Warn of tags that break the scheme of the training data."""
     if scheme is None:
         return
-    lines = [row.line for row in rows if broken(row.label, scheme)]
-    if lines:
-        shown = ", ".join(map(str, lines[:5])) + (", ..." if len(lines) > 5 else "")
+    wrong = [(row, at) for row in rows if (at := broken(row.label, scheme))]
+    if wrong:
+        lines = [row.lines[i] if row.lines else row.line for row, at in wrong for i in at]
+        own = list(dict.fromkeys(lines))
+        shown = ", ".join(map(str, own[:5])) + (", ..." if len(own) > 5 else "")
         print(
-            f"warning: {path}: {len(lines)} sentences have tags that {scheme} does not allow in "
+            f"warning: {path}: {len(wrong)} sentences have tags that {scheme} does not allow in "
             f"their place (an entity that begins inside or does not end; lines {shown})"
         )
+
+
+def _check_schemes(splits: Sequence[tuple[Sequence[Row], str | None]]) -> None:
+    """Say what scheme the tags of the first split have, and warn of tags in any that break it."""
+    scheme = scheme_in([row.label for row in splits[0][0]])
+    if scheme == "IOB1":
+        print(
+            f"{splits[0][1]}: the tags are IOB1 (an entity begins with I, with B only behind one "
+            "of its type); entities are counted by that"
+        )
+    for rows, path in splits:
+        if path is not None:
+            _check_tags(rows, scheme, path)
 
 
 def pairs_of(task: str, text2: str | None, pair_encoder: str) -> str | None:
@@ -93,6 +107,9 @@ def make_head(options: FinetuneOptions, task: Task, source: Source) -> HeadSpec:
                 "mean": "the model has no pooler",
             }
             print(f"pooling {pooling}: {why[pooling]}")
+    framed = source.spec.prefix_id is not None
+    if pooling == "cls" and not task.per_token and not framed:
+        print("note: pooling cls: no [CLS] stands before a text, so its first token is taken")
     pairs = pairs_of(task.name, options.data.text2, head.pair_encoder)
     pooler = pooling == "cls" and bool(source.pooler) and not task.per_token
     if pooling == "decoder":
@@ -161,10 +178,7 @@ def prepare(options: FinetuneOptions, source: Source) -> Prepared:
     if test is not None:
         labelling.check_known(task.name, test, task.labels, run.test or "")
     if task.name == "tag":
-        _check_tags(train, task.labels, run.train)
-        for rows, path in ((valid, run.valid), (test, run.test)):
-            if path is not None:
-                _check_tags(rows or [], task.labels, path)
+        _check_schemes([(train, run.train), (valid, run.valid), (test or [], run.test)])
     spec = task_spec(source.spec, head.dropout)
     if head.freeze > spec.config.num_layers:
         raise OptionError(f"--freeze {head.freeze}: the model has {spec.config.num_layers} blocks")

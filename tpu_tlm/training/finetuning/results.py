@@ -70,9 +70,12 @@ def _errors(task: Task, lines: Sequence[dict[str, Any]], outputs: Sequence[np.nd
 
 
 def split_report(
-    task: Task, split: Split, outputs: Sequence[np.ndarray], seed: int, *, interval: bool
+    task: Task, split: Split, outputs: Sequence[np.ndarray], seed: int, *, interval: str | None
 ) -> dict[str, Any]:
-    """Everything about the predictions of a split, as JSON values."""
+    """Everything about the predictions of a split, as JSON values.
+
+    interval: the metric whose bootstrap interval is wanted.
+    """
     decoded = [task.decode(values) for values in outputs]
     gold = [task.gold(row) for row in split.rows]
     guess, probabilities = [g for g, _ in decoded], [p for _, p in decoded]
@@ -92,11 +95,11 @@ def split_report(
         "per_class": scoring.per_class(task.name, task.labels, gold, guess),
         "confusion": scoring.confusion(task.name, task.labels, gold, guess),
     }
-    if interval:
-        name = scoring.default_metric(task.name, task.labels, task.metric)
+    if interval is not None:
+        resampled = _resampled(task, interval, gold, guess, probabilities)
         found["interval"] = {
-            "metric": name,
-            "low_high": scoring.bootstrap(_resampled(task, name, gold, guess), len(gold), seed),
+            "metric": interval,
+            "low_high": scoring.bootstrap(resampled, len(gold), seed),
             "resamples": scoring.BOOTSTRAP,
         }
     if task.name != "regress":
@@ -129,7 +132,11 @@ def _certainty(
 
 
 def _resampled(
-    task: Task, metric: str, gold: Sequence[Any], guess: Sequence[Any]
+    task: Task,
+    metric: str,
+    gold: Sequence[Any],
+    guess: Sequence[Any],
+    probabilities: Sequence[np.ndarray],
 ) -> Callable[[np.ndarray], float]:
     """The metric of examples by number; what is a sum over examples is counted once."""
     if metric == "accuracy" and not task.per_token:
@@ -150,8 +157,8 @@ def _resampled(
         return lambda index: f1(*sums[index].sum(0).tolist())[2]
 
     def score(index: np.ndarray) -> float:
-        some = [gold[i] for i in index], [guess[i] for i in index]
-        return scoring.metrics_of(task.name, task.labels, *some, None)[metric]
+        some = [[values[i] for i in index] for values in (gold, guess, probabilities)]
+        return scoring.metrics_of(task.name, task.labels, *some)[metric]
 
     return score
 
@@ -169,11 +176,11 @@ def report(prepared: Prepared, finished: Finished, settings: dict[str, Any]) -> 
         "metric": finished.metric,
         "best_epoch": finished.history.best_epoch,
         "epochs": finished.history.epochs,
-        "valid": split_report(task, prepared.valid, finished.valid_outputs, seed, interval=False),
+        "valid": split_report(task, prepared.valid, finished.valid_outputs, seed, interval=None),
     }
     if prepared.test is not None and finished.test_outputs is not None:
         found["test"] = split_report(
-            task, prepared.test, finished.test_outputs, seed, interval=True
+            task, prepared.test, finished.test_outputs, seed, interval=finished.metric
         )
     return finite(found)  # type: ignore[no-any-return]
 

@@ -17,7 +17,8 @@ from tpu_tlm.training.finetuning.predict import TaskPredictor
 class ServedTask(tf.Module):
     """`serving_default`: string `[B]` -> classify: `label` string `[B]`, `probabilities` float32
     `[B, labels]`; multilabel: `probabilities`; regress: `score` float32 `[B]`. `labels` gives the
-    names of the columns. Texts are framed, cut and padded to `length` tokens."""
+    names of the columns. Texts are framed, cut (with `--stride`: made windows) and padded to
+    `length` tokens."""
 
     def __init__(self, predictor: TaskPredictor, length: int) -> None:
         super().__init__(name="task")
@@ -28,28 +29,56 @@ class ServedTask(tf.Module):
             )
         self.predictor_task, self.length = predictor.task, length
         self.framer, self.model = predictor.framer, predictor.model
+        self.room = self.length - len(self.framer.prefix) - len(self.framer.suffix)
+        if self.framer.stride >= self.room:
+            raise UsageError(
+                f"length {self.length}: leaves windows of {self.room} tokens, which cannot overlap "
+                f"by the run's --stride {self.framer.stride}"
+            )
         self.values = {
             path: variable.value for path, variable in named_variables(self.model).items()
         }
         self.tokenizer = GraphTokenizer(predictor.tokenizer)
 
-    def framed(self, texts: tf.Tensor) -> tf.Tensor:
-        """Ids int32 `[B, length]` of strings `[B]`."""
+    def framed(self, texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Windows of strings `[B]`: ids int32 `[W, length]`, and the text of each, int64 `[W]`.
+
+        With the run's `--stride` a long text has several, as in `Framer`; else it is cut.
+        """
         framer = self.framer
-        room = self.length - len(framer.prefix) - len(framer.suffix)
-        ids = self.tokenizer(texts)[:, :room]
-        rows = tf.shape(texts)[0]
+        ids = self.tokenizer(texts)
+        if framer.stride:
+            ids, of = self._windows(ids)
+        else:
+            ids, of = ids[:, : self.room], tf.range(tf.shape(texts, tf.int64)[0])
+        rows = tf.shape(of)[0]
 
         def column(frame: list[int]) -> list[tf.Tensor]:
             return [tf.tile(tf.constant([frame], tf.int32), [rows, 1])] if frame else []
 
         parts = [*column(framer.prefix), tf.cast(ids, tf.int32), *column(framer.suffix)]
-        return tf.concat(parts, axis=1).to_tensor(framer.spec.pad_id, shape=[None, self.length])
+        joined = tf.concat(parts, axis=1)
+        return joined.to_tensor(framer.spec.pad_id, shape=[None, self.length]), of
+
+    def _windows(self, ids: tf.RaggedTensor) -> tuple[tf.RaggedTensor, tf.Tensor]:
+        """Windows of ragged ids `[B, n]` that overlap by the stride, and the row of each."""
+        stride = tf.constant(self.framer.stride, tf.int64)
+        step = self.room - stride
+        sizes = tf.cast(ids.row_lengths(), tf.int64)
+        several = (sizes - stride + step - 1) // step
+        count = tf.where(sizes > self.room, several, tf.ones_like(several))
+        of = tf.repeat(tf.range(tf.size(sizes, tf.int64)), count)
+        begin = tf.ragged.range(count).flat_values * step
+        end = tf.minimum(begin + self.room, tf.gather(sizes, of))
+        first = tf.gather(tf.cast(ids.row_starts(), tf.int64), of)
+        return tf.gather(ids.flat_values, tf.ragged.range(first + begin, first + end)), of
 
     def outputs(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The outputs by name."""
-        ids = tf.ensure_shape(self.framed(texts), [None, self.length])
-        logits = self.model({"x": ids})
+        """The outputs by name: of windows their mean."""
+        ids, of = self.framed(texts)
+        logits = self.model({"x": tf.ensure_shape(ids, [None, self.length])})
+        if self.framer.stride:
+            logits = tf.math.segment_mean(logits, of)
         task = self.predictor_task
         if task.name == "regress":
             mean, deviation = task.scale

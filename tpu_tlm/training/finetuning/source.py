@@ -12,13 +12,16 @@ from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import OptionError, UsageError
 from tpu_tlm.formats.electra_parts import part_of
 from tpu_tlm.formats.load import load
-from tpu_tlm.formats.mead.npz import described_by
+from tpu_tlm.formats.mead.compare import compared
+from tpu_tlm.formats.mead.npz import NO_TOKENIZER, MeadDescription, described_by
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.model import is_encoder
 
 _POOLER = "pooler/"
 # Rows of RoBERTa's position table that no text reaches.
 _POSITIONS = "positions/"
+# Options of MEAD's embeddings that no flag of fine-tuning has, and our names of them.
+_RATES = ("ffn_pdrop", "embeddings_dropout")
 
 
 @dataclass(frozen=True)
@@ -52,19 +55,25 @@ def load_source(
     *,
     step: int | None = None,
     tokenizer: str | None = None,
+    codes: str | None = None,
     mead_config: str | None = None,
     decoder: bool = False,
 ) -> Source:
     """The encoder of a model of any kind that `formats` reads.
 
-    mead_config: JSON, or a JSON file, of the hyper-parameters of an NPZ that MEAD wrote. Of
+    tokenizer, codes: as in `given_tokenizer`. mead_config: JSON, or a JSON file, of the
+    hyper-parameters of an NPZ that MEAD wrote; a model that has its own must agree with them. Of
     ELECTRA's two models the discriminator; of an encoder-decoder or a dual encoder the encoder,
     with `decoder` all but the token head.
     Raises `UsageError` where there is no such model, or no tokenizer for it.
     """
-    saved = load(path, step=step, describe=described_by(mead_config))
+    describe = described_by(mead_config)
+    saved = load(path, step=step, describe=describe)
     if saved.spec.kind == "electra":
         saved = part_of(saved, "discriminator")
+    notes = [note for note in saved.notes if tokenizer is None or note != NO_TOKENIZER]
+    if describe is not None and not describe.used:
+        notes += compared(describe.config, saved.spec, path)
     if decoder:
         _check_decoder(saved.spec, path)
     encoder = {n: v for n, v in saved.values.items() if is_encoder(n, decoder=decoder)}
@@ -75,18 +84,38 @@ def load_source(
     spec = saved.spec
     if spec.kind not in ("clm", "embed", "elmo") and not decoder:
         spec = dataclasses.replace(spec, kind="embed", generator=None)
+    found = saved.tokenizer(tokenizer, codes)
+    notes += found.notes if tokenizer is not None else ()
+    if describe is not None:
+        spec = _as_described(spec, found, describe, notes)
     rest = {n: v for n, v in saved.values.items() if spec.kind == "clm" and n not in encoder}
     return Source(
         spec,
         encoder,
         pooler,
         rest,
-        saved.tokenizer(tokenizer),
+        found,
         path,
-        tuple(saved.notes),
+        tuple(notes),
         {n: np.asarray(v) for n, v in extras.items() if n.startswith(_POSITIONS)},
         saved.family,
     )
+
+
+def _as_described(
+    spec: ModelSpec, tokenizer: Tokenizer, described: MeadDescription, notes: list[str]
+) -> ModelSpec:
+    """The spec with dropout and framing as MEAD has them; adds lines about them to `notes`."""
+    rates = {n: described.config[n] for n in _RATES if n in described.config and not spec.elmo}
+    spec = dataclasses.replace(spec, config=dataclasses.replace(spec.config, **rates))
+    if described.used:
+        return described.framed(spec, tokenizer, notes, fine_tuning=True)
+    if described.offset:
+        notes.append(f"offset {described.offset}: the model's own first position is taken")
+    if described.frame:
+        shown = ", ".join(f"{name} {token}" for name, token in described.frame.items())
+        notes.append(f"{shown}: the model's own tokens around a text are taken")
+    return spec
 
 
 def _check_decoder(spec: ModelSpec, path: str) -> None:
