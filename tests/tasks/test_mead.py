@@ -16,6 +16,7 @@ import yaml
 
 from tests.paths import DATA_FILES
 from tests.tasks.toy_tasks import reviews, toy_model
+from tpu_tlm.data.tokenizers.given import given_tokenizer
 from tpu_tlm.errors import UsageError, run_command
 from tpu_tlm.finetune import main
 from tpu_tlm.models.layers.variables import named_variables
@@ -151,6 +152,23 @@ def test_labels_and_models_that_cannot_be_resolved(place: Path, tmp_path: Path) 
         read(place, page(), "far.json")
 
 
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ([1], "entry 1 has no label, or no file"),
+        ({"label": 3, "file": "x"}, "entry 1 has no label, or no file"),
+        ({"label": "bert-base-uncased-npz"}, "entry 1 has no label, or no file"),
+        ({"label": "bert-base-uncased-npz", "file": [1]}, "entry 1: file must be text"),
+        ({"label": "bert-base-uncased-npz", "file": "x", "dsz": "a"}, "dsz must be a whole number"),
+        ({"label": "bert-base-uncased-npz", "vocab_file": "x"}, "has no file in the index"),
+    ],
+)
+def test_an_index_that_cannot_be_used(place: Path, entry: Any, words: str) -> None:
+    (place / "bad.json").write_text(json.dumps([entry]))
+    with pytest.raises(UsageError, match=words):
+        read(place, page(), "bad.json")
+
+
 def test_a_tagger_is_an_output_layer_on_every_word(place: Path) -> None:
     def tagger(config: Any) -> None:
         config["model"] = {"model_type": "pass", "crf": 0, "constrain_decode": False}
@@ -246,6 +264,39 @@ def test_fast_bpe_s_files_are_the_tokenizer(place: Path) -> None:
     assert found.values["tokenizer"] == str(place / "vocab.30k")
     assert found.values["codes"] == str(place / "m") and found.values["max_length"] == 9
     assert json.loads(found.values["mead_config"])["frame"] == {"prefix": "[CLS]"}
+
+
+def test_an_npz_of_mead_s_with_fast_bpe_s_files_is_read(place: Path) -> None:
+    files, directory = DATA_FILES / "tokenizers", place / "bpe"
+    directory.mkdir()
+    expected = given_tokenizer(str(files / "vocab"), str(files / "codes"))
+    with np.load(DATA_FILES / "golden_mead" / "mlm_rpr8.npz") as saved:
+        arrays = {key: saved[key] for key in saved.files}
+    table = np.zeros((len(expected.tokens), 32), np.float32)
+    np.savez(directory / "m.npz", **{**arrays, "TLM/Embeddings/x/weights": table})
+    index = [
+        {"label": "npz", "file": str(directory / "m.npz"), "dsz": 32},
+        {
+            "label": "bpe",
+            "type": "bpe1d",
+            "vocab_file": str(files / "vocab"),
+            "model_file": str(files / "codes"),
+        },
+    ]
+    (directory / "index.json").write_text(json.dumps(index))
+    config = page()
+    # No sizes, no heads: relative positions show them.
+    config["features"][0] = {
+        "embeddings": {"label": "npz", "word_embed_type": "default"},
+        "vectorizer": {"label": "bpe", "emit_begin_tok": "[CLS]", "emit_end_tok": ["<EOS>"]},
+    }
+    (directory / "mead.yml").write_text(yaml.safe_dump(config))
+    values = read_mead(str(directory / "mead.yml"), str(directory / "index.json")).values
+    names = ("tokenizer", "codes", "mead_config")
+    source = load_source(values["model"], **{name: values[name] for name in names})
+    assert source.tokenizer.fingerprint() == expected.fingerprint()
+    assert (source.spec.prefix_id, source.spec.suffix_id) == (4, 2)
+    assert source.spec.config.num_heads == 4 and source.spec.config.rpr_k == [8]
 
 
 def source_of(place: Path, **changes: Any) -> Source:

@@ -79,13 +79,11 @@ class _Columns:
 
 def _with_words(lines: Sequence[str]) -> Iterator[tuple[int, str]]:
     """(number, line) of what may be a word: first the lines that do not begin with #."""
-    there = [
-        (number, line)
-        for number, line in enumerate(lines, 1)
-        if line.strip(" \t") and not line.startswith("-DOCSTART-")
-    ]
-    yield from (pair for pair in there if not pair[1].startswith("#"))
-    yield from (pair for pair in there if pair[1].startswith("#"))
+    for hashes in (False, True):
+        for number, line in enumerate(lines, 1):
+            there = line.strip(" \t") and not line.startswith("-DOCSTART-")
+            if there and line.startswith("#") == hashes:
+                yield number, line
 
 
 def sentences(text: str, path: str, word: str, tag: str, *, labelled: bool) -> Iterator[Sentence]:
