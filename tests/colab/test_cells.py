@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import sys
@@ -124,6 +125,29 @@ class _Shell:
 
     def system(self, command: str) -> None:
         self.ran.append(command.format_map(self.names))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_package_that_pip_cannot_install_is_said(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`!` goes on after a failure, and the next cell would say only that a module is missing."""
+    pytest.importorskip("IPython")
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n: None if n == "tpu_tlm" else found("json")
+    )
+    names: dict[str, Any] = {"package": "tpu-tlm @ git+https://example.org/none"}
+    shell = _Shell(names)
+    names["get_ipython"] = lambda: shell
+    source = TransformerManager().transform_cell(_cell(name, "tensorflow-tpu"))
+    with pytest.raises(ModuleNotFoundError, match="`package` may be"):
+        exec(compile(source, name, "exec"), names)
+    assert [line.partition(" -m ")[2] for line in shell.ran] == [
+        'pip install -q "tpu-tlm @ git+https://example.org/none"'
+    ]
 
 
 @pytest.fixture
