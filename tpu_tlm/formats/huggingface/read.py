@@ -25,6 +25,8 @@ from tpu_tlm.models.spec import ModelSpec
 
 # Key of config.json that holds our spec; other readers ignore it.
 SPEC_KEY = "tpu_tlm"
+# Key of what else we know of a classifier: {"pairs": whether it takes pairs of texts}.
+CLASSIFIER_KEY = "tpu_tlm_classifier"
 # Constants that files of older versions hold beside the weights.
 _CONSTANT = re.compile(r"(^|\.)(position_ids|token_type_ids|attn\.bias|attn\.masked_bias)$")
 _TASKS = {"ForSequenceClassification": SEQUENCE, "ForTokenClassification": TOKEN}
@@ -148,7 +150,7 @@ def _classifier(
     head = family.classifier(task, config) if task is not None else None
     if task is None or head is None:
         return None
-    pairs = list(family.classifier_pairs(task))
+    pairs = list(family.classifier_pairs(task, config))
     found, taken = import_arrays(pairs, arrays, source)
     if head.dense is not None and f"{head.dense}/kernel" not in {**extras, **found}:
         raise TlmError(f"{source}: names {first}, but has no dense layer of its classifier")
@@ -160,8 +162,16 @@ def _classifier(
             **vars(head),
             "labels": _labels(config, count),
             "problem_type": config.text("problem_type") or None,
+            "pairs": _pairs(config),
         }
     )
+
+
+def _pairs(config: ConfigReader) -> bool | None:
+    """Whether a classifier that we wrote takes pairs of texts; None where nothing says it."""
+    inside = config.values.get(CLASSIFIER_KEY)
+    found = inside.get("pairs") if isinstance(inside, dict) else None
+    return found if isinstance(found, bool) else None
 
 
 def _labels(config: ConfigReader, count: int) -> tuple[str, ...]:

@@ -102,21 +102,29 @@ class PretrainedEncoder(keras.layers.Layer):
 
     def ids(self, texts: Any) -> np.ndarray:
         """Ids of texts, framed, cut and padded: int32 `[B, max_length]`."""
+        return self._ids(texts)[0]
+
+    def _ids(self, texts: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The ids, and the tokens of each text, int32 `[B]`."""
         rows = [
             Row(t.decode("utf-8", "replace") if isinstance(t, bytes) else str(t), None, None, i)
             for i, t in enumerate(np.asarray(texts).reshape(-1))
         ]
         out = np.full((len(rows), *self._inner()), self.spec.pad_id, np.int32)
+        counts = np.zeros(len(rows), np.int32)
         if rows:
             for i, ids in enumerate(self._framing()(rows).ids):
-                out[i, : len(ids)] = ids
-        return out
+                out[i, : len(ids)], counts[i] = ids, len(ids)
+        return out, counts
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        x = inputs
+        x, counts = inputs, None
         if x.dtype == tf.string:
-            x = tf.numpy_function(self.ids, [tf.reshape(x, (-1,))], tf.int32, stateful=False)
+            x, counts = tf.numpy_function(
+                self._ids, [tf.reshape(x, (-1,))], [tf.int32, tf.int32], stateful=False
+            )
             x = tf.ensure_shape(x, (None, *self._inner()))
+            counts = tf.ensure_shape(counts, (None,))
         elif len(x.shape) != 1 + len(self._inner()) or x.shape[1] is None:
             raise ValueError(
                 f"ids must be [batch, length{', characters' if self.spec.elmo else ''}] with a "
@@ -126,7 +134,12 @@ class PretrainedEncoder(keras.layers.Layer):
         hidden = self.encoder.encode(x, self._key(x) if training else None)
         if self.pooling == "none":
             return tf.cast(hidden, tf.float32)
-        there = present(x) if self.spec.elmo else tf.not_equal(x, self.spec.pad_id)
+        if self.spec.elmo:
+            there = present(x)
+        elif counts is not None:  # the id of padding may be that of a word (GPT-2)
+            there = tf.sequence_mask(counts, x.shape[1])
+        else:
+            there = tf.not_equal(x, self.spec.pad_id)
         return pool(hidden, there, self.pooling)
 
     def _inner(self) -> tuple[int, ...]:

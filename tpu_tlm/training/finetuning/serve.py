@@ -33,8 +33,8 @@ class ServedTask(tf.Module):
         }
         self.tokenizer = GraphTokenizer(predictor.tokenizer)
 
-    def framed(self, texts: tf.Tensor) -> tf.Tensor:
-        """Ids int32 `[B, length]` of strings `[B]`."""
+    def framed(self, texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Ids int32 `[B, length]` of strings `[B]`, and the tokens of each, int32 `[B]`."""
         framer = self.framer
         room = self.length - len(framer.prefix) - len(framer.suffix)
         ids = self.tokenizer(texts)[:, :room]
@@ -44,12 +44,14 @@ class ServedTask(tf.Module):
             return [tf.tile(tf.constant([frame], tf.int32), [rows, 1])] if frame else []
 
         parts = [*column(framer.prefix), tf.cast(ids, tf.int32), *column(framer.suffix)]
-        return tf.concat(parts, axis=1).to_tensor(framer.spec.pad_id, shape=[None, self.length])
+        joined = tf.concat(parts, axis=1)
+        padded = joined.to_tensor(framer.spec.pad_id, shape=[None, self.length])
+        return padded, tf.cast(joined.row_lengths(), tf.int32)
 
     def outputs(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """The outputs by name."""
-        ids = tf.ensure_shape(self.framed(texts), [None, self.length])
-        logits = self.model({"x": ids})
+        ids, counts = self.framed(texts)
+        logits = self.model({"x": tf.ensure_shape(ids, [None, self.length]), "n": counts})
         task = self.predictor_task
         if task.name == "regress":
             mean, deviation = task.scale

@@ -214,7 +214,7 @@ class Bart(Family):
             return None
         return Classifier(task, (), pooling="last", dense=DENSE, activation="tanh")
 
-    def classifier_pairs(self, task: str) -> Iterator[Pair]:
+    def classifier_pairs(self, task: str, config: ConfigReader) -> Iterator[Pair]:
         yield from dense_classifier("classification_head")
 
 

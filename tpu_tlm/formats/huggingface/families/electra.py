@@ -74,7 +74,7 @@ class Electra(Bert):
             return Classifier(task, (), dense=DENSE, activation="gelu-exact")
         return Classifier(task, ())
 
-    def classifier_pairs(self, task: str) -> Iterator[Pair]:
+    def classifier_pairs(self, task: str, config: ConfigReader) -> Iterator[Pair]:
         if task == SEQUENCE:
             yield from dense_classifier("classifier")
         else:
