@@ -148,6 +148,11 @@ class HfTokenizer(Tokenizer):
         return self._role[role]
 
     @property
+    def named_pad(self) -> int | None:
+        """The id of the token that its files name for padding, or the usual one; None for none."""
+        return self._role.get("pad")
+
+    @property
     def cls_id(self) -> int:
         return self._special_id("cls")
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from tpu_tlm.data.tokenizers.base import Tokenizer
+from tpu_tlm.data.tokenizers.hf import HfTokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.huggingface.choose import choose_family, config_of
 from tpu_tlm.formats.huggingface.families import Family
 from tpu_tlm.formats.huggingface.heads import fitted, head_pairs
 from tpu_tlm.formats.huggingface.read import CLASSIFIER_KEY, SPEC_KEY
 from tpu_tlm.formats.huggingface.safetensors import encode
+from tpu_tlm.formats.huggingface.tokenizer_read import SETTINGS
 from tpu_tlm.formats.huggingface.tokenizer_write import tokenizer_files
 from tpu_tlm.formats.huggingface.weights import CONFIG, WEIGHTS
 from tpu_tlm.formats.mapping import Arrays, export_arrays
@@ -33,6 +36,9 @@ def hf_files(
             f"{saved.source}: a model of kind {saved.spec.kind!r} cannot be written as "
             f"{family.name}, which has {', '.join(family.suffixes)}"
         )
+    tokenizer = _tokenizer(saved)
+    if saved.classifier is not None:
+        saved = _padded(saved, tokenizer)
     spec, values, added = family.complete(saved.spec, saved.values, saved.source)
     notes = [f"added {what}, which {family.name} always has" for what in added]
     if spec.kind != saved.spec.kind:
@@ -66,8 +72,10 @@ def hf_files(
     # The file holds a model of the family; the spec it was made from is kept with it.
     config[SPEC_KEY] = json.loads(saved.spec.to_json())
     found = {WEIGHTS: encode(arrays, {"format": "pt"})}
-    if (tokenizer := _tokenizer(saved)) is not None:
+    if tokenizer is not None:
         files, said = tokenizer_files(tokenizer, saved.spec if spec.kind == "clm" else spec)
+        if saved.classifier is not None and spec.kind == "clm":
+            files = _with_padding(files, tokenizer.tokens[spec.pad_id])
         found.update(files)
         notes += said
     elif saved.carried:
@@ -81,6 +89,25 @@ def hf_files(
 def _tokenizer(saved: PretrainedModel) -> Tokenizer | None:
     has_one = saved.own_tokenizer is not None or saved.tokenizer_dir is not None
     return saved.tokenizer() if has_one else None
+
+
+def _padded(saved: PretrainedModel, tokenizer: Tokenizer | None) -> PretrainedModel:
+    """A causal classifier with an id for padding that is no word: by it, not by the attention
+    mask, `transformers` finds the last token of a text. GPT-2 names none, and its id 0 is "!"."""
+    spec = saved.spec
+    named = tokenizer.named_pad if isinstance(tokenizer, HfTokenizer) else spec.pad_id
+    if spec.kind != "clm" or spec.pad_id or named == 0 or spec.eol_id is None:
+        return saved
+    pad = spec.eol_id if named is None else named
+    return saved.replaced(spec=dataclasses.replace(spec, pad_id=pad))
+
+
+def _with_padding(files: dict[str, bytes], token: str) -> dict[str, bytes]:
+    """Tokenizer files in which a token for padding is named, where they name none."""
+    settings = json.loads(files.get(SETTINGS, b"{}"))
+    if settings.get("pad_token") is not None:
+        return files
+    return {**files, SETTINGS: json.dumps({**settings, "pad_token": token}, indent=1).encode()}
 
 
 def _arrays(
