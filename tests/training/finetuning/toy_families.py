@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,11 @@ def family(path: Path, start: str, end: str, **config: Any) -> Any:
             parameter += 0.6 * torch.randn_like(parameter)
     model.save_pretrained(path)
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=pipeline, **names(start))
-    if start not in ("Bert", "Electra", "Albert"):
-        fast.model_input_names = ["input_ids", "attention_mask"]
     fast.save_pretrained(path)
+    types = ["token_type_ids"] * (start in ("Bert", "Electra", "Albert"))
+    settings = json.loads((path / "tokenizer_config.json").read_text())
+    settings["model_input_names"] = ["input_ids", *types, "attention_mask"]
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
     return model.eval()
 
 

@@ -27,6 +27,8 @@ from tpu_tlm.models.spec import ModelSpec
 SPEC_KEY = "tpu_tlm"
 # Key of what else we know of a classifier: {"pairs": whether it takes pairs of texts}.
 CLASSIFIER_KEY = "tpu_tlm_classifier"
+# Starts of the names of a classification head's arrays, of which none may be left.
+_HEADS = ("head.", "classifier", "score", "pre_classifier", "classification_head")
 # Constants that files of older versions hold beside the weights.
 _CONSTANT = re.compile(r"(^|\.)(position_ids|token_type_ids|attn\.bias|attn\.masked_bias)$")
 _TASKS = {"ForSequenceClassification": SEQUENCE, "ForTokenClassification": TOKEN}
@@ -80,6 +82,11 @@ def assemble(
         raise TlmError(
             f"{source}: {originals[body[0]]!r} and {len(body) - 1} others have no place in the "
             f"model that {config.where} describes"
+        )
+    if classifier and (head := [key for key in unused if key.startswith(_HEADS)]):
+        raise TlmError(
+            f"{source}: {originals[head[0]]!r} has no place in the classification head of a "
+            f"{family.name} model that {config.where} describes"
         )
     own = embedded_spec(config)
     if own is None:

@@ -74,8 +74,8 @@ def hf_files(
     found = {WEIGHTS: encode(arrays, {"format": "pt"})}
     if tokenizer is not None:
         files, said = tokenizer_files(tokenizer, saved.spec if spec.kind == "clm" else spec)
-        if saved.classifier is not None and spec.kind == "clm":
-            files = _with_padding(files, tokenizer.tokens[spec.pad_id])
+        if saved.classifier is not None:
+            files = _as_it_reads(files, spec, tokenizer, bool(saved.classifier.pairs))
         found.update(files)
         notes += said
     elif saved.carried:
@@ -102,12 +102,21 @@ def _padded(saved: PretrainedModel, tokenizer: Tokenizer | None) -> PretrainedMo
     return saved.replaced(spec=dataclasses.replace(spec, pad_id=pad))
 
 
-def _with_padding(files: dict[str, bytes], token: str) -> dict[str, bytes]:
-    """Tokenizer files in which a token for padding is named, where they name none."""
+def _as_it_reads(
+    files: dict[str, bytes], spec: ModelSpec, tokenizer: Tokenizer, pairs: bool
+) -> dict[str, bytes]:
+    """Tokenizer files that name what a classifier needs, where they do not: a token for padding,
+    and token types, which newer versions of `transformers` give to BERT's own class only."""
     settings = json.loads(files.get(SETTINGS, b"{}"))
-    if settings.get("pad_token") is not None:
+    needed: dict[str, Any] = {}
+    if spec.kind == "clm":
+        needed["pad_token"] = tokenizer.tokens[spec.pad_id]
+    if pairs and spec.config.type_vocab_size > 1:
+        needed["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    missing = {key: value for key, value in needed.items() if settings.get(key) is None}
+    if not missing:
         return files
-    return {**files, SETTINGS: json.dumps({**settings, "pad_token": token}, indent=1).encode()}
+    return {**files, SETTINGS: json.dumps({**settings, **missing}, indent=1).encode()}
 
 
 def _arrays(

@@ -19,7 +19,7 @@ from tpu_tlm.models.elmo import Elmo, present
 from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.layers.variables import mark_built, named_variables
 from tpu_tlm.models.spec import ModelSpec
-from tpu_tlm.tasks.examples import Framer
+from tpu_tlm.tasks.examples import RULES, Framer
 from tpu_tlm.tasks.head import pool
 from tpu_tlm.tasks.model import task_spec
 from tpu_tlm.tasks.read import Row
@@ -63,6 +63,7 @@ class PretrainedEncoder(keras.layers.Layer):
         pooling: str = "mean",
         max_length: int = 128,
         tokenizer: dict[str, str] | None = None,
+        rules: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -70,7 +71,7 @@ class PretrainedEncoder(keras.layers.Layer):
             raise UsageError(f"pooling {pooling!r}: not one of {', '.join(POOLINGS)}")
         self.spec = ModelSpec.from_json(spec, "PretrainedEncoder")
         self.pooling, self.max_length = pooling, max_length
-        self.tokenizer_files = tokenizer
+        self.tokenizer_files, self.rules = tokenizer, rules
         half = self.dtype_policy.compute_dtype == "bfloat16"
         precision = "bfloat16" if half else "float32"
         kind = _KINDS.get(self.spec.kind, _Encoder)
@@ -97,7 +98,9 @@ class PretrainedEncoder(keras.layers.Layer):
                     with open(os.path.join(directory, name), "wb") as file:
                         file.write(base64.b64decode(data))
                 tokenizer = load_tokenizer(directory)
-            self._framer = Framer(self.spec, tokenizer, max_length=self.max_length)
+            self._framer = Framer(
+                self.spec, tokenizer, max_length=self.max_length, rules=self.rules
+            )
         return self._framer
 
     def ids(self, texts: Any) -> np.ndarray:
@@ -178,6 +181,7 @@ class PretrainedEncoder(keras.layers.Layer):
             "pooling": self.pooling,
             "max_length": self.max_length,
             "tokenizer": self.tokenizer_files,
+            "rules": self.rules,
         }
 
 
@@ -211,6 +215,7 @@ def load_encoder(
         pooling=pooling,
         max_length=framer.max_length,
         tokenizer=files,
+        rules=RULES,
         **kwargs,
     )
     for name, variable in named_variables(layer.encoder).items():
