@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import zlib
@@ -11,10 +12,11 @@ import pytest
 import tensorflow as tf
 
 from tests import hf
-from tpu_tlm.errors import UsageError
-from tpu_tlm.formats.classifier import SEQUENCE
+from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.formats.classifier import SEQUENCE, TOKEN
 from tpu_tlm.formats.huggingface.families import FAMILIES, names
 from tpu_tlm.formats.huggingface.read import read_hf
+from tpu_tlm.formats.json_files import ConfigReader
 from tpu_tlm.formats.load import load
 from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.formats.save import save
@@ -83,6 +85,7 @@ CASES = [
     ("Electra", "ForPreTraining", {**SIZES, "embedding_size": 16}),
     *(("DistilBert", end, DISTIL) for end in ("ForMaskedLM", "Model")),
     ("DistilBert", "ForMaskedLM", {**DISTIL, **UNTIED, "sinusoidal_pos_embds": True}),
+    ("MPNet", "ForMaskedLM", {**MPNET, "pad_token_id": 0}),
     *(("MPNet", end, MPNET) for end in ("ForMaskedLM", "Model", *hf.CLASSIFIERS)),
     *(("Albert", end, ALBERT) for end in ("ForMaskedLM", "Model")),
     *(("ModernBert", end, MODERN) for end in ("ForMaskedLM", "Model")),
@@ -104,6 +107,13 @@ CASES = [
     *(("Albert", end, {**ALBERT, **LABELS}) for end in hf.CLASSIFIERS),
     *(("ModernBert", end, {**MODERN, **LABELS}) for end in hf.CLASSIFIERS),
     ("ModernBert", "ForSequenceClassification", {**MODERN, **LABELS, "classifier_pooling": "mean"}),
+    # Biases, and an activation, of the classification head alone.
+    ("ModernBert", "ForSequenceClassification", {**MODERN, **LABELS, "classifier_bias": True}),
+    (
+        "ModernBert",
+        "ForTokenClassification",
+        {**MODERN, **LABELS, "norm_bias": True, "classifier_activation": "gelu_new"},
+    ),
     *(("GPT2", end, {**GPT2, **LABELS, "pad_token_id": 0}) for end in hf.CLASSIFIERS),
 ]
 
@@ -201,6 +211,59 @@ def test_both_ways(case, tmp_path):
     (tmp_path / "ours" / "config.json").write_text(json.dumps(written))
     alone = read_hf(str(tmp_path / "ours"))
     assert alone.classifier == saved.classifier and alone.spec.config == saved.spec.config
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_setting_that_is_not_named_is_the_class_s_default(family):
+    import transformers
+
+    config = getattr(transformers, f"{family.class_name}Config")
+    sizes = {"gpt2": GPT2, "distilbert": DISTIL, "t5": T5, "bart": BART}.get(family.name, SIZES)
+    own = {"bart": {"decoder_attention_heads": 16, "encoder_attention_heads": 16}}
+    given = {**sizes, **own.get(family.name, {}), "vocab_size": 60_000, "num_decoder_layers": None}
+    full = config(**given).to_dict()
+    # Not of the class, but of the sizes above.
+    named = {key for key in given if full.get(key) != config().to_dict().get(key)}
+
+    def read(values):
+        reader = ConfigReader(values, "config.json")
+        heads = [family.classifier(task, reader) for task in (SEQUENCE, TOKEN)]
+        return [family.read_config(reader, kind) for kind in family.suffixes], heads
+
+    expected = read(full)
+    for key in full:
+        if key not in named:
+            with contextlib.suppress(UsageError):  # a size that must be named
+                assert read({k: v for k, v in full.items() if k != key}) == expected, key
+
+
+@pytest.mark.parametrize("start", ["Bart", "MPNet"])
+def test_what_the_classes_do_not_read_from_the_file(start, tmp_path):
+    """BART's decoder has 16 heads where nothing is said, not as many as its encoder."""
+    config, end = {"Bart": (BART, "ForConditionalGeneration"), "MPNet": (MPNET, "Model")}[start]
+    random_model(start, end, config).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    given = json.loads(path.read_text())
+    given.pop("decoder_attention_heads" if start == "Bart" else "pad_token_id")
+    path.write_text(json.dumps(given))
+    if start == "Bart":
+        with pytest.raises(UsageError, match="decoder_attention_heads.*only 4"):
+            load(str(tmp_path))
+    else:
+        assert load(str(tmp_path)).spec.seq_length == 22
+
+
+@pytest.mark.parametrize("name", ["head.norm.bias", "head.dense.bias", "classifier.dense.weight"])
+def test_an_array_that_a_head_does_not_read_is_refused(name, tmp_path):
+    """Its logits would be others, silently."""
+    from safetensors.numpy import load_file, save_file
+
+    model = random_model("ModernBert", "ForSequenceClassification", {**MODERN, **LABELS})
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    save_file({**load_file(path), name: np.ones(32, np.float32)}, path, {"format": "pt"})
+    with pytest.raises(TlmError, match=f"'{name}' has no place in the classification head"):
+        load(str(tmp_path))
 
 
 def test_gradients_are_those_of_transformers(tmp_path):

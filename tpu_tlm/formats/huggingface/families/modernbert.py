@@ -34,6 +34,8 @@ _THEIRS = {"geglu-exact": "gelu", "geglu": "gelu_new", "swiglu": "silu"}
 # Of the dense layer before a head.
 _OF_HEAD = {"gelu-exact": "gelu", "gelu": "gelu_new"}
 _LARGEST_BASE = 1e12
+# Of the published models' vocabulary, where a config.json names none.
+_PAD = 50_283
 
 
 class ModernBert(Family):
@@ -90,7 +92,7 @@ class ModernBert(Family):
             ),
             vocab_size=vocab,
             seq_length=positions,
-            pad_id=config.token("pad_token_id", vocab) or 0,
+            pad_id=config.token("pad_token_id", vocab, _PAD if vocab > _PAD else None) or 0,
             kind=kind,
         )
 
