@@ -17,6 +17,7 @@ from tpu_tlm.formats.huggingface import tokenizer_read
 from tpu_tlm.formats.huggingface.families import Family, family_of
 from tpu_tlm.formats.huggingface.families.bert import reduced
 from tpu_tlm.formats.huggingface.families.family import named_class
+from tpu_tlm.formats.huggingface.generation import read_generation
 from tpu_tlm.formats.huggingface.weights import CONFIG, canonical, read_weights
 from tpu_tlm.formats.json_files import ConfigReader, read_object
 from tpu_tlm.formats.mapping import Arrays, import_arrays
@@ -54,7 +55,9 @@ def read_hf(directory: str) -> PretrainedModel:
     tokenizer = tokenizer_read.read_tokenizer(
         directory, hashes, tokenizer_class=config.text("tokenizer_class")
     )
-    return assemble(config, arrays, originals, tokenizer, hashes, directory)
+    saved = assemble(config, arrays, originals, tokenizer, hashes, directory)
+    generation, notes = read_generation(directory, config, saved.spec, hashes)
+    return saved.replaced(generation=generation, notes=(*saved.notes, *notes))
 
 
 def assemble(

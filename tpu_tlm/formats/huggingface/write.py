@@ -12,6 +12,7 @@ from tpu_tlm.data.tokenizers.hf import HfTokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.huggingface.choose import choose_family, config_of
 from tpu_tlm.formats.huggingface.families import Family
+from tpu_tlm.formats.huggingface.generation import config_settings, generation_file
 from tpu_tlm.formats.huggingface.heads import fitted, head_pairs
 from tpu_tlm.formats.huggingface.read import CLASSIFIER_KEY, SPEC_KEY
 from tpu_tlm.formats.huggingface.safetensors import encode
@@ -68,10 +69,12 @@ def hf_files(
         config.setdefault("pad_token_id", spec.pad_id)
     if spec.kind != "clm" and spec.prefix_id is not None and family.bos_is_prefix:
         config.update(bos_token_id=spec.prefix_id, eos_token_id=spec.suffix_id)
+    if spec.kind in ("clm", "seq2seq"):
+        config.update(config_settings(saved.generation))
     config = {"architectures": [model_class], **config, "dtype": "float32"}
     # The file holds a model of the family; the spec it was made from is kept with it.
     config[SPEC_KEY] = json.loads(saved.spec.to_json())
-    found = {WEIGHTS: encode(arrays, {"format": "pt"})}
+    found = {WEIGHTS: encode(arrays, {"format": "pt"}), **generation_file(saved.generation)}
     if tokenizer is not None:
         files, said = tokenizer_files(tokenizer, saved.spec if spec.kind == "clm" else spec)
         if saved.classifier is not None:

@@ -40,6 +40,7 @@ from tpu_tlm.models.spec import ModelSpec
 
 _EXTRA, _FILES, _CARRIED = f"{OWN}extra/", f"{OWN}tokenizer_files/", f"{OWN}carried/"
 _ORIGIN, _FAMILY, _CLASSIFIER = f"{OWN}origin", f"{OWN}family", f"{OWN}classifier"
+_GENERATION = f"{OWN}generation"
 # Where MEAD keeps the token table: of an encoder-decoder, of all else.
 _EMBEDDINGS = ("Seq2Seq/SrcEmbeddings", "TLM/Embeddings")
 
@@ -70,6 +71,8 @@ def npz_bytes(saved: PretrainedModel, origin: Mapping[str, Any] | None = None) -
         texts[_FAMILY] = saved.family.encode()
     if saved.classifier is not None:
         texts[_CLASSIFIER] = saved.classifier.to_json().encode()
+    if saved.generation:
+        texts[_GENERATION] = json.dumps(saved.generation, sort_keys=True).encode()
     if origin is not None:
         texts[_ORIGIN] = json.dumps(origin, sort_keys=True).encode()
     arrays.update({_EXTRA + k: array for k, array in saved.extras.items() if k != OTHER_TYPES})
@@ -135,7 +138,7 @@ def read_npz_model(path: str, describe: Describe | None = None) -> PretrainedMod
     if bad := sorted(set(carried) - set(TOKENIZER_FILES)):
         raise UsageError(f"{path}: holds a file {bad[0][:80]!r}, which is no tokenizer's; not read")
     beside = posixpath.join(posixpath.dirname(posixpath.dirname(path)), "tokenizer")
-    classifier = text(_CLASSIFIER)
+    classifier, generation = text(_CLASSIFIER), text(_GENERATION)
     return PretrainedModel(
         from_mead(arrays, spec, path),
         spec,
@@ -148,6 +151,7 @@ def read_npz_model(path: str, describe: Describe | None = None) -> PretrainedMod
         hashes=hashes,
         family=text(_FAMILY),
         classifier=Classifier.from_json(classifier, path) if classifier is not None else None,
+        generation=parse_object(generation.encode(), path) if generation is not None else {},
     ).checked()
 
 
