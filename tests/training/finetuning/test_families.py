@@ -13,8 +13,12 @@ from tests import hf
 from tests.tasks.toy_tasks import cpu, options, reviews, tags, toy_model
 from tests.training.finetuning.toy_families import LABELS, family, logits
 from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.classifier import DENSE
 from tpu_tlm.formats.load import load
 from tpu_tlm.formats.save import save
+from tpu_tlm.tasks.examples import Framer
+from tpu_tlm.tasks.head import HeadSpec
+from tpu_tlm.tasks.read import Row
 from tpu_tlm.training.finetuning.finetune import finetune
 from tpu_tlm.training.finetuning.predict import load_predictor, predicted_lines
 
@@ -182,6 +186,7 @@ def test_a_word_with_the_id_of_padding_is_pooled(tmp_path: Path) -> None:
     import torch
     from transformers import AutoTokenizer
 
+    from tpu_tlm.inference.model import Model
     from tpu_tlm.training.finetuning.embed import Embedder
     from tpu_tlm.training.finetuning.layer import load_encoder
     from tpu_tlm.training.finetuning.source import load_source
@@ -196,9 +201,64 @@ def test_a_word_with_the_id_of_padding_is_pooled(tmp_path: Path) -> None:
     np.testing.assert_allclose(layer(np.array([text])).numpy()[0], hidden[-1], atol=1e-4)
     (vector,) = Embedder(load_source(str(tmp_path)))([text])
     np.testing.assert_allclose(vector, hidden.mean(0), atol=1e-4)
+    # `encode` frames a text as the lines that a causal model is trained on, with an end.
+    with torch.no_grad():
+        hidden = model(torch.tensor([[*ids, model.config.eos_token_id]])).last_hidden_state[0]
+    (vector,) = Model(load(str(tmp_path))).encode([text])
+    np.testing.assert_allclose(vector, hidden.mean(0).numpy(), atol=1e-4)
 
 
 def test_a_regression_of_several_numbers_is_refused(tmp_path: Path) -> None:
     family(tmp_path, "Bert", "ForSequenceClassification", problem_type="regression", num_labels=3)
     with pytest.raises(UsageError, match="regression of 3 numbers"):
         load_predictor(str(tmp_path))
+
+
+def test_a_head_that_a_family_has_not_is_not_written(tmp_path: Path) -> None:
+    family(tmp_path, "Roberta", "ForSequenceClassification", **LABELS)
+    saved = load(str(tmp_path))
+    with pytest.raises(UsageError, match="electra model has another head.*gelu.*tanh"):
+        save(saved, str(tmp_path / "out"), "hf", family="electra")
+    less = {n: a for n, a in saved.extras.items() if n != "classifier/dense/kernel"}
+    with pytest.raises(UsageError, match="head has no classifier/dense/kernel"):
+        save(saved.replaced(extras=less), str(tmp_path / "out"), "hf")
+    # The same layers under the names of another family.
+    save(saved, str(tmp_path / "bert"), "hf", family="bert")
+    bert = load(str(tmp_path / "bert"))
+    np.testing.assert_array_equal(bert.extras["pooler/kernel"], saved.extras[DENSE + "/kernel"])
+
+
+def test_a_run_whose_head_the_family_has_not_is_written_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    family(tmp_path / "theirs", "ModernBert", "Model")
+    run = trained(tmp_path, tmp_path / "theirs", pooling="last")
+    saved = load(run)
+    assert saved.classifier is None and not set(saved.extras) & {"classifier/kernel"}
+    assert any("head of the fine-tuned run is left out" in note for note in saved.notes)
+    save(saved, str(tmp_path / "hf"), "hf")
+    hf.load("ModernBertModel", tmp_path / "hf")
+
+
+@pytest.mark.parametrize("start", ["GPT2", "T5"])
+def test_a_run_of_an_earlier_version_reads_as_it_was_trained(start: str, tmp_path: Path) -> None:
+    end = {"GPT2": "LMHeadModel", "T5": "ForConditionalGeneration"}[start]
+    family(tmp_path, start, end)
+    saved = load(str(tmp_path))
+    tokenizer, rows = saved.tokenizer(), [Row("the\nfilm", "is", None, 1)]
+
+    def ids(rules: int, pairs: str | None) -> str:
+        found = Framer(saved.spec, tokenizer, pairs=pairs, rules=rules)(rows).ids[0]
+        return " ".join(tokenizer.tokens[i] for i in found)
+
+    if start == "T5":
+        assert ids(1, "joint") == "the film </s> </s> is </s>"
+        assert ids(2, "joint") == "the film </s> is </s>"
+    else:
+        assert ids(1, None) == "the \u0120film <|endoftext|>"
+        assert ids(2, None).startswith("the \u010a") and "endoftext" not in ids(2, None)
+    # The head of such a run has not the newer settings.
+    older = HeadSpec(2, pooling="last").to_dict()
+    for name in ("bias", "pooler_bias", "norm_bias", "fresh"):
+        del older[name]
+    assert HeadSpec.from_dict(older) == HeadSpec(2, pooling="last")

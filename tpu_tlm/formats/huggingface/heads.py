@@ -89,8 +89,8 @@ def fitted(saved: PretrainedModel, family: Family, config: Mapping[str, Any]) ->
         raise UsageError(f"{saved.source}: {family.name} has no head for {given.task}")
     if (ours := _shown(given)) != (theirs := _shown(form)):
         raise UsageError(
-            f"{saved.source}: the head of a {family.name} model for {given.task} is {theirs}, "
-            f"this one is {ours}"
+            f"{saved.source}: a {family.name} model has another head for {given.task} "
+            f"({theirs}) than this one ({ours})"
         )
     extras = dict(saved.extras)
     for old, new in ((given.dense, form.dense), (given.norm, form.norm)):
