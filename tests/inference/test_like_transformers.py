@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import tensorflow as tf
 from tests import hf
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.load import load
+from tpu_tlm.formats.save import save
+from tpu_tlm.inference.constraints import Constraints
 from tpu_tlm.inference.generate import Generator
 from tpu_tlm.inference.sampling import BeamSearch, Sampling, decoding
 
@@ -96,24 +99,24 @@ def generated(theirs, prompts, end, **how):
         out = theirs.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones((1, len(prompt)), dtype=torch.long),
-            max_new_tokens=NEW,
             do_sample=False,
             pad_token_id=0 if pad is None else pad,
             # Padding is never written here; the causal model has none.
             suppress_tokens=None if pad is None else [pad],
             **({} if end is None else {"eos_token_id": end}),
-            **how,
+            **{"max_new_tokens": NEW, **how},
         )[0].tolist()
         new = out[1:] if theirs.config.is_encoder_decoder else out[len(prompt) :]
         found.append(new[: new.index(end) + 1] if end in new else new)
     return found
 
 
-def ours(saved, prompts, how):
-    generator = Generator(saved.model(), saved.spec, Words(), how)
+def ours(saved, prompts, how, new=NEW):
+    own = Constraints.of(saved.generation)
+    generator = Generator(saved.model(), saved.spec, Words(), how, own)
     # Compiling takes longer than so small a model generates.
     generator._run = tf.function(generator._generate, autograph=False)
-    return [result.ids for result in generator([Words().decode(p) for p in prompts], NEW)]
+    return [result.ids for result in generator([Words().decode(p) for p in prompts], new)]
 
 
 def prompts():
@@ -141,6 +144,63 @@ def test_beam_search(pair, search):
         early_stopping=stopping,
     )
     assert ours(saved, prompts(), search) == expected
+
+
+SETTINGS = {"no_repeat_ngram_size": 2, "forced_eos_token_id": None}
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["generation_config.json", "config.json"])
+def test_settings_of_the_model(pair, beside, tmp_path):
+    """Forced tokens and runs that do not repeat: read, applied, and written as they were read."""
+    import copy
+
+    theirs, saved, end = pair
+    reads = theirs.config.is_encoder_decoder
+    settings = {**SETTINGS, "forced_eos_token_id": end}
+    # The first token of a target.
+    settings |= {"forced_bos_token_id": 9, "num_beams": 3} if reads else {}
+    theirs.save_pretrained(tmp_path / "theirs")
+    name = "generation_config.json" if beside else "config.json"
+    (tmp_path / "theirs" / "generation_config.json").unlink()
+    given = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    written = {**given, **settings} if not beside else settings
+    (tmp_path / "theirs" / name).write_text(json.dumps(written))
+    read = load(str(tmp_path / "theirs"))
+    assert any("num_beams 3" in note for note in read.notes) == reads
+    # Through our own format too.
+    save(read, str(tmp_path / "model.npz"))
+    save(load(str(tmp_path / "model.npz")), str(tmp_path / "ours"), "hf")
+    back = json.loads((tmp_path / "ours" / name).read_text())
+    assert {key: back[key] for key in settings} == settings
+    if beside:
+        assert back == settings
+
+    forced = (9,) if reads else ()
+    assert Constraints.of(read.generation) == Constraints(forced, (end,), 2)
+    if not beside:
+        return
+    saved = read.replaced(spec=saved.spec)
+    model = copy.deepcopy(theirs)
+    model.generation_config.update(**{**settings, "num_beams": 1})
+    free = generated(theirs, prompts(), end, max_new_tokens=6)
+    expected = generated(model, prompts(), end, max_new_tokens=6)
+    assert expected != free and all(ids[-1] == end for ids in expected)
+    assert ours(saved, prompts(), Sampling(temperature=0.0), 6) == expected
+    search = SEARCHES[0]
+    beams = generated(model, prompts(), end, num_beams=search.beam, max_new_tokens=6)
+    assert ours(saved, prompts(), search, 6) == beams
+    # By the other rule too no pair of tokens comes twice.
+    for ids in ours(saved, prompts(), BeamSearch(3), 6):
+        runs = list(zip(ids, ids[1:], strict=False))
+        assert len(set(runs)) == len(runs) and ids[-1] == end
+
+
+@pytest.mark.parametrize("value", [4000, "x", True, -1])
+def test_a_forced_token_that_is_none_is_refused(pair, value, tmp_path):
+    pair[0].save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"forced_eos_token_id": value}))
+    with pytest.raises(UsageError, match="generation_config.json: forced_eos_token_id"):
+        load(str(tmp_path))
 
 
 def test_settings_that_contradict_each_other():

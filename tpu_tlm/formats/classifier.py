@@ -27,7 +27,8 @@ class Classifier:
     y = pooled hidden state (`pooling`: cls, mean, last) for `task` sequence-classification, every
     hidden state for token-classification; y = norm(activation(y @ dense)) where there is a dense
     layer (its path in the extras) and a norm; logits = y @ extras["classifier/kernel"] + bias.
-    `labels`: names by class id; `problem_type`: HuggingFace's, or None.
+    `labels`: names by class id; `problem_type`: HuggingFace's, or None; `pairs`: whether it was
+    trained on pairs of texts, None where its file does not say it.
     """
 
     task: str
@@ -38,6 +39,7 @@ class Classifier:
     norm: str | None = None
     norm_eps: float = 1e-5
     problem_type: str | None = None
+    pairs: bool | None = None
 
     def to_json(self) -> str:
         """JSON text; `from_json` reads it back."""

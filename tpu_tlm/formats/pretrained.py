@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,7 +40,8 @@ class PretrainedModel:
     notes: what a user should know of the reading;
     skipped: newer checkpoints that could not be used, and why;
     family: HuggingFace's `model_type` of the source;
-    classifier: how `extras` make a classification head.
+    classifier: how `extras` make a classification head;
+    generation: what HuggingFace's files say of generating texts (`formats.huggingface.generation`).
     """
 
     values: dict[str, np.ndarray]
@@ -57,6 +58,7 @@ class PretrainedModel:
     skipped: tuple[str, ...] = ()
     family: str | None = None
     classifier: Classifier | None = None
+    generation: dict[str, Any] = field(default_factory=dict)
 
     def model(self, *, precision: str = "float32") -> keras.Model:
         """The Keras model with these values. Raises `TlmError` when they do not fit the spec."""

@@ -33,12 +33,13 @@ def model_values(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def from_checkpoint(found: LoadedCheckpoint, run_dir: str) -> PretrainedModel:
     """The model in a checkpoint of a run."""
+    from tpu_tlm.formats.huggingface.heads import without_misfit
     from tpu_tlm.formats.pretrained import PretrainedModel
     from tpu_tlm.formats.task_head import task_head
     from tpu_tlm.models.spec import ModelSpec
 
     arrays = found.load()
-    return PretrainedModel(
+    saved = PretrainedModel(
         model_values(arrays),
         ModelSpec.from_json(json.dumps(found.state["spec"]), found.path),
         found.path,
@@ -47,6 +48,7 @@ def from_checkpoint(found: LoadedCheckpoint, run_dir: str) -> PretrainedModel:
         hashes=found.hashes,
         **task_head(found.state.get("task"), arrays),
     )
+    return saved if saved.classifier is None else without_misfit(saved)
 
 
 def read_run(path: str, options: ReadOptions) -> PretrainedModel:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tpu_tlm.formats.classifier import DENSE, SEQUENCE, TOKEN, Classifier
+import numpy as np
 
-if TYPE_CHECKING:
-    import numpy as np
+from tpu_tlm.formats.classifier import DENSE, NORM, OUT, SEQUENCE, TOKEN, Classifier
 
 # HuggingFace's problem_type of each task.
 _PROBLEMS = {
@@ -20,6 +19,8 @@ _PROBLEMS = {
 # Prefixes in a checkpoint: arrays of the head, and those of the pre-trained model that its format
 # needs again (`PretrainedModel.extras`).
 _HEAD, EXTRA = "task/", "extras/"
+# BERT's dense layer behind the first token, in the extras.
+POOLER = "pooler"
 
 
 def task_head(task: Mapping[str, Any] | None, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -40,35 +41,38 @@ def _classifier(
     task: Mapping[str, Any], arrays: Mapping[str, np.ndarray], kept: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     head = task["head"]
-    bert = head["pooling"] == "cls" and head["pooler"] and head["activation"] == "tanh"
-    last = head["pooling"] == "last" and not head["pooler"]
-    # On the decoder of an encoder-decoder.
-    decoder = head["pooling"] == "last" and head["pooler"]
-    if head["hidden"] or head["shared"] or not (head["tokens"] or bert or last or decoder):
+    # The dense layer of BERT is its pooler, also where the family calls it otherwise.
+    bert = head["pooling"] == "cls" and head["activation"] == "tanh" and not head.get("norm")
+    dense = (DENSE if head["tokens"] or not bert else POOLER) if head["pooler"] else None
+    simple = head["tokens"] or head["pooling"] == "last" or (head["pooling"] == "cls" and dense)
+    if head["hidden"] or head["shared"] or not simple:
         note = (
             "the head of the fine-tuned run is left out: other programs have no head with "
-            "hidden layers, two encoders, or this pooling; predict uses it"
+            "hidden layers, two encoders, or this pooling; predict uses it, and --pooling cls or "
+            "decoder trains one that they have"
         )
         return {"notes": (note,)}
-    kernel, bias = arrays[f"{_HEAD}out/kernel"], arrays[f"{_HEAD}out/bias"]
+    kernel = arrays[f"{_HEAD}out/kernel"]
+    bias = arrays.get(f"{_HEAD}out/bias", np.zeros(kernel.shape[-1:], np.float32))
     if task["task"] == "regress":
         mean, deviation = (float(value) for value in task["scale"])
         kernel, bias = kernel * deviation, bias * deviation + mean
-    extras = {"classifier/kernel": kernel, "classifier/bias": bias}
-    dense = "pooler" if bert else DENSE if decoder else None
-    if dense is not None:
-        extras |= {f"{dense}/{n}": arrays[f"{_HEAD}pooler/{n}"] for n in ("kernel", "bias")}
-    if last:
-        extras.pop("classifier/bias")
-        if bias.any():
-            # GPT-2's head has no bias.
-            return {"notes": ("the head of the fine-tuned run is left out: it has a bias",)}
+    extras = {f"{OUT}/kernel": kernel, f"{OUT}/bias": bias}
+    norm = NORM if head.get("norm") else None
+    for path, own in ((dense, "pooler"), (norm, "norm")):
+        start = f"{_HEAD}{own}/"
+        if path is not None:
+            found = {n.removeprefix(start): arrays[n] for n in arrays if n.startswith(start)}
+            extras |= {f"{path}/{name}": array for name, array in found.items()}
     classifier = Classifier(
         TOKEN if head["tokens"] else SEQUENCE,
         tuple(task["labels"]) or ("score",),
         pooling=head["pooling"] if not head["tokens"] else "cls",
         dense=dense,
-        activation="tanh" if dense is not None else None,
+        activation=head["activation"] if dense and head["activation"] != "linear" else None,
+        norm=norm,
+        norm_eps=head["norm"] if norm else 1e-5,
         problem_type=_PROBLEMS.get(task["task"]),
+        pairs=task["pairs"] is not None,
     )
     return {"extras": {**kept, **extras}, "classifier": classifier}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.huggingface.choose import config_of
 from tpu_tlm.formats.huggingface.families import FAMILIES
-from tpu_tlm.formats.huggingface.write import config_of
 from tpu_tlm.models.spec import ModelSpec
 
 

@@ -7,7 +7,18 @@ from typing import Any
 
 import tensorflow as tf
 
-from tpu_tlm.inference.decoding import NEVER, Beams, Step, Texts, among, at_position, pairs_of
+from tpu_tlm.inference.constraints import Constraints
+from tpu_tlm.inference.decoding import (
+    FREE,
+    NEVER,
+    Beams,
+    Step,
+    Texts,
+    among,
+    at_position,
+    constrained,
+    pairs_of,
+)
 from tpu_tlm.inference.sampling import BeamSearch
 from tpu_tlm.models.layers.attention import Cache
 
@@ -26,6 +37,7 @@ def beam_search(
     search: BeamSearch,
     pad_id: int | None,
     ends: Sequence[int],
+    constraints: Constraints = FREE,
 ) -> Beams:
     """The texts continued as `generate(num_beams=W)` of `transformers` 4.50 to 5 does.
 
@@ -66,6 +78,7 @@ def beam_search(
         more = tf.reshape(tf.nn.log_softmax(logits), (rows, width, vocab))
         if pad_id is not None:
             more = tf.where(tf.equal(tf.range(vocab), pad_id), NEVER, more)
+        more = constrained(constraints, more, x, place, stops)
         joined = tf.reshape(total[:, :, None] + more, (rows, width * vocab))
         best, index = tf.math.top_k(joined, k=min(many, width * vocab))
         parent, token = index // vocab, index % vocab

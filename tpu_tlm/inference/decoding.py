@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tpu_tlm.inference.constraints import Constraints
 from tpu_tlm.inference.sampling import BeamSearch, Sampling, draw
 from tpu_tlm.models.layers.attention import Cache
 from tpu_tlm.models.layers.counter_rng import Key
@@ -15,6 +16,7 @@ from tpu_tlm.models.layers.masks import MASKED
 # Texts int32 [B, S], a position, the caches -> float32 logits [B, V] of the token after it.
 Step = Callable[[tf.Tensor, tf.Tensor, Sequence[Cache]], tf.Tensor]
 
+FREE = Constraints()
 # Log-probability of impossible tokens: far below any text's, and finite in sums and quotients.
 NEVER = -1e30
 
@@ -66,6 +68,7 @@ def sample(
     sampling: Sampling,
     pad_id: int | None,
     ends: Sequence[int],
+    constraints: Constraints = FREE,
 ) -> tf.Tensor:
     """The texts continued by sampling, each up to one of `ends` or its stop: int32 `[B, S]`.
 
@@ -84,6 +87,7 @@ def sample(
         logits = step(x, at, current)
         if pad_id is not None:
             logits = tf.where(tf.equal(tf.range(logits.shape[-1]), pad_id), MASKED, logits)
+        logits = constraints(logits, x, at + 1, stops)
         key = Key.of(sampling.seed, number * (1 << 32) + tf.cast(at, tf.int64))
         place = at + 1
         here = tf.equal(tf.range(size), place)[None, :]
@@ -107,6 +111,7 @@ def beam_search(
     search: BeamSearch,
     pad_id: int | None,
     ends: Sequence[int],
+    constraints: Constraints = FREE,
 ) -> Beams:
     """The texts continued by beam search of width W, each up to one of `ends` or its stop.
 
@@ -148,6 +153,7 @@ def beam_search(
         more = tf.reshape(tf.nn.log_softmax(logits), (rows, width, vocab))
         if pad_id is not None:
             more = tf.where(padding, NEVER, more)
+        more = constrained(constraints, more, x, place, stops)
         # A finished hypothesis is continued by padding, with log-probability 0.
         all_totals = total[:, :, None] + tf.where(
             done[:, :, None], tf.where(padding, 0.0, NEVER), more
@@ -191,6 +197,16 @@ def beam_search(
     _, x, total, count, _, _ = tf.while_loop(unfinished, body, start, maximum_iterations=size)
     score, order = tf.math.top_k(total / penalty(count), k=width)
     return Beams(tf.gather(x, order, batch_dims=1), tf.gather(total, order, batch_dims=1), score)
+
+
+def constrained(
+    constraints: Constraints, scores: tf.Tensor, x: tf.Tensor, place: tf.Tensor, stops: tf.Tensor
+) -> tf.Tensor:
+    """Scores float32 `[B, W, V]` of hypotheses int32 `[B, W, S]` under constraints."""
+    rows, width, vocab = scores.shape
+    flat = tf.reshape(scores, (rows * width, vocab)), tf.reshape(x, (rows * width, x.shape[-1]))
+    found = constraints(*flat, place, tf.repeat(stops, width))
+    return tf.reshape(found, (rows, width, vocab))
 
 
 def repeated(caches: Sequence[Cache], copies: int) -> list[Cache]:

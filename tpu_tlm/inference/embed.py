@@ -58,7 +58,7 @@ class Encoder:
 
     def __init__(self, model: Any, spec: ModelSpec, tokenizer: Tokenizer) -> None:
         self.model, self.spec, self.tokenizer = model, spec, tokenizer
-        self._programs: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {}
+        self._programs: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {}
 
     def __call__(
         self,
@@ -82,8 +82,8 @@ class Encoder:
         if not rows:
             return np.zeros((0, self._width(own)), np.float32)
         vectors: list[NDArray[np.float32] | None] = [None] * len(rows)
-        for indices, x in self._batches(rows, batch_size, limit, own):
-            found = self._program(kind)(tf.constant(x)).numpy()
+        for indices, x, counts in self._batches(rows, batch_size, limit, own):
+            found = self._program(kind)(tf.constant(x), tf.constant(counts)).numpy()
             for index, vector in zip(indices, found, strict=False):
                 vectors[index] = vector
         return np.stack([v for v in vectors if v is not None])
@@ -140,8 +140,9 @@ class Encoder:
 
     def _batches(
         self, rows: Sequence[Any], batch_size: int, limit: int, own: bool
-    ) -> Iterator[tuple[list[int], NDArray[np.int32]]]:
-        """Indices of texts and their ids int32 `[batch_size, length]`, filled with copies."""
+    ) -> Iterator[tuple[list[int], NDArray[np.int32], NDArray[np.int32]]]:
+        """Indices of texts, their ids int32 `[batch_size, length]`, filled with copies, and the
+        tokens of each, int32 `[batch_size]`."""
         fixed = own or self.spec.config.mlp  # gated MLP blocks have one length
         inner = (self.spec.elmo.characters,) if self.spec.elmo else ()
         by_length: dict[int, list[int]] = {}
@@ -152,25 +153,30 @@ class Encoder:
             for first in range(0, len(indices), batch_size):
                 some = indices[first : first + batch_size]
                 x = np.full((batch_size, length, *inner), self.spec.pad_id, np.int32)
+                counts = np.zeros(batch_size, np.int32)
                 for i in range(batch_size):
                     row = rows[some[min(i, len(some) - 1)]]
-                    x[i, : len(row)] = row
-                yield some, x
+                    x[i, : len(row)], counts[i] = row, len(row)
+                yield some, x, counts
 
-    def _program(self, kind: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    def _program(self, kind: str) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
         """The function of a pooling, traced for each shape."""
         if kind not in self._programs:
             self._programs[kind] = tf.function(
-                lambda x: self._pooled(x, kind), autograph=False, reduce_retracing=False
+                lambda x, counts: self._pooled(x, counts, kind),
+                autograph=False,
+                reduce_retracing=False,
             )
         return self._programs[kind]
 
-    def _pooled(self, x: tf.Tensor, kind: str) -> tf.Tensor:
+    def _pooled(self, x: tf.Tensor, counts: tf.Tensor, kind: str) -> tf.Tensor:
         if kind == "own":
             return self.model.encode_query({"x": x})
-        hidden, present = self.model.encode({"x": x}), tf.not_equal(x, self.spec.pad_id)
+        hidden = self.model.encode({"x": x})
         if self.spec.elmo:
-            present = tf.reduce_any(present, axis=-1)
+            present = tf.reduce_any(tf.not_equal(x, self.spec.pad_id), axis=-1)
+        else:  # not by the id of padding, which is that of a word in GPT-2
+            present = tf.sequence_mask(counts, x.shape[1])
         if kind == "last":
             place = tf.range(x.shape[1], dtype=tf.int32)
             last = tf.reduce_max(tf.where(present, place, 0), axis=1)

@@ -14,7 +14,8 @@ from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.inference.beam_transformers import beam_search as transformers_search
-from tpu_tlm.inference.decoding import Step, Texts, beam_search, repeated, sample
+from tpu_tlm.inference.constraints import Constraints
+from tpu_tlm.inference.decoding import FREE, Step, Texts, beam_search, repeated, sample
 from tpu_tlm.inference.sampling import BeamSearch, Sampling
 from tpu_tlm.models.language_models import TransformerLanguageModel
 from tpu_tlm.models.layers.attention import Cache
@@ -66,19 +67,24 @@ class Generator:
     text of at most the length of a training example (the first text of a pair is cut as in
     training) and generates its target; one trained by denoising repairs the text, with [MASK] where
     something is missing. One program of static shapes generates up to 16 texts together; a result
-    depends on its own text, its number and the seed only. Raises `UsageError` for a model of
-    another kind.
+    depends on its own text, its number and the seed only. constraints: tokens that the model's
+    own settings force or forbid. Raises `UsageError` for a model of another kind.
     """
 
     def __init__(
-        self, model: Any, spec: ModelSpec, tokenizer: Tokenizer, how: Sampling | BeamSearch
+        self,
+        model: Any,
+        spec: ModelSpec,
+        tokenizer: Tokenizer,
+        how: Sampling | BeamSearch,
+        constraints: Constraints = FREE,
     ) -> None:
         if not isinstance(model, TransformerLanguageModel | Seq2SeqModel):
             raise UsageError(
                 "generate needs a causal model (--objective clm) or an encoder-decoder (seq2seq),"
                 f" this one is of kind {spec.kind!r}"
             )
-        self.spec, self.tokenizer, self.how = spec, tokenizer, how
+        self.spec, self.tokenizer, self.how, self.constraints = spec, tokenizer, how, constraints
         self.model: Any = model
         self.reads = isinstance(model, Seq2SeqModel)
         self.denoiser = (
@@ -103,7 +109,8 @@ class Generator:
         cls, saved: PretrainedModel, how: Sampling | BeamSearch, tokenizer: str | None = None
     ) -> Generator:
         """From a saved model. tokenizer: directory of another one than the model's."""
-        return cls(saved.model(), saved.spec, saved.tokenizer(tokenizer), how)
+        constraints = Constraints.of(saved.generation)
+        return cls(saved.model(), saved.spec, saved.tokenizer(tokenizer), how, constraints)
 
     def framed(self, text: str, max_tokens: int) -> list[int]:
         """Ids to continue: those of a text after the prefix, or the start of a target.
@@ -178,11 +185,12 @@ class Generator:
         texts, pad, (rows, size) = Texts(x, lengths, stops), self.pad_id, x.shape
         if isinstance(self.how, Sampling):
             step, caches = self._start(rows, size, source, 1)
-            return sample(step, caches, texts, number, self.how, pad, self.ends), None
+            found = sample(step, caches, texts, number, self.how, pad, self.ends, self.constraints)
+            return found, None
         step, caches = self._start(rows, size, source, self.how.beam)
         search = transformers_search if self.how.rule == "transformers" else beam_search
-        found = search(step, caches, texts, self.how, pad, self.ends)
-        return found.x[:, 0], found.log_probability[:, 0]
+        best = search(step, caches, texts, self.how, pad, self.ends, self.constraints)
+        return best.x[:, 0], best.log_probability[:, 0]
 
     def _readable(self, source: Sequence[int], ids: Sequence[int]) -> str:
         """The text of generated ids, and of the source that they repair."""

@@ -139,6 +139,7 @@ class Model:
         `beam_rule` gnmt or transformers (with its `early_stopping`). Gives a
         `GeneratedText` (`text`, `ids`, `ended`, `log_probability`) per prompt; one for one prompt.
         """
+        from tpu_tlm.inference.constraints import Constraints
         from tpu_tlm.inference.generate import Generator
         from tpu_tlm.inference.sampling import decoding
 
@@ -153,7 +154,8 @@ class Model:
             early_stopping=early_stopping,
         )
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        generator = Generator(self.keras, self.spec, self.tokenizer, how)
+        own = Constraints.of(self.pretrained.generation)
+        generator = Generator(self.keras, self.spec, self.tokenizer, how, own)
         found: list[GeneratedText] = list(generator(texts, max_tokens))
         return found[0] if isinstance(prompts, str) else found
 

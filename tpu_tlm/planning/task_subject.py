@@ -63,6 +63,7 @@ class TaskSubject(Subject):
         }
         batch = {
             "x": tf.TensorSpec((rows, length, *inner), tf.int32),
+            "n": tf.TensorSpec((rows,), tf.int32),
             "label": labels.get(self.task, tf.TensorSpec((rows,), tf.int32)),
             "weight": tf.TensorSpec((rows,), tf.float32),
             "position": tf.TensorSpec((rows,), tf.int64),

@@ -14,6 +14,9 @@ from tpu_tlm.objectives.base import Batch, LossSums, Objective
 from tpu_tlm.tasks.examples import Examples
 from tpu_tlm.tasks.read import Row
 
+# Features of a task's model; the other arrays of a batch are labels.
+FEATURES = ("x", "tt", "x2", "n", "n2", "u", "v")
+
 
 class Task(Objective):
     """A supervised task: targets, loss, and what the outputs mean.
@@ -64,7 +67,7 @@ class Task(Objective):
         """The label of a row, comparable with the guesses of `decode`."""
 
     def __call__(self, model: Any, batch: Batch, key: Key, *, training: bool) -> LossSums:
-        features = {name: batch[name] for name in ("x", "tt", "x2", "u", "v") if name in batch}
+        features = {name: batch[name] for name in FEATURES if name in batch}
         return self.loss(model(features, key=key if training else None), batch)
 
     def predictions(self, seq_length: int) -> int:

@@ -96,17 +96,26 @@ def make_buckets(
     buckets = []
     for number, length in enumerate(lengths):
         index = np.flatnonzero(at == number)
-        arrays = {"x": _padded(examples.ids, index, length, pad_id)}
+        arrays = {
+            "x": _padded(examples.ids, index, length, pad_id),
+            "n": _counts(examples.ids, index),
+        }
         if examples.types is not None:
             arrays["tt"] = _padded(examples.types, index, length, 0)
         if examples.second is not None:
             arrays["x2"] = _padded(examples.second, index, length, pad_id)
+            arrays["n2"] = _counts(examples.second, index)
         for name, values in targets.items():
             arrays[name] = (
                 _padded(values, index, length, -1) if isinstance(values, list) else values[index]
             )
         buckets.append(Bucket(arrays, index, length, batch[length]))
     return buckets
+
+
+def _counts(values: Sequence[np.ndarray], index: np.ndarray) -> np.ndarray:
+    """Tokens of each text: int32 `[windows]`."""
+    return np.array([len(values[i]) for i in index], np.int32)
 
 
 def _padded(values: Sequence[np.ndarray], index: np.ndarray, length: int, fill: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.characters import CharacterTokenizer
+from tpu_tlm.data.tokenizers.hf import HfTokenizer
 from tpu_tlm.errors import OptionError
 from tpu_tlm.models.positions.registry import max_length as longest
 from tpu_tlm.models.spec import ModelSpec
@@ -18,6 +19,10 @@ from tpu_tlm.tasks.read import Row
 DEFAULT_LENGTH = 512
 # Texts per call of the tokenizer.
 _CHUNK = 4096
+# How texts become ids: what a run notes, so that it is read as it was trained. 1: line breaks are
+# spaces, a causal model's texts end with its end token, words of a sentence are split each as if
+# it were the first, and pairs stand as RoBERTa's wherever a text ends with </s>.
+RULES = 2
 
 
 @dataclass
@@ -50,17 +55,19 @@ class Examples:
         return np.bincount(self.of, minlength=self.rows)
 
 
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
-    """Token ids of each text, int32, nothing added; line breaks count as spaces.
+def tokenize(
+    tokenizer: Tokenizer, texts: Sequence[str], *, breaks: bool = False
+) -> list[np.ndarray]:
+    """Token ids of each text, int32, nothing added. breaks: line breaks are kept, else spaces.
 
     Of a tokenizer of characters `[tokens, width]`.
     """
     found: list[np.ndarray] = []
     for start in range(0, len(texts), _CHUNK):
-        lines = [
-            text.replace("\r", " ").replace("\n", " ").encode("utf-8", "replace")
-            for text in texts[start : start + _CHUNK]
-        ]
+        some = texts[start : start + _CHUNK]
+        if not breaks:
+            some = [text.replace("\r", " ").replace("\n", " ") for text in some]
+        lines = [text.encode("utf-8", "replace") for text in some]
         encoded = tokenizer.encode_lines(lines)
         offsets = np.asarray(encoded.offsets)
         ids = np.asarray(encoded.ids).astype(np.int32)
@@ -68,13 +75,23 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     return found
 
 
+def _spaced(tokenizer: Tokenizer) -> bool:
+    """Whether a word inside a text is split as with the space before it, as byte-level BPE does."""
+    parts = tokenize(tokenizer, ["the of x", "the", "of", "x", " of", " x"])
+    whole, first, *others = ([int(i) for i in part] for part in parts)
+    return whole != first + others[0] + others[1] and whole == first + others[2] + others[3]
+
+
 class Framer:
     """Makes model inputs of texts: framed as the model's training examples were.
 
     max_length: tokens of a window at most, frame included. stride: tokens that neighbouring
     windows share; 0: long texts are cut (words of tagged sentences never are: they become windows
-    side by side). whole: long texts become windows side by side instead. pairs: None, "joint" or
-    "shared".
+    side by side). whole: long texts become windows side by side instead. pairs: None, "joint" (a
+    row without a second text is a single one) or "shared". rules: `RULES` of what was trained
+    before.
+
+    A text ends with the model's end token, but that of a causal model, which a prompt has not.
 
     Raises `UsageError` for a length or stride that the model cannot take.
     """
@@ -88,6 +105,7 @@ class Framer:
         stride: int = 0,
         pairs: str | None = None,
         whole: bool = False,
+        rules: int = RULES,
     ) -> None:
         self.windowed = whole or bool(stride)
         self.spec, self.tokenizer, self.pairs, self.stride = spec, tokenizer, pairs, stride
@@ -101,10 +119,15 @@ class Framer:
         self.max_length = max_length or min(limit or DEFAULT_LENGTH, DEFAULT_LENGTH)
         self.prefix = [] if spec.prefix_id is None else [spec.prefix_id]
         ending = spec.suffix_id if spec.suffix_id is not None else spec.eol_id
-        self.suffix = [] if ending is None else [ending]
-        # RoBERTa has two ends of text between the texts of a pair.
-        double = bool(self.suffix) and tokenizer.tokens[self.suffix[0]] == "</s>"
-        self.between = self.suffix * (2 if double else 1)
+        ends = [] if ending is None else [ending]
+        self.suffix = [] if spec.kind == "clm" and rules > 1 else ends
+        double = rules == 1 and bool(ends) and tokenizer.tokens[ends[0]] == "</s>"
+        self.between, self.types = ends * (2 if double else 1), True
+        self.breaks = self.spaced = False
+        if rules > 1 and isinstance(tokenizer, HfTokenizer):
+            self.breaks, self.spaced = True, _spaced(tokenizer)
+            if found := tokenizer.pair_frame(self.prefix, self.suffix):
+                self.between, self.types = found
         self.room = self.max_length - len(self.prefix) - len(self.suffix)
         least = 2 + len(self.between) - len(self.suffix) if pairs == "joint" else 1
         if self.room - least < 0:
@@ -119,11 +142,16 @@ class Framer:
         """The examples of rows; every row has at least one window."""
         if rows and isinstance(rows[0].text, list):
             return self._tagged(rows)
-        first = tokenize(self.tokenizer, [str(row.text) for row in rows])
+        first = self._tokenize([str(row.text) for row in rows])
         if self.pairs is None:
             return self._single(first)
-        second = tokenize(self.tokenizer, [row.text2 or "" for row in rows])
-        return self._joint(first, second) if self.pairs == "joint" else self._shared(first, second)
+        second = self._tokenize([row.text2 or "" for row in rows])
+        if self.pairs == "shared":
+            return self._shared(first, second)
+        return self._joint(first, second, [row.text2 is None for row in rows])
+
+    def _tokenize(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return tokenize(self.tokenizer, texts, breaks=self.breaks)
 
     def end_fault(self) -> str | None:
         """What is wrong unless texts end with an encoder-decoder's end token, at which a head on
@@ -144,13 +172,18 @@ class Framer:
         """What stands for a text of which no token is left."""
         if isinstance(self.tokenizer, CharacterTokenizer):
             return self.tokenizer.rows([""])
-        return np.array([self.tokenizer.unk_id], np.int32)
+        unknown = self.tokenizer.unk_id
+        # Byte-level vocabularies have none.
+        return np.array([unknown if unknown < self.spec.vocab_size else self.spec.pad_id], np.int32)
 
-    def _words(self, words: list[str]) -> list[np.ndarray]:
-        """The pieces of each word; ELMo takes every word as it is."""
+    def _words(self, rows: Sequence[Row]) -> list[np.ndarray]:
+        """The pieces of each word, as in a text of them; ELMo takes every word as it is."""
+        words = [word for row in rows for word in row.text]
         if isinstance(self.tokenizer, CharacterTokenizer):
             return list(self.tokenizer.rows(words)[:, None])
-        return tokenize(self.tokenizer, words)
+        if self.spaced:
+            words = [" " * (i > 0) + word for row in rows for i, word in enumerate(row.text)]
+        return self._tokenize(words)
 
     def _pieces(self, body: np.ndarray) -> list[np.ndarray]:
         if len(body) <= self.room:
@@ -184,10 +217,17 @@ class Framer:
             cut,
         )
 
-    def _joint(self, first: list[np.ndarray], second: list[np.ndarray]) -> Examples:
+    def _joint(
+        self, first: list[np.ndarray], second: list[np.ndarray], single: Sequence[bool]
+    ) -> Examples:
         room = self.room - len(self.between)
         ids, types, cut = [], [], 0
-        for a, b in zip(first, second, strict=True):
+        for a, b, alone in zip(first, second, single, strict=True):
+            if alone:
+                cut += len(a) > self.room
+                ids.append(self._framed(a[: self.room]))
+                types.append(np.zeros(len(ids[-1]), np.int32))
+                continue
             # The longer text gives way.
             keep_a = min(len(a), max(room - len(b), room // 2))
             keep_b = min(len(b), room - keep_a)
@@ -196,12 +236,11 @@ class Framer:
             right = [*b[:keep_b], *self.suffix]
             ids.append(np.array([*left, *right], np.int32))
             types.append(np.array([0] * len(left) + [1] * len(right), np.int32))
-        with_types = types if self.spec.config.type_vocab_size >= 2 else None
+        with_types = types if self.types and self.spec.config.type_vocab_size >= 2 else None
         return Examples(ids, with_types, None, np.arange(len(first)), None, len(first), cut)
 
     def _tagged(self, rows: Sequence[Row]) -> Examples:
-        flat = [word for row in rows for word in row.text]
-        pieces = self._words(flat)
+        pieces = self._words(rows)
         ids: list[np.ndarray] = []
         words: list[np.ndarray] = []
         of: list[int] = []

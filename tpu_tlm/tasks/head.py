@@ -28,6 +28,9 @@ class HeadSpec:
     2ha, attention. pooler: a dense layer after pooling (BERT), then `activation`, then a layer norm
     of epsilon `norm` where that is given (ModernBERT; also at every token). hidden: sizes of
     hidden layers. dropout: on the inputs of the layers. shared: two texts encoded each by itself.
+    bias, pooler_bias, norm_bias: whether the last layer, the dense layer and the norm have one.
+    fresh: the dense layer is trained from random values, so that vectors of a frozen encoder are
+    stored before it.
     """
 
     outputs: int
@@ -39,6 +42,10 @@ class HeadSpec:
     dropout: float = 0.1
     shared: bool = False
     norm: float | None = None
+    bias: bool = True
+    pooler_bias: bool = True
+    norm_bias: bool = False
+    fresh: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; `from_dict` reads them back."""
@@ -102,9 +109,13 @@ class TaskHead(keras.layers.Layer):
         self.reductions: list[ReductionHead] = []
         width = d_model
         if spec.pooler:
-            self.pooler = Dense(d_model, d_model, name="pooler", dtype=policy)
+            self.pooler = Dense(
+                d_model, d_model, use_bias=spec.pooler_bias, name="pooler", dtype=policy
+            )
         self.norm = (
-            LayerNorm(d_model, epsilon=spec.norm, use_bias=False, name="norm", dtype=policy)
+            LayerNorm(
+                d_model, epsilon=spec.norm, use_bias=spec.norm_bias, name="norm", dtype=policy
+            )
             if spec.norm is not None
             else None
         )
@@ -123,16 +134,16 @@ class TaskHead(keras.layers.Layer):
             Dense(a, b, name=f"hidden{i}", dtype=policy)
             for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
         ]
-        self.out = Dense(sizes[-1], spec.outputs, name="out", dtype=policy)
+        self.out = Dense(sizes[-1], spec.outputs, use_bias=spec.bias, name="out", dtype=policy)
 
     def reduce(self, hidden: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
-        """One vector per text: float32 `[B, width]`."""
+        """One vector per text, before the dense layer: float32 `[B, width]`."""
         if self.attention is not None:
             return self.attention(hidden, present=present)
         if self.reductions:
             joined = [reduction(hidden, present) for reduction in self.reductions]
             return pool(tf.concat(joined, axis=-1), present, "sqrt")
-        return self.transform(pool(hidden, present, self.head.pooling))
+        return pool(hidden, present, self.head.pooling)
 
     def transform(self, vector: tf.Tensor) -> tf.Tensor:
         """`[..., d]` through the pooler and its norm, if there are: float32."""

@@ -26,11 +26,12 @@ _STD = 0.02
 
 
 class _WithHead:
-    """Adds a head to a class of encoders: `{x: int [B, T], tt, x2}` -> float32 logits
+    """Adds a head to a class of encoders: `{x: int [B, T], tt, x2, n, n2}` -> float32 logits
     `[B, outputs]`, or `[B, T, outputs]` for tags.
 
-    frozen: the encoder has no gradient and no dropout. `pooled` tensors by name `u` (and `v`) in
-    the features take the place of the encoder.
+    n, n2: tokens of each text, int `[B]`; without them padding is known by its id, which a text
+    of GPT-2 may hold. frozen: the encoder has no gradient and no dropout. `pooled` tensors by name
+    `u` (and `v`) in the features take the place of the encoder.
     """
 
     encode: Callable[..., tf.Tensor]
@@ -55,26 +56,33 @@ class _WithHead:
         found = self.encode(features, None if self.frozen else key)
         return tf.stop_gradient(found) if self.frozen else found
 
-    def present(self, x: tf.Tensor) -> tf.Tensor:
-        """Which positions are no padding: bool `[B, T]`."""
-        return tf.not_equal(x, self.pad_id)
+    def present(self, x: tf.Tensor, length: tf.Tensor | None = None) -> tf.Tensor:
+        """Which positions are no padding: bool `[B, T]`. length: int `[B]`, where it is known."""
+        if length is None:
+            return tf.not_equal(x, self.pad_id)
+        return tf.range(x.shape[1], dtype=length.dtype)[None, :] < length[:, None]
 
-    def vectors(self, features: Mapping[str, tf.Tensor], key: Key | None = None) -> list[tf.Tensor]:
-        """Pooled vectors of the text, or of both texts."""
+    def _pooled(self, features: Mapping[str, tf.Tensor], key: Key | None) -> list[tf.Tensor]:
+        """Vectors of the text, or of both texts, before the head's dense layer."""
         found = []
-        for name, site in (("x", "text"), ("x2", "text2")):
+        for name, size, site in (("x", "n", "text"), ("x2", "n2", "text2")):
             if name not in features:
                 continue
             own = {"x": features[name]}
             if name == "x" and "tt" in features:
                 own["tt"] = features["tt"]
             hidden = self.hidden(own, key.fold(site) if key is not None else None)
-            found.append(self.task.reduce(hidden, self.present(features[name])))
+            there = self.present(features[name], features.get(size))
+            found.append(self.task.reduce(hidden, there))
         return found
+
+    def vectors(self, features: Mapping[str, tf.Tensor], key: Key | None = None) -> list[tf.Tensor]:
+        """Pooled vectors of the text, or of both texts."""
+        return [self.task.transform(vector) for vector in self._pooled(features, key)]
 
     def stored_vectors(self, features: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
         """What `HeadModel` takes in place of the encoder: float32 `[B, n]` per text."""
-        return self.vectors(features)
+        return self._pooled(features, None) if self.head_spec.fresh else self.vectors(features)
 
     def call(self, inputs: Mapping[str, tf.Tensor], key: Key | None = None) -> tf.Tensor:
         head_key = key.fold("task") if key is not None else None
@@ -114,7 +122,7 @@ class ElmoTaskModel(_WithHead, Elmo):  # type: ignore[misc]
         mixed = dropout(self.encoder.mix(layers), self.config.dropout, key, "mix")
         return tf.cast(mixed, self.compute_dtype)
 
-    def present(self, x: tf.Tensor) -> tf.Tensor:
+    def present(self, x: tf.Tensor, length: tf.Tensor | None = None) -> tf.Tensor:
         return present(x)
 
     def stored_vectors(self, features: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
@@ -162,7 +170,8 @@ class HeadModel(keras.Model):
             if spec.elmo is not None
             else None
         )
-        # Vectors are stored after pooling, and after the pooler where there is one.
+        # Vectors are stored after pooling, and after the model's own pooler where it has one.
+        self.fresh = head.fresh
         self.task = TaskHead(head, spec.config.d_model, name="task", dtype=self.dtype_policy)
 
     def call(self, inputs: Mapping[str, tf.Tensor], key: Key | None = None) -> tf.Tensor:
@@ -170,6 +179,8 @@ class HeadModel(keras.Model):
         vectors = [inputs[n] for n in ("u", "v") if n in inputs]
         if self.encoder is not None:
             vectors = [self.encoder(vector) for vector in vectors]
+        if self.fresh:
+            vectors = [self.task.transform(vector) for vector in vectors]
         return self.task(vectors, key=head_key)
 
 
@@ -187,7 +198,9 @@ def task_spec(spec: ModelSpec, dropout: float | None, *, training: bool = True) 
     A causal model, an encoder-decoder and an ELMo keep their kind, any other becomes an encoder.
     """
     config = spec.config
-    changes: dict[str, Any] = {"mask_pad": True, "segment_mask": False}
+    # No token of a causal model attends to the padding behind it, and the id of padding may be
+    # that of a word (GPT-2).
+    changes: dict[str, Any] = {"mask_pad": spec.kind != "clm", "segment_mask": False}
     if spec.kind != "clm":  # without the head that predicts tokens
         changes |= {"mlm_head": "none", "output_bias": False, "tie_weights": True}
     if training:
@@ -241,7 +254,7 @@ def initial_values(
     seed: int,
 ) -> dict[str, np.ndarray]:
     """The values to begin with: the encoder's, a pre-trained pooler's; kernels of the head are
-    drawn from a truncated normal of deviation 0.02 (BERT), the rest is zero."""
+    drawn from a truncated normal of deviation 0.02 (BERT), the scale of a norm is 1, the rest 0."""
     rng = np.random.default_rng([seed, 0x4EAD])
     values: dict[str, np.ndarray] = {}
     for path, variable in named_variables(model).items():
@@ -256,5 +269,6 @@ def initial_values(
                 draw[far] = rng.standard_normal(int(far.sum()))
             values[path] = (draw * _STD).astype(np.float32)
         else:
-            values[path] = np.zeros(shape, np.float32)
+            fill = np.ones if path == f"{HEAD}norm/gamma" else np.zeros
+            values[path] = fill(shape, np.float32)
     return values

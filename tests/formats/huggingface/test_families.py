@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import zlib
@@ -11,11 +12,14 @@ import pytest
 import tensorflow as tf
 
 from tests import hf
-from tpu_tlm.errors import UsageError
-from tpu_tlm.formats.classifier import SEQUENCE
-from tpu_tlm.formats.huggingface.families import FAMILIES, names
+from tpu_tlm.errors import TlmError, UsageError
+from tpu_tlm.formats.classifier import SEQUENCE, TOKEN
+from tpu_tlm.formats.huggingface.families import FAMILIES, family_named, names
 from tpu_tlm.formats.huggingface.read import read_hf
+from tpu_tlm.formats.huggingface.weights import canonical
+from tpu_tlm.formats.json_files import ConfigReader
 from tpu_tlm.formats.load import load
+from tpu_tlm.formats.mapping import export_arrays
 from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.formats.save import save
 from tpu_tlm.models.layers.variables import named_variables
@@ -83,6 +87,7 @@ CASES = [
     ("Electra", "ForPreTraining", {**SIZES, "embedding_size": 16}),
     *(("DistilBert", end, DISTIL) for end in ("ForMaskedLM", "Model")),
     ("DistilBert", "ForMaskedLM", {**DISTIL, **UNTIED, "sinusoidal_pos_embds": True}),
+    ("MPNet", "ForMaskedLM", {**MPNET, "pad_token_id": 0}),
     *(("MPNet", end, MPNET) for end in ("ForMaskedLM", "Model", *hf.CLASSIFIERS)),
     *(("Albert", end, ALBERT) for end in ("ForMaskedLM", "Model")),
     *(("ModernBert", end, MODERN) for end in ("ForMaskedLM", "Model")),
@@ -104,6 +109,13 @@ CASES = [
     *(("Albert", end, {**ALBERT, **LABELS}) for end in hf.CLASSIFIERS),
     *(("ModernBert", end, {**MODERN, **LABELS}) for end in hf.CLASSIFIERS),
     ("ModernBert", "ForSequenceClassification", {**MODERN, **LABELS, "classifier_pooling": "mean"}),
+    # Biases, and an activation, of the classification head alone.
+    ("ModernBert", "ForSequenceClassification", {**MODERN, **LABELS, "classifier_bias": True}),
+    (
+        "ModernBert",
+        "ForTokenClassification",
+        {**MODERN, **LABELS, "norm_bias": True, "classifier_activation": "gelu_new"},
+    ),
     *(("GPT2", end, {**GPT2, **LABELS, "pad_token_id": 0}) for end in hf.CLASSIFIERS),
 ]
 
@@ -203,25 +215,115 @@ def test_both_ways(case, tmp_path):
     assert alone.classifier == saved.classifier and alone.spec.config == saved.spec.config
 
 
-def test_gradients_are_those_of_transformers(tmp_path):
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_setting_that_is_not_named_is_the_class_s_default(family):
+    import transformers
+
+    config = getattr(transformers, f"{family.class_name}Config")
+    sizes = {"gpt2": GPT2, "distilbert": DISTIL, "t5": T5, "bart": BART}.get(family.name, SIZES)
+    own = {"bart": {"decoder_attention_heads": 16, "encoder_attention_heads": 16}}
+    given = {**sizes, **own.get(family.name, {}), "vocab_size": 60_000, "num_decoder_layers": None}
+    full = config(**given).to_dict()
+    # Not of the class, but of the sizes above.
+    named = {key for key in given if full.get(key) != config().to_dict().get(key)}
+
+    def read(values):
+        reader = ConfigReader(values, "config.json")
+        heads = [family.classifier(task, reader) for task in (SEQUENCE, TOKEN)]
+        return [family.read_config(reader, kind) for kind in family.suffixes], heads
+
+    expected = read(full)
+    for key in full:
+        if key not in named:
+            with contextlib.suppress(UsageError):  # a size that must be named
+                assert read({k: v for k, v in full.items() if k != key}) == expected, key
+
+
+@pytest.mark.parametrize("start", ["Bart", "MPNet"])
+def test_what_the_classes_do_not_read_from_the_file(start, tmp_path):
+    """BART's decoder has 16 heads where nothing is said, not as many as its encoder."""
+    config, end = {"Bart": (BART, "ForConditionalGeneration"), "MPNet": (MPNET, "Model")}[start]
+    random_model(start, end, config).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    given = json.loads(path.read_text())
+    given.pop("decoder_attention_heads" if start == "Bart" else "pad_token_id")
+    path.write_text(json.dumps(given))
+    if start == "Bart":
+        with pytest.raises(UsageError, match="decoder_attention_heads.*only 4"):
+            load(str(tmp_path))
+    else:
+        assert load(str(tmp_path)).spec.seq_length == 22
+
+
+@pytest.mark.parametrize("name", ["head.norm.bias", "head.dense.bias", "classifier.dense.weight"])
+def test_an_array_that_a_head_does_not_read_is_refused(name, tmp_path):
+    """Its logits would be others, silently."""
+    from safetensors.numpy import load_file, save_file
+
+    model = random_model("ModernBert", "ForSequenceClassification", {**MODERN, **LABELS})
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    save_file({**load_file(path), name: np.ones(32, np.float32)}, path, {"format": "pt"})
+    with pytest.raises(TlmError, match=f"'{name}' has no place in the classification head"):
+        load(str(tmp_path))
+
+
+# A model with a token head of each family.
+WITH_LOGITS = {
+    start: (start, end, config)
+    for start, end, config in reversed(CASES)
+    if end in ("ForMaskedLM", "LMHeadModel", "ForConditionalGeneration")
+    and config.get("tie_word_embeddings", True)
+}
+
+
+@pytest.mark.parametrize("start", WITH_LOGITS)
+def test_gradients_are_those_of_transformers(start, tmp_path):
+    """Of every array: dense layers, norms, tables of tokens, positions and types, and heads."""
     import torch
 
-    model = random_model("Bert", "ForMaskedLM", SIZES)
-    x, mask, _ = batch(model)
-    model.save_pretrained(tmp_path / "theirs")
-    labels = np.where(mask == 1, x, -100)
-    given = {"input_ids": x, "attention_mask": mask, "labels": labels}
-    model(**{k: torch.from_numpy(v) for k, v in given.items()}).loss.backward()
-    ours = load(str(tmp_path / "theirs")).model()
-    table = ours.embeddings.features["x"].table
+    theirs = random_model(*WITH_LOGITS[start])
+    x, mask, tt = batch(theirs)
+    theirs.save_pretrained(tmp_path / "theirs")
+    reads = theirs.config.is_encoder_decoder
+    weights = np.random.default_rng(0).standard_normal((*(x[:, :9] if reads else x).shape, 99))
+    weights = (weights if reads else weights * mask[..., None]).astype(np.float32) / 50
+    given = {"input_ids": x, "attention_mask": mask}
+    given |= {"decoder_input_ids": hf.targets(x)} if reads else {}
+    given |= {} if tt is None else {"token_type_ids": tt}
+    logits = theirs(**{k: torch.from_numpy(v) for k, v in given.items()}).logits
+    (logits * torch.from_numpy(weights)).sum().backward()
+
+    saved = load(str(tmp_path / "theirs"))
+    still = dataclasses.replace(saved.spec.config, dropout=0.0)
+    ours = saved.replaced(spec=dataclasses.replace(saved.spec, config=still)).model()
+    variables = named_variables(ours)
+    features = {"x": x, **({} if tt is None else {"tt": tt})}
+    features |= {"y": hf.targets(x)} if reads else {}
     with tf.GradientTape() as tape:
-        logits = ours({"x": tf.constant(x.astype(np.int32))})[..., :99]
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.constant(x), logits)
-        loss = tf.reduce_sum(losses * mask) / mask.sum()
-    found = tf.convert_to_tensor(tape.gradient(loss, table.value)).numpy()[:99]
-    expected = model.bert.embeddings.word_embeddings.weight.grad.numpy()
-    # `transformers` does not train the padding row.
-    np.testing.assert_allclose(found[1:], expected[1:], atol=1e-4)
+        found = ours({k: tf.constant(v.astype(np.int32)) for k, v in features.items()})
+        total = tf.reduce_sum(found[..., :99] * weights)
+    gradients = tape.gradient(total, [v.value for v in variables.values()])
+    gradients = {
+        path: np.zeros(variable.shape, np.float32) if g is None else tf.convert_to_tensor(g).numpy()
+        for (path, variable), g in zip(variables.items(), gradients, strict=True)
+    }
+    # The mapping of weights to arrays is linear, and holds for gradients.
+    family = family_named(theirs.config.model_type)
+    arrays = family.to_file(export_arrays(family.pairs(saved.spec), gradients), saved.spec, {})
+    names, _ = canonical(
+        {n: p for n, p in theirs.named_parameters()}, family.prefix, "transformers"
+    )
+    compared = 0
+    for name, parameter in names.items():
+        if name not in arrays:
+            assert not name.startswith(family.body), name
+            continue
+        expected = np.zeros(parameter.shape) if parameter.grad is None else parameter.grad.numpy()
+        scale = max(1.0, np.abs(expected).max())
+        np.testing.assert_allclose(arrays[name], expected, atol=1e-4 * scale, err_msg=name)
+        compared += bool(np.abs(expected).max() > 1e-3)
+    assert compared > 0.7 * len(arrays)
 
 
 # Variables that layers, or both sides, share or do not share: ours, theirs.

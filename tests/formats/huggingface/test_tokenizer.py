@@ -14,6 +14,8 @@ from tpu_tlm.data.tokenizers.factory import make_tokenizer
 from tpu_tlm.formats.huggingface.tokenizer_read import FoundTokenizer, framed, read_tokenizer
 from tpu_tlm.formats.huggingface.tokenizer_write import bpe_pipeline, tokenizer_files
 from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.tasks.examples import Framer
+from tpu_tlm.tasks.read import Row
 
 FILES = DATA_FILES / "tokenizers"
 TEXTS = [
@@ -64,6 +66,19 @@ def test_wordpiece_pipeline_frames_and_splits_alike(cased):
     assert pair.type_ids == [0] * (pair.ids.index(tokenizer.sep_id) + 1) + [1] * (
         len(pair.ids) - pair.ids.index(tokenizer.sep_id) - 1
     )
+
+
+def test_of_a_causal_model_the_end_stands_between_the_texts_of_a_pair():
+    """As in the fine-tuning of it; a text alone has no end, so that a prompt is continued."""
+    tokenizer = wordpiece(True)
+    spec = dataclasses.replace(SPEC, kind="clm", prefix_id=None, eol_id=tokenizer.sep_id)
+    found, _ = tokenizer_files(tokenizer, spec)
+    pipeline = Pipeline.from_str(found["tokenizer.json"].decode())
+    ids = pipeline.encode("we", "they").ids
+    assert pipeline.encode("we").ids[-1] != tokenizer.sep_id
+    assert ids.count(tokenizer.sep_id) == 1 and ids[-1] != tokenizer.sep_id
+    framed = Framer(spec, tokenizer, pairs="joint")([Row("we", "they", None, 1)])
+    assert framed.ids[0].tolist() == ids
 
 
 def test_the_frame_is_that_of_the_training_examples():

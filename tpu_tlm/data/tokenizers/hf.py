@@ -148,6 +148,11 @@ class HfTokenizer(Tokenizer):
         return self._role[role]
 
     @property
+    def named_pad(self) -> int | None:
+        """The id of the token that its files name for padding, or the usual one; None for none."""
+        return self._role.get("pad")
+
+    @property
     def cls_id(self) -> int:
         return self._special_id("cls")
 
@@ -158,6 +163,21 @@ class HfTokenizer(Tokenizer):
     @property
     def mask_id(self) -> int:
         return self._special_id("mask")
+
+    def pair_frame(
+        self, prefix: Sequence[int], suffix: Sequence[int]
+    ) -> tuple[list[int], bool] | None:
+        """What its own template puts between the texts of a pair, and whether the second text has
+        a token type of its own; None where the template is not `prefix A between B suffix`."""
+        inner = self._pipeline.encode("a", add_special_tokens=False).ids
+        found = self._pipeline.encode("a", "a")
+        ids, types = list(found.ids), list(found.type_ids)
+        before, after = [*prefix, *inner], [*inner, *suffix]
+        middle = ids[len(before) : len(ids) - len(after)]
+        if not inner or ids != [*before, *middle, *after]:
+            return None
+        first, second = types[: len(before)], types[len(types) - len(after) :]
+        return middle, {*first} == {0} and {*second} == {1}
 
     def encode_lines(self, lines: Sequence[bytes]) -> Encoded:
         texts = [line.decode() for line in lines]

@@ -17,6 +17,7 @@ from tpu_tlm.formats.huggingface import tokenizer_read
 from tpu_tlm.formats.huggingface.families import Family, family_of
 from tpu_tlm.formats.huggingface.families.bert import reduced
 from tpu_tlm.formats.huggingface.families.family import named_class
+from tpu_tlm.formats.huggingface.generation import read_generation
 from tpu_tlm.formats.huggingface.weights import CONFIG, canonical, read_weights
 from tpu_tlm.formats.json_files import ConfigReader, read_object
 from tpu_tlm.formats.mapping import Arrays, import_arrays
@@ -25,6 +26,10 @@ from tpu_tlm.models.spec import ModelSpec
 
 # Key of config.json that holds our spec; other readers ignore it.
 SPEC_KEY = "tpu_tlm"
+# Key of what else we know of a classifier: {"pairs": whether it takes pairs of texts}.
+CLASSIFIER_KEY = "tpu_tlm_classifier"
+# Starts of the names of a classification head's arrays, of which none may be left.
+_HEADS = ("head.", "classifier", "score", "pre_classifier", "classification_head")
 # Constants that files of older versions hold beside the weights.
 _CONSTANT = re.compile(r"(^|\.)(position_ids|token_type_ids|attn\.bias|attn\.masked_bias)$")
 _TASKS = {"ForSequenceClassification": SEQUENCE, "ForTokenClassification": TOKEN}
@@ -50,7 +55,9 @@ def read_hf(directory: str) -> PretrainedModel:
     tokenizer = tokenizer_read.read_tokenizer(
         directory, hashes, tokenizer_class=config.text("tokenizer_class")
     )
-    return assemble(config, arrays, originals, tokenizer, hashes, directory)
+    saved = assemble(config, arrays, originals, tokenizer, hashes, directory)
+    generation, notes = read_generation(directory, config, saved.spec, hashes)
+    return saved.replaced(generation=generation, notes=(*saved.notes, *notes))
 
 
 def assemble(
@@ -78,6 +85,11 @@ def assemble(
         raise TlmError(
             f"{source}: {originals[body[0]]!r} and {len(body) - 1} others have no place in the "
             f"model that {config.where} describes"
+        )
+    if classifier and (head := [key for key in unused if key.startswith(_HEADS)]):
+        raise TlmError(
+            f"{source}: {originals[head[0]]!r} has no place in the classification head of a "
+            f"{family.name} model that {config.where} describes"
         )
     own = embedded_spec(config)
     if own is None:
@@ -148,7 +160,7 @@ def _classifier(
     head = family.classifier(task, config) if task is not None else None
     if task is None or head is None:
         return None
-    pairs = list(family.classifier_pairs(task))
+    pairs = list(family.classifier_pairs(task, config))
     found, taken = import_arrays(pairs, arrays, source)
     if head.dense is not None and f"{head.dense}/kernel" not in {**extras, **found}:
         raise TlmError(f"{source}: names {first}, but has no dense layer of its classifier")
@@ -160,8 +172,16 @@ def _classifier(
             **vars(head),
             "labels": _labels(config, count),
             "problem_type": config.text("problem_type") or None,
+            "pairs": _pairs(config),
         }
     )
+
+
+def _pairs(config: ConfigReader) -> bool | None:
+    """Whether a classifier that we wrote takes pairs of texts; None where nothing says it."""
+    inside = config.values.get(CLASSIFIER_KEY)
+    found = inside.get("pairs") if isinstance(inside, dict) else None
+    return found if isinstance(found, bool) else None
 
 
 def _labels(config: ConfigReader, count: int) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tpu_tlm.data.tokenizers.base import Tokenizer
@@ -59,7 +60,10 @@ def tokenizer_files(tokenizer: Tokenizer, spec: ModelSpec) -> tuple[dict[str, by
     if causal:
         names["eos_token"] = spec.eol_id if spec.eol_id is not None else spec.suffix_id
         names["bos_token"] = spec.prefix_id
-    _finish(pipeline, tokenizer, template, {*before, *after})
+    # A causal model's text has no end, but one stands between the texts of a pair.
+    last = spec.suffix_id if spec.suffix_id is not None else spec.eol_id
+    between = [last] if causal and last is not None else []
+    _finish(pipeline, tokenizer, template, {*before, *after}, between)
     bert = isinstance(tokenizer, WordPieceTokenizer) and template == "[CLS] $A [SEP]"
     settings: dict[str, Any] = {
         "tokenizer_class": "BertTokenizer" if bert else "PreTrainedTokenizerFast",
@@ -143,11 +147,20 @@ def vocab_file(tokenizer: Tokenizer) -> bytes:
     return "".join(f"{token}\n" for token in tokenizer.tokens).encode()
 
 
-def _finish(pipeline: Pipeline, tokenizer: Tokenizer, template: str, framing: set[int]) -> None:
-    """Give a pipeline the special tokens, the frame around a text and the way back to text."""
+def _finish(
+    pipeline: Pipeline,
+    tokenizer: Tokenizer,
+    template: str,
+    framing: set[int],
+    between: Sequence[int],
+) -> None:
+    """Give a pipeline the special tokens, the frame around a text and the way back to text.
+
+    between: what stands between the texts of a pair beside their frames.
+    """
     from tokenizers import AddedToken, decoders, processors
 
-    special = sorted({*tokenizer.special_ids, *framing})
+    special = sorted({*tokenizer.special_ids, *framing, *between})
     pipeline.add_special_tokens(
         [AddedToken(tokenizer.tokens[i], special=True, normalized=False) for i in special]
     )
@@ -155,7 +168,8 @@ def _finish(pipeline: Pipeline, tokenizer: Tokenizer, template: str, framing: se
     # The second text of a pair has its own end, but no second [CLS].
     second = template.replace("$A", "$B").split(" ")
     second = second[second.index("$B") :]
-    pair = " ".join([template, *(f"{part}:1" for part in second)])
+    middle = [tokenizer.tokens[i] for i in between]
+    pair = " ".join([template, *middle, *(f"{part}:1" for part in second)])
     pipeline.post_processor = processors.TemplateProcessing(
         single=template, pair=pair, special_tokens=named
     )

@@ -2,70 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from tpu_tlm.data.tokenizers.base import Tokenizer
+from tpu_tlm.data.tokenizers.hf import HfTokenizer
 from tpu_tlm.errors import UsageError
-from tpu_tlm.formats.compatibility import Difference, as_flag, differences
-from tpu_tlm.formats.huggingface.families import FAMILIES, Family, family_named
-from tpu_tlm.formats.huggingface.read import SPEC_KEY
+from tpu_tlm.formats.huggingface.choose import choose_family, config_of
+from tpu_tlm.formats.huggingface.families import Family
+from tpu_tlm.formats.huggingface.generation import config_settings, generation_file
+from tpu_tlm.formats.huggingface.heads import fitted, head_pairs
+from tpu_tlm.formats.huggingface.read import CLASSIFIER_KEY, SPEC_KEY
 from tpu_tlm.formats.huggingface.safetensors import encode
+from tpu_tlm.formats.huggingface.tokenizer_read import SETTINGS
 from tpu_tlm.formats.huggingface.tokenizer_write import tokenizer_files
 from tpu_tlm.formats.huggingface.weights import CONFIG, WEIGHTS
-from tpu_tlm.formats.json_files import ConfigReader
 from tpu_tlm.formats.mapping import Arrays, export_arrays
 from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.models.spec import ModelSpec
-
-
-def config_of(family: Family, spec: ModelSpec, where: str) -> dict[str, Any]:
-    """The settings of config.json that describe a spec.
-
-    Raises `UsageError` naming the options that the family has no place for.
-    """
-    try:
-        config = {"model_type": family.name, **family.write_config(spec)}
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
-    if wrong := _misfits(family, spec, config, where):
-        wanted = ", ".join(
-            f"{as_flag(d.name, d.right)} (only {as_flag(d.name, d.left)})"
-            for d in wrong
-            if None not in d
-        )
-        raise UsageError(f"{where}: a {family.name} model has no place for {wanted}")
-    return config
-
-
-def _misfits(
-    family: Family, spec: ModelSpec, config: dict[str, Any], where: str
-) -> list[Difference]:
-    read_back = family.read_config(ConfigReader(config, where), spec.kind)
-    return [d for d in differences(read_back, spec) if d.name != "mask_pad"]
-
-
-def choose_family(saved: PretrainedModel, asked: str | None) -> Family:
-    """The family to write: the one asked for, the model's own, or the first that fits it."""
-    if asked is not None:
-        return family_named(asked)
-    if saved.family is not None:
-        return family_named(saved.family)
-    candidates = [family for family in FAMILIES if saved.spec.kind in family.suffixes]
-    for family in candidates:
-        # Rows that only a family with shifted positions has: from a file that does not name it.
-        if (own := family.own_extras(saved.spec)) and set(own) <= set(saved.extras):
-            return family
-    for family in candidates:
-        try:
-            spec, _, _ = family.complete(saved.spec, saved.values, saved.source)
-            if spec.kind in family.suffixes:
-                config_of(family, spec, saved.source)
-                return family
-        except UsageError:
-            continue
-    # None fits: the first one's message names the options.
-    return candidates[0] if candidates else FAMILIES[0]
 
 
 def hf_files(
@@ -81,6 +37,9 @@ def hf_files(
             f"{saved.source}: a model of kind {saved.spec.kind!r} cannot be written as "
             f"{family.name}, which has {', '.join(family.suffixes)}"
         )
+    tokenizer = _tokenizer(saved)
+    if saved.classifier is not None:
+        saved = _padded(saved, tokenizer)
     spec, values, added = family.complete(saved.spec, saved.values, saved.source)
     notes = [f"added {what}, which {family.name} always has" for what in added]
     if spec.kind != saved.spec.kind:
@@ -89,7 +48,9 @@ def hf_files(
             "(--mlm_head bert has)"
         )
     config = config_of(family, spec, saved.source)
-    arrays, model_class, more = _arrays(saved, family, spec, values)
+    if saved.classifier is not None:
+        saved = fitted(saved, family, config)
+    arrays, model_class, more = _arrays(saved, family, spec, values, config)
     notes += more
     if not saved.spec.config.mask_pad and saved.spec.kind != "clm":
         notes.append(
@@ -101,17 +62,23 @@ def hf_files(
         config["id2label"] = {str(i): label for i, label in enumerate(labels)}
         config["label2id"] = {label: i for i, label in enumerate(labels)}
         config["problem_type"] = saved.classifier.problem_type
-        config.update(family.classifier_config(saved.classifier))
+        config.update(family.classifier_config(saved.classifier, saved.extras))
+        if saved.classifier.pairs is not None:
+            config[CLASSIFIER_KEY] = {"pairs": saved.classifier.pairs}
         # A classifier of a causal model finds a text's last token by it.
         config.setdefault("pad_token_id", spec.pad_id)
     if spec.kind != "clm" and spec.prefix_id is not None and family.bos_is_prefix:
         config.update(bos_token_id=spec.prefix_id, eos_token_id=spec.suffix_id)
+    if spec.kind in ("clm", "seq2seq"):
+        config.update(config_settings(saved.generation))
     config = {"architectures": [model_class], **config, "dtype": "float32"}
     # The file holds a model of the family; the spec it was made from is kept with it.
     config[SPEC_KEY] = json.loads(saved.spec.to_json())
-    found = {WEIGHTS: encode(arrays, {"format": "pt"})}
-    if (tokenizer := _tokenizer(saved)) is not None:
+    found = {WEIGHTS: encode(arrays, {"format": "pt"}), **generation_file(saved.generation)}
+    if tokenizer is not None:
         files, said = tokenizer_files(tokenizer, saved.spec if spec.kind == "clm" else spec)
+        if saved.classifier is not None:
+            files = _as_it_reads(files, spec, tokenizer, bool(saved.classifier.pairs))
         found.update(files)
         notes += said
     elif saved.carried:
@@ -127,8 +94,40 @@ def _tokenizer(saved: PretrainedModel) -> Tokenizer | None:
     return saved.tokenizer() if has_one else None
 
 
+def _padded(saved: PretrainedModel, tokenizer: Tokenizer | None) -> PretrainedModel:
+    """A causal classifier with an id for padding that is no word: by it, not by the attention
+    mask, `transformers` finds the last token of a text. GPT-2 names none, and its id 0 is "!"."""
+    spec = saved.spec
+    named = tokenizer.named_pad if isinstance(tokenizer, HfTokenizer) else spec.pad_id
+    if spec.kind != "clm" or spec.pad_id or named == 0 or spec.eol_id is None:
+        return saved
+    pad = spec.eol_id if named is None else named
+    return saved.replaced(spec=dataclasses.replace(spec, pad_id=pad))
+
+
+def _as_it_reads(
+    files: dict[str, bytes], spec: ModelSpec, tokenizer: Tokenizer, pairs: bool
+) -> dict[str, bytes]:
+    """Tokenizer files that name what a classifier needs, where they do not: a token for padding,
+    and token types, which newer versions of `transformers` give to BERT's own class only."""
+    settings = json.loads(files.get(SETTINGS, b"{}"))
+    needed: dict[str, Any] = {}
+    if spec.kind == "clm":
+        needed["pad_token"] = tokenizer.tokens[spec.pad_id]
+    if pairs and spec.config.type_vocab_size > 1:
+        needed["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    missing = {key: value for key, value in needed.items() if settings.get(key) is None}
+    if not missing:
+        return files
+    return {**files, SETTINGS: json.dumps({**settings, **missing}, indent=1).encode()}
+
+
 def _arrays(
-    saved: PretrainedModel, family: Family, spec: ModelSpec, values: Arrays
+    saved: PretrainedModel,
+    family: Family,
+    spec: ModelSpec,
+    values: Arrays,
+    config: Mapping[str, Any],
 ) -> tuple[Arrays, str, list[str]]:
     """The file's arrays by name, the name of the model's class, and notes."""
     task = saved.classifier.task if saved.classifier is not None else None
@@ -145,7 +144,7 @@ def _arrays(
         arrays = {n: a for n, a in arrays.items() if n not in head}
         if lost := [n for n, a in head.items() if a.any()]:
             notes.append(f"a {family.name} classifier has no {', '.join(lost)}: not written")
-        parts.append(list(family.classifier_pairs(task)))
+        parts.append(head_pairs(saved, family, config))
     for part in parts:
         paths = [path for one in part for path in one.paths]
         if all(path in saved.extras for path in paths):

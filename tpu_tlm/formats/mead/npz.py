@@ -42,6 +42,7 @@ from tpu_tlm.models.spec import ModelSpec
 
 _EXTRA, _FILES, _CARRIED = f"{OWN}extra/", f"{OWN}tokenizer_files/", f"{OWN}carried/"
 _ORIGIN, _FAMILY, _CLASSIFIER = f"{OWN}origin", f"{OWN}family", f"{OWN}classifier"
+_GENERATION = f"{OWN}generation"
 _TAGGED = {"prefix": "GO", "suffix": "EOS"}
 _WORDS = {"prefix": "begin", "suffix": "end"}
 NO_TOKENIZER = "MEAD's file holds no tokenizer; give it with --tokenizer"
@@ -75,6 +76,8 @@ def npz_bytes(saved: PretrainedModel, origin: Mapping[str, Any] | None = None) -
         texts[_FAMILY] = saved.family.encode()
     if saved.classifier is not None:
         texts[_CLASSIFIER] = saved.classifier.to_json().encode()
+    if saved.generation:
+        texts[_GENERATION] = json.dumps(saved.generation, sort_keys=True).encode()
     if origin is not None:
         texts[_ORIGIN] = json.dumps(origin, sort_keys=True).encode()
     extras = put_tagger(arrays, saved.extras, saved.classifier)
@@ -145,7 +148,7 @@ def read_npz_model(path: str, describe: Describe | None = None) -> PretrainedMod
     if bad := sorted(set(carried) - set(TOKENIZER_FILES)):
         raise UsageError(f"{path}: holds a file {bad[0][:80]!r}, which is no tokenizer's; not read")
     beside = posixpath.join(posixpath.dirname(posixpath.dirname(path)), "tokenizer")
-    classifier = text(_CLASSIFIER)
+    classifier, generation = text(_CLASSIFIER), text(_GENERATION)
     plain, output = pop_tagger(arrays, spec, path)
     return PretrainedModel(
         from_mead(plain, spec, path),
@@ -159,6 +162,7 @@ def read_npz_model(path: str, describe: Describe | None = None) -> PretrainedMod
         hashes=hashes,
         family=text(_FAMILY),
         classifier=Classifier.from_json(classifier, path) if classifier is not None else None,
+        generation=parse_object(generation.encode(), path) if generation is not None else {},
     ).checked()
 
 

@@ -16,10 +16,10 @@ from tpu_tlm.data.tokenizers.wordpiece import WordPieceTokenizer
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.filesystem.tensorflow_files import translating
 from tpu_tlm.formats.huggingface import tokenizer_read
+from tpu_tlm.formats.huggingface.choose import config_of
 from tpu_tlm.formats.huggingface.families import FAMILIES
 from tpu_tlm.formats.huggingface.read import SPEC_KEY, assemble, embedded_spec, read_config
 from tpu_tlm.formats.huggingface.tokenizer_write import vocab_file
-from tpu_tlm.formats.huggingface.write import config_of
 from tpu_tlm.formats.json_files import ConfigReader
 from tpu_tlm.formats.mapping import Arrays, export_arrays
 from tpu_tlm.formats.pretrained import PretrainedModel

@@ -79,6 +79,7 @@ def _read_ours(
         extras=_ours(arrays, EXTRAS),
         hashes=hashes,
         family=inside.get("family") if isinstance(inside.get("family"), str) else None,
+        generation=inside["generation"] if isinstance(inside.get("generation"), dict) else {},
         classifier=(
             Classifier.from_json(json.dumps(inside["classifier"]), where)
             if inside.get("classifier") is not None

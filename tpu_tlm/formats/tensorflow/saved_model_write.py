@@ -140,6 +140,7 @@ def write_saved_model(
                     "spec": json.loads(saved.spec.to_json()),
                     "length": served.length,
                     "family": saved.family,
+                    "generation": saved.generation,
                     "classifier": json.loads(saved.classifier.to_json())
                     if saved.classifier is not None
                     else None,

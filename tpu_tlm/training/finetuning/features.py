@@ -45,7 +45,7 @@ def cached_vectors(
     for other in (examples.second, examples.types):
         parts += [np.concatenate([x.reshape(-1), [-1]]).tobytes() for x in other or ()]
     hashes = [filesystem.sha256(v.tobytes()) for _, v in sorted(source.encoder.items())]
-    made_by = repr((head.pooling, head.pooler, spec.to_json(), hashes))
+    made_by = repr((head.pooling, head.pooler and not head.fresh, spec.to_json(), hashes))
     key = filesystem.sha256(b"".join([made_by.encode(), *parts]))
     path = f"{directory}/{name}-{key[:16]}.npy"
     if filesystem.exists(path):

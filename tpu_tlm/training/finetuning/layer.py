@@ -19,7 +19,7 @@ from tpu_tlm.models.elmo import Elmo, present
 from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.layers.variables import mark_built, named_variables
 from tpu_tlm.models.spec import ModelSpec
-from tpu_tlm.tasks.examples import Framer
+from tpu_tlm.tasks.examples import RULES, Framer
 from tpu_tlm.tasks.head import pool
 from tpu_tlm.tasks.model import task_spec
 from tpu_tlm.tasks.read import Row
@@ -63,6 +63,7 @@ class PretrainedEncoder(keras.layers.Layer):
         pooling: str = "mean",
         max_length: int = 128,
         tokenizer: dict[str, str] | None = None,
+        rules: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -70,7 +71,7 @@ class PretrainedEncoder(keras.layers.Layer):
             raise UsageError(f"pooling {pooling!r}: not one of {', '.join(POOLINGS)}")
         self.spec = ModelSpec.from_json(spec, "PretrainedEncoder")
         self.pooling, self.max_length = pooling, max_length
-        self.tokenizer_files = tokenizer
+        self.tokenizer_files, self.rules = tokenizer, rules
         half = self.dtype_policy.compute_dtype == "bfloat16"
         precision = "bfloat16" if half else "float32"
         kind = _KINDS.get(self.spec.kind, _Encoder)
@@ -97,26 +98,36 @@ class PretrainedEncoder(keras.layers.Layer):
                     with open(os.path.join(directory, name), "wb") as file:
                         file.write(base64.b64decode(data))
                 tokenizer = load_tokenizer(directory)
-            self._framer = Framer(self.spec, tokenizer, max_length=self.max_length)
+            self._framer = Framer(
+                self.spec, tokenizer, max_length=self.max_length, rules=self.rules
+            )
         return self._framer
 
     def ids(self, texts: Any) -> np.ndarray:
         """Ids of texts, framed, cut and padded: int32 `[B, max_length]`."""
+        return self._ids(texts)[0]
+
+    def _ids(self, texts: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The ids, and the tokens of each text, int32 `[B]`."""
         rows = [
             Row(t.decode("utf-8", "replace") if isinstance(t, bytes) else str(t), None, None, i)
             for i, t in enumerate(np.asarray(texts).reshape(-1))
         ]
         out = np.full((len(rows), *self._inner()), self.spec.pad_id, np.int32)
+        counts = np.zeros(len(rows), np.int32)
         if rows:
             for i, ids in enumerate(self._framing()(rows).ids):
-                out[i, : len(ids)] = ids
-        return out
+                out[i, : len(ids)], counts[i] = ids, len(ids)
+        return out, counts
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        x = inputs
+        x, counts = inputs, None
         if x.dtype == tf.string:
-            x = tf.numpy_function(self.ids, [tf.reshape(x, (-1,))], tf.int32, stateful=False)
+            x, counts = tf.numpy_function(
+                self._ids, [tf.reshape(x, (-1,))], [tf.int32, tf.int32], stateful=False
+            )
             x = tf.ensure_shape(x, (None, *self._inner()))
+            counts = tf.ensure_shape(counts, (None,))
         elif len(x.shape) != 1 + len(self._inner()) or x.shape[1] is None:
             raise ValueError(
                 f"ids must be [batch, length{', characters' if self.spec.elmo else ''}] with a "
@@ -126,7 +137,12 @@ class PretrainedEncoder(keras.layers.Layer):
         hidden = self.encoder.encode(x, self._key(x) if training else None)
         if self.pooling == "none":
             return tf.cast(hidden, tf.float32)
-        there = present(x) if self.spec.elmo else tf.not_equal(x, self.spec.pad_id)
+        if self.spec.elmo:
+            there = present(x)
+        elif counts is not None:  # the id of padding may be that of a word (GPT-2)
+            there = tf.sequence_mask(counts, x.shape[1])
+        else:
+            there = tf.not_equal(x, self.spec.pad_id)
         return pool(hidden, there, self.pooling)
 
     def _inner(self) -> tuple[int, ...]:
@@ -165,6 +181,7 @@ class PretrainedEncoder(keras.layers.Layer):
             "pooling": self.pooling,
             "max_length": self.max_length,
             "tokenizer": self.tokenizer_files,
+            "rules": self.rules,
         }
 
 
@@ -200,6 +217,7 @@ def load_encoder(
         pooling=pooling,
         max_length=framer.max_length,
         tokenizer=files,
+        rules=RULES,
         **kwargs,
     )
     for name, variable in named_variables(layer.encoder).items():

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tpu_tlm.tasks.base import FEATURES
 from tpu_tlm.tasks.batches import in_order, make_buckets
 from tpu_tlm.tasks.examples import Examples
-
-# Features of a model; the other arrays of a batch are labels.
-FEATURES = ("x", "tt", "x2", "u", "v")
 
 Forward = Callable[[dict[str, tf.Tensor]], tf.Tensor]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +63,8 @@ class TaskPredictor:
     """A model with a task's head, called with texts; made by `load_predictor`.
 
     values: of the encoder by path, and of the head as `task/...`. framer: makes ids of texts.
-    source: what errors name.
+    source: what errors name. either: the model does not say whether it takes texts or pairs, and
+    is given what it is called with.
     """
 
     def __init__(
@@ -74,8 +76,10 @@ class TaskPredictor:
         source: str,
         *,
         batch: int = 64,
+        either: bool = False,
     ) -> None:
         self.task, self.head, self.framer, self.source = task, head, framer, source
+        self.either = either
         self.spec, self.tokenizer, self.pairs = framer.spec, framer.tokenizer, framer.pairs
         self.batch = batch
         self.model = build_task_model(self.spec, head)
@@ -85,17 +89,21 @@ class TaskPredictor:
     def rows(self, texts: Iterable[Any]) -> list[Row]:
         """Rows of texts; of pairs `(text, text2)`; of tagging words, or a text split at spaces.
 
-        Raises `UsageError` naming the number of a text that is empty, or no pair.
+        Raises `UsageError` naming the number of a text that is empty, no pair, or a pair where
+        the model takes single texts.
         """
         rows = []
         for number, given in enumerate(texts, 1):
             first, second = given, None
-            if self.pairs is not None:
+            if self.task.per_token:
+                first = given.split() if isinstance(given, str) else given
+            elif self.pairs is None:
+                if not isinstance(given, str):
+                    raise UsageError(f"text {number}: this model takes single texts, no pairs")
+            elif not (self.either and isinstance(given, str)):
                 if isinstance(given, str) or len(given) != 2:
                     raise UsageError(f"text {number}: this model takes pairs of texts")
                 first, second = given
-            if self.task.per_token and isinstance(first, str):
-                first = first.split()
             empty = not first or (isinstance(first, str) and not first.strip())
             if empty or second == "":
                 raise UsageError(f"text {number}: is empty; leave it out")
@@ -180,6 +188,7 @@ def load_predictor(path: str, *, batch: int = 64) -> TaskPredictor:
         max_length=state["max_length"],
         stride=state["stride"],
         pairs=state["pairs"],
+        rules=state.get("rules", 1),
     )
     values = {name.removeprefix("model/"): value for name, value in found.load().items()}
     task = TASKS[state["task"]](state["labels"], None, scale)
@@ -188,7 +197,10 @@ def load_predictor(path: str, *, batch: int = 64) -> TaskPredictor:
 
 
 def _foreign(path: str, batch: int) -> TaskPredictor:
-    """The predictor of a model with `PretrainedModel.classifier`; its texts come one by one."""
+    """The predictor of a model with `PretrainedModel.classifier`.
+
+    Raises `UsageError` where there is none, and for several numbers of one regression.
+    """
     saved = load(path)
     given = saved.classifier
     if given is None:
@@ -198,6 +210,12 @@ def _foreign(path: str, batch: int) -> TaskPredictor:
     )
     if given.task == TOKEN:
         kind = "tag"
+    elif given.pairs and kind == "classify":
+        kind = "pair"
+    if kind == "regress" and len(given.labels) != 1:
+        raise UsageError(
+            f"{path}: is a regression of {len(given.labels)} numbers; predict takes models of one"
+        )
     task = TASKS[kind]([] if kind == "regress" else given.labels)
     head = HeadSpec(
         task.outputs,
@@ -206,23 +224,23 @@ def _foreign(path: str, batch: int) -> TaskPredictor:
         pooler=given.dense is not None,
         activation=given.activation or "linear",
         norm=given.norm_eps if given.norm is not None else None,
+        bias=f"{OUT}/bias" in saved.extras,
+        pooler_bias=f"{given.dense}/bias" in saved.extras,
+        norm_bias=f"{given.norm}/beta" in saved.extras,
     )
     values = dict(saved.values)
-    kernel = saved.extras[f"{OUT}/kernel"]
-    values[f"{HEAD}out/kernel"] = kernel
-    values[f"{HEAD}out/bias"] = saved.extras.get(f"{OUT}/bias", np.zeros(kernel.shape[-1]))
-    if given.dense is not None:
-        dense = saved.extras[f"{given.dense}/kernel"]
-        values[f"{HEAD}pooler/kernel"] = dense
-        values[f"{HEAD}pooler/bias"] = saved.extras.get(
-            f"{given.dense}/bias", np.zeros(dense.shape[-1])
-        )
-    if given.norm is not None:
-        values[f"{HEAD}norm/gamma"] = saved.extras[f"{given.norm}/gamma"]
-    framer = Framer(task_spec(saved.spec, None, training=False), saved.tokenizer())
+    for ours, theirs in (("out", OUT), ("pooler", given.dense), ("norm", given.norm)):
+        for name in ("kernel", "bias", "gamma", "beta"):
+            if f"{theirs}/{name}" in saved.extras:
+                values[f"{HEAD}{ours}/{name}"] = saved.extras[f"{theirs}/{name}"]
+    # A file of another program does not say whether it takes pairs.
+    pairs = None if task.per_token or given.pairs is False else "joint"
+    spec = task_spec(saved.spec, None, training=False)
+    framer = Framer(spec, saved.tokenizer(), pairs=pairs)
     if saved.spec.kind == "seq2seq" and (fault := framer.end_fault()):
         raise UsageError(f"{path}: {fault}")
-    return TaskPredictor(task, head, framer, values, path, batch=batch)
+    either = pairs is not None and given.pairs is None
+    return TaskPredictor(task, head, framer, values, path, batch=batch, either=either)
 
 
 # What `predict` calls a task, and the tasks that it serves.
@@ -246,10 +264,14 @@ def predicted_lines(verb: str, path: str, texts: Iterable[str], *, as_json: bool
     check_verb(verb, predictor)
 
     def parted() -> Iterator[Any]:
+        said = not predictor.either
         for number, text in enumerate(texts, 1):
-            if predictor.pairs is None:
+            if predictor.pairs is None or (predictor.either and "\t" not in text):
                 yield text
                 continue
+            if not said:
+                said = True
+                print(f"{path}: lines with a tab are read as pairs of texts", file=sys.stderr)
             parts = text.split("\t")
             if len(parts) != 2:
                 raise UsageError(f"text {number}: needs two texts with a tab between them")

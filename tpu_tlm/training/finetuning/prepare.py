@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from tpu_tlm import filesystem
 from tpu_tlm.errors import OptionError, UsageError
+from tpu_tlm.formats.classifier import SEQUENCE, TOKEN
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks import labels as labelling
 from tpu_tlm.tasks.base import Task
 from tpu_tlm.tasks.entities import broken, scheme_in
-from tpu_tlm.tasks.examples import Examples, Framer
+from tpu_tlm.tasks.examples import RULES, Examples, Framer
 from tpu_tlm.tasks.head import HeadSpec
 from tpu_tlm.tasks.model import task_spec
 from tpu_tlm.tasks.options import FinetuneOptions
@@ -96,7 +97,10 @@ def pairs_of(task: str, text2: str | None, pair_encoder: str) -> str | None:
 
 
 def make_head(options: FinetuneOptions, task: Task, source: Source) -> HeadSpec:
-    """The head of a task on a model; says what `auto` pooling means."""
+    """The head of a task on a model; says what `auto` pooling means.
+
+    It is that of the model's family in `transformers`, if `pooling` and `hidden` allow it.
+    """
     head, pooling = options.head, options.head.pooling
     if pooling == "auto":
         pooling = "cls" if source.pooler else "last" if source.spec.kind == "clm" else "mean"
@@ -111,17 +115,41 @@ def make_head(options: FinetuneOptions, task: Task, source: Source) -> HeadSpec:
     if pooling == "cls" and not task.per_token and not framed:
         print("note: pooling cls: no [CLS] stands before a text, so its first token is taken")
     pairs = pairs_of(task.name, options.data.text2, head.pair_encoder)
-    pooler = pooling == "cls" and bool(source.pooler) and not task.per_token
-    if pooling == "decoder":
-        pooling, pooler = "last", True
-    return HeadSpec(
+    made = HeadSpec(
         task.outputs,
         tokens=task.per_token,
-        pooling=pooling,
-        pooler=pooler,
+        pooling="last" if pooling == "decoder" else pooling,
         hidden=tuple(head.hidden),
         dropout=head.head_dropout,
         shared=pairs == "shared",
+    )
+    if pooling == "decoder":
+        return replace(made, pooler=True)
+    return _as_elsewhere(made, task, source)
+
+
+def _as_elsewhere(made: HeadSpec, task: Task, source: Source) -> HeadSpec:
+    """The head with the layers and without the biases of its family's own head."""
+    pooler = made.pooling == "cls" and bool(source.pooler) and not task.per_token
+    form = source.forms.get(TOKEN if task.per_token else SEQUENCE)
+    ours = form.classifier if form is not None else None
+    alike = made.tokens or (ours is not None and ours.pooling == made.pooling)
+    if form is None or ours is None or made.hidden or made.shared or not alike:
+        return replace(made, pooler=pooler)
+    # The mean of the numbers of a regression is its last layer's bias.
+    made = replace(made, bias=form.bias or task.name == "regress")
+    if ours.dense is None:
+        return made
+    if not pooler:
+        print(f"a new dense layer before the labels, as in {form.model_class}")
+    return replace(
+        made,
+        pooler=True,
+        activation=ours.activation or "linear",
+        norm=ours.norm_eps if ours.norm is not None else None,
+        pooler_bias=form.dense_bias or pooler,
+        norm_bias=form.norm_bias,
+        fresh=not pooler,
     )
 
 
@@ -226,4 +254,5 @@ def describe(prepared: Prepared) -> dict[str, Any]:
         "max_length": framer.max_length,
         "stride": framer.stride,
         "pairs": framer.pairs,
+        "rules": RULES,
     }

@@ -40,8 +40,9 @@ class ServedTask(tf.Module):
         }
         self.tokenizer = GraphTokenizer(predictor.tokenizer)
 
-    def framed(self, texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Windows of strings `[B]`: ids int32 `[W, length]`, and the text of each, int64 `[W]`.
+    def framed(self, texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Windows of strings `[B]`: ids int32 `[W, length]`, the tokens of each, int32 `[W]`, and
+        its text, int64 `[W]`.
 
         With the run's `--stride` a long text has several, as in `Framer`; else it is cut.
         """
@@ -58,7 +59,8 @@ class ServedTask(tf.Module):
 
         parts = [*column(framer.prefix), tf.cast(ids, tf.int32), *column(framer.suffix)]
         joined = tf.concat(parts, axis=1)
-        return joined.to_tensor(framer.spec.pad_id, shape=[None, self.length]), of
+        padded = joined.to_tensor(framer.spec.pad_id, shape=[None, self.length])
+        return padded, tf.cast(joined.row_lengths(), tf.int32), of
 
     def _windows(self, ids: tf.RaggedTensor) -> tuple[tf.RaggedTensor, tf.Tensor]:
         """Windows of ragged ids `[B, n]` that overlap by the stride, and the row of each."""
@@ -75,8 +77,8 @@ class ServedTask(tf.Module):
 
     def outputs(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """The outputs by name: of windows their mean."""
-        ids, of = self.framed(texts)
-        logits = self.model({"x": tf.ensure_shape(ids, [None, self.length])})
+        ids, counts, of = self.framed(texts)
+        logits = self.model({"x": tf.ensure_shape(ids, [None, self.length]), "n": counts})
         if self.framer.stride:
             logits = tf.math.segment_mean(logits, of)
         task = self.predictor_task

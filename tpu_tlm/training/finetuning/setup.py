@@ -68,7 +68,7 @@ def training_batches(
     buckets = make_buckets(examples, targets | (vectors or {}), lengths, spec.pad_id, rows)
     if vectors is not None:
         for bucket in buckets:
-            for name in ("x", "tt", "x2"):
+            for name in ("x", "tt", "x2", "n", "n2"):
                 bucket.arrays.pop(name, None)
     return buckets, make_plan(buckets, epochs, fit.seed)
 
@@ -108,8 +108,9 @@ def make_step(
         freeze=head.freeze,
     )
     for i, path in enumerate(variables):
-        # Of stored vectors the pooler was applied before.
-        stored = head_only and path.startswith(f"{HEAD}pooler/")
+        # Of stored vectors the model's own pooler was applied before.
+        before = head_only and not prepared.head.fresh
+        stored = before and path.startswith(f"{HEAD}pooler/")
         if stored or (not head.finetune and not learns_frozen(path)):
             rates[i] = 0.0
     optim = OptimConfig(

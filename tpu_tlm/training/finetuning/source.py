@@ -10,12 +10,14 @@ import numpy as np
 
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import OptionError, UsageError
+from tpu_tlm.formats.classifier import SEQUENCE, TOKEN
 from tpu_tlm.formats.electra_parts import part_of
+from tpu_tlm.formats.huggingface.heads import HeadForm, head_form
 from tpu_tlm.formats.load import load
 from tpu_tlm.formats.mead.compare import compared
 from tpu_tlm.formats.mead.npz import NO_TOKENIZER, MeadDescription, described_by
 from tpu_tlm.models.spec import ModelSpec
-from tpu_tlm.tasks.model import is_encoder
+from tpu_tlm.tasks.model import is_encoder, task_spec
 
 _POOLER = "pooler/"
 # Rows of RoBERTa's position table that no text reaches.
@@ -30,7 +32,8 @@ class Source:
 
     encoder: values by path. pooler: BERT's pooler (`pooler/kernel`, `pooler/bias`), or empty.
     rest: of a causal model, its other values, which a checkpoint keeps as they are. extras: arrays
-    that only the model's own format has a place for. family: HuggingFace's `model_type`.
+    that only the model's own format has a place for. family: HuggingFace's `model_type`. forms:
+    the classification heads that HuggingFace has for such a model, by `formats.classifier` task.
     notes: what a user should know of the reading.
     """
 
@@ -43,6 +46,7 @@ class Source:
     notes: tuple[str, ...] = ()
     extras: dict[str, np.ndarray] = field(default_factory=dict)
     family: str | None = None
+    forms: dict[str, HeadForm] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -89,6 +93,8 @@ def load_source(
     if describe is not None:
         spec = _as_described(spec, found, describe, notes)
     rest = {n: v for n, v in saved.values.items() if spec.kind == "clm" and n not in encoder}
+    bare = saved.replaced(spec=task_spec(spec, None, training=False), values=encoder | rest)
+    forms = {task: head_form(bare, task) for task in (SEQUENCE, TOKEN)}
     return Source(
         spec,
         encoder,
@@ -99,6 +105,7 @@ def load_source(
         tuple(notes),
         {n: np.asarray(v) for n, v in extras.items() if n.startswith(_POSITIONS)},
         saved.family,
+        {task: form for task, form in forms.items() if form is not None},
     )
 
 

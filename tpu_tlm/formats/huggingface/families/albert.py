@@ -27,6 +27,8 @@ class Albert(Bert):
         "predictions.decoder",
     )
 
+    default_activation, default_dropout = "gelu_new", 0.0
+
     def check_settings(self, config: ConfigReader) -> None:
         super().check_settings(config)
         config.only("num_hidden_groups", 1)

@@ -66,8 +66,11 @@ class Bart(Family):
         num_heads = config.size("encoder_attention_heads", high=MAX_WIDTH)
         divided(config, d_model, num_heads)
         d_ff = config.size("encoder_ffn_dim", high=MAX_FFN)
-        config.only("decoder_attention_heads", num_heads)
-        config.only("decoder_ffn_dim", d_ff)
+        # The defaults are those of the largest published model.
+        own = {"decoder_attention_heads": (num_heads, 16), "decoder_ffn_dim": (d_ff, 4096)}
+        for key, (needed, default) in own.items():
+            if config.size(key, high=MAX_FFN, default=default) != needed:
+                config.fail(key, f"only {needed}, as in the encoder, is supported")
         positions = config.size("max_position_embeddings", high=MAX_POSITIONS)
         dropout = config.number("dropout", 0.1)
         return ModelSpec(
@@ -214,7 +217,7 @@ class Bart(Family):
             return None
         return Classifier(task, (), pooling="last", dense=DENSE, activation="tanh")
 
-    def classifier_pairs(self, task: str) -> Iterator[Pair]:
+    def classifier_pairs(self, task: str, config: ConfigReader) -> Iterator[Pair]:
         yield from dense_classifier("classification_head")
 
 

@@ -77,7 +77,8 @@ class Bert(Family):
     }
     # The head's activation, where the family does not take the configuration's.
     head_activation: str | None = None
-    default_eps = 1e-12
+    # What a config.json that does not name them means.
+    default_eps, default_activation, default_dropout = 1e-12, "gelu", 0.1
     has_pooler = True
 
     # Configuration
@@ -89,7 +90,7 @@ class Bert(Family):
     def read_config(self, config: ConfigReader, kind: str) -> ModelSpec:
         keys, head = self.keys, kind == "mlm"
         self.check_settings(config)
-        activation = config.choice(keys["activation"], "gelu", ACTIVATIONS)
+        activation = config.choice(keys["activation"], self.default_activation, ACTIVATIONS)
         if head and self.head_activation not in (None, activation):
             config.fail(
                 keys["activation"], f"beside a token head {self.name} computes with 'gelu' only"
@@ -101,7 +102,7 @@ class Bert(Family):
         pad_id = self.pad_of(config, vocab)
         offset = self.offset(config, pad_id)
         positions = config.size(keys["positions"], low=offset + 1, high=MAX_POSITIONS) - offset
-        dropout = config.number(keys["dropout"], 0.1)
+        dropout = config.number(keys["dropout"], self.default_dropout)
         return ModelSpec(
             ModelConfig(
                 **self.sizes(config, d_model),

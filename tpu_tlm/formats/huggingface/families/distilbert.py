@@ -57,7 +57,7 @@ class DistilBert(Bert):
             return Classifier(task, (), dense=DENSE, activation="relu")
         return Classifier(task, ())
 
-    def classifier_pairs(self, task: str) -> Iterator[Pair]:
+    def classifier_pairs(self, task: str, config: ConfigReader) -> Iterator[Pair]:
         if task == SEQUENCE:
             yield from linear(DENSE, "pre_classifier")
         yield from linear(OUT, "classifier")

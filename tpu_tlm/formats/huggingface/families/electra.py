@@ -33,7 +33,8 @@ class Electra(Bert):
     has_pooler = False
 
     def sizes(self, config: ConfigReader, d_model: int) -> dict[str, Any]:
-        width = config.size("embedding_size", high=MAX_WIDTH, default=d_model, null=True)
+        default = d_model if "embedding_size" in config.values else 128
+        width = config.size("embedding_size", high=MAX_WIDTH, default=default, null=True)
         types = config.size("type_vocab_size", low=1, high=MAX_TYPES, default=2)
         return {
             "type_vocab_size": types,
@@ -74,7 +75,7 @@ class Electra(Bert):
             return Classifier(task, (), dense=DENSE, activation="gelu-exact")
         return Classifier(task, ())
 
-    def classifier_pairs(self, task: str) -> Iterator[Pair]:
+    def classifier_pairs(self, task: str, config: ConfigReader) -> Iterator[Pair]:
         if task == SEQUENCE:
             yield from dense_classifier("classifier")
         else:

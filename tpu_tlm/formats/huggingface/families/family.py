@@ -109,11 +109,13 @@ class Family(abc.ABC):
         """
         return None
 
-    def classifier_pairs(self, task: str) -> Iterator[Pair]:
-        """The arrays of the classification head."""
+    def classifier_pairs(self, task: str, config: ConfigReader) -> Iterator[Pair]:
+        """The arrays of the classification head, without those of a pooler."""
         yield from linear(OUT, "classifier")
 
-    def classifier_config(self, classifier: Classifier) -> dict[str, Any]:
+    def classifier_config(
+        self, classifier: Classifier, extras: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
         """Settings of config.json that describe the classification head."""
         return {}
 

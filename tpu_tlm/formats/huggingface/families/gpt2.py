@@ -123,7 +123,7 @@ class Gpt2(Family):
     def classifier(self, task: str, config: ConfigReader) -> Classifier | None:
         return Classifier(task, (), pooling="last")
 
-    def classifier_pairs(self, task: str) -> Iterator[Pair]:
+    def classifier_pairs(self, task: str, config: ConfigReader) -> Iterator[Pair]:
         if task == SEQUENCE:
             yield from linear(OUT, "score", bias=False)
         else:

@@ -31,7 +31,11 @@ _ACTIVATIONS: dict[str, Any] = {
     "gelu_pytorch_tanh": "geglu",
 }
 _THEIRS = {"geglu-exact": "gelu", "geglu": "gelu_new", "swiglu": "silu"}
+# Of the dense layer before a head.
+_OF_HEAD = {"gelu-exact": "gelu", "gelu": "gelu_new"}
 _LARGEST_BASE = 1e12
+# Of the published models' vocabulary, where a config.json names none.
+_PAD = 50_283
 
 
 class ModernBert(Family):
@@ -51,13 +55,14 @@ class ModernBert(Family):
         positions = config.size("max_position_embeddings", high=MAX_POSITIONS, default=8192)
         use_bias = config.flag("attention_bias", False)
         config.only("mlp_bias", use_bias)
-        config.only("classifier_bias", use_bias)
         activation = config.choice("hidden_activation", "gelu", _ACTIVATIONS)
-        if config.choice("classifier_activation", "gelu", _ACTIVATIONS) != activation:
-            config.fail("classifier_activation", "only that of hidden_activation is supported")
+        head = kind == "mlm"
+        if head:  # a token head is one with the encoder; a classifier has a form of its own
+            config.only("classifier_bias", use_bias)
+            if config.choice("classifier_activation", "gelu", _ACTIVATIONS) != activation:
+                config.fail("classifier_activation", "only that of hidden_activation is supported")
         every = _global_every(config, num_layers)
         reach = config.size("local_attention", high=MAX_POSITIONS, default=128) // 2
-        head = kind == "mlm"
         return ModelSpec(
             ModelConfig(
                 d_model=d_model,
@@ -87,7 +92,7 @@ class ModernBert(Family):
             ),
             vocab_size=vocab,
             seq_length=positions,
-            pad_id=config.token("pad_token_id", vocab) or 0,
+            pad_id=config.token("pad_token_id", vocab, _PAD if vocab > _PAD else None) or 0,
             kind=kind,
         )
 
@@ -183,13 +188,20 @@ class ModernBert(Family):
             norm_eps=config.number("norm_eps", 1e-5),
         )
 
-    def classifier_pairs(self, task: str) -> Iterator[Pair]:
-        yield from linear(DENSE, "head.dense", bias=False)
-        yield from norm(NORM, "head.norm", bias=False)
+    def classifier_pairs(self, task: str, config: ConfigReader) -> Iterator[Pair]:
+        yield from linear(DENSE, "head.dense", bias=config.flag("classifier_bias", False))
+        yield from norm(NORM, "head.norm", bias=config.flag("norm_bias", False))
         yield from linear(OUT, "classifier")
 
-    def classifier_config(self, classifier: Classifier) -> dict[str, Any]:
-        return {"classifier_pooling": classifier.pooling}
+    def classifier_config(
+        self, classifier: Classifier, extras: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        activation = _OF_HEAD.get(classifier.activation or "")
+        return {
+            "classifier_pooling": classifier.pooling,
+            "classifier_bias": f"{DENSE}/bias" in extras,
+            **({} if activation is None else {"classifier_activation": activation}),
+        }
 
 
 def _global_every(config: ConfigReader, num_layers: int) -> int:

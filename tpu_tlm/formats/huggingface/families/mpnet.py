@@ -26,6 +26,10 @@ class MPNet(Roberta):
     def __init__(self) -> None:
         super().__init__("mpnet", "MPNet")
 
+    def offset(self, config: ConfigReader | None, pad_id: int) -> int:
+        # Whatever the padding id is: the class counts from 1.
+        return 2
+
     def check_settings(self, config: ConfigReader) -> None:
         super().check_settings(config)
         config.only("relative_attention_num_buckets", 32)

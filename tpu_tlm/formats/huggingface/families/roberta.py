@@ -69,7 +69,7 @@ class Roberta(Bert):
             return Classifier(task, (), dense=DENSE, activation="tanh")
         return Classifier(task, ())
 
-    def classifier_pairs(self, task: str) -> Iterator[Pair]:
+    def classifier_pairs(self, task: str, config: ConfigReader) -> Iterator[Pair]:
         if task == SEQUENCE:
             yield from dense_classifier("classifier")
         else:

@@ -172,7 +172,7 @@ class T5(Family):
             return Classifier(task, (), pooling="last", dense=DENSE, activation="tanh")
         return Classifier(task, ())
 
-    def classifier_pairs(self, task: str) -> Iterator[Pair]:
+    def classifier_pairs(self, task: str, config: ConfigReader) -> Iterator[Pair]:
         if task == SEQUENCE:
             yield from dense_classifier("classification_head")
         else:
