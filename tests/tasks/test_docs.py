@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import re
@@ -67,7 +66,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ran(place: Path) -> Path:
     """The directory after all commands of the page, in their order."""
-    with contextlib.chdir(place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
         for argv in commands():
             assert argv[:2] == ["python", "-m"]
             module = importlib.import_module(argv[2])
