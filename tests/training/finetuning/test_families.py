@@ -181,6 +181,16 @@ def test_texts_of_several_lines(start: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(np.stack(found), np.stack(logits(model, tmp_path, texts)), atol=1e-4)
 
 
+def test_a_long_text_is_read_as_far_as_the_model_reads(tmp_path: Path) -> None:
+    model = family(tmp_path, "GPT2", "ForSequenceClassification", **LABELS, n_positions=800)
+    text = "the film is good " * 150 + "bad"
+    predictor = load_predictor(str(tmp_path))
+    (found,) = predictor.logits(predictor.rows([text]))
+    (expected,) = logits(model, tmp_path, [text])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert len(predictor.framer(predictor.rows([text])).ids[0]) > 512
+
+
 def test_a_word_with_the_id_of_padding_is_pooled(tmp_path: Path) -> None:
     """GPT-2 without a padding token: by finetune's layer and by embed, as by its hidden states."""
     import torch

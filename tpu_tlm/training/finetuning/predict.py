@@ -18,6 +18,7 @@ from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.classifier import OUT, TOKEN
 from tpu_tlm.formats.load import load
 from tpu_tlm.models.layers.variables import named_variables
+from tpu_tlm.models.positions.registry import max_length as longest
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.tasks.base import Task
 from tpu_tlm.tasks.batches import bucket_lengths
@@ -236,7 +237,8 @@ def _foreign(path: str, batch: int) -> TaskPredictor:
     # A file of another program does not say whether it takes pairs.
     pairs = None if task.per_token or given.pairs is False else "joint"
     spec = task_spec(saved.spec, None, training=False)
-    framer = Framer(spec, saved.tokenizer(), pairs=pairs)
+    # As long as the model takes: another program does not cut at our own default.
+    framer = Framer(spec, saved.tokenizer(), pairs=pairs, max_length=longest(spec))
     if saved.spec.kind == "seq2seq" and (fault := framer.end_fault()):
         raise UsageError(f"{path}: {fault}")
     either = pairs is not None and given.pairs is None
