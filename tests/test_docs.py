@@ -209,6 +209,18 @@ def test_pages_use_the_terms_of_the_field(page):
         assert not found, f"{page}:{number}: {found and found[0]!r}"
 
 
+def test_every_variable_of_the_environment_is_documented():
+    page = (ROOT / "docs/reference/environment.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", page))
+    code = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "tpu_tlm").rglob("*.py"))
+    read = set(re.findall(r'environ(?:\.get\(|\[)"([A-Z0-9_]+)"', code))
+    read |= set(re.findall(r'"(TPU_TLM_[A-Z_]+)"', code))
+    # Set by this package for a process of its own.
+    own = {"TPU_TLM_PLAN_CHILD", "MLFLOW_ALLOW_FILE_STORE", "TOKENIZERS_PARALLELISM"}
+    assert len(read) > 8 and read - own <= named, read - own - named
+    assert not [n for n in named if n not in code and not n.startswith(("GOOGLE_", "CUDA_"))]
+
+
 def test_the_citation_and_the_templates_are_what_their_readers_expect():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors", "version", "license"} <= set(cited)
