@@ -15,6 +15,7 @@ from tpu_tlm.checkpoints.data_file import DataFile
 from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.filesystem import LocalDisk
+from tpu_tlm.filesystem.base import Progress
 from tpu_tlm.filesystem.tensorflow_files import TensorFlowFiles
 
 
@@ -280,10 +281,10 @@ def test_an_unreadable_file_is_skipped_but_never_deleted_as_damaged(tmp_path: Pa
     class Flaky(LocalDisk):
         broken = True
 
-        def open_local(self, path: str) -> BinaryIO:
+        def open_local(self, path: str, progress: Progress | None = None) -> BinaryIO:
             if self.broken and "00002/variables.data" in path:
                 raise OSError(5, "Input/output error")
-            return super().open_local(path)
+            return super().open_local(path, progress)
 
     storage = Flaky()
     checkpoints = Checkpoints(str(tmp_path), files=storage)
@@ -326,9 +327,9 @@ def test_each_file_is_read_once(tmp_path: Path) -> None:
             reads.append(os.path.basename(path))
             return super().read(path)
 
-        def open_local(self, path: str) -> BinaryIO:
+        def open_local(self, path: str, progress: Progress | None = None) -> BinaryIO:
             reads.append(os.path.basename(path))
-            return super().open_local(path)
+            return super().open_local(path, progress)
 
     found = Checkpoints(str(tmp_path), files=Counting()).newest()
     assert found is not None

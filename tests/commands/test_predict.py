@@ -47,7 +47,7 @@ def test_a_text_without_tokens_gets_no_response(
     given, lines, answered, says, dual, tmp_path, monkeypatch, capsys
 ):
     (tmp_path / "candidates.txt").write_text("w1 w2\nw3\n")
-    monkeypatch.setattr(training_saved, "load", lambda model, step: dual)
+    monkeypatch.setattr(training_saved, "load", lambda model, step, describe: dual)
     monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
     with pytest.raises(UsageError, match=says):
         predict.main(
