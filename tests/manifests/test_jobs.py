@@ -206,7 +206,8 @@ class Stored:
 
         def seen() -> bool:
             names = list(contents(self.job.place.volumes["/tmp"]))
-            names += [f"{folder}/{n}" for folder in ("data", "counts") for n in self.files(folder)]
+            folders = ("data", "counts", "work")
+            names += [f"{folder}/{n}" for folder in folders for n in self.files(folder)]
             return sum(fnmatch(name, pattern) for name in names) >= least
 
         return seen
@@ -260,7 +261,7 @@ def test_preprocessing_is_stopped_killed_and_finished(
     stopped = 0, signal.SIGTERM, stored.seen(PARTS, 1)
     disturbed(stored.job, *((stopped, killed) if pods == 1 else (killed, stopped)))
     assert sorted(stored.job.codes) == [*([0] * pods), 137, 143], stored.job.said()
-    assert shards(stored.files("data")) == dataset
+    assert shards(stored.files("data")) == dataset and stored.files("work") == {}
 
 
 @pytest.mark.parametrize("name", [name for name in OTHERS if name.startswith("vocab")])

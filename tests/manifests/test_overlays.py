@@ -212,12 +212,12 @@ def test_the_commands_of_the_readme_find_what_they_name() -> None:
     assert sum(" cp " in line for line in commands) == 3 and not there
 
 
-def test_a_pod_that_works_on_the_nodes_disk_asks_for_it() -> None:
-    asked = {
-        name: one_pod(overlay(name)).main["resources"]["requests"].get("ephemeral-storage")
-        for name in OVERLAYS
-    }
-    assert {name for name, size in asked.items() if size} == {"preprocess-gcs-spot"}
+def test_no_work_of_a_dataset_is_lost_with_its_pod() -> None:
+    """It is in the output on a volume or of several pods, else where --work_dir says."""
+    for name in (name for name in OVERLAYS if name.startswith("preprocess-")):
+        given = [a for a in one_pod(overlay(name)).main["args"] if a.startswith("--work_dir")]
+        in_output = "-pvc" in name or "-indexed-" in name
+        assert given == ([] if in_output else ["--work_dir=$(STORAGE)/work"]), name
 
 
 def test_the_table_names_every_overlay() -> None:

@@ -15,10 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_modules import preprocess
 from tests.paths import DATA_FILES, ROOT
+from tpu_tlm.config import CorpusConfig
+from tpu_tlm.data.corpus.inputs import expand_inputs
 from tpu_tlm.data.dataset.dataset import open_dataset
+from tpu_tlm.data.preprocessing.packing import Packing
+from tpu_tlm.data.preprocessing.preprocess import parts_of
 from tpu_tlm.data.preprocessing.work_dir import WorkDirectory
-from tpu_tlm.errors import UsageError
+from tpu_tlm.data.preprocessing.worker import PartResult, PreprocessJob, Worker, load_results
+from tpu_tlm.errors import TlmError, UsageError
 
 TOKENIZERS = DATA_FILES / "tokenizers"
 
@@ -272,6 +278,42 @@ def test_several_machines_make_the_same_bytes(
         assert process.returncode == 0
     assert _hashes(output) == whole and not work.exists()
     assert "nothing to do" in _run(commands[2])
+
+
+def test_the_work_may_go_once_the_leftovers_are_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Process 0 does not wait for one without shards: it ends well though all is gone."""
+    source, output = _corpus(tmp_path, 600_000), tmp_path / "out"
+    share = ["--workers", "1", "--max_file_size", "100", "--of", "2", "--index"]
+    load, last = PartResult.load, len(parts_of(expand_inputs(CorpusConfig([str(source)]))))
+    seen: list[int] = []
+
+    def slowly(job: PreprocessJob, part: int) -> PartResult | None:
+        deadline = time.monotonic() + 60
+        while (found := load(job, part)) is None and part == last:
+            assert time.monotonic() < deadline and first.poll() is None
+        if part == last:
+            seen.append(part)
+            while (output / ".preprocess").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(PartResult, "load", staticmethod(slowly))
+    first = subprocess.Popen(_command(source, output, *share, "0"), cwd=ROOT)
+    assert preprocess.main(_command(source, output, *share, "1")[3:]) == 0
+    assert first.wait(60) == 0 and seen == [last]
+    assert "process 1 of 2" in capsys.readouterr().out
+    assert len(open_dataset(str(output / "train")).shards) == 1
+
+
+def test_a_part_that_is_gone_is_named(tmp_path: Path) -> None:
+    job = PreprocessJob(str(tmp_path), {"all": "x"}, Packing(8, 0), 9, "text", False, False, 0, 0.0)
+    with pytest.raises(TlmError, match=r"part-000000\.json: is gone"):
+        list(load_results(job, 1))
+    with pytest.raises(TlmError, match=r"part-000000\.json: is gone"):
+        Worker(job).write_shard("all", 0, [1], 1)
 
 
 def test_a_share_that_cannot_be_is_refused(tmp_path: Path, source: Path) -> None:

@@ -22,7 +22,7 @@ from tpu_tlm.data.preprocessing.worker import (
     pack_leftovers,
 )
 from tpu_tlm.data.progress import ProgressBar
-from tpu_tlm.data.share import Share, wait_until
+from tpu_tlm.data.share import Share, poll_seconds, wait_until
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import UsageError
 
@@ -96,20 +96,22 @@ def run(
                 missing.pop()
             return not missing
 
-        wait_until(all_parts, "parts of other processes", notice, share)
+        seconds = poll_seconds(job.work)
+        wait_until(all_parts, "parts of other processes", notice, share, seconds)
         count_results(made, load_results(job, len(parts)))
         if share.leads and PartResult.load(job, len(parts)) is None:
             for split in job.splits:
                 _remove_other_shards(job, split)
             pack_leftovers(job, list(load_results(job, len(parts))))
-        wait_until(
-            lambda: PartResult.load(job, len(parts)) is not None,
-            "process 0 to pack",
-            notice,
-            share,
-        )
-        tail = PartResult.load(job, len(parts))
-        assert tail is not None
+        # Once it was seen the work directory may go, if this process has no shards of its own.
+        tails: list[PartResult] = []
+
+        def packed() -> bool:
+            tails.extend(filter(None, [PartResult.load(job, len(parts))]))
+            return bool(tails)
+
+        wait_until(packed, "process 0 to pack", notice, share, seconds)
+        (tail,) = tails
         for split, counts in made.counts.items():
             counts.chunks += tail.splits[split].chunks
         check_not_empty(job, made)

@@ -26,6 +26,7 @@ from tpu_tlm.data.preprocessing.split_writers import (
 )
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.data.tokenizers.factory import load_tokenizer
+from tpu_tlm.errors import TlmError
 
 __all__ = [
     "PreprocessJob",
@@ -165,8 +166,8 @@ class Worker:
         """
         job = self.job
         if split not in self._merges:
-            results = [(part, PartResult.load(job, part)) for part in range(parts)]
-            runs = [result.run(job, split, part) for part, result in results if result is not None]
+            results = enumerate(load_results(job, parts))
+            runs = [result.run(job, split, part) for part, result in results]
             self._merges[split] = ExternalMerge(runs, job.layout.payload_bytes)
         merge, start = self._merges[split], sum(sizes[:index])
         blocks = (merge.read(a, b) for a, b in merge.ranges(start, start + sizes[index]))
@@ -257,8 +258,12 @@ def pack_leftovers(job: PreprocessJob, results: Sequence[PartResult]) -> PartRes
 
 
 def load_results(job: PreprocessJob, parts: int) -> Iterator[PartResult]:
-    """The results of all parts, which must be finished."""
+    """The results of all parts, which must be finished.
+
+    Raises `TlmError` for one that is gone.
+    """
     for part in range(parts):
         result = PartResult.load(job, part)
-        assert result is not None, part
+        if result is None:
+            raise TlmError(f"{_result_path(job, part)}: is gone, or what belongs to it: run again")
         yield result
