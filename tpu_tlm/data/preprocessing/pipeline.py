@@ -107,7 +107,8 @@ def run(
         tails: list[PartResult] = []
 
         def packed() -> bool:
-            tails.extend(filter(None, [PartResult.load(job, len(parts))]))
+            if (found := PartResult.load(job, len(parts))) is not None:
+                tails.append(found)
             return bool(tails)
 
         wait_until(packed, "process 0 to pack", notice, share, seconds)

@@ -70,9 +70,9 @@ class PartResult:
     @staticmethod
     def load(job: PreprocessJob, part: int) -> PartResult | None:
         """The result of a part, or None when it is not finished."""
-        if (note := _note(_result_path(job, part))) is None:
+        if (text := _read_if_there(_result_path(job, part))) is None:
             return None
-        result = PartResult.from_json(note)
+        result = PartResult.from_json(text)
         whole = all(
             result.run(job, name, part).is_whole(job.layout.payload_bytes) for name in result.splits
         )
@@ -87,7 +87,7 @@ def _result_path(job: PreprocessJob, part: int) -> str:
     return f"{job.work}/part-{part:06d}.json"
 
 
-def _note(path: str) -> bytes | None:
+def _read_if_there(path: str) -> bytes | None:
     """A file of the work directory, or None when it is not there."""
     with filesystem.naming(path):
         try:
@@ -219,9 +219,9 @@ def _shard_path(job: PreprocessJob, split: str, index: int) -> str:
 
 def finished_shard(job: PreprocessJob, split: str, index: int) -> Shard | None:
     """The shard as noted when it was written, or None when it is not there whole."""
-    if (note := _note(_shard_path(job, split, index))) is None:
+    if (text := _read_if_there(_shard_path(job, split, index))) is None:
         return None
-    found: dict[str, Any] = json.loads(note)
+    found: dict[str, Any] = json.loads(text)
     shard = Shard(**{**found, "sums": tuple(found["sums"])})
     path = f"{job.splits[split].rstrip('/')}/{shard.name}"
     return shard if filesystem.exists(path) and filesystem.file_size(path) == shard.bytes else None
