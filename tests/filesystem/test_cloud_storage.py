@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,17 @@ def test_an_error_answer_that_breaks_off_is_asked_for_again(bucket: Bucket, tmp_
             read()
         calls = bucket.calls[before:]
         assert [action for *_, action in calls] == ["cut", "cut", None], calls
+
+
+def test_no_call_is_made_behind_our_back(bucket: Bucket) -> None:
+    FILES.write(f"{BASE}/a", b"x")
+    assert FILES.read(f"{BASE}/a") == b"x"
+    for _ in range(5):
+        with pytest.raises(FileNotFoundError):
+            FILES.size(f"{BASE}/absent")
+    time.sleep(0.3)  # the client library's own threads, were there any
+    assert [method for method, *_ in bucket.calls] == ["POST", "GET", *5 * ["GET"]], bucket.calls
+    assert all("/o" in path for _, path, _ in bucket.calls), bucket.calls
 
 
 def test_an_interrupted_write_leaves_the_old_object(bucket: Bucket) -> None:

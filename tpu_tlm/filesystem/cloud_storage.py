@@ -39,6 +39,10 @@ def _client(process: int, emulator: str | None) -> Any:
     # A client's connections must not be shared with a forked process.
     from google.cloud import storage  # type: ignore[attr-defined]
 
+    # Newer clients ask for the bucket's metadata in threads of their own, and again after a "not
+    # found", for attributes of traces that nobody collects unless told to.
+    if not os.environ.get("ENABLE_GCS_PYTHON_CLIENT_OTEL_TRACES"):
+        os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     if emulator:
         from google.auth.credentials import AnonymousCredentials
 
