@@ -30,12 +30,13 @@ class Contender:
     """A program to time:
 
     `target` ("module:function") called with `arguments` gives a callable(calls) -> seconds per unit
-    of work.
+    of work. `checkout`: the directory of the repository whose code runs.
     """
 
     name: str
     target: str
     arguments: tuple[Any, ...] = ()
+    checkout: Path = ROOT
 
 
 @dataclass
@@ -69,7 +70,12 @@ class Child:
             json.dumps(contender.arguments),
         ]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            cwd=contender.checkout,
+            env={**os.environ, "PYTHONPATH": str(contender.checkout)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self._answer()
 

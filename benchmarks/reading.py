@@ -2,6 +2,7 @@
 shards.
 
     python -m benchmarks.reading [--seq_length 128] [--batch 32] [--examples 400000] [--rounds 5]
+        [--before CHECKOUT]
 
 Records of random ids are written to a temporary directory. Every reader is a child process, they
 take turns, and each delivers whole batches of int32 ids to Python, as a training loop gets them.
@@ -11,9 +12,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,9 +132,22 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--examples", type=int, default=400_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--before", type=Path, help="another checkout, which writes and reads too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        write(directory, options.examples, options.seq_length)
+        if options.before:
+            # What an older version wrote is read by both.
+            made = "import sys; from benchmarks.reading import write; "
+            made += "write(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
+            size = [str(options.examples), str(options.seq_length)]
+            subprocess.run(
+                [sys.executable, "-c", made, directory, *size],
+                env={**os.environ, "PYTHONPATH": str(options.before.resolve())},
+                cwd=options.before,
+                check=True,
+            )
+        else:
+            write(directory, options.examples, options.seq_length)
         arguments = (directory, options.batch, options.seq_length)
         contenders = [
             Contender(
@@ -141,6 +158,11 @@ def main() -> None:
             Contender("plain tf.data, no shuffling", "benchmarks.reading:plain", (*arguments, 0)),
             Contender("our stream", "benchmarks.reading:stream", arguments),
         ]
+        if options.before:
+            earlier = options.before.resolve()
+            contenders.append(
+                Contender("our stream before", "benchmarks.reading:stream", arguments, earlier)
+            )
         results = alternate(contenders, options.rounds, options.examples // options.batch // 4)
         print(table(f"reading, nctx {options.seq_length}, batch {options.batch}", results, "token"))
         for result in results:

@@ -1,10 +1,11 @@
 """Our training step against the plain hand-written one, in alternation: python -m
-benchmarks.step [W1 W2 ...] [--rounds N].
+benchmarks.step [W1 W2 ...] [--rounds N] [--before CHECKOUT].
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from benchmarks.harness import Contender, alternate, table
 from benchmarks.reference_step import DROPOUTS
@@ -29,6 +30,7 @@ def main() -> None:
         choices=DROPOUTS,
         help="the reference's dropout; the first is 1.00",
     )
+    parser.add_argument("--before", type=Path, help="another checkout, whose step is timed too")
     options = parser.parse_args()
     for workload in options.workloads:
         contenders = [
@@ -36,6 +38,11 @@ def main() -> None:
             for d in options.dropouts
         ]
         contenders.append(Contender("tpu_tlm", "benchmarks.our_step:build", (workload,)))
+        if options.before:
+            earlier = options.before.resolve()
+            contenders.append(
+                Contender("tpu_tlm before", "benchmarks.our_step:build", (workload,), earlier)
+            )
         if options.relative:
             contenders.append(
                 Contender("tpu_tlm, rpr_k 8", "benchmarks.our_step:build", (workload, 8))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import Contender, Result, alternate, table
+from benchmarks.harness import ROOT, Contender, Result, alternate, table
 
 HERE = "tests.benchmarks.test_harness"
 
@@ -67,6 +69,15 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert slow.seconds == [2.0, 4.0]
     assert slow.ratios == [1.0, 1.0]
     assert fast.ratios == [2.0, 4.0]
+
+
+def test_a_contender_can_be_of_another_checkout(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    shutil.copy(ROOT / "benchmarks/harness.py", tmp_path / "benchmarks/harness.py")
+    (tmp_path / "benchmarks/other.py").write_text("def build():\n    return lambda calls: 8.0\n")
+    here = Contender("here", f"{HERE}:steady", (2.0,))
+    other = Contender("other", "benchmarks.other:build", (), tmp_path)
+    assert [result.seconds for result in alternate([here, other], 1)] == [[2.0], [8.0]]
 
 
 def test_calls_reach_the_contender() -> None:
