@@ -30,13 +30,15 @@ class Contender:
     """A program to time:
 
     `target` ("module:function") called with `arguments` gives a callable(calls) -> seconds per unit
-    of work. `checkout`: the directory of the repository whose code runs.
+    of work. `checkout`: the directory of the repository whose code runs; `packages`: a directory
+    with further packages (pip install --target).
     """
 
     name: str
     target: str
     arguments: tuple[Any, ...] = ()
     checkout: Path = ROOT
+    packages: Path | None = None
 
 
 @dataclass
@@ -69,10 +71,11 @@ class Child:
             contender.target,
             json.dumps(contender.arguments),
         ]
+        paths = [contender.checkout, *([contender.packages] if contender.packages else [])]
         self.process = subprocess.Popen(
             command,
             cwd=contender.checkout,
-            env={**os.environ, "PYTHONPATH": str(contender.checkout)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,5 +1,9 @@
 """Our training step against the plain hand-written one, in alternation: python -m
-benchmarks.step [W1 W2 ...] [--rounds N] [--before CHECKOUT].
+benchmarks.step [W1 W2 ...] [--rounds N] [--before CHECKOUT] [--keras_hub DIR].
+
+KerasHub is not among the packages of this project:
+
+    pip install --target DIR --no-deps keras-hub==0.32.0 kagglehub kagglesdk==0.1.28
 """
 
 from __future__ import annotations
@@ -14,7 +18,9 @@ from benchmarks.workloads import WORKLOADS
 
 def main() -> None:
     """Print a table per workload; ratios are to the reference, above 1 is faster."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("workloads", nargs="*", default=["W1", "W2"], choices=list(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--calls", type=int, default=1, help="calls of ten steps per round")
@@ -31,6 +37,7 @@ def main() -> None:
         help="the reference's dropout; the first is 1.00",
     )
     parser.add_argument("--before", type=Path, help="another checkout, whose step is timed too")
+    parser.add_argument("--keras_hub", type=Path, help="directory with KerasHub, timed too")
     options = parser.parse_args()
     for workload in options.workloads:
         contenders = [
@@ -43,6 +50,9 @@ def main() -> None:
             contenders.append(
                 Contender("tpu_tlm before", "benchmarks.our_step:build", (workload,), earlier)
             )
+        if options.keras_hub:
+            target, packages = "benchmarks.keras_hub_step:build", options.keras_hub.resolve()
+            contenders.append(Contender("KerasHub, jit", target, (workload,), packages=packages))
         if options.relative:
             contenders.append(
                 Contender("tpu_tlm, rpr_k 8", "benchmarks.our_step:build", (workload, 8))
