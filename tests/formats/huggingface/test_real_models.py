@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tpu_tlm as tlm
 from tests.hf import packaged
 from tests.paths import DATA_FILES
 from tpu_tlm.formats.huggingface.read import read_hf
@@ -42,3 +43,12 @@ def test_same_numbers_as_transformers(name):
         compared.update(logits=logits[:, 1000:1128], largest=logits.max(-1))
     for key, value in compared.items():
         np.testing.assert_allclose(value, EXPECTED[f"{name}_{key}"], atol=1e-4, err_msg=key)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_texts_are_framed_as_transformers_does(name):
+    model = tlm.load(str(packaged(PACKAGES[name])))
+    sentences = [str(s) for s in EXPECTED["sentences"]]
+    for pooling, key in (("mean", "mean"), ("cls", "first")):
+        found = model.encode(sentences, pooling=pooling)
+        np.testing.assert_allclose(found, EXPECTED[f"{name}_{key}"], atol=1e-4, err_msg=pooling)

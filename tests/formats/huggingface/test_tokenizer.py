@@ -105,6 +105,35 @@ def test_wordpiece_is_read_back(cased, left, tmp_path):
     assert (back.tokenizer.tokens, back.tokenizer.cased) == (tokenizer.tokens, cased)
 
 
+def test_a_length_that_was_saved_in_a_tokenizer_changes_nothing(tmp_path):
+    """As all-MiniLM-L6-v2 has it: texts are padded to 128 tokens and cut there."""
+    tokenizer = wordpiece(False)
+    found, _ = tokenizer_files(tokenizer, with_frame(tokenizer))
+    pipeline = Pipeline.from_str(found["tokenizer.json"].decode())
+    for padding, cut in (({"length": 128}, 128), ({}, 3), ({"direction": "left", "length": 9}, 9)):
+        pipeline.enable_padding(**padding)
+        pipeline.enable_truncation(cut)
+        (tmp_path / "tokenizer.json").write_text(pipeline.to_str())
+        back = read_tokenizer(str(tmp_path), {})
+        assert back.tokenizer is not None and back.tokenizer.kind == "wordpiece"
+        assert back.frame == (tokenizer.cls_id, tokenizer.sep_id) and not back.notes
+
+
+def test_a_frame_that_is_not_kept_is_noted(tmp_path):
+    from tokenizers import processors
+
+    tokenizer = wordpiece(False)
+    found, _ = tokenizer_files(tokenizer, with_frame(tokenizer))
+    pipeline = Pipeline.from_str(found["tokenizer.json"].decode())
+    pipeline.post_processor = processors.TemplateProcessing(
+        single="[CLS] [MASK] $A [SEP]",
+        special_tokens=[(t, pipeline.token_to_id(t)) for t in ("[CLS]", "[MASK]", "[SEP]")],
+    )
+    (tmp_path / "tokenizer.json").write_text(pipeline.to_str())
+    back = read_tokenizer(str(tmp_path), {})
+    assert back.frame is None and "several tokens" in back.notes[0]
+
+
 def test_case_is_seen_in_a_bare_vocabulary(tmp_path):
     base = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
     for words, cased in (("the\nreich\n", False), ("the\nReich\n", True)):

@@ -59,6 +59,9 @@ class FoundTokenizer:
     frame: tuple[int | None, int | None] | None = None
 
 
+_UNFRAMED = "its tokenizer puts several tokens at an end of a text, which are not put there here"
+
+
 class _Other(Exception):
     """Why a tokenizer is none of ours."""
 
@@ -120,7 +123,8 @@ def read_tokenizer(
     except (_Other, UsageError) as reason:
         note = f"its tokenizer is carried along unread: {reason}"
         return FoundTokenizer(carried=contents, notes=(note,))
-    return FoundTokenizer(tokenizer, frame=frame)
+    notes = () if frame is not None else (_UNFRAMED,)
+    return FoundTokenizer(tokenizer, frame=frame, notes=notes)
 
 
 def _general(
@@ -160,7 +164,9 @@ def _general(
     if SETTINGS not in files and VOCAB in contents:
         named = {f"{name[1:-1].lower()}_token": name for name in SPECIALS}
         files[SETTINGS] = json.dumps({"tokenizer_class": "BertTokenizer", **named}).encode()
-    return FoundTokenizer(HfTokenizer(files, name=name), frame=_frame(pipeline))
+    frame = _frame(pipeline)
+    notes = () if frame is not None else (_UNFRAMED,)
+    return FoundTokenizer(HfTokenizer(files, name=name), frame=frame, notes=notes)
 
 
 def _pipeline_of_vocab(
@@ -189,13 +195,18 @@ def _pipeline(data: bytes, where: str) -> Pipeline:
     from tokenizers import Tokenizer as Pipeline
 
     try:
-        return Pipeline.from_str(data.decode())
+        pipeline = Pipeline.from_str(data.decode())
     except Exception as error:  # the library raises bare Exception
         reason = " ".join(str(error).split())[:120]
         raise TlmError(
             f"{where}: is not a tokenizer that the library tokenizers reads ({reason}); restore "
             "the file, or take it away and give --tokenizer"
         ) from None
+    # As transformers does: lengths are the caller's, whatever the file was saved with. Padded texts
+    # would compare as split in another way, and their frame could not be seen.
+    pipeline.no_truncation()
+    pipeline.no_padding()
+    return pipeline
 
 
 def _class_of(settings: Mapping[str, Any]) -> str:
