@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tpu_tlm.data.tokenizers.hf import SETTINGS, read_pipeline
-from tpu_tlm.data.tokenizers.hf_classes import class_name, splits_as_bert
+from tpu_tlm.data.tokenizers.hf_classes import class_name, splits_as_bert, splits_as_gpt2
 from tpu_tlm.data.tokenizers.text_files import json_at, json_of
 from tpu_tlm.data.tokenizers.wordpiece import SPECIALS
 from tpu_tlm.errors import UsageError
@@ -25,16 +25,20 @@ def completed(data: bytes, base: str, name: str) -> bytes:
     wanted = _of_decoder(settings, base + SETTINGS)
     for content, index in json_at(base + ADDED).items():
         wanted.setdefault(content, (index, {"special": False}, base + ADDED))
-    normalizer = _normalizer(json_of(data, name).get("normalizer"), settings)
+    described = json_of(data, name)
+    normalizer = _normalizer(described.get("normalizer"), settings)
+    splitter = _splitter(described.get("pre_tokenizer"), settings)
     listed = listed_tokens(settings)
-    if not wanted and not listed and normalizer is None:
+    if not wanted and not listed and normalizer is None and splitter is None:
         return data
     from tokenizers import AddedToken
 
     pipeline = read_pipeline(data, name)
-    changed = normalizer is not None
-    if changed:
+    changed = normalizer is not None or splitter is not None
+    if normalizer is not None:
         pipeline.normalizer = normalizer
+    if splitter is not None:
+        pipeline.pre_tokenizer = splitter
     for content, (index, flags, where) in sorted(wanted.items(), key=lambda item: item[1][0]):
         if pipeline.token_to_id(content) is None:
             pipeline.add_tokens([AddedToken(content, **flags)])
@@ -102,3 +106,21 @@ def _normalizer(described: Any, settings: dict[str, Any]) -> Any:
     from tokenizers import normalizers
 
     return normalizers.BertNormalizer(**{**before, **given})
+
+
+def _splitter(described: Any, settings: dict[str, Any]) -> Any:
+    """The splitter of GPT-2's and RoBERTa's classes by their settings; None: no change.
+
+    A text begins with a space where `add_prefix_space` says so, whatever tokenizer.json has.
+    """
+    if not isinstance(described, dict) or described.get("type") != "ByteLevel":
+        return None
+    name, prefix = class_name(settings), settings.get("add_prefix_space", False)
+    if not name or not splits_as_gpt2(name) or not isinstance(prefix, bool):
+        return None
+    if bool(described.get("add_prefix_space")) == prefix:
+        return None
+    from tokenizers import pre_tokenizers
+
+    regex = bool(described.get("use_regex", True))
+    return pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=regex)

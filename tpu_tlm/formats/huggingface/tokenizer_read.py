@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tpu_tlm import filesystem
 from tpu_tlm.data.tokenizers import bert_beside
 from tpu_tlm.data.tokenizers.base import Tokenizer
-from tpu_tlm.data.tokenizers.hf_classes import splits_as_bert
+from tpu_tlm.data.tokenizers.hf_classes import splits_as_bert, usual_names
 from tpu_tlm.data.tokenizers.hf_settings import listed_tokens
 from tpu_tlm.data.tokenizers.wordpiece import (
     SPECIALS,
@@ -105,7 +105,7 @@ def read_tokenizer(
                 tokenizer = _from_pipeline(pipeline, described, settings, lower, where)
                 _check_added(described.get("added_tokens"), tokenizer)
                 _compare(pipeline, tokenizer)
-                frame = _frame(pipeline)
+                frame = _frame(pipeline, settings)
             else:
                 _check_bert_class(settings)
                 tokenizer = _from_vocab(contents, settings, lower, directory)
@@ -164,7 +164,7 @@ def _general(
     if SETTINGS not in files and VOCAB in contents:
         named = {f"{name[1:-1].lower()}_token": name for name in SPECIALS}
         files[SETTINGS] = json.dumps({"tokenizer_class": "BertTokenizer", **named}).encode()
-    frame = _frame(pipeline)
+    frame = _frame(pipeline, settings)
     notes = () if frame is not None else (_UNFRAMED,)
     return FoundTokenizer(HfTokenizer(files, name=name), frame=frame, notes=notes)
 
@@ -314,8 +314,25 @@ def _compare(pipeline: Pipeline, tokenizer: WordPieceTokenizer) -> None:
             raise _Other(f"it splits {text!r} in another way")
 
 
-def _frame(pipeline: Pipeline) -> tuple[int | None, int | None] | None:
-    """Ids that are put before and after a text; None for more than one at an end."""
+def _frame(pipeline: Pipeline, settings: Mapping[str, Any]) -> tuple[int | None, int | None] | None:
+    """Ids that are put before and after a text; None for more than one at an end.
+
+    Where tokenizer.json has none, those of the class, which `transformers` 5 puts there.
+    """
+    found = _frame_in_file(pipeline)
+    name = _class_of(settings)
+    if found != (None, None) or not name:
+        return found
+    usual = usual_names(name)
+    ends: list[int | None] = []
+    for role in ("cls_token", "sep_token"):
+        token = settings.get(role) or usual.get(role)
+        token = token.get("content") if isinstance(token, dict) else token
+        ends.append(pipeline.token_to_id(token) if usual and isinstance(token, str) else None)
+    return found if None in ends else (ends[0], ends[1])
+
+
+def _frame_in_file(pipeline: Pipeline) -> tuple[int | None, int | None] | None:
     inner = pipeline.encode("a", add_special_tokens=False).ids
     framed = pipeline.encode("a").ids
     for at in range(len(framed) - len(inner) + 1):
