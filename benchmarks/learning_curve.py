@@ -134,7 +134,9 @@ def table(runs: Sequence[Run], target: Run) -> str:
         if at is None:
             cells += ["not reached", "", "", ""]
         else:
-            cells.append(f"{at:,.0f}")
+            # Where the first evaluation is below it already, the loss was reached before.
+            bound = run is not target and at == run.curve.losses[0][0]
+            cells.append(f"at most {at:,.0f}" if bound else f"{at:,.0f}")
             found = _times(run.curve, at)
             for i in (1, 0, 2):
                 cells.append(f"{found[i]:.1f} ({found[i] / base[i]:.2f} x)")

@@ -126,23 +126,23 @@ def prepare(programs: Programs, mead: Path | None) -> dict[str, Path]:
     text = programs.stage("text", write_text)
 
     def vocabulary(part: Path) -> None:
-        flags = ("--subword_type", "bpe", "--vocab_size", MERGES, "--output", part)
-        files = ("--input_files", text / "train.txt")
-        programs.run(part.with_suffix(".log"), "tpu_tlm.vocab", *files, *flags)
+        flags = _flags(input_files=text / "train.txt", output=part, subword_type="bpe")
+        log = part.with_suffix(".log")
+        programs.run(log, "tpu_tlm.vocab", *flags, f"--vocab_size={MERGES}")
 
     vocab = programs.stage("vocab", vocabulary)
 
     def data(part: Path) -> None:
         for name in ("train", "valid"):
-            flags = ("--input_files", text / f"{name}.txt", "--output", part / name)
-            flags += ("--vocab", vocab, "--seq_length", LENGTH)
-            programs.run(part.with_suffix(".log"), "tpu_tlm.preprocess", *flags)
+            flags = _flags(input_files=text / f"{name}.txt", output=part / name, vocab=vocab)
+            log = part.with_suffix(".log")
+            programs.run(log, "tpu_tlm.preprocess", *flags, f"--seq_length={LENGTH}")
 
     def mead_data(part: Path) -> None:
         for name in ("train", "valid"):
-            flags = ("--input_files", text / f"{name}.txt", "--output", part / name / "records")
-            flags += ("--codes", vocab / "codes", "--vocab", vocab / "vocab", "--nctx", LENGTH)
-            flags += ("--fmt", "tfrecord", "--fields", "x", "y")
+            flags = _flags(input_files=text / f"{name}.txt", output=part / name / "records")
+            flags += _flags(codes=vocab / "codes", vocab=vocab / "vocab", nctx=LENGTH)
+            flags += ["--fmt=tfrecord", "--fields", "x", "y"]
             run_mead(programs, part.with_suffix(".log"), mead, part / "none", "preproc_tlm", *flags)
 
     found = {"vocab": vocab, "data": programs.stage("data", data)}
@@ -178,13 +178,20 @@ def train_mead(
         # each: so counted that the last save is of the last steps.
         of_epoch = steps // epochs // 10 * 10
         (part / "md.yml").write_text(f"num_samples: {of_epoch * BATCH}\n")
-        flags = [f"--{name}={value}" for name, value in SIZES.items()]
-        flags += [f"--{name}_dir={data['mead-data'] / name}" for name in ("train", "valid")]
-        flags += [f"--train_md={part / 'md.yml'}", f"--basedir={part / 'run'}", "--npz=true"]
-        flags += [f"--subword_model_file={data['vocab'] / 'codes'}"]
-        flags += [f"--subword_vocab_file={data['vocab'] / 'vocab'}", f"--nctx={LENGTH}"]
-        flags += [f"--batch_size={BATCH}", f"--epochs={epochs}", f"--lr={lr}"]
-        flags += [f"--warmup_steps={of_epoch * epochs // 10}"]
+        flags = _flags(
+            **SIZES,
+            **{f"{name}_dir": data["mead-data"] / name for name in ("train", "valid")},
+            train_md=part / "md.yml",
+            basedir=part / "run",
+            npz="true",
+            subword_model_file=data["vocab"] / "codes",
+            subword_vocab_file=data["vocab"] / "vocab",
+            nctx=LENGTH,
+            batch_size=BATCH,
+            epochs=epochs,
+            lr=lr,
+            warmup_steps=of_epoch * epochs // 10,
+        )
         run_mead(programs, log, mead, curve, "pretrain_tlm_tf", *flags)
         found = Curve.load(curve)
         if found.times[-1][0] != of_epoch * epochs:
@@ -195,6 +202,10 @@ def train_mead(
         found.save(part / "curve.json")
 
     programs.stage(f"runs/{MEAD}-{lr:g}", make)
+
+
+def _flags(**values: object) -> list[str]:
+    return [f"--{name}={value}" for name, value in values.items()]
 
 
 def _samples(path: Path) -> int:
@@ -288,8 +299,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         programs = Programs(options.work)
         mead = options.mead.resolve() if options.mead else None
         data = prepare(programs, mead)
-        for lr in options.mead_lr if mead else ():
-            train_mead(programs, data, mead, options.steps, lr)
+        if mead is not None:
+            for lr in options.mead_lr:
+                train_mead(programs, data, mead, options.steps, lr)
         for name in OURS:
             train_ours(programs, data, name, options.steps, options.eval_steps)
         if options.keras_hub:

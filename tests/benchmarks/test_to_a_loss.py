@@ -85,7 +85,8 @@ def test_a_curve_is_what_was_saved(tmp_path: Path) -> None:
 def test_table_compares_the_time_to_a_loss() -> None:
     target = Run("MEAD", Curve([(10, 8.0, 16.0), (100, 26.0, 52.0)], [(100, 5.5)]))
     missed = Run("other", Curve(CURVE.times, [(40, 5.6)]))
-    rows = table([target, Run("ours", CURVE), missed], target).splitlines()
+    early = Run("early", Curve(CURVE.times, [(40, 5.0)]))
+    rows = table([target, Run("ours", CURVE), missed, early], target).splitlines()
     assert "to 5.500: steps" in rows[0]
     # 0.4 s and 0.2 s a step: 40 and 20 s without the 12 and 6 s of compilation.
     assert rows[2] == (
@@ -95,6 +96,7 @@ def test_table_compares_the_time_to_a_loss() -> None:
         "| ours | 40 | 5.000 | 8.0 | 4.0 | 30 | 6.0 (0.15 x) | 3.0 (0.15 x) | 14.0 (0.27 x) |"
     )
     assert rows[4] == "| other | 40 | 5.600 | 8.0 | 4.0 | not reached |  |  |  |"
+    assert "| at most 40 | 8.0 (0.20 x) |" in rows[5]
 
 
 class Average:
