@@ -4,7 +4,8 @@
 
 The model is `BertBackbone` with `MaskedLMHead`. Masks, optimizer and learning rate are those of
 KerasHub's guide https://keras.io/keras_hub/guides/transformer_pretraining: `MaskedLMMaskGenerator`
-in the input pipeline at a rate of 0.25, AdamW at 5e-4, XLA. ARRAYS is written by
+in the input pipeline at a rate of 0.25, AdamW at 5e-4, XLA. The guide's own model is made of
+`TransformerEncoder` layers, whose initial weights are others. ARRAYS is written by
 `benchmarks.our_training arrays`.
 """
 
