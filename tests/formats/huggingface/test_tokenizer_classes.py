@@ -81,6 +81,13 @@ CASES: dict[str, tuple[Callable[[], Tokenizer], str, dict[str, Any]]] = {
     "no class, no frame": (lambda: wordpiece(None), "PreTrainedTokenizerFast", BERT_ROLES),
     "no class, cls alone": (lambda: wordpiece("[CLS] $A"), "PreTrainedTokenizerFast", BERT_ROLES),
     "roberta": (lambda: byte_level(ROBERTA, ROBERTAS), "RobertaTokenizer", ROBERTA_ROLES),
+    "roberta without a frame": (
+        lambda: byte_level(ROBERTA, None),
+        "RobertaTokenizer",
+        ROBERTA_ROLES,
+    ),
+    "bart without a frame": (lambda: byte_level(ROBERTA, None), "BartTokenizer", ROBERTA_ROLES),
+    "distilbert without a frame": (lambda: wordpiece(None), "DistilBertTokenizer", BERT_ROLES),
     "roberta, padded": (
         lambda: padded(byte_level(ROBERTA, ROBERTAS)),
         "RobertaTokenizer",
@@ -102,6 +109,11 @@ CASES: dict[str, tuple[Callable[[], Tokenizer], str, dict[str, Any]]] = {
         ROBERTA_ROLES,
     ),
     "gpt2": (lambda: byte_level(["<|endoftext|>"], None), "GPT2Tokenizer", GPT2_ROLES),
+    "gpt2, all roles named": (
+        lambda: byte_level(["<|endoftext|>"], None),
+        "GPT2Tokenizer",
+        {**GPT2_ROLES, "cls_token": "<|endoftext|>", "sep_token": "<|endoftext|>"},
+    ),
     "gpt2, space by its settings": (
         lambda: byte_level(["<|endoftext|>"], None),
         "GPT2Tokenizer",

@@ -326,9 +326,9 @@ def _frame(pipeline: Pipeline, settings: Mapping[str, Any]) -> tuple[int | None,
     usual = usual_names(name)
     ends: list[int | None] = []
     for role in ("cls_token", "sep_token"):
-        token = settings.get(role) or usual.get(role)
+        token = (settings.get(role) or usual[role]) if role in usual else None  # GPT-2 has none
         token = token.get("content") if isinstance(token, dict) else token
-        ends.append(pipeline.token_to_id(token) if usual and isinstance(token, str) else None)
+        ends.append(pipeline.token_to_id(token) if isinstance(token, str) else None)
     return found if None in ends else (ends[0], ends[1])
 
 
