@@ -9,6 +9,7 @@ such a child.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
@@ -17,12 +18,23 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def directory_with(name: str) -> Callable[[str], Path]:
+    """The type of an option: a directory that holds `name`, as an absolute path."""
+
+    def directory(text: str) -> Path:
+        if not (Path(text) / name).is_dir():
+            raise argparse.ArgumentTypeError(f"{text!r}: is no directory with {name}/ in it")
+        return Path(text).resolve()
+
+    return directory
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.harness import directory_with
+
 ROOT = Path(__file__).resolve().parent.parent
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -179,7 +181,11 @@ def main() -> None:
     parser.add_argument("--seq_length", type=int, default=128)
     parser.add_argument("--text")
     parser.add_argument("--kinds", nargs="+", default=["wordpiece", "bpe"])
-    parser.add_argument("--before", type=Path, help="another checkout, timed with one worker too")
+    parser.add_argument(
+        "--before",
+        type=directory_with("benchmarks"),
+        help="another checkout, timed with one worker too",
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
@@ -242,11 +248,11 @@ def _compare(kind: str, directory: Path, text: Path, options: argparse.Namespace
             )
         )
         if options.before and number % 2 == 0:
-            earlier.append(run(1, options.before.resolve()))
+            earlier.append(run(1, options.before))
         for workers in (1, 2) if number % 2 == 0 else (2, 1):
             runs[workers].append(run(workers))
         if options.before and number % 2:
-            earlier.append(run(1, options.before.resolve()))
+            earlier.append(run(1, options.before))
     one, two = runs[1], runs[2]
 
     def row(name: str, seconds: list[float], ratio: list[float] | None, memory: str = "") -> str:

@@ -17,12 +17,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Contender, alternate, table
+from benchmarks.harness import Contender, alternate, directory_with, table
 
 _VOCAB = 30000
 _SHARD = 16 << 20
@@ -132,7 +131,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--examples", type=int, default=400_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--before", type=Path, help="another checkout, which writes and reads too")
+    parser.add_argument(
+        "--before",
+        type=directory_with("benchmarks"),
+        help="another checkout, which writes and reads too",
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         if options.before:
@@ -142,7 +145,7 @@ def main() -> None:
             size = [str(options.examples), str(options.seq_length)]
             subprocess.run(
                 [sys.executable, "-c", made, directory, *size],
-                env={**os.environ, "PYTHONPATH": str(options.before.resolve())},
+                env={**os.environ, "PYTHONPATH": str(options.before)},
                 cwd=options.before,
                 check=True,
             )
@@ -159,7 +162,7 @@ def main() -> None:
             Contender("our stream", "benchmarks.reading:stream", arguments),
         ]
         if options.before:
-            earlier = options.before.resolve()
+            earlier = options.before
             contenders.append(
                 Contender("our stream before", "benchmarks.reading:stream", arguments, earlier)
             )

@@ -9,9 +9,8 @@ KerasHub is not among the packages of this project:
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from benchmarks.harness import Contender, alternate, table
+from benchmarks.harness import Contender, alternate, directory_with, table
 from benchmarks.reference_step import DROPOUTS
 from benchmarks.workloads import WORKLOADS
 
@@ -21,7 +20,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("workloads", nargs="*", default=["W1", "W2"], choices=list(WORKLOADS))
+    # No `choices`: argparse of Python 3.11 compares the whole default with each of them.
+    parser.add_argument("workloads", nargs="*", default=["W1", "W2"], help="W1, W2 or both")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--calls", type=int, default=1, help="calls of ten steps per round")
     parser.add_argument(
@@ -36,9 +36,17 @@ def main() -> None:
         choices=DROPOUTS,
         help="the reference's dropout; the first is 1.00",
     )
-    parser.add_argument("--before", type=Path, help="another checkout, whose step is timed too")
-    parser.add_argument("--keras_hub", type=Path, help="directory with KerasHub, timed too")
+    parser.add_argument(
+        "--before",
+        type=directory_with("benchmarks"),
+        help="another checkout, whose step is timed too",
+    )
+    parser.add_argument(
+        "--keras_hub", type=directory_with("keras_hub"), help="directory with KerasHub, timed too"
+    )
     options = parser.parse_args()
+    if unknown := [name for name in options.workloads if name not in WORKLOADS]:
+        parser.error(f"workload {unknown[0]!r}: not one of {', '.join(WORKLOADS)}")
     for workload in options.workloads:
         contenders = [
             Contender(f"plain step, {d} dropout", "benchmarks.reference_step:build", (workload, d))
@@ -46,12 +54,12 @@ def main() -> None:
         ]
         contenders.append(Contender("tpu_tlm", "benchmarks.our_step:build", (workload,)))
         if options.before:
-            earlier = options.before.resolve()
+            earlier = options.before
             contenders.append(
                 Contender("tpu_tlm before", "benchmarks.our_step:build", (workload,), earlier)
             )
         if options.keras_hub:
-            target, packages = "benchmarks.keras_hub_step:build", options.keras_hub.resolve()
+            target, packages = "benchmarks.keras_hub_step:build", options.keras_hub
             contenders.append(Contender("KerasHub, jit", target, (workload,), packages=packages))
         if options.relative:
             contenders.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import time
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import ROOT, Contender, Result, alternate, table
+from benchmarks import step
+from benchmarks.harness import ROOT, Contender, Result, alternate, directory_with, table
 
 HERE = "tests.benchmarks.test_harness"
 
@@ -78,6 +80,33 @@ def test_a_contender_can_be_of_another_checkout(tmp_path: Path) -> None:
     here = Contender("here", f"{HERE}:steady", (2.0,))
     other = Contender("other", "benchmarks.other:build", (), tmp_path)
     assert [result.seconds for result in alternate([here, other], 1)] == [[2.0], [8.0]]
+
+
+def test_a_directory_without_the_packages_is_named(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "file").write_text("")
+    assert directory_with("benchmarks")(str(tmp_path)) == tmp_path
+    for wrong in (tmp_path / "absent", tmp_path / "file", tmp_path / "benchmarks"):
+        with pytest.raises(argparse.ArgumentTypeError, match="no directory with benchmarks/"):
+            directory_with("benchmarks")(str(wrong))
+
+
+def test_the_step_is_timed_on_both_workloads_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[str] = []
+
+    def alternate(contenders: list[Contender], *_: int) -> list[Result]:
+        timed.append(contenders[0].arguments[0])
+        return []
+
+    monkeypatch.setattr("benchmarks.step.alternate", alternate)
+    for given, expected in (([], ["W1", "W2"]), (["W2"], ["W2"])):
+        timed.clear()
+        monkeypatch.setattr("sys.argv", ["step", *given])
+        step.main()
+        assert timed == expected
+    monkeypatch.setattr("sys.argv", ["step", "W9"])
+    with pytest.raises(SystemExit):
+        step.main()
 
 
 def test_calls_reach_the_contender() -> None:

@@ -140,3 +140,12 @@ def test_texts_have_the_ids_of_transformers(name: str, tmp_path: Path) -> None:
     for text in PROBES:
         ours = [*before, *map(int, found.tokenizer.encode(text)), *after]
         assert ours == theirs(text)["input_ids"], text
+
+
+def test_a_setting_of_another_type_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(byte_level(ROBERTA, ROBERTAS).to_str())
+    settings = {"tokenizer_class": "RobertaTokenizer", **ROBERTA_ROLES, "add_prefix_space": "yes"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    found = read_tokenizer(str(tmp_path), {})
+    assert found.tokenizer is None
+    assert "tokenizer_config.json: add_prefix_space is 'yes'" in found.notes[0]

@@ -27,7 +27,7 @@ def completed(data: bytes, base: str, name: str) -> bytes:
         wanted.setdefault(content, (index, {"special": False}, base + ADDED))
     described = json_of(data, name)
     normalizer = _normalizer(described.get("normalizer"), settings)
-    splitter = _splitter(described.get("pre_tokenizer"), settings)
+    splitter = _splitter(described.get("pre_tokenizer"), settings, base + SETTINGS)
     listed = listed_tokens(settings)
     if not wanted and not listed and normalizer is None and splitter is None:
         return data
@@ -108,16 +108,19 @@ def _normalizer(described: Any, settings: dict[str, Any]) -> Any:
     return normalizers.BertNormalizer(**{**before, **given})
 
 
-def _splitter(described: Any, settings: dict[str, Any]) -> Any:
+def _splitter(described: Any, settings: dict[str, Any], where: str) -> Any:
     """The splitter of GPT-2's and RoBERTa's classes by their settings; None: no change.
 
     A text begins with a space where `add_prefix_space` says so, whatever tokenizer.json has.
+    where: the file of the settings.
     """
     if not isinstance(described, dict) or described.get("type") != "ByteLevel":
         return None
-    name, prefix = class_name(settings), settings.get("add_prefix_space", False)
-    if not name or not splits_as_gpt2(name) or not isinstance(prefix, bool):
+    name, prefix = class_name(settings), settings.get("add_prefix_space") or False
+    if not name or not splits_as_gpt2(name):
         return None
+    if not isinstance(prefix, bool):
+        raise UsageError(f"{where}: add_prefix_space is {str(prefix)[:40]!r}, not true or false")
     if bool(described.get("add_prefix_space")) == prefix:
         return None
     from tokenizers import pre_tokenizers

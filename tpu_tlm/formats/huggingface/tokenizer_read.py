@@ -123,8 +123,11 @@ def read_tokenizer(
     except (_Other, UsageError) as reason:
         note = f"its tokenizer is carried along unread: {reason}"
         return FoundTokenizer(carried=contents, notes=(note,))
-    notes = () if frame is not None else (_UNFRAMED,)
-    return FoundTokenizer(tokenizer, frame=frame, notes=notes)
+    return _found(tokenizer, frame)
+
+
+def _found(tokenizer: Tokenizer, frame: tuple[int | None, int | None] | None) -> FoundTokenizer:
+    return FoundTokenizer(tokenizer, frame=frame, notes=() if frame is not None else (_UNFRAMED,))
 
 
 def _general(
@@ -164,9 +167,7 @@ def _general(
     if SETTINGS not in files and VOCAB in contents:
         named = {f"{name[1:-1].lower()}_token": name for name in SPECIALS}
         files[SETTINGS] = json.dumps({"tokenizer_class": "BertTokenizer", **named}).encode()
-    frame = _frame(pipeline, settings)
-    notes = () if frame is not None else (_UNFRAMED,)
-    return FoundTokenizer(HfTokenizer(files, name=name), frame=frame, notes=notes)
+    return _found(HfTokenizer(files, name=name), _frame(pipeline, settings))
 
 
 def _pipeline_of_vocab(
