@@ -122,10 +122,19 @@ class Child:
             self.process.wait()
 
 
+def order_of(number: int, count: int) -> list[int]:
+    """The order of round `number`: each contender begins as often as any other.
+
+    Of three or more none runs twice in a row: what follows itself finds its data in the processor's
+    caches (of two equal readers it was 5 % faster).
+    """
+    return [(number + i) % count for i in range(count)]
+
+
 def alternate(contenders: Sequence[Contender], rounds: int, calls: int = 1) -> list[Result]:
     """Time the contenders in turn, `rounds` times; the first is the one that ratios are taken to.
 
-    Odd rounds go through the list backwards, so that a machine that grows slower favours nobody.
+    Every round begins with another one (`order_of`).
     """
     results = [Result(c.name) for c in contenders]
     children: list[Child] = []
@@ -135,8 +144,7 @@ def alternate(contenders: Sequence[Contender], rounds: int, calls: int = 1) -> l
         ) in contenders:  # one after the other: they would slow each other's compilation
             children.append(Child(contender))
         for number in range(rounds):
-            order = range(len(children)) if number % 2 == 0 else reversed(range(len(children)))
-            for i in order:
+            for i in order_of(number, len(children)):
                 measured = children[i].run(calls)
                 results[i].seconds.append(measured["seconds"])
                 results[i].cpu_seconds.append(measured["cpu_seconds"])

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks import step
-from benchmarks.harness import ROOT, Contender, Result, alternate, directory_with, table
+from benchmarks.harness import (
+    ROOT,
+    Contender,
+    Result,
+    alternate,
+    directory_with,
+    order_of,
+    table,
+)
 
 HERE = "tests.benchmarks.test_harness"
 
@@ -58,6 +66,18 @@ def dying() -> Callable[[int], float]:
         raise SystemExit(3)
 
     return run
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+def test_every_contender_is_first_as_often_and_none_follows_itself(count):
+    rounds = [order_of(number, count) for number in range(3 * count)]
+    assert all(sorted(order) == list(range(count)) for order in rounds)
+    for place in range(count):
+        at = [order[place] for order in rounds]
+        assert all(at.count(one) == 3 for one in range(count))
+    turns = [one for order in rounds for one in order]
+    if count > 2:
+        assert all(one != then for one, then in zip(turns, turns[1:], strict=False))
 
 
 def test_ratios_are_taken_within_a_round() -> None:
