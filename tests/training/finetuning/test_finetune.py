@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +101,37 @@ def test_seeds_give_mean_and_spread(place: Path, files: dict[str, str]) -> None:
     assert len(values) == 2 and result.test is not None
     assert result.test["accuracy"] == pytest.approx(np.mean(values))
     assert {Path(run).name for run in result.runs} == {"seed-0", "seed-1"}
+
+
+@pytest.mark.parametrize("kind", ["seeds", "trials"])
+def test_a_signal_in_the_last_evaluation_stops_before_the_next_run(
+    kind: str, place: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = place / f"late-{kind}"
+    several = {"seeds": 2} if kind == "seeds" else {"trials": True, "trial_lrs": [1e-3, 1e-2]}
+    chosen = options(place, **files, **several, epochs=1, run_dir=str(base))
+    evaluate = FinetuneRun._evaluate_epoch
+
+    def late(self: FinetuneRun) -> None:
+        evaluate(self)
+        os.kill(os.getpid(), signal.SIGTERM)
+        until = time.monotonic() + 30
+        while not self.notice.reason and time.monotonic() < until:
+            time.sleep(0.01)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneRun, "_evaluate_epoch", late)
+        with pytest.raises(Preempted, match="SIGTERM.*complete") as stopped:
+            finetune(chosen, cpu())
+    assert stopped.value.exit_code == 143
+    first, second = (
+        (base / "seed-0", base / "seed-1")
+        if kind == "seeds"
+        else (base / "trials/lr-0.001-epochs-1", base / "trials/lr-0.01-epochs-1")
+    )
+    assert (first / "report.json").exists() and not second.exists()
+    finetune(chosen, cpu())
+    assert (second / "report.json").exists()
 
 
 def test_trials_choose_by_validation(

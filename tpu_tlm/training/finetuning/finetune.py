@@ -14,7 +14,7 @@ from tpu_tlm.checkpoints.unsaved_start import removed_unless_saved
 from tpu_tlm.config import cli
 from tpu_tlm.devices import select
 from tpu_tlm.devices.select import Devices
-from tpu_tlm.errors import OptionError
+from tpu_tlm.errors import OptionError, Preempted
 from tpu_tlm.tasks.metrics import improves, require_sklearn
 from tpu_tlm.tasks.options import CLASSES, FinetuneOptions, check
 from tpu_tlm.training.finetuning.predict import load_predictor
@@ -81,6 +81,19 @@ def _one(
     return run, finished
 
 
+def _go_on(run: FinetuneRun, devices: Devices) -> None:
+    """Raise `Preempted` where a signal came too late to stop `run`; another run would follow."""
+    notice = run.notice
+    reasons = [reason for reason in devices.peers.gather(notice.reason) if reason]
+    if reasons:
+        notice.give(reasons[0])
+        raise Preempted(
+            f"stopped by {notice.reason} after {run.directory.path} was complete: the same "
+            "command continues with the next run",
+            notice.exit_code,
+        )
+
+
 def _say(name: str, values: dict[str, float]) -> None:
     shown = "  ".join(f"{key} {value:.4f}" for key, value in values.items())
     print(f"{name}: {shown}", flush=True)
@@ -101,12 +114,13 @@ def _trials(
         for passes in run.trial_epochs or [epochs]:
             directory = f"{run.run_dir.rstrip('/')}/trials/lr-{rate:g}-epochs-{passes:g}"
             print(f"trial: --lr {rate:g} --epochs {passes:g}", flush=True)
-            _, finished = _one(
+            done, finished = _one(
                 options.changed(run_dir=directory, lr=rate, epochs=passes, trials=False, test=None),
                 source,
                 Prepared(**{**vars(prepared), "test": None}),
                 devices,
             )
+            _go_on(done, devices)
             value = finished.valid[finished.metric]
             table.append({"lr": rate, "epochs": passes, finished.metric: value})
             if best is None or improves(finished.metric, value, best[0]):
@@ -186,10 +200,12 @@ def _seeds(
     for seed in range(first, first + run.seeds):
         directory = f"{base}/seed-{seed}"
         print(f"seed {seed}: {directory}", flush=True)
-        _, finished = _one(
+        done, finished = _one(
             options.changed(run_dir=directory, seed=seed, seeds=1), source, prepared, devices
         )
         results[directory] = finished
+        if seed + 1 < first + run.seeds:
+            _go_on(done, devices)
     summary: dict[str, Any] = {}
     for name in ("valid", "test"):
         found = [getattr(f, name) for f in results.values() if getattr(f, name) is not None]
