@@ -68,8 +68,19 @@ FAMILIES = {
     "t5": Family(
         "t5-small", {**SIZES, "num_decoder_layers": 2, "d_k": 64}, ({"lr": 0.01}, {"lr": 0.03})
     ),
-    # The options without a preset, which are MEAD's form.
-    "none": Family(None, SIZES, ({"lr": 4e-4}, {"lr": 3e-3})),
+    # The options without a preset, which are MEAD's form: the rate of the width, the one for 512.
+    "none": Family(
+        None, SIZES, ({"lr": 1.6e-3}, {"lr": 4e-4}, {"lr": 3.2e-3}, *_grid((1.6e-3, 0.05)))
+    ),
+    "none-256": Family(
+        None,
+        {**SIZES, "d_model": 256, "num_heads": 4, "d_ff": 1024},
+        ({"lr": 8e-4}, {"lr": 4e-4}, {"lr": 1.6e-3}, *_grid((8e-4, 0.035))),
+    ),
+    "none-clm": Family(None, {**SIZES, "objective": "clm"}, ({"lr": 1.6e-3}, {"lr": 4e-4})),
+    "none-deep": Family(
+        None, {**SIZES, "num_layers": 8}, ({"lr": 8e-4}, {"lr": 4e-4}, {"lr": 1.6e-3})
+    ),
 }
 
 

@@ -18,7 +18,7 @@ from tpu_tlm.config.objectives import (
     ObjectiveOptions,
     group_name,
 )
-from tpu_tlm.config.optimizer import OptimConfig
+from tpu_tlm.config.optimizer import CONTINUED_RATE, OptimConfig, rate_of_size
 from tpu_tlm.config.options import Option, OptionGroup, options_of
 from tpu_tlm.config.presets import preset_values
 from tpu_tlm.config.resolve import PRESET, Source, resolve
@@ -162,7 +162,7 @@ def with_presets(groups: tuple[type, ...], sources: list[Source]) -> list[Source
     if "preset" not in table:
         return sources
     text = PreprocessConfig in groups or VocabConfig in groups
-    steps = _steps(table, sources)
+    steps = _last(table, sources, "steps")
     found: list[Source] = []
     for source in sources:
         named = f"{source.where}: preset" if source.where else "--preset"
@@ -172,11 +172,20 @@ def with_presets(groups: tuple[type, ...], sources: list[Source]) -> list[Source
             values = preset_values(name, table, text=text, steps=steps)
             found.append(Source(values, f"{PRESET}{name}"))
         found.append(source)
-    return _with_lower_rate(found, table)
+    return _with_lower_rate(_with_rate_of_size(found, table), table)
 
 
-# Someone's weights are continued at this share of the rate that random ones start with.
-CONTINUED_RATE = 0.25
+def _with_rate_of_size(sources: list[Source], table: Mapping[str, Option]) -> list[Source]:
+    """The sources, with the rate of a small model below all where none of them gives one."""
+    if "lr" not in table or "d_model" not in table:
+        return sources
+    if any(name in s.values for s in sources for name in ("lr", *table["lr"].declared.aliases)):
+        return sources
+    names = ("d_model", "num_layers", "optimizer")
+    rate = rate_of_size(*(_last(table, sources, name, table[name].default) for name in names))
+    if rate == table["lr"].default:
+        return sources
+    return [Source({"lr": rate}, f"{PRESET}of --d_model"), *sources]
 
 
 def _with_lower_rate(sources: list[Source], table: Mapping[str, Option]) -> list[Source]:
@@ -192,12 +201,17 @@ def _with_lower_rate(sources: list[Source], table: Mapping[str, Option]) -> list
     return [*sources[:-1], Source({"lr": rate}, "preset of --init_from"), sources[-1]]
 
 
-def _steps(table: Mapping[str, Option], sources: list[Source]) -> int | None:
-    """The steps of the run, where a source gives them."""
-    values = [s.values["steps"] for s in sources if s.values.get("steps") is not None]
-    if not values or "steps" not in table:
-        return None
+def _last(
+    table: Mapping[str, Option], sources: list[Source], name: str, otherwise: Any = None
+) -> Any:
+    """The strongest value that a source gives an option, under any of its names."""
+    if name not in table:
+        return otherwise
+    names = (name, *table[name].declared.aliases)
+    values = [s.values[n] for s in sources for n in names if s.values.get(n) is not None]
+    if not values:
+        return otherwise
     try:
-        return table["steps"].checked(values[-1])  # type: ignore[no-any-return]
+        return table[name].checked(values[-1])
     except OptionError:  # `resolve` reports it, naming its place
-        return None
+        return otherwise

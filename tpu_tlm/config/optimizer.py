@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from tpu_tlm.config.options import OptionGroup, opt
+
+# Peak rate of a model as large as the default or larger; smaller ones have at most the second
+# (docs/defaults.md).
+_RATE, _HIGHEST = 4e-4, 2e-3
+_WIDTH, _LAYERS = 512, 2
+# Someone's weights are continued at this share of the rate that random ones start with.
+CONTINUED_RATE = 0.25
+
+
+def rate_of_size(width: int, layers: int, optimizer: str) -> float:
+    """The learning rate of a model of this `d_model` and `num_layers` where none is given.
+
+    Adam moves every weight by about its rate, whatever the gradient, so the change of an output
+    grows with the width: the rate falls as 1 / width (arXiv 2203.03466), and as 1 / sqrt(layers)
+    where more layers add their changes (arXiv 2310.02244). Two significant digits.
+    """
+    if optimizer not in ("adamw", "adam"):
+        return _RATE
+    rate = _RATE * _WIDTH / width * math.sqrt(_LAYERS / layers)
+    return float(f"{min(_HIGHEST, max(_RATE, rate)):.2g}")
 
 
 @dataclass(frozen=True)
@@ -16,9 +37,10 @@ class OptimConfig(OptionGroup):
         "adamw", "optimizer", aliases=("optim",)
     )
     lr: float = opt(
-        4e-4,
-        "peak learning rate; with --init_from, where it is not given, a quarter of what it would "
-        "be",
+        _RATE,
+        "peak learning rate; where it is not given: that of the run that is continued, else for "
+        "adamw and adam 0.0004 * 512 / d_model * sqrt(2 / num_layers), from 0.0004 to 0.002; with "
+        "--init_from a quarter",
         unit="number",
         above=0,
         basic=True,

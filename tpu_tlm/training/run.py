@@ -103,6 +103,7 @@ def make_trainer(
     from tpu_tlm.data.dataset.stream import Stream
     from tpu_tlm.training import setup
     from tpu_tlm.training.best import KeepBest
+    from tpu_tlm.training.default_rate import with_default_rate
     from tpu_tlm.training.evaluation import check_data
     from tpu_tlm.training.initial_model import taken_line, with_initial_model
     from tpu_tlm.training.loggers import check_installed
@@ -112,7 +113,9 @@ def make_trainer(
     from tpu_tlm.training.watch import SpaceSaves
 
     check_installed(config.run.log)
+    given = config
     config, initial = with_initial_model(config)
+    config = with_default_rate(given, config)
     data, run = config.data, config.run
     auto = config.optim.grad_accum == AUTO
     if auto:
