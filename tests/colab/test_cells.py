@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.paths import ROOT
-from tpu_tlm.planning.environment import VERSIONS
+from tpu_tlm.planning.environment import VERSIONS, find_python
 
 COLAB = ROOT / "colab"
 NOTEBOOKS = sorted(path.name for path in COLAB.glob("*.ipynb"))
@@ -208,6 +208,7 @@ def test_the_plan_is_for_the_runtime_s_own_chip(
 
 def test_a_plan_that_cannot_be_made_says_why_and_how(
     plan_cell: Callable[..., _Shell],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -216,6 +217,8 @@ def test_a_plan_that_cannot_be_made_says_why_and_how(
     assert "no plan: tpu local: this machine has no TPU" in capsys.readouterr().out
     monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v6e-1")
     monkeypatch.setattr("tpu_tlm.planning.environment.missing", lambda: ["jax 1 (not installed)"])
+    # Not what `make plan-env` has made beside this environment.
+    monkeypatch.setattr(find_python, "__defaults__", (tmp_path / "none",))
     assert plan_cell().ran == []
     shown = capsys.readouterr().out
     assert "lacks jax 1" in shown and "tick plan_first" in shown
