@@ -47,6 +47,17 @@ def test_replace_gives_a_checked_copy():
         config.replace(mask_rate=2)
 
 
+def test_a_copy_has_given_what_was_given():
+    """`train` takes the rest from the model of --init_from, or from the run that is continued."""
+    config = Config(preset="bert-tiny", dropout=0.2, lr=4e-4)
+    assert config.given == {"preset", "dropout", "lr"}
+    assert config.replace(steps=10).given == {"preset", "dropout", "lr", "steps"}
+    small = Config(d_model=128, num_layers=2)
+    copy = small.replace(steps=10)
+    assert copy.given == {"d_model", "num_layers", "steps"} and copy.optim == small.optim
+    assert small.replace(optim=OptimConfig(lr=0.1)).given == {"d_model", "num_layers", "lr"}
+
+
 def test_yaml_there_and_back(tmp_path):
     config = Config(train_dir="a: b", rpr_k=[1, 2], num_layers=2, eps=1e-8, seed=2**60 + 1)
     path = tmp_path / "c.yaml"

@@ -101,10 +101,19 @@ class Config:
         return text
 
     def replace(self, **options: Any) -> Config:
-        """A copy with other options; what they make idle goes back to its default."""
+        """A copy with other options; what they make idle goes back to its default.
+
+        What a preset or a default gave here is not given there either.
+        """
         groups = {name: options.pop(name) for name in _classes() if name in options}
         values = as_values(*(groups.get(n, getattr(self, n)) for n in _classes()))
-        return Config(*_resolved([Source(values, explicit=False)], options))
+        copy = Config(*_resolved([Source(values, explicit=False)], options))
+        before, after = self.as_dict(), copy.as_dict()
+        for part, own in zip(copy.parts(), self.parts(), strict=True):
+            kept = {n for n in own.given if after[n] == before[n]}
+            new = {n for n in part.given if n in options or after[n] != before[n]}
+            object.__setattr__(part, "given", frozenset(kept | new))
+        return copy
 
     def parts(self) -> tuple[OptionGroup, ...]:
         """The groups in the order of `groups()`."""
