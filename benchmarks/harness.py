@@ -125,10 +125,14 @@ class Child:
 def order_of(number: int, count: int) -> list[int]:
     """The order of round `number`: each contender begins as often as any other.
 
-    Of three or more none runs twice in a row: what follows itself finds its data in the processor's
-    caches (of two equal readers it was 5 % faster).
+    Every second round goes backwards, since it matters who ran before. Of three or more none runs
+    twice in a row: what follows itself finds its data in the processor's caches (of two equal
+    readers it was 5 % faster).
     """
-    return [(number + i) % count for i in range(count)]
+    start = number // 2
+    if number % 2:
+        return [(start + 1 - i) % count for i in range(count)]
+    return [(start + i) % count for i in range(count)]
 
 
 def alternate(contenders: Sequence[Contender], rounds: int, calls: int = 1) -> list[Result]:

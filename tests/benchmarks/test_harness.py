@@ -70,14 +70,19 @@ def dying() -> Callable[[int], float]:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
 def test_every_contender_is_first_as_often_and_none_follows_itself(count):
-    rounds = [order_of(number, count) for number in range(3 * count)]
+    rounds = [order_of(number, count) for number in range(6 * count)]
     assert all(sorted(order) == list(range(count)) for order in rounds)
     for place in range(count):
         at = [order[place] for order in rounds]
-        assert all(at.count(one) == 3 for one in range(count))
-    turns = [one for order in rounds for one in order]
+        assert all(at.count(one) == 6 for one in range(count))
     if count > 2:
+        turns = [one for order in rounds for one in order]
         assert all(one != then for one, then in zip(turns, turns[1:], strict=False))
+        # Within the rounds each follows its neighbour as often as it is followed by it.
+        pairs = [pair for order in rounds for pair in zip(order, order[1:], strict=False)]
+        for one in range(count):
+            there, back = (one, (one + 1) % count), ((one + 1) % count, one)
+            assert pairs.count(there) == pairs.count(back) > 0
 
 
 def test_ratios_are_taken_within_a_round() -> None:
