@@ -70,3 +70,13 @@ def test_sizes_taken_from_a_model_decide_too(toy_run: ToyRun, tmp_path):
     fit(config_of(toy_run.corpus, tmp_path, init_from=str(toy_run.run_dir)))
     (optim,) = RunDir(str(tmp_path / "run")).load([OptimConfig])
     assert optim.lr == pytest.approx(rate_of_size(32, 1, "adamw") / 4) == pytest.approx(5e-4)
+
+
+def test_a_file_that_gives_the_default_is_heeded(toy_run: ToyRun, tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("lr: 0.0004\n")
+    given = config_of(toy_run.corpus, tmp_path, init_from=str(toy_run.run_dir)).as_dict()
+    names = ("train_dir", "run_dir", "init_from", "batch_size", "steps", "warmup_steps")
+    names += ("distribute", "tensorboard", "report", "samples")
+    fit(Config.from_yaml(file, **{name: given[name] for name in names}))
+    assert RunDir(str(tmp_path / "run")).load([OptimConfig])[0].lr == 4e-4

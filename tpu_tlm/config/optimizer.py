@@ -38,8 +38,8 @@ class OptimConfig(OptionGroup):
     )
     lr: float = opt(
         _RATE,
-        "peak learning rate; where it is not given: that of the run that is continued, else for "
-        "adamw and adam 0.0004 * 512 / d_model * sqrt(2 / num_layers), from 0.0004 to 0.002; with "
+        "peak learning rate; where it is not given, for adamw and adam: 0.0004 * 512 / d_model * "
+        "sqrt(2 / num_layers), from 0.0004 to 0.002, or that of the run that is continued; with "
         "--init_from a quarter",
         unit="number",
         above=0,

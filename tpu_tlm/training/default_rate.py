@@ -12,11 +12,13 @@ from tpu_tlm.config.optimizer import CONTINUED_RATE, rate_of_size
 def with_default_rate(config: Config, full: Config) -> Config:
     """`full` with the learning rate that `config`, the options as they were given, leaves open.
 
-    A run that is continued keeps its own, whatever the default has become since. A run that took
-    its sizes from `--init_from` has the share of a rate of that size, unless a preset gives one.
+    A run that is continued keeps its own where a size or a preset would give another. A run that
+    took its sizes from `--init_from` has the share of a rate of that size, unless a preset gives
+    one.
     full: the options with what was taken from `--init_from`.
     """
-    if "lr" in config.given:
+    # A file that gives the default counts as giving nothing, but means it.
+    if "lr" in config.given or config.optim.lr == OptimConfig().lr:
         return full
     run = RunDir(full.run.run_dir)
     if run.exists() and run.saved():
