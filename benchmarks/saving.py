@@ -60,7 +60,8 @@ def measure(data: str, run_dir: str, flags: list[str], interval: int) -> dict[st
     """Train with a save every `interval` steps; what the saves cost, as medians.
 
     stopped: seconds from one device call to the next, beyond those without a save; lost, cpu:
-    seconds of the steps after a save beyond the median step, by the clock and of the processors;
+    seconds of the steps from save to save beyond the mean of those without one, by the clock and of
+    the processors;
     share: lost over the time from save to save; peak: MB over the peak of steps without a save.
     """
     from tpu_tlm.config import Config, cli
@@ -97,7 +98,8 @@ def measure(data: str, run_dir: str, flags: list[str], interval: int) -> dict[st
         return steps[last - 1][name] - steps[first - 1][name]
 
     quiet = [s for s in range(interval // 2 + 1, total) if s % interval > interval // 2]
-    usual = {n: statistics.median(between(n, s, s + 1) for s in quiet) for n in ("time", "cpu")}
+    # The mean, since what disturbs the machine raises steps with and without a save alike.
+    usual = {n: statistics.fmean(between(n, s, s + 1) for s in quiet) for n in ("time", "cpu")}
     gap = statistics.median(between("time", s, s + 1) - steps[s]["call"] for s in quiet)
     saved = [interval * (k + 1) for k in range(SAVES)]
     whole = [between("time", s, s + interval) for s in saved]
