@@ -137,3 +137,13 @@ def test_an_encoder_decoder_by_hand() -> None:
     assert seq2seq_flops_per_example(ModelConfig(**(sizes | {"rpr_k": [1]})), s, t, vocab) == 6 * (
         encoder + 3 * decoder + t * 4 * vocab + more
     )
+
+
+def test_a_window_has_only_the_scores_that_it_reaches() -> None:
+    sizes = {"d_model": 4, "d_ff": 8, "num_heads": 2, "num_layers": 3, "rpr_k": [0]}
+    dense = flops_per_example(ModelConfig(**sizes), 50, 2, 10)
+    local = flops_per_example(ModelConfig(**sizes, local_window=3, global_every=2), 50, 2, 10)
+    # One of three layers is local, with scores and values 4 wide.
+    assert dense - local == 3 * 2 * 50 * (50 - 7) * (4 + 4)
+    wide = ModelConfig(**sizes, local_window=30, global_every=2)
+    assert flops_per_example(wide, 50, 2, 10) == dense

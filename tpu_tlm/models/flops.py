@@ -27,12 +27,18 @@ def _scores_and_values(model: ModelConfig, keys: int, layer: int, *, cross: bool
     return keys * (width + values) + extra
 
 
+def _reached(model: ModelConfig, seq_length: int, layer: int) -> int:
+    """Keys that a query of self attention reaches."""
+    window = model.window_of(layer)
+    return seq_length if window is None else min(seq_length, 2 * window + 1)
+
+
 def _attention(model: ModelConfig, seq_length: int, layer: int) -> float:
     d, (width, values) = model.d_model, _widths(model)
     return (
         d * (2 * width + values)
         + (0 if model.single_head else width * d)
-        + _scores_and_values(model, seq_length, layer)
+        + _scores_and_values(model, _reached(model, seq_length, layer), layer)
     )
 
 
@@ -80,7 +86,8 @@ def flops_per_example(model: ModelConfig, seq_length: int, predictions: int, voc
     A single head has values d wide and no output projection; a gated MLP block has
     3/2 d f + T f / 2 instead of all four terms. Norms, softmax, activations, lookups and the
     optimizer are not counted, nor is recomputation: this is the numerator of MFU, not of hardware
-    utilization. Masks and windows save no arithmetic here.
+    utilization. A window of w positions to each side has min(T, 2 w + 1) in place of T in the
+    scores of its layer; other masks save no arithmetic here.
 
     predictions: positions per example with logits; vocab: width of the logits.
     """

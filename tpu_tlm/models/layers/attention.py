@@ -7,8 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from tpu_tlm.models.layers.counter_rng import Key, dropout_mask
+from tpu_tlm.models.layers.counter_rng import Key, dropout_mask, dropout_mask_at
 from tpu_tlm.models.layers.layer import Layer, check_static_length
+from tpu_tlm.models.layers.local_attention import Blocks, blocks_of
 from tpu_tlm.models.layers.masks import MASKED, combine_masks, window_mask
 from tpu_tlm.models.layers.projections import QKV, Heads, Output, SingleQKV
 from tpu_tlm.models.layers.remat import depend_on
@@ -147,6 +148,13 @@ class MultiHeadedAttention(Layer):
         """
         return tf.matmul(weights, v)
 
+    @property
+    def _by_content(self) -> bool:
+        """Whether scores and values depend on queries, keys and values alone, at any place."""
+        hooks = ("attend", "scores", "position_bias", "weighted_values")
+        own, plain = type(self), MultiHeadedAttention
+        return all(getattr(own, hook) is getattr(plain, hook) for hook in hooks)
+
     def cache(self, rows: int, length: int, position: tf.Tensor) -> Cache:
         """An empty cache for `rows` texts of `length` positions."""
         shape = (rows, self.num_heads, length)
@@ -188,8 +196,48 @@ class MultiHeadedAttention(Layer):
         for the same reason. In float32, which is for CPUs, where arithmetic costs more than
         passes, the weights are stored.
         """
-        q = q * tf.cast(self.scale, q.dtype)
         keep = dropout_mask(self.pdrop, key, "attn", (q.shape[1], q.shape[2], k.shape[2]))
+        return self._attend(q, k, v, attention_mask, keep, start)
+
+    def _attend_in_blocks(
+        self,
+        q: tf.Tensor,
+        k: tf.Tensor,
+        v: tf.Tensor,
+        attention_mask: tf.Tensor | None,
+        key: Key | None,
+        blocks: Blocks,
+    ) -> tf.Tensor:
+        """`attend` with the window's mask, computing only the scores that the window may need.
+
+        Dropout draws what it draws for the same pair of positions without blocks.
+        """
+        heads = q.shape[1]
+        queries, keys = blocks.positions()
+        head = tf.reshape(tf.range(heads), (-1, 1, 1, 1))
+        numbers = (head * blocks.length + queries) * blocks.length + keys
+        numbers = tf.reshape(numbers, (heads * blocks.count, blocks.size, blocks.keys))
+        out = self._attend(
+            blocks.queries(q),
+            blocks.around(k),
+            blocks.around(v),
+            blocks.mask(attention_mask, heads),
+            dropout_mask_at(self.pdrop, key, "attn", numbers),
+            None,
+        )
+        return blocks.join(out)
+
+    def _attend(
+        self,
+        q: tf.Tensor,
+        k: tf.Tensor,
+        v: tf.Tensor,
+        attention_mask: tf.Tensor | None,
+        keep: tf.Tensor | None,
+        start: tf.Tensor | None,
+    ) -> tf.Tensor:
+        """`attend` with the mask of dropout, `keep`: bool `[B, h, T, S]`, None to keep all."""
+        q = q * tf.cast(self.scale, q.dtype)
         factor = 1.0 if keep is None else 1.0 / (1.0 - self.pdrop)
 
         def masked_scores(q: tf.Tensor, k: tf.Tensor, tables: Tables) -> tf.Tensor:
@@ -250,6 +298,11 @@ class MultiHeadedAttention(Layer):
         key = self.dropout_key(x, key, training)
         start = cache.position if cache is not None else None
         q, k, v = self._heads(x, encoder_output, cache)
+        local = cache is None and encoder_output is None and self._by_content
+        blocks = blocks_of(x.shape[1], self.window) if local else None
+        if blocks is not None:
+            out = self._attend_in_blocks(q, k, v, attention_mask, key, blocks)
+            return out[:, 0] if self.w_O is None else self.w_O(out)
         if self.window is not None:
             first = 0 if start is None else start
             attention_mask = combine_masks(

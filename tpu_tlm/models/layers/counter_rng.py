@@ -78,11 +78,15 @@ class Key:
 
     def bits(self, *shape: int) -> tf.Tensor:
         """Uniform uint32 `[rows, *shape]`."""
-        size = math.prod(shape)
-        counter = tf.reshape(
-            tf.cast(tf.range(size, dtype=tf.int32), tf.uint32) * _u32(_GOLDEN), (1, *shape)
-        )
-        words = (-1, *(1 for _ in shape))
+        return self.bits_at(tf.reshape(tf.range(math.prod(shape), dtype=tf.int32), shape))
+
+    def bits_at(self, numbers: tf.Tensor) -> tf.Tensor:
+        """The bits of the elements with these numbers: int32 `[...]` -> uint32 `[rows, ...]`.
+
+        `bits` gives the elements of a shape, numbered row by row.
+        """
+        counter = tf.cast(numbers, tf.uint32)[None] * _u32(_GOLDEN)
+        words = (-1, *(1 for _ in numbers.shape))
         return _mix(
             tf.bitwise.bitwise_xor(counter, tf.reshape(self.first, words)),
             tf.reshape(self.second, words),
@@ -113,11 +117,19 @@ def dropout_mask(rate: float, key: Key | None, site: str, shape: Sequence[int]) 
 
     None at rate 0 too. Raises ValueError for a rate outside [0, 1).
     """
+    numbers = tf.reshape(tf.range(math.prod(shape), dtype=tf.int32), shape)
+    return dropout_mask_at(rate, key, site, numbers)
+
+
+def dropout_mask_at(
+    rate: float, key: Key | None, site: str, numbers: tf.Tensor
+) -> tf.Tensor | None:
+    """The same for some elements, by their numbers int32 `[...]` (row by row): `[rows, ...]`."""
     if not 0.0 <= rate < 1.0:
         raise ValueError(f"dropout rate {rate} is not in [0, 1)")
     if key is None or rate == 0.0:
         return None
-    return key.fold(site).bits(*shape) >= _u32(round(rate * 2.0**32))
+    return key.fold(site).bits_at(numbers) >= _u32(round(rate * 2.0**32))
 
 
 def dropout(x: tf.Tensor, rate: float, key: Key | None, site: str) -> tf.Tensor:
