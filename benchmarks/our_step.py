@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from benchmarks.workloads import WORKLOADS
 from tpu_tlm.config import MlmConfig, ModelConfig, OptimConfig
+from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
+from tpu_tlm.objectives import mlm
+from tpu_tlm.objectives.base import Batch
 from tpu_tlm.objectives.mlm import MaskedLanguageModeling, Specials
 from tpu_tlm.training.loop import Loop
 from tpu_tlm.training.optimizers import make_optimizer
@@ -20,15 +23,42 @@ from tpu_tlm.training.state import TrainState
 from tpu_tlm.training.step import TrainStep
 
 STEPS = 1_000_000
+# What `--without` can leave out, to see what it costs.
+PARTS = ("clipping", "dropout", "masks", "accuracy")
 
 
-def build(workload: str, rpr_k: int = 0) -> Callable[[int], float]:
+class _FixedPositions(MaskedLanguageModeling):
+    """Masked language modeling of the same positions of every example, which nothing replaces."""
+
+    def masked(
+        self, batch: Batch, key: Key, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        x, count = batch["x"], self.predictions(batch["x"].shape[1])
+        positions = tf.range(count, dtype=tf.int32) * (x.shape[1] // count)
+        positions = tf.broadcast_to(positions, (x.shape[0], count))
+        return x, positions, tf.gather(x, positions, batch_dims=1), tf.ones(positions.shape)
+
+
+def _without_accuracy() -> None:
+    """Let the loss count no label as correct, which saves looking for the largest logit's place."""
+    plain = mlm.cross_entropy
+
+    def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        losses, right = plain(labels, logits)
+        return losses, tf.zeros_like(right)
+
+    mlm.cross_entropy = cross_entropy
+
+
+def build(workload: str, rpr_k: int = 0, without: Sequence[str] = ()) -> Callable[[int], float]:
     """A callable(calls) -> seconds per step of the whole step: masks made on the device, dropout,
     clipping, AdamW, schedule.
 
     The model is the reference's (learned positions, norms after); with `rpr_k` relative positions
-    take the place of learned ones.
+    take the place of learned ones. `without`: parts (`PARTS`) that are left out.
     """
+    if "accuracy" in without:
+        _without_accuracy()
     load = WORKLOADS[workload]
     config = ModelConfig(
         d_model=load.d_model,
@@ -40,13 +70,14 @@ def build(workload: str, rpr_k: int = 0) -> Callable[[int], float]:
         rpr_k=[rpr_k],
         transformer_type="post-layer-norm",
         mask_pad=False,
-        dropout=load.dropout,
+        dropout=0.0 if "dropout" in without else load.dropout,
         mlm_head="bert",
         output_bias=True,
     )
     model = build_model(ModelSpec(config, load.vocab, load.tokens), seed=0)
-    optim = OptimConfig()
-    objective = MaskedLanguageModeling(
+    optim = OptimConfig(**({"clip": 0.0} if "clipping" in without else {}))
+    kind = _FixedPositions if "masks" in without else MaskedLanguageModeling
+    objective = kind(
         MlmConfig(mask_rate=load.predictions / load.tokens),
         Specials(load.vocab, 0, 4, (0, 1, 2, 3, 4)),
     )

@@ -1,5 +1,6 @@
 """Our training step against the plain hand-written one, in alternation: python -m
-benchmarks.step [W1 W2 ...] [--rounds N] [--before CHECKOUT] [--keras_hub DIR].
+benchmarks.step [W1 W2 ...] [--rounds N] [--before CHECKOUT] [--keras_hub DIR]
+[--without clipping masks ...] [--products].
 
 KerasHub is not among the packages of this project:
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.harness import Contender, alternate, directory_with, table
+from benchmarks.our_step import PARTS
 from benchmarks.reference_step import DROPOUTS
 from benchmarks.workloads import WORKLOADS
 
@@ -44,6 +46,16 @@ def main() -> None:
     parser.add_argument(
         "--keras_hub", type=directory_with("keras_hub"), help="directory with KerasHub, timed too"
     )
+    parser.add_argument(
+        "--without",
+        nargs="+",
+        default=[],
+        choices=PARTS,
+        help="time our step without each of these parts too, and without all of them",
+    )
+    parser.add_argument(
+        "--products", action="store_true", help="time the matrix products of the step alone too"
+    )
     options = parser.parse_args()
     if unknown := [name for name in options.workloads if name not in WORKLOADS]:
         parser.error(f"workload {unknown[0]!r}: not one of {', '.join(WORKLOADS)}")
@@ -65,6 +77,15 @@ def main() -> None:
             contenders.append(
                 Contender("tpu_tlm, rpr_k 8", "benchmarks.our_step:build", (workload, 8))
             )
+        if options.products:
+            target = "benchmarks.products_step:build"
+            contenders.append(Contender("the matrix products alone", target, (workload,)))
+        left_out = [[part] for part in options.without]
+        if len(left_out) > 1:
+            left_out.append(options.without)
+        for parts in left_out:
+            name = f"tpu_tlm without {', '.join(parts)}"
+            contenders.append(Contender(name, "benchmarks.our_step:build", (workload, 0, parts)))
         print(table(workload, alternate(contenders, options.rounds, options.calls)), flush=True)
         print()
 
