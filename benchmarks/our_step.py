@@ -75,7 +75,7 @@ def build(workload: str, rpr_k: int = 0, without: Sequence[str] = ()) -> Callabl
         output_bias=True,
     )
     model = build_model(ModelSpec(config, load.vocab, load.tokens), seed=0)
-    optim = OptimConfig(**({"clip": 0.0} if "clipping" in without else {}))
+    optim = OptimConfig(clip=0.0) if "clipping" in without else OptimConfig()
     kind = _FixedPositions if "masks" in without else MaskedLanguageModeling
     objective = kind(
         MlmConfig(mask_rate=load.predictions / load.tokens),
