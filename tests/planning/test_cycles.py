@@ -57,6 +57,15 @@ def test_what_has_no_estimate_is_listed_but_bookkeeping_is_not():
     assert costs(TEXT).missing() == {"gather": 1, "sort": 1, "all-reduce": 1, "scatter": 1}
 
 
+def test_an_estimate_that_failed_is_none():
+    # libtpu 0.0.31 on the softmax of 8,192 keys.
+    failed = TEXT.replace('"estimated_cycles":"1000"', f'"estimated_cycles":"{2**63 - 1}"')
+    assert failed != TEXT and costs(failed).cycles == costs(TEXT).cycles - 1000
+    assert costs(failed).missing() == {**costs(TEXT).missing(), "matrix product": 1}
+    (cost,) = (c for c in costs(failed).unknown if c.category == "matrix product")
+    assert cost.bytes > 0 and cost.cycles == 0
+
+
 def test_the_least_bytes_of_what_has_no_estimate():
     found = by_name()
     assert found["fusion.1"].bytes == 4 * 128 * 4  # four rows read; the result stays in the core

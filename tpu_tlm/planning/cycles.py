@@ -82,6 +82,8 @@ _Computations = dict[str, dict[str, _Instruction]]
 _LINE = re.compile(r"^\s+(?:ROOT )?%?(\S+) = (\(.*?\)|\S+) ([a-z][\w-]*)\(")
 _HEAD = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\{\s*$")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+# What the compiler writes where its model of a fusion fails: the largest int64.
+_NO_ESTIMATE = 2**63 - 1
 _NAME = re.compile(r'op_name="([^"]*)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 # One array of a shape: f32[8,128]{1,0:T(8,128)S(1)}, where S(1) is memory inside the core.
@@ -300,15 +302,16 @@ def costs(text: str) -> Costs:
                 for called, often in _called(one, rounds)
                 if called in computations
             )
-            cycles = _CYCLES.search(one.line)
-            if cycles is None and (one.opcode not in _TIMED or _BOOKKEEPING.search(one.line)):
+            found = _CYCLES.search(one.line)
+            cycles = int(found[1]) if found and int(found[1]) < _NO_ESTIMATE else None
+            if found is None and (one.opcode not in _TIMED or _BOOKKEEPING.search(one.line)):
                 continue
             category = _category({inner.opcode for inner, _ in _inside(one, computations)})
             operation = _NAME.search(one.line)
             where = operation[1] if operation else ""
             if cycles is not None:
                 estimated.append(
-                    Cost(one.name, one.opcode, category, where, one.shape, int(cycles[1]), times)
+                    Cost(one.name, one.opcode, category, where, one.shape, cycles, times)
                 )
             else:
                 unknown.append(
