@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models.contract import check, fill, hidden, small, tokens
+from tests.models.contract import check, fill, hidden, keys, small, tokens
+from tpu_tlm.models.layers import attention
 from tpu_tlm.models.layers.blocks import make_attention
 from tpu_tlm.models.layers.core import FFN, RMSNorm
 from tpu_tlm.models.layers.decoder import TransformerDecoder
@@ -40,6 +41,26 @@ ATTENTION = {
 def test_attention(name):
     config = small(**ATTENTION[name])
     check(lambda policy: make_attention(config, 1, dtype=policy), (hidden(),))
+
+
+def test_attention_over_many_keys_is_the_same(monkeypatch):
+    """From `LONG` keys on bfloat16 shares the largest score another way."""
+
+    def run():
+        layer = fill(make_attention(small(), 0, dtype="mixed_bfloat16"))
+        x = tf.cast(hidden(), tf.bfloat16)
+        mask = tf.sequence_mask([8, 8, 5, 3], 8)[:, None, None]
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            out = tf.cast(layer(x, attention_mask=mask, key=keys()), tf.float32)
+            loss = tf.reduce_sum(tf.square(out))
+        found = [out, *tape.gradient(loss, [x, *layer.trainable_variables])]
+        return [tf.cast(t, tf.float32).numpy() for t in found]
+
+    expected = run()
+    monkeypatch.setattr(attention, "LONG", 8)
+    for got, want in zip(run(), expected, strict=True):
+        np.testing.assert_allclose(got, want, atol=0.02 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("options", [{}, {"rpr_k": [2]}], ids=["plain", "shaw"])

@@ -16,6 +16,11 @@ from tpu_tlm.models.layers.remat import depend_on
 
 Tables = Sequence[tf.Tensor]
 
+# From so many keys on, TPUs compute the largest score apart from what uses it: libtpu 0.0.31 joins
+# the two up to there, which takes longer and twice the memory at 4,096 keys, and of which it has no
+# estimate at 8,192 (benchmarks/tpu.md).
+LONG = 4096
+
 
 def _gradients(
     function: Callable[..., tf.Tensor], inputs: Sequence[tf.Tensor], gradient: tf.Tensor
@@ -247,6 +252,17 @@ class MultiHeadedAttention(Layer):
                 scores += bias
             return scores if attention_mask is None else tf.where(attention_mask, scores, MASKED)
 
+        def shifted_scores(q: tf.Tensor, k: tf.Tensor, tables: Tables) -> tf.Tensor:
+            scores = masked_scores(q, k, tables)
+            largest = tf.reduce_max(scores, axis=-1, keepdims=True)
+            return scores - (depend_on(largest, k) if k.shape[2] >= LONG else largest)
+
+        def weights_of(q: tf.Tensor, k: tf.Tensor, tables: Tables) -> tf.Tensor:
+            if q.dtype == tf.float32 or k.shape[2] < LONG:
+                return tf.nn.softmax(masked_scores(q, k, tables))
+            exponentials = tf.exp(shifted_scores(q, k, tables))
+            return exponentials / tf.reduce_sum(exponentials, axis=-1, keepdims=True)
+
         def drop(x: tf.Tensor) -> tf.Tensor:
             return x if keep is None else tf.where(keep, x, tf.zeros([], x.dtype))
 
@@ -254,7 +270,7 @@ class MultiHeadedAttention(Layer):
         def run(
             q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, *tables: tf.Tensor
         ) -> tuple[tf.Tensor, Any]:
-            weights = tf.cast(tf.nn.softmax(masked_scores(q, k, tables)), v.dtype)
+            weights = tf.cast(weights_of(q, k, tables), v.dtype)
             out = self.weighted_values(drop(weights), v, start, tables)
             out = out * tf.cast(factor, out.dtype)
 
@@ -265,8 +281,7 @@ class MultiHeadedAttention(Layer):
                 if v.dtype != tf.float32:
                     # Two tensors, so that each product computes the weights within itself; one
                     # shared tensor would cost a pass of its own.
-                    scores = masked_scores(depend_on(q, d_out), k, tables)
-                    below = scores - tf.reduce_max(scores, axis=-1, keepdims=True)
+                    below = shifted_scores(depend_on(q, d_out), k, tables)
                     total = tf.reduce_sum(tf.exp(below), axis=-1, keepdims=True)
                     first, second = tf.exp(below) / total, tf.exp(depend_on(below, mean)) / total
                 # XLA drops the forward parts below except for what their gradients need.
