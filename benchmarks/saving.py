@@ -117,8 +117,10 @@ def measure(data: str, run_dir: str, flags: list[str], interval: int) -> dict[st
     }
 
 
-def alone(directory: str) -> dict[str, float]:
+def alone(directory: str, layers: int = 12) -> dict[str, float]:
     """Save BERT-base's parameters and slots once, as the trainer does, without steps beside it.
+
+    `layers`: fewer for a test.
 
     stopped, stopped_cpu: seconds that the trainer waits, by the clock and of the processors; cpu:
     processor seconds of the whole save; peak: MB above the memory before it.
@@ -129,9 +131,9 @@ def alone(directory: str) -> dict[str, float]:
     from tpu_tlm.checkpoints.manager import Checkpoints
     from tpu_tlm.training.state import TrainState
 
-    shapes = [(768, 2304), (768, 768), (768, 3072), (3072, 768), (768,), (768,)] * 12
+    shapes = [(768, 2304), (768, 768), (768, 3072), (3072, 768), (768,), (768,)] * layers
     state: Any = TrainState.__new__(TrainState)
-    state.strategy, state._named = None, {}
+    state.strategy, state._named, state._divided = None, {}, {}
     for part in ("model", "slots/m", "slots/v"):
         for number, shape in enumerate([*shapes, (30522, 768)]):
             state._named[f"{part}/{number}"] = tf.Variable(tf.zeros(shape))
