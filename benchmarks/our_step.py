@@ -23,8 +23,6 @@ from tpu_tlm.training.state import TrainState
 from tpu_tlm.training.step import TrainStep
 
 STEPS = 1_000_000
-# What `--without` can leave out, to see what it costs.
-PARTS = ("clipping", "dropout", "masks", "accuracy")
 
 
 class _FixedPositions(MaskedLanguageModeling):
@@ -55,7 +53,7 @@ def build(workload: str, rpr_k: int = 0, without: Sequence[str] = ()) -> Callabl
     clipping, AdamW, schedule.
 
     The model is the reference's (learned positions, norms after); with `rpr_k` relative positions
-    take the place of learned ones. `without`: parts (`PARTS`) that are left out.
+    take the place of learned ones. `without`: parts (`workloads.PARTS`) that are left out.
     """
     if "accuracy" in without:
         _without_accuracy()

@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.harness import Contender, alternate, directory_with, table
-from benchmarks.our_step import PARTS
-from benchmarks.reference_step import DROPOUTS
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import DROPOUTS, PARTS, WORKLOADS
 
 
 def main() -> None:

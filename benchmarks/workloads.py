@@ -27,3 +27,8 @@ WORKLOADS = {
     "W1": Workload(vocab=8192, d_model=128, layers=2, heads=2, d_ff=512),
     "W2": Workload(vocab=30522, d_model=256, layers=4, heads=4, d_ff=1024),
 }
+
+# Kinds of dropout of the reference step.
+DROPOUTS = ("stateful", "stateless", "none")
+# Parts of our step that `--without` can leave out, to see what they cost.
+PARTS = ("clipping", "dropout", "masks", "accuracy")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import tensorflow as tf
 
 from benchmarks import our_step, products_step
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workloads import PARTS, WORKLOADS, Workload
 from tpu_tlm.objectives import mlm
 
 TINY = Workload(50, 16, 1, 2, 32, rows=4, tokens=8, predictions=2, steps_per_call=2)
@@ -18,8 +19,8 @@ def tiny(monkeypatch):
 
 
 @pytest.fixture
-def losses(monkeypatch):
-    """The metrics of every report of the loop."""
+def built(monkeypatch):
+    """The step and state of every loop that is built."""
     found = []
     loops = our_step.Loop
 
@@ -32,20 +33,16 @@ def losses(monkeypatch):
     return found
 
 
-def test_each_part_can_be_left_out(losses):
-    for part in our_step.PARTS:
-        assert our_step.build("tiny", 0, [part])(1) > 0
-    (clipping, _), (dropout, _), (masks, _), _ = losses
-    assert clipping.clip == 0 and dropout.clip > 0
-    assert dropout.model.config.dropout == 0 and masks.model.config.dropout > 0
-    assert type(masks.objective) is not type(dropout.objective)
-
-
-def test_nothing_is_left_out_otherwise(losses):
+def test_parts_can_be_left_out(built):
     assert our_step.build("tiny")(1) > 0
-    ((step, _),) = losses
-    assert step.clip > 0 and step.model.config.dropout == TINY.dropout
-    assert type(step.objective) is mlm.MaskedLanguageModeling
+    assert our_step.build("tiny", 0, PARTS)(1) > 0
+    (whole, _), (rest, _) = built
+    assert whole.clip > 0 and rest.clip == 0
+    assert whole.model.config.dropout == TINY.dropout and rest.model.config.dropout == 0
+    assert type(whole.objective) is mlm.MaskedLanguageModeling
+    assert type(rest.objective) is not mlm.MaskedLanguageModeling
+    _, right = mlm.cross_entropy(tf.constant([1]), tf.constant([[0.0, 1.0]]))
+    assert float(right[0]) == 0
 
 
 def test_the_products_alone():

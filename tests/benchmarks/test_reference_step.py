@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks.reference_step import DROPOUTS, Model, Reference
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.reference_step import Model, Reference
+from benchmarks.workloads import DROPOUTS, WORKLOADS, Workload
 
 TINY = Workload(
     vocab=50,
