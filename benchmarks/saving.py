@@ -61,8 +61,8 @@ def measure(data: str, run_dir: str, flags: list[str], interval: int) -> dict[st
 
     stopped: seconds from one device call to the next, beyond those without a save; lost, cpu:
     seconds of the steps from save to save beyond the mean of those without one, by the clock and of
-    the processors;
-    share: lost over the time from save to save; peak: MB over the peak of steps without a save.
+    the processors; share: lost over the time from save to save; peak: MB over the peak of steps
+    without a save.
     """
     from tpu_tlm.config import Config, cli
     from tpu_tlm.training import Callback, train

@@ -114,6 +114,18 @@ def test_a_batch_of_unknown_size():
         np.testing.assert_allclose(call(x), layer(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [None, (None, None, None, LENGTH)], ids=["rank", "axes"])
+def test_a_mask_of_unknown_shape(shape):
+    layer, mask = layer_of(), tf.constant(PADDED)
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.bool)])
+    def call(mask):
+        return layer(hidden(LENGTH), attention_mask=mask)
+
+    expected = layer(hidden(LENGTH), attention_mask=mask) * PADDED[:, 0, 0, :, None]
+    np.testing.assert_allclose(call(mask) * PADDED[:, 0, 0, :, None], expected, atol=1e-5)
+
+
 def test_scores_outside_the_blocks_are_not_computed():
     layer = layer_of()
 

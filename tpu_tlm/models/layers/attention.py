@@ -314,6 +314,9 @@ class MultiHeadedAttention(Layer):
         start = cache.position if cache is not None else None
         q, k, v = self._heads(x, encoder_output, cache)
         local = cache is None and encoder_output is None and self._by_content
+        # A mask is cut into blocks by its static shape.
+        if attention_mask is not None:
+            local &= tf.TensorShape(attention_mask.shape)[-3:].is_fully_defined()
         blocks = blocks_of(x.shape[1], self.window) if local else None
         if blocks is not None:
             out = self._attend_in_blocks(q, k, v, attention_mask, key, blocks)
