@@ -1,14 +1,16 @@
-"""Every recipe trains one step at toy size, and its model can be written for HuggingFace."""
+"""Every recipe's commands train one step at toy size; HuggingFace's files can be written of it."""
 
 from __future__ import annotations
 
 import json
+import random
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 
 from tests.paths import ROOT
-from tests.toy import toy_dataset, toy_pairs
 from tpu_tlm.config import Config
 from tpu_tlm.config.presets import PRESETS
 
@@ -62,19 +64,51 @@ def test_a_recipe_says_what_it_needs(path):
     assert int(tokens[2]) == config.data.batch_size
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_a_recipe_trains_a_step(path, tmp_path, capsys):
-    from tests.command_modules import convert, train
+def _commands(path: Path) -> dict[str, list[str]]:
+    """Command -> its arguments, as the head of a recipe gives them."""
+    head = path.read_text(encoding="utf-8").partition("# Commands:")[2].partition("# Hardware:")[0]
+    lines = re.sub(r"\\\n# +", "", head).split("\n")
+    found = [shlex.split(line.lstrip("# ")) for line in lines if line.strip("# ")]
+    assert [words[:2] for words in found] == [
+        ["tpu-tlm", name] for name in ("vocab", "preprocess", "train")
+    ]
+    return {words[1]: words[2:] for words in found}
 
-    data, run = tmp_path / "data", tmp_path / "run"
-    preset = Config.from_yaml(path)
-    (toy_pairs if preset.run.objective == "dual-encoder" else toy_dataset)(data, examples=16)
-    given = preset.as_dict()
+
+def _text(directory: Path, *, pairs: bool) -> None:
+    """Documents of some sentences, or rows of a turn and its answer."""
+    directory.mkdir()
+    draw = random.Random(0)
+    words = "the old River runs Past a small house and Nobody in it sleeps for long".split()
+    texts = [" ".join(draw.choices(words, k=12)) for _ in range(120)]
+    ends = "\t", "\n" if pairs else "\n\n"
+    lines = [text + ends[index % 2 if pairs else 1] for index, text in enumerate(texts)]
+    (directory / "a.txt").write_text("".join(lines))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_a_recipe_trains_a_step(path, tmp_path, capsys, monkeypatch):
+    from tests.command_modules import convert, preprocess, train, vocab
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    commands = _commands(path)
+    corpus = commands["vocab"][commands["vocab"].index("--input_files") + 1]
+    given = Config.from_yaml(path).as_dict()
+    _text(tmp_path / corpus, pairs=given["objective"] == "dual-encoder")
+    assert vocab.main([*commands["vocab"], "--vocab_size", "300", "--workers", "1"]) == 0
+    words = commands["preprocess"]
+    words[words.index("--valid_fraction") + 1] = "0.2"
+    if "--seq_length" in words:
+        words[words.index("--seq_length") + 1] = "16"
+    else:
+        words += ["--seq_length", "16"]
+    assert preprocess.main([*words, "--workers", "1"]) == 0
     small = {n: v for n, v in SMALL.items() if n in PRESETS[path.stem].values or n == "grad_accum"}
     small = {name: value for name, value in small.items() if given[name] not in (None, [0])}
-    argv = ["--config", str(path), "--train_dir", str(data), "--run_dir", str(run)]
-    argv += [word for n, v in {**TOY, **small}.items() for word in (f"--{n}", str(v))]
-    assert train.main(argv) == 0
+    toys = [word for n, v in {**TOY, **small}.items() for word in (f"--{n}", str(v))]
+    assert train.main([*commands["train"], *toys]) == 0
+    run = Path(commands["train"][-1])
     assert Config.from_yaml(run / "config.yaml").run.preset == path.stem
     if path.stem not in FAMILY:
         return

@@ -14,7 +14,6 @@ from tpu_tlm.config import cli
 from tpu_tlm.config.options import options_of
 from tpu_tlm.config.resolve import idle_options
 from tpu_tlm.config.strict import mapping, read_json, read_yaml
-from tpu_tlm.config.text import DECIDED_BY_FILES
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.filesystem.sealed import check_sealed, sealed
 
@@ -190,16 +189,16 @@ class RunDir:
             [type(part) for part in parts], self._values(), self.config, check_required=False
         )
         old, new = cli.as_values(*old_parts), cli.as_values(*parts)
+        table = options_of([type(part) for part in parts])
         changes = [
             Change(name, old[name], new[name])
             for name in new
             if old[name] != new[name]
             # Where one is left to the tokenizer's files, the tokenizer's identity is compared.
-            and not (name in DECIDED_BY_FILES and None in (old[name], new[name]))
+            and not (table[name].declared.decided_by_files and None in (old[name], new[name]))
         ]
         # Other options make what is on disk, or the place in the data, mean something else. The
         # training data may move: `identity` compares it.
-        table = options_of([type(part) for part in parts])
         idle = idle_options(parts)
         refused = [
             change

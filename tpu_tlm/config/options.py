@@ -59,6 +59,7 @@ class Declaration:
     may_differ: bool
     shapes_model: bool
     shapes_data: bool
+    decided_by_files: bool
 
 
 def opt(
@@ -86,6 +87,7 @@ def opt(
     may_differ: bool = False,
     shapes_model: bool = False,
     shapes_data: bool = True,
+    decided_by_files: bool = False,
 ) -> Any:
     """A dataclass field that is an option.
 
@@ -103,6 +105,8 @@ def opt(
     false); given without them it is refused. conflicts: options that cannot be given beside it.
     may_change: a continued run may change it. may_differ: may differ between the workers of a run.
     shapes_model: decides what a model computes. shapes_data: decides the bytes of a dataset.
+    decided_by_files: files that another option names say it, where no user does; a preset's value
+    is for files that leave it open.
     """
     declaration = Declaration(
         help=help,
@@ -129,6 +133,7 @@ def opt(
         may_differ=may_differ,
         shapes_model=shapes_model,
         shapes_data=shapes_data,
+        decided_by_files=decided_by_files,
     )
     metadata = {"option": declaration}
     if isinstance(default, list):
@@ -313,6 +318,8 @@ class OptionGroup:
     old_options: ClassVar[tuple[str, ...]] = ()
     # Names of the options that a user gave; `resolve` sets it on the instances that it makes.
     given: ClassVar[frozenset[str]] = frozenset()
+    # Names of the options whose value a preset gave; set in the same way.
+    by_preset: ClassVar[frozenset[str]] = frozenset()
 
     @staticmethod
     def translate_old_options(

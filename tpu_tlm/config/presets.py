@@ -265,6 +265,7 @@ PRESETS: dict[str, Preset] = {
             **_BPE,
             "vocab_size": 31476,
             "extra_tokens": ["[CLS]", "[MASK]", "<EOU>"],
+            "special_tokens": ["<EOU>"],
             "pairs": "ntp",
             "last_turn_only": True,
             "seq_length": 60,
@@ -376,7 +377,9 @@ def preset_values(
     return {option: value for option, value in values.items() if option in known}
 
 
-# Kinds that are learned into a tokenizer.json, which preprocess reads as such.
+# Kinds that are learned into a tokenizer.json, which preprocess reads as such. What else a preset
+# says of a tokenizer (`cased`, `extra_tokens`, other kinds) is for files that leave it open: see
+# `make_tokenizer`.
 _LEARNED_ONLY = ("byte-bpe", "unigram")
 
 

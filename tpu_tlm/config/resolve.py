@@ -52,7 +52,12 @@ class _Given:
     @property
     def by_user(self) -> bool:
         """Whether the user chose the value itself, not a default or a preset."""
-        return self.explicit and not self.where.startswith(PRESET)
+        return self.explicit and not self.by_preset
+
+    @property
+    def by_preset(self) -> bool:
+        """Whether a preset gave the value."""
+        return self.where.startswith(PRESET)
 
     def name(self, name: str) -> str:
         """The option as an error names it: a flag, or the key of a file."""
@@ -105,6 +110,8 @@ def resolve(
         for group in made:
             given_here = (name for name in values[type(group)] if given[name].by_user)
             object.__setattr__(group, "given", frozenset(given_here))
+            of_preset = (name for name in values[type(group)] if given[name].by_preset)
+            object.__setattr__(group, "by_preset", frozenset(of_preset))
         for group in made if rules else ():
             group.check_complete()
         return made
@@ -232,6 +239,10 @@ def _drop_idle(table: Mapping[str, Option], given: dict[str, _Given]) -> None:
             if controls is not None and controls.rank > one.rank:
                 del given[name]
                 break
+            if _gives_way(table[other], controls, one):
+                del given[other]
+                if _holds(other, wanted, table, given):
+                    continue
             shown = [str(value) for value in wanted if value is not None]
             values = " or ".join(shown) if SET not in wanted else ""
             now = controls.value if controls is not None else table[other].default
@@ -241,6 +252,12 @@ def _drop_idle(table: Mapping[str, Option], given: dict[str, _Given]) -> None:
                 + (f", and this is --{other} {now}" if values else "")
                 + "; leave it out"
             )
+
+
+def _gives_way(option: Option, preset: _Given | None, user: _Given) -> bool:
+    """Whether a preset's value of an option that files decide yields to what a user gave."""
+    decided = option.declared.decided_by_files
+    return decided and preset is not None and preset.by_preset and user.by_user
 
 
 def _holds(

@@ -20,8 +20,6 @@ SubwordType = Literal["bpe", "wordpiece", "hf"]
 LearnedSubwordType = Literal["bpe", "wordpiece", "byte-bpe", "unigram"]
 SUBWORDS: tuple[str, ...] = get_args(SubwordType)
 LEARNED_SUBWORDS: tuple[str, ...] = get_args(LearnedSubwordType)
-# Options that, where not given, are determined by the tokenizer's files.
-DECIDED_BY_FILES = ("subword_type", "cased")
 
 # None: found out from the files.
 _BPE = {"subword_type": ("bpe", None)}
@@ -76,6 +74,7 @@ class TokenizerConfig(OptionGroup):
         None,
         "kind of subwords; hf: any tokenizer.json, spiece.model or HuggingFace model directory; "
         "none = what --vocab is, else bpe",
+        decided_by_files=True,
     )
     codes: str | None = opt(
         None,
@@ -97,6 +96,7 @@ class TokenizerConfig(OptionGroup):
         f"{_CASED}; none = what the files beside --vocab say (a HuggingFace model's "
         "vocab.txt: whether it has capitals), else true",
         also_called={"do_lower_case": "with the opposite meaning"},
+        decided_by_files=True,
     )
     extra_tokens: list[str] = opt(
         ["[CLS]", "[MASK]"],

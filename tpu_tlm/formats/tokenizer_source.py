@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,9 +40,12 @@ def with_tokenizer_of(
     if config.tokenizer is None:
         return tokens, config, ""
     source = _source_of(config.tokenizer.rstrip("/") or "/")
-    base = TokenizerConfig(vocab=source.directory, add_tokens=tokens.add_tokens)
+    tokens = replace(tokens, **_defaults(TokenizerConfig(), tokens.by_preset))
+    base = TokenizerConfig(
+        vocab=source.directory, add_tokens=tokens.add_tokens, extra_tokens=tokens.extra_tokens
+    )
     there = make_tokenizer(base)
-    # An option at its default was not given.
+    # An option at its default was not given; what a preset says gives way.
     default = PreprocessConfig(output=config.output)
     here = {
         "subword_type": (tokens.subword_type, there.kind),
@@ -49,7 +53,9 @@ def with_tokenizer_of(
         **{
             name: (getattr(config, name), source.frame[name])
             for name in _FRAME
-            if name in source.frame and getattr(config, name) != getattr(default, name)
+            if name in source.frame
+            and name not in config.by_preset
+            and getattr(config, name) != getattr(default, name)
         },
     }
     wrong = [
@@ -68,6 +74,10 @@ def with_tokenizer_of(
     cased = [] if there.kind == "hf" else [f"cased {_shown(there.cased)}"]
     line = f"{_FLAG} {config.tokenizer}: {', '.join([there.kind, *cased, *said])}"
     return base, config, line
+
+
+def _defaults(default: TokenizerConfig, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(default, name) for name in names}
 
 
 def _same(name: str, ours: Any, theirs: Any, tokenizer: Tokenizer) -> bool:

@@ -37,7 +37,10 @@ def check(corpus: CorpusConfig, config: PreprocessConfig, pairs: PairsConfig) ->
         )
 
 
-def _id_of(tokenizer: Tokenizer, flag: str, token: str | None) -> int | None:
+def _id_of(
+    tokenizer: Tokenizer, config: PreprocessConfig | PairsConfig, flag: str, preset: str | None
+) -> int | None:
+    token = getattr(config, flag)
     if token is None:
         return None
     if token == "<EOS>" and tokenizer.kind != "bpe" and tokenizer.id_of(token) is None:
@@ -46,6 +49,11 @@ def _id_of(tokenizer: Tokenizer, flag: str, token: str | None) -> int | None:
     if found is None:
         can_add = tokenizer.kind == "bpe" and token.startswith(("<", "["))
         hint = " (add it to --extra_tokens)" if can_add else ""
+        if flag in config.by_preset:
+            raise UsageError(
+                f"--preset {preset}: its {flag} is {token}, and the vocabulary has no such "
+                f"token{hint}: give --{flag} TOKEN, or none"
+            )
         raise UsageError(f"--{flag} {token}: the vocabulary has no such token{hint}")
     return found
 
@@ -55,9 +63,9 @@ def packing_of(config: PreprocessConfig, tokenizer: Tokenizer, pairs: bool) -> P
     return Packing(
         seq_length=config.seq_length,
         pad_id=tokenizer.pad_id,
-        prefix=_id_of(tokenizer, "prefix", config.prefix),
-        suffix=_id_of(tokenizer, "suffix", config.suffix),
-        eol=None if pairs else _id_of(tokenizer, "eol_token", config.eol_token),
+        prefix=_id_of(tokenizer, config, "prefix", config.preset),
+        suffix=_id_of(tokenizer, config, "suffix", config.preset),
+        eol=None if pairs else _id_of(tokenizer, config, "eol_token", config.preset),
         documents=config.packing == "documents",
     )
 
@@ -71,8 +79,8 @@ def pair_rule_of(
     y = Packing(
         seq_length=config.seq_length if pairs.seq_length_y is None else pairs.seq_length_y,
         pad_id=tokenizer.pad_id,
-        prefix=_id_of(tokenizer, "y_prefix", pairs.y_prefix),
-        suffix=_id_of(tokenizer, "y_suffix", pairs.y_suffix),
+        prefix=_id_of(tokenizer, pairs, "y_prefix", config.preset),
+        suffix=_id_of(tokenizer, pairs, "y_suffix", config.preset),
         flag="--seq_length_y",
     )
     turn = None
@@ -81,7 +89,7 @@ def pair_rule_of(
         if default and tokenizer.id_of("<EOU>") is None:
             turn = tokenizer.sep_id
         else:
-            turn = _id_of(tokenizer, "turn_sep", pairs.turn_sep)
+            turn = _id_of(tokenizer, pairs, "turn_sep", config.preset)
     columns = tuple(pairs.pair_columns)
     rows = RowRule(pairs.pairs, columns, corpus.json_field, corpus.strict, pairs.pairs_format)
     return PairRule(rows, y, turn, pairs.last_turn_only)

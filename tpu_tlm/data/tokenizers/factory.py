@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from tpu_tlm import filesystem
@@ -25,12 +27,18 @@ _NEEDED = {
 def make_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """The tokenizer that the options describe, with the tokens of --add_tokens.
 
-    Raises `UsageError` naming a missing option, an option that this kind of tokenizer does not use,
-    a file or a line, or a flag that contradicts the files beside the vocabulary.
+    What a preset says (`config.by_preset`) counts where the files leave it open; where they do not,
+    `notes` says what gave way. Raises `UsageError` naming a missing option, an option that this
+    kind of tokenizer does not use, a file or a line, or a flag that contradicts the files beside
+    the vocabulary.
     """
     if config.vocab is None:
         raise UsageError(f"--vocab is required: {_NEEDED[config.subword_type or 'bpe']}")
-    found = _of_files(config)
+    default = TokenizerConfig()
+    usual = {name: getattr(config, name) for name in config.by_preset}
+    config = replace(config, **{name: getattr(default, name) for name in usual})
+    found = _of_files(config, usual)
+    found.notes += _gave_way(usual, found, config.vocab)
     if config.add_tokens is None:
         return found
     from tpu_tlm.data.tokenizers.grow import grow, read_tokens
@@ -38,17 +46,31 @@ def make_tokenizer(config: TokenizerConfig) -> Tokenizer:
     return grow(found, read_tokens(config.add_tokens), config.add_tokens)
 
 
-def _of_files(config: TokenizerConfig) -> Tokenizer:
-    """The tokenizer at --vocab."""
+def _gave_way(usual: Mapping[str, Any], found: Tokenizer, vocab: str | None) -> tuple[str, ...]:
+    """A line for every value of a preset that the files contradict."""
+    here = {"subword_type": found.kind} | ({} if found.kind == "hf" else {"cased": found.cased})
+    return tuple(
+        f"{vocab}: {name} {_word(value)}, as its files say; the preset's is {_word(usual[name])}"
+        for name, value in here.items()
+        if usual.get(name, value) != value
+    )
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _of_files(config: TokenizerConfig, usual: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer at --vocab; usual: values for what neither `config` nor the files say."""
     assert config.vocab is not None
     if filesystem.is_directory(config.vocab):
-        return _from_directory(config, config.vocab.rstrip("/") or "/")
-    kind = config.subword_type or _kind_of(config)
+        return _from_directory(config, config.vocab.rstrip("/") or "/", usual)
+    kind = config.subword_type or _kind_of(config, usual.get("subword_type"))
     _refuse_unused(config, kind)
     if kind == "hf":
         return _hf_tokenizer(config.vocab)
     vocab = filesystem.read_bytes(config.vocab).removeprefix(BOM)
-    cased = _case(config, kind)
+    cased = _case(config, kind, usual.get("cased"))
     if kind == "wordpiece":
         from tpu_tlm.data.tokenizers.wordpiece import WordPieceTokenizer
 
@@ -63,20 +85,22 @@ def _of_files(config: TokenizerConfig) -> Tokenizer:
         filesystem.read_bytes(config.codes).removeprefix(BOM),
         vocab,
         cased=cased,
-        extra_tokens=config.extra_tokens,
+        extra_tokens=usual.get("extra_tokens", config.extra_tokens),
         names=(config.codes, config.vocab),
     )
 
 
-def _kind_of(config: TokenizerConfig) -> str:
-    """The kind of tokenizer that a file given as --vocab belongs to."""
+def _kind_of(config: TokenizerConfig, usual: str | None) -> str:
+    """The kind of tokenizer that a file given as --vocab belongs to; usual: of an unclear one."""
     assert config.vocab is not None
     if config.codes is not None:
         return "bpe"
     if config.vocab.endswith((".json", ".model")):
         return "hf"
     head = filesystem.read_bytes(config.vocab).removeprefix(BOM)
-    return "wordpiece" if head.startswith((b"[PAD]\n", b"[PAD]\r\n")) else "bpe"
+    if head.startswith((b"[PAD]\n", b"[PAD]\r\n")):
+        return "wordpiece"
+    return usual or "bpe"
 
 
 def _refuse_unused(config: TokenizerConfig, kind: str) -> None:
@@ -91,14 +115,14 @@ def _refuse_unused(config: TokenizerConfig, kind: str) -> None:
             raise UsageError(f"--{name}: a {kind} tokenizer does not use it: leave it out")
 
 
-def _from_directory(config: TokenizerConfig, directory: str) -> Tokenizer:
+def _from_directory(config: TokenizerConfig, directory: str, usual: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer in a directory that `save` wrote, or that HuggingFace's programs write."""
     if description(directory) is not None:
         found = load_tokenizer(directory)
     else:
         found = None
         if config.subword_type in (None, "wordpiece"):
-            found = _bert_tokenizer(directory, config.cased is not False)
+            found = _bert_tokenizer(directory, _first(config.cased, usual.get("cased")))
         if found is None and config.subword_type != "wordpiece":
             found = _hf_tokenizer(directory)
     if found is None:
@@ -158,12 +182,17 @@ def _bert_tokenizer(directory: str, otherwise: bool) -> Tokenizer | None:
     return None if pipeline and pipeline["model"].get("vocab", ids) != ids else made
 
 
-def _case(config: TokenizerConfig, kind: str) -> bool:
+def _first(cased: bool | None, usual: bool | None) -> bool:
+    """Whether a tokenizer is cased where its files do not say it."""
+    return cased if cased is not None else usual is not False
+
+
+def _case(config: TokenizerConfig, kind: str, usual: bool | None) -> bool:
     """--cased, or what the files beside --vocab say; `UsageError` where they contradict."""
     assert config.vocab is not None
     found = case_beside(config.vocab)
     if found is None:
-        return config.cased is not False
+        return _first(config.cased, usual)
     cased, path = found
     saved = path.endswith(OLD_DESCRIPTION) and "files" in json_at(path)
     if config.cased is not None and saved:
