@@ -12,11 +12,15 @@ import pytest
 from tests.bucket import bucket
 from tests.paths import ROOT
 from tests.toy_runs import contract_run, toy_corpus, toy_run
+from tpu_tlm.config.imports import import_quickly
 
 # Their assertions speak for tests that call them.
 pytest.register_assert_rewrite("tests.manifests.checks")
 
 __all__ = ["bucket", "contract_run", "toy_corpus", "toy_run"]
+
+# As commands do. Before a file of tests imports TensorFlow.
+import_quickly()
 
 # A shell without job control, or nohup, starts its jobs with these signals ignored, and so would
 # be every process that a test starts and interrupts.

@@ -31,7 +31,7 @@ import numpy as np
 from tests.campaign.forked import preload
 from tests.paths import ROOT
 from tpu_tlm.config.command_table import COMMANDS
-from tpu_tlm.config.keras_backend import skip_optional_packages
+from tpu_tlm.config.imports import import_quickly
 
 _PR_SET_PDEATHSIG = 1
 # What a run imports when it first needs it.
@@ -40,7 +40,7 @@ _LATE = ("matplotlib.backends.backend_svg",)
 
 def main(handle: int) -> None:
     """Serve; returns at the end of the socket, and in each child when its program has ended."""
-    skip_optional_packages()
+    import_quickly()
     preload()
     for name in _LATE:
         importlib.import_module(name)

@@ -203,11 +203,11 @@ def run_command(
     130; standard output on a full disk becomes 1, and one that nobody reads any more (a pager,
     `head`) 0; anything else is a defect of ours and keeps its traceback.
     """
-    from tpu_tlm.config.keras_backend import skip_optional_packages
+    from tpu_tlm.config.imports import import_quickly
 
     _open_missing_streams()
     _wrap_streams()
-    skip_optional_packages()
+    import_quickly()
     try:
         code = int(main(argv) or 0)
         if sys.stdout is not None:

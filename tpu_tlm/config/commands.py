@@ -34,7 +34,7 @@ class EvaluateConfig(OptionGroup):
         "run directory, NPZ file or HuggingFace directory",
         required=True,
         unit="path",
-        also_called=("model_name_or_path",),
+        also_called=("model_name_or_path", "run_dir"),
     )
     data: str = opt(
         "",
@@ -148,7 +148,7 @@ class PredictConfig(OptionGroup):
         "run directory, NPZ file or HuggingFace directory",
         required=True,
         unit="path",
-        also_called=("model_name_or_path",),
+        also_called=("model_name_or_path", "run_dir"),
     )
     text: list[str] = opt(
         [],
