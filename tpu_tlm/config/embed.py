@@ -14,7 +14,11 @@ class EmbedConfig(OptionGroup):
     """Vectors of texts."""
 
     model: str = opt(
-        "", "model of any kind that convert reads, or a fine-tuned run", required=True, unit="path"
+        "",
+        "model of any kind that convert reads, or a fine-tuned run",
+        required=True,
+        unit="path",
+        also_called=("model_name_or_path", "run_dir"),
     )
     input: str = opt(
         "",
