@@ -48,12 +48,19 @@ def _without_accuracy() -> None:
     mlm.cross_entropy = cross_entropy
 
 
-def build(workload: str, rpr_k: int = 0, without: Sequence[str] = ()) -> Callable[[int], float]:
+def build(
+    workload: str,
+    rpr_k: int = 0,
+    without: Sequence[str] = (),
+    precision: str = "float32",
+    xla: bool = True,
+) -> Callable[[int], float]:
     """A callable(calls) -> seconds per step of the whole step: masks made on the device, dropout,
     clipping, AdamW, schedule.
 
     The model is the reference's (learned positions, norms after); with `rpr_k` relative positions
     take the place of learned ones. `without`: parts (`workloads.PARTS`) that are left out.
+    `precision`, `xla`: as the options of training.
     """
     if "accuracy" in without:
         _without_accuracy()
@@ -72,7 +79,7 @@ def build(workload: str, rpr_k: int = 0, without: Sequence[str] = ()) -> Callabl
         mlm_head="bert",
         output_bias=True,
     )
-    model = build_model(ModelSpec(config, load.vocab, load.tokens), seed=0)
+    model = build_model(ModelSpec(config, load.vocab, load.tokens), precision=precision, seed=0)
     optim = OptimConfig(clip=0.0) if "clipping" in without else OptimConfig()
     kind = _FixedPositions if "masks" in without else MaskedLanguageModeling
     objective = kind(
@@ -81,7 +88,7 @@ def build(workload: str, rpr_k: int = 0, without: Sequence[str] = ()) -> Callabl
     )
     schedule = make_schedule(optim, STEPS)
     step = TrainStep(model, objective, make_optimizer(optim), schedule, optim.clip, 0)
-    loop = Loop(step, TrainState(step))
+    loop = Loop(step, TrainState(step), xla=xla)
     ids = (
         np.random.default_rng(0).integers(5, load.vocab, (load.rows, load.tokens)).astype(np.int32)
     )

@@ -1,6 +1,6 @@
 """Our training step against the plain hand-written one, in alternation: python -m
 benchmarks.step [W1 W2 ...] [--rounds N] [--before CHECKOUT] [--keras_hub DIR]
-[--without clipping masks ...] [--products].
+[--without clipping masks ...] [--products] [--bfloat16].
 
 KerasHub is not among the packages of this project:
 
@@ -54,6 +54,11 @@ def main() -> None:
     parser.add_argument(
         "--products", action="store_true", help="time the matrix products of the step alone too"
     )
+    parser.add_argument(
+        "--bfloat16",
+        action="store_true",
+        help="time our step without XLA too, and in bfloat16 with and without it",
+    )
     options = parser.parse_args()
     if unknown := [name for name in options.workloads if name not in WORKLOADS]:
         parser.error(f"workload {unknown[0]!r}: not one of {', '.join(WORKLOADS)}")
@@ -78,6 +83,11 @@ def main() -> None:
         if options.products:
             target = "benchmarks.products_step:build"
             contenders.append(Contender("the matrix products alone", target, (workload,)))
+        modes = (("float32", False), ("bfloat16", True), ("bfloat16", False))
+        for precision, xla in modes if options.bfloat16 else ():
+            name = f"tpu_tlm, {precision}, {'XLA' if xla else 'no XLA'}"
+            settings = (workload, 0, (), precision, xla)
+            contenders.append(Contender(name, "benchmarks.our_step:build", settings))
         left_out = [[part] for part in options.without]
         if len(left_out) > 1:
             left_out.append(options.without)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from tests.toy_runs import ToyRun, one_device, options_of
 from tpu_tlm.config import Config
+from tpu_tlm.devices.processor import multiplies_bfloat16
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.formats.writable import formats_line
 from tpu_tlm.training import memory, setup, start_report
@@ -13,9 +16,10 @@ from tpu_tlm.training.next_steps import next_steps
 from tpu_tlm.training.run import _naming_memory
 
 
-def lines_of(config: Config) -> str:
-    experiment = setup.build(config, one_device())
-    return "\n".join(start_report.start_lines(config, experiment, one_device()))
+def lines_of(config: Config, **changes: bool) -> str:
+    """The lines of a run; changes: of what is known of the device."""
+    device = dataclasses.replace(one_device(), **changes)
+    return "\n".join(start_report.start_lines(config, setup.build(config, device), device))
 
 
 def test_the_start_names_sizes_passes_and_formats(toy_run: ToyRun) -> None:
@@ -34,6 +38,37 @@ def test_the_start_names_sizes_passes_and_formats(toy_run: ToyRun) -> None:
 def test_without_validation_the_start_says_so(toy_run: ToyRun) -> None:
     config = options_of(toy_run.corpus, toy_run.run_dir, "--valid_dir", "none")
     assert "give --valid_dir" in lines_of(config)
+
+
+CPUINFO = "processor\t: 0\nmodel name\t: A\nflags\t\t: fpu {}sse\n"
+
+
+def test_a_processor_says_whether_it_multiplies_bfloat16(tmp_path) -> None:
+    path = tmp_path / "cpuinfo"
+    for flags, expected in {
+        "avx512_bf16 ": True,
+        "amx_bf16 amx_tile ": True,
+        "avx512f avx512_bf16_not ": False,
+        "": False,
+    }.items():
+        path.write_text(CPUINFO.format(flags) * 2)
+        assert multiplies_bfloat16(path) is expected
+    path.write_text(CPUINFO.format("amx_bf16 ") + CPUINFO.format(""))  # cores that differ
+    assert not multiplies_bfloat16(path)
+    path.write_text("Features\t: fp asimd bf16\n")
+    assert multiplies_bfloat16(path)
+    path.write_text("processor : 0\n")
+    assert not multiplies_bfloat16(path) and not multiplies_bfloat16(tmp_path / "none")
+
+
+def test_bfloat16_on_a_processor_is_advised_about(toy_run: ToyRun, monkeypatch) -> None:
+    given = (toy_run.corpus, toy_run.run_dir, "--precision")
+    for has, words in ((True, "--xla false"), (False, "--precision float32")):
+        monkeypatch.setattr(start_report, "multiplies_bfloat16", lambda has=has: has)
+        assert words in lines_of(options_of(*given, "bfloat16"), xla=True)
+        assert words not in lines_of(options_of(*given, "float32"), xla=True)
+        assert words not in lines_of(options_of(*given, "bfloat16", "--xla", "false"), xla=True)
+        assert words not in lines_of(options_of(*given, "bfloat16"), xla=False)
 
 
 def test_a_step_that_does_not_fit_is_refused_with_one_that_does(toy_run, monkeypatch) -> None:

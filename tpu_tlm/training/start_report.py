@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tpu_tlm.config import Config
+from tpu_tlm.devices.processor import multiplies_bfloat16
 from tpu_tlm.errors import UsageError
 from tpu_tlm.training.memory import available_memory, gigabytes, smaller_batch, step_memory
 from tpu_tlm.training.schedules import warmup_of
@@ -24,6 +25,7 @@ def start_lines(config: Config, experiment: Experiment, devices: Devices) -> lis
     return [
         *_sizes(config, experiment),
         *_memory(config, experiment, devices),
+        *_bfloat16(config, experiment, devices),
         *_schedule(config, experiment),
         *_formats(experiment),
         *_validation(config),
@@ -80,6 +82,19 @@ def _memory(config: Config, experiment: Experiment, devices: Devices) -> list[st
         )
     risk = "; it may not fit" if needed.total > free else ""
     return [f"{shown} of {gigabytes(free)} that are free{risk}"]
+
+
+def _bfloat16(config: Config, experiment: Experiment, devices: Devices) -> list[str]:
+    """Advice for bfloat16 on a processor: XLA computes it there by way of float32."""
+    compiled = config.runtime.xla and devices.xla
+    if devices.kind != "cpu" or experiment.precision != "bfloat16" or not compiled:
+        return []
+    if multiplies_bfloat16():
+        return [
+            "--precision bfloat16: on this processor a step is faster with --xla false than with "
+            "XLA, and than in float32 (docs/speed.md)"
+        ]
+    return ["--precision bfloat16: this processor is faster with --precision float32"]
 
 
 def out_of_memory(config: Config) -> str:
