@@ -20,14 +20,14 @@ def tiny(monkeypatch):
 
 @pytest.fixture
 def built(monkeypatch):
-    """The step and state of every loop that is built."""
+    """The step of every loop that is built, and whether XLA compiles it."""
     found = []
     loops = our_step.Loop
 
     class Kept(loops):
-        def __init__(self, step, state):
-            super().__init__(step, state)
-            found.append((step, state))
+        def __init__(self, step, state, *, xla):
+            super().__init__(step, state, xla=xla)
+            found.append((step, xla))
 
     monkeypatch.setattr(our_step, "Loop", Kept)
     return found
@@ -43,6 +43,12 @@ def test_parts_can_be_left_out(built):
     assert type(rest.objective) is not mlm.MaskedLanguageModeling
     _, right = mlm.cross_entropy(tf.constant([1]), tf.constant([[0.0, 1.0]]))
     assert float(right[0]) == 0
+
+
+def test_precision_and_compiler_are_those_that_were_asked_for(built):
+    assert our_step.build("tiny", precision="bfloat16", xla=False)(1) > 0
+    ((step, xla),) = built
+    assert xla is False and step.model.compute_dtype == "bfloat16"
 
 
 def test_the_products_alone():
