@@ -106,7 +106,9 @@ def compare_commands(place: Path, before: Path, rounds: int) -> None:
                 shutil.rmtree(place / "again", ignore_errors=True)
                 (place / "model.npz").unlink(missing_ok=True)
                 begun = time.perf_counter()
-                finish(command(root, name, *flags, cache=place / f"cache-{root.name}"))
+                finish(
+                    command(root, name, *flags, cache=place / ("now" if root == ROOT else "then"))
+                )
                 if number:
                     found[root].append(time.perf_counter() - begun)
         ratios = [now / then for now, then in zip(*found.values(), strict=True)]

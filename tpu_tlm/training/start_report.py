@@ -85,16 +85,15 @@ def _memory(config: Config, experiment: Experiment, devices: Devices) -> list[st
 
 
 def _bfloat16(config: Config, experiment: Experiment, devices: Devices) -> list[str]:
-    """Advice for bfloat16 on a processor: XLA computes it there by way of float32."""
+    """Advice for bfloat16 on a processor, where XLA computes it by way of float32."""
     compiled = config.runtime.xla and devices.xla
     if devices.kind != "cpu" or experiment.precision != "bfloat16" or not compiled:
         return []
+    line = "--precision bfloat16: on processors XLA computes it by way of float32, which is slower"
+    line += " than --precision float32"
     if multiplies_bfloat16():
-        return [
-            "--precision bfloat16: on this processor a step is faster with --xla false than with "
-            "XLA, and than in float32 (docs/speed.md)"
-        ]
-    return ["--precision bfloat16: this processor is faster with --precision float32"]
+        line += "; this one multiplies bfloat16, which --xla false uses: try it (docs/speed.md)"
+    return [line]
 
 
 def out_of_memory(config: Config) -> str:

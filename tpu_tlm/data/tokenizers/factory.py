@@ -122,7 +122,9 @@ def _from_directory(config: TokenizerConfig, directory: str, usual: Mapping[str,
     else:
         found = None
         if config.subword_type in (None, "wordpiece"):
-            found = _bert_tokenizer(directory, _first(config.cased, usual.get("cased")))
+            found = _bert_tokenizer(
+                directory, _cased_without_files(config.cased, usual.get("cased"))
+            )
         if found is None and config.subword_type != "wordpiece":
             found = _hf_tokenizer(directory)
     if found is None:
@@ -182,7 +184,7 @@ def _bert_tokenizer(directory: str, otherwise: bool) -> Tokenizer | None:
     return None if pipeline and pipeline["model"].get("vocab", ids) != ids else made
 
 
-def _first(cased: bool | None, usual: bool | None) -> bool:
+def _cased_without_files(cased: bool | None, usual: bool | None) -> bool:
     """Whether a tokenizer is cased where its files do not say it."""
     return cased if cased is not None else usual is not False
 
@@ -192,7 +194,7 @@ def _case(config: TokenizerConfig, kind: str, usual: bool | None) -> bool:
     assert config.vocab is not None
     found = case_beside(config.vocab)
     if found is None:
-        return _first(config.cased, usual)
+        return _cased_without_files(config.cased, usual)
     cased, path = found
     saved = path.endswith(OLD_DESCRIPTION) and "files" in json_at(path)
     if config.cased is not None and saved:
