@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tpu_tlm.models.flops import flops_per_example
 from tpu_tlm.models.layers.counter_rng import Key
+from tpu_tlm.models.layers.target import for_processor
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.objectives.options import ObjectiveOptions
 
@@ -65,6 +66,30 @@ class ObjectiveContext(NamedTuple):
 Sums, Setting = LossSums, ObjectiveContext
 
 
+def _columns_cross_entropy(labels: tf.Tensor, columns: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`cross_entropy` of labels `[N]` and logits `[V, N]`, in fewer passes over them on a CPU.
+
+    The gradient is written out: the exponentials times one number per label, less another one at
+    the label, whose places are few.
+    """
+    places = tf.stack([tf.cast(labels, tf.int32), tf.range(tf.size(labels))], axis=1)
+
+    @tf.custom_gradient
+    def run(columns: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Any]:
+        largest = tf.reduce_max(columns, axis=0)
+        exponentials = tf.exp(columns - largest)
+        total = tf.reduce_sum(exponentials, axis=0)
+        logit = tf.gather_nd(columns, places)
+
+        def backward(gradient: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
+            return tf.tensor_scatter_nd_sub(exponentials * (gradient / total), places, gradient)
+
+        losses = tf.math.log(total) + largest - logit
+        return (losses, tf.cast(logit >= largest, tf.float32)), backward
+
+    return run(columns)
+
+
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Cross entropy and correctness per label, float32 `[...]` each.
 
@@ -75,6 +100,9 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.T
     """
     columns = tf.transpose(tf.reshape(logits, (-1, logits.shape[-1])))
     flat = tf.reshape(labels, (-1,))
+    if for_processor():
+        losses, right = _columns_cross_entropy(flat, columns)
+        return tf.reshape(losses, labels.shape), tf.reshape(right, labels.shape)
     largest = tf.stop_gradient(tf.reduce_max(columns, axis=0))
     total = tf.math.log(tf.reduce_sum(tf.exp(columns - largest), axis=0)) + largest
     picked = tf.equal(tf.range(columns.shape[0], dtype=flat.dtype)[:, None], flat)

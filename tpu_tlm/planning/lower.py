@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.errors import TlmError
+from tpu_tlm.models.layers.target import traced_for
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.objectives.replicas import ALONE, Replicas
 from tpu_tlm.training.step import TrainStep
@@ -80,7 +81,8 @@ def trace(
 
     def train_step(*tensors: tf.Tensor) -> Any:
         values, slots, rows, index = tf.nest.pack_sequence_as(nest, tensors)
-        return tf.nest.flatten(step(values, slots, rows, index, replica_of(replicas)))
+        with traced_for("TPU"):
+            return tf.nest.flatten(step(values, slots, rows, index, replica_of(replicas)))
 
     function = tf.function(train_step, jit_compile=True, autograph=False)
     return function, flat, function.get_concrete_function(*flat)

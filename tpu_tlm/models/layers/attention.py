@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.models.layers.counter_rng import Key, dropout_mask, dropout_mask_at
+from tpu_tlm.models.layers.cpu_gradients import stored
 from tpu_tlm.models.layers.layer import Layer, check_static_length
 from tpu_tlm.models.layers.local_attention import Blocks, blocks_of
 from tpu_tlm.models.layers.masks import MASKED, combine_masks, window_mask
@@ -291,6 +292,8 @@ class MultiHeadedAttention(Layer):
                     tf.cast(wide * factor, d_out.dtype),
                 )
                 d_scores = second * (drop(tf.cast(d_weights, tf.float32)) - mean)
+                if not self._by_content:
+                    d_scores = stored(d_scores)
                 d_q, d_k, *d_scored = _gradients(
                     lambda q, k, *t: masked_scores(q, k, t), (q, k, *tables), d_scores
                 )

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.layers.counter_rng import Key, dropout
+from tpu_tlm.models.layers.cpu_gradients import add_bias, column_sums, multiply_by_scale, stored
 from tpu_tlm.models.layers.layer import Layer
 
 
@@ -54,9 +55,8 @@ class Dense(Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         y = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), self.kernel)
-        if self.bias is not None:
-            y += self.bias
-        return tf.reshape(y, (-1, *x.shape[1:-1], self.output_size))
+        y = tf.reshape(y, (-1, *x.shape[1:-1], self.output_size))
+        return y if self.bias is None else add_bias(y, self.bias)
 
 
 @tf.custom_gradient
@@ -81,10 +81,9 @@ def _layer_norm(
     scale = tf.math.rsqrt(variance + epsilon)
 
     def backward(gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, None]:
-        d = tf.cast(gradient, tf.float32)
+        d = stored(tf.cast(gradient, tf.float32))
         normal = (tf.cast(x, tf.float32) - mean) * scale
-        rows = list(range(len(x.shape) - 1))
-        d_gamma, d_beta = tf.reduce_sum(d * normal, axis=rows), tf.reduce_sum(d, axis=rows)
+        d_gamma, d_beta = column_sums(d * normal), column_sums(d)
         d *= gamma
         first, second = (
             tf.reduce_mean(d, axis=-1, keepdims=True),
@@ -136,12 +135,8 @@ class RMSNorm(Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         y = tf.cast(x, tf.float32)
-        y = (
-            y
-            * tf.math.rsqrt(tf.reduce_mean(tf.square(y), axis=-1, keepdims=True) + self.epsilon)
-            * self.gamma
-        )
-        return tf.cast(y, self.compute_dtype)
+        y *= tf.math.rsqrt(tf.reduce_mean(tf.square(y), axis=-1, keepdims=True) + self.epsilon)
+        return tf.cast(multiply_by_scale(y, self.gamma), self.compute_dtype)
 
 
 def make_norm(config: ModelConfig, size: int | None = None, **kwargs: Any) -> Layer:

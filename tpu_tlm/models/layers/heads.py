@@ -11,6 +11,7 @@ from tpu_tlm.models.layers.core import ACTIVATIONS, Dense, make_norm
 from tpu_tlm.models.layers.embeddings_stack import padded_vocab_size
 from tpu_tlm.models.layers.layer import Layer
 from tpu_tlm.models.layers.masks import MASKED
+from tpu_tlm.models.layers.target import for_processor
 
 
 class Head(Layer):
@@ -64,6 +65,11 @@ class Head(Layer):
         else:
             columns = tf.matmul(self.kernel, flat, transpose_a=True, transpose_b=True)
         columns = tf.cast(columns, tf.float32)
+        if for_processor():
+            # A sum with -1e9 instead of a selection, which would be a pass of its own there.
+            bias = tf.zeros([self.rows]) if self.bias is None else tf.convert_to_tensor(self.bias)
+            columns += tf.where(tf.range(self.rows) < self.vocab_size, bias, MASKED)[:, None]
+            return tf.reshape(tf.transpose(columns), (-1, *hidden.shape[1:-1], self.rows))
         if self.bias is not None:
             columns += self.bias[:, None]
         if self.rows > self.vocab_size:

@@ -7,7 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.models.layers.core import Dense
+from tpu_tlm.models.layers.cpu_gradients import add_bias
 from tpu_tlm.models.layers.layer import Layer
+from tpu_tlm.models.layers.target import for_processor
 
 # Queries, keys and values, each `[B, h, T, k]`.
 Heads = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
@@ -33,7 +35,21 @@ class QKV(Layer):
             else None
         )
 
+    def _project_jointly(self, x: tf.Tensor, first: int, last: int) -> list[tf.Tensor]:
+        """The same by one matrix product and a transposition, which is faster on a CPU."""
+        _, heads, width = self.shape
+        kernel = tf.cast(self.kernel, self.compute_dtype)[:, first:last]
+        joint = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), tf.reshape(kernel, (x.shape[-1], -1)))
+        joint = tf.reshape(joint, (-1, x.shape[1], joint.shape[-1]))
+        if self.bias is not None:
+            bias = tf.cast(self.bias, self.compute_dtype)[first:last]
+            joint = add_bias(joint, tf.reshape(bias, (-1,)))
+        split = tf.reshape(joint, (-1, x.shape[1], last - first, heads, width))
+        return tf.unstack(tf.transpose(split, (2, 0, 3, 1, 4)))
+
     def _project(self, x: tf.Tensor, first: int, last: int) -> list[tf.Tensor]:
+        if for_processor():
+            return self._project_jointly(x, first, last)
         # Keras casts within `call`; `queries` and `keys_values` may be called from outside it.
         kernels = tf.unstack(tf.cast(self.kernel, self.compute_dtype), axis=1)
         # One product each, and no reshape that joins heads and widths: a TPU then writes each
@@ -100,5 +116,12 @@ class Output(Layer):
         )
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
+        if for_processor():
+            heads, width, size = self.kernel.shape
+            flat = tf.reshape(tf.transpose(x, (0, 2, 1, 3)), (-1, heads * width))
+            y = tf.matmul(flat, tf.reshape(self.kernel, (heads * width, size)))
+            length = tf.shape(x)[2] if x.shape.rank is None else x.shape[2]
+            y = tf.reshape(y, (-1, length, size))
+            return y if self.bias is None else add_bias(y, self.bias)
         y = tf.einsum("bhtk,hkd->btd", x, self.kernel)
         return y if self.bias is None else y + self.bias

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.layers.attention import MultiHeadedAttention, Tables
 from tpu_tlm.models.layers.counter_rng import Key, dropout
+from tpu_tlm.models.layers.cpu_gradients import stored
 from tpu_tlm.models.layers.masks import MASKED, relative_positions
 from tpu_tlm.models.positions.base import RelativeEncoding, Table
 from tpu_tlm.models.positions.skew import absolute_to_relative, relative_to_absolute
@@ -70,7 +71,7 @@ class MultiHeadedRelativeAttention(MultiHeadedAttention):
             )
             by_offset = tf.einsum("bhts,sr->bhtr", weights, rows)
         else:
-            by_offset = absolute_to_relative(weights, self.rpr_k)
+            by_offset = absolute_to_relative(stored(weights), self.rpr_k)
         return out + tf.einsum("bhtr,rk->bhtk", by_offset, tables[1])
 
 

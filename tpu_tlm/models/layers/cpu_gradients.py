@@ -1,0 +1,59 @@
+"""Gradients in the form that XLA's compiler for CPUs makes fast programs of.
+
+That compiler computes an elementwise result again in every place that uses it, unless one of them
+is a sum over a longer axis; and its sums over two axes at once read a tensor column by column. The
+functions here change the order of float32 sums and nothing else. Programs for other devices, and
+other dtypes, are left as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tpu_tlm.models.layers.remat import depend_on
+from tpu_tlm.models.layers.target import for_processor
+
+
+def _applies(x: tf.Tensor) -> bool:
+    rank = x.shape.rank
+    return x.dtype == tf.float32 and rank is not None and rank >= 3 and for_processor()
+
+
+def column_sums(x: tf.Tensor) -> tf.Tensor:
+    """Sums over all axes but the last: `[..., d] -> [d]`."""
+    if not _applies(x) or len(x.shape) > 3:
+        return tf.reduce_sum(x, axis=list(range(len(x.shape) - 1)))
+    sums = tf.reduce_sum(x, axis=1)
+    # A product, because XLA would join a second sum with the first.
+    return tf.matmul(tf.ones((1, tf.shape(sums)[0])), sums)[0]
+
+
+def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """`x + bias`, `[..., d]` and `[d]`, with `column_sums` for the gradient of the bias."""
+    if not _applies(x):
+        return x + bias
+
+    @tf.custom_gradient
+    def run(x: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        return x + bias, lambda gradient: (gradient, column_sums(gradient))
+
+    return run(x, tf.convert_to_tensor(bias))
+
+
+def multiply_by_scale(x: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    """`x * scale`, `[..., d]` and `[d]`, with `column_sums` for the gradient of the scale."""
+    if not _applies(x):
+        return x * scale
+
+    @tf.custom_gradient
+    def run(x: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        return x * scale, lambda gradient: (gradient * scale, column_sums(gradient * x))
+
+    return run(x, tf.convert_to_tensor(scale))
+
+
+def stored(x: tf.Tensor) -> tf.Tensor:
+    """`x`, computed once instead of in every place that uses it."""
+    return depend_on(x, tf.reduce_sum(x, axis=-1)) if _applies(x) else x
