@@ -44,8 +44,9 @@ class QKV(Layer):
         if self.bias is not None:
             bias = tf.cast(self.bias, self.compute_dtype)[first:last]
             joint = add_bias(joint, tf.reshape(bias, (-1,)))
-        split = tf.reshape(joint, (-1, x.shape[1], last - first, heads, width))
-        return tf.unstack(tf.transpose(split, (2, 0, 3, 1, 4)))
+        parts = tf.split(joint, last - first, axis=-1)
+        shape = (-1, x.shape[1], heads, width)
+        return [tf.transpose(tf.reshape(part, shape), (0, 2, 1, 3)) for part in parts]
 
     def _project(self, x: tf.Tensor, first: int, last: int) -> list[tf.Tensor]:
         if for_processor():
