@@ -72,17 +72,22 @@ def _columns_cross_entropy(labels: tf.Tensor, columns: tf.Tensor) -> tuple[tf.Te
     The gradient is written out: the exponentials times one number per label, less another one at
     the label, whose places are few.
     """
-    places = tf.stack([tf.cast(labels, tf.int32), tf.range(tf.size(labels))], axis=1)
+    labels = tf.cast(labels, tf.int32)
+    # A label outside the vocabulary, whose weight must be 0, has no logit. Without XLA a gather
+    # would end with an error there.
+    known = tf.logical_and(labels >= 0, labels < columns.shape[0])
+    places = tf.stack([tf.where(known, labels, 0), tf.range(tf.size(labels))], axis=1)
 
     @tf.custom_gradient
     def run(columns: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Any]:
         largest = tf.reduce_max(columns, axis=0)
         exponentials = tf.exp(columns - largest)
         total = tf.reduce_sum(exponentials, axis=0)
-        logit = tf.gather_nd(columns, places)
+        logit = tf.where(known, tf.gather_nd(columns, places), 0.0)
 
         def backward(gradient: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
-            return tf.tensor_scatter_nd_sub(exponentials * (gradient / total), places, gradient)
+            probabilities = exponentials * (gradient / total)
+            return tf.tensor_scatter_nd_sub(probabilities, places, tf.where(known, gradient, 0.0))
 
         losses = tf.math.log(total) + largest - logit
         return (losses, tf.cast(logit >= largest, tf.float32)), backward

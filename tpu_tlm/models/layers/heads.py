@@ -65,15 +65,18 @@ class Head(Layer):
         else:
             columns = tf.matmul(self.kernel, flat, transpose_a=True, transpose_b=True)
         columns = tf.cast(columns, tf.float32)
-        if for_processor():
+        bias = None if self.bias is None else tf.convert_to_tensor(self.bias)
+        real = tf.range(self.rows) < self.vocab_size if self.rows > self.vocab_size else None
+        if real is not None and for_processor():
             # A sum with -1e9 instead of a selection, which would be a pass of its own there.
-            bias = tf.zeros([self.rows]) if self.bias is None else tf.convert_to_tensor(self.bias)
-            columns += tf.where(tf.range(self.rows) < self.vocab_size, bias, MASKED)[:, None]
-            return tf.reshape(tf.transpose(columns), (-1, *hidden.shape[1:-1], self.rows))
-        if self.bias is not None:
-            columns += self.bias[:, None]
-        if self.rows > self.vocab_size:
-            columns = tf.where(tf.range(self.rows)[:, None] < self.vocab_size, columns, MASKED)
+            bias, real = (
+                tf.where(real, tf.zeros([self.rows]) if bias is None else bias, MASKED),
+                None,
+            )
+        if bias is not None:
+            columns += bias[:, None]
+        if real is not None:
+            columns = tf.where(real[:, None], columns, MASKED)
         return tf.reshape(tf.transpose(columns), (-1, *hidden.shape[1:-1], self.rows))
 
 
