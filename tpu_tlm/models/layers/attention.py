@@ -293,6 +293,7 @@ class MultiHeadedAttention(Layer):
                 )
                 d_scores = second * (drop(tf.cast(d_weights, tf.float32)) - mean)
                 if not self._by_content:
+                    # Positions use it once more, element by element in another order.
                     d_scores = stored(d_scores)
                 d_q, d_k, *d_scored = _gradients(
                     lambda q, k, *t: masked_scores(q, k, t), (q, k, *tables), d_scores

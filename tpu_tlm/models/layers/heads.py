@@ -69,10 +69,8 @@ class Head(Layer):
         real = tf.range(self.rows) < self.vocab_size if self.rows > self.vocab_size else None
         if real is not None and for_processor():
             # A sum with -1e9 instead of a selection, which would be a pass of its own there.
-            bias, real = (
-                tf.where(real, tf.zeros([self.rows]) if bias is None else bias, MASKED),
-                None,
-            )
+            bias = tf.where(real, 0.0 if bias is None else bias, MASKED)
+            real = None
         if bias is not None:
             columns += bias[:, None]
         if real is not None:

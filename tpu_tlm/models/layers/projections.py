@@ -36,7 +36,7 @@ class QKV(Layer):
         )
 
     def _project_jointly(self, x: tf.Tensor, first: int, last: int) -> list[tf.Tensor]:
-        """The same by one matrix product and a transposition, which is faster on a CPU."""
+        """`_project` by one matrix product and a transposition, which is faster on a CPU."""
         _, heads, width = self.shape
         kernel = tf.cast(self.kernel, self.compute_dtype)[:, first:last]
         joint = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), tf.reshape(kernel, (x.shape[-1], -1)))
