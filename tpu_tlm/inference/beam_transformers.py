@@ -20,7 +20,7 @@ from tpu_tlm.inference.decoding import (
     pairs_of,
 )
 from tpu_tlm.inference.sampling import BeamSearch
-from tpu_tlm.models.layers.attention import Cache
+from tpu_tlm.models.layers.cache import Cache
 
 # What takes a text out of a comparison, as in `transformers`.
 _OUT = -1e9

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tpu_tlm.inference.constraints import Constraints
 from tpu_tlm.inference.sampling import BeamSearch, Sampling, draw
-from tpu_tlm.models.layers.attention import Cache
+from tpu_tlm.models.layers.cache import Cache
 from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.layers.masks import MASKED
 

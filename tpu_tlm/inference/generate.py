@@ -18,7 +18,7 @@ from tpu_tlm.inference.constraints import Constraints
 from tpu_tlm.inference.decoding import FREE, Step, Texts, beam_search, repeated, sample
 from tpu_tlm.inference.sampling import BeamSearch, Sampling
 from tpu_tlm.models.language_models import TransformerLanguageModel
-from tpu_tlm.models.layers.attention import Cache
+from tpu_tlm.models.layers.cache import Cache
 from tpu_tlm.models.positions.registry import max_length
 from tpu_tlm.models.seq2seq import Seq2SeqModel
 from tpu_tlm.models.spec import ModelSpec

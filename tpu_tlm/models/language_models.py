@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.models.base import Inputs, TransformerModel
-from tpu_tlm.models.layers.attention import Cache
+from tpu_tlm.models.layers.cache import Cache
 from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.layers.heads import Head
 from tpu_tlm.models.spec import ModelSpec

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tpu_tlm.models.layers.counter_rng import Key, dropout_mask, dropout_mask_at
+from tpu_tlm.models.layers.cache import Cache
+from tpu_tlm.models.layers.counter_rng import Key, dropout_mask_at
 from tpu_tlm.models.layers.cpu_gradients import stored
 from tpu_tlm.models.layers.layer import Layer, check_static_length
 from tpu_tlm.models.layers.local_attention import Blocks, blocks_of
 from tpu_tlm.models.layers.masks import MASKED, combine_masks, window_mask
 from tpu_tlm.models.layers.projections import QKV, Heads, Output, SingleQKV
 from tpu_tlm.models.layers.remat import depend_on
+from tpu_tlm.models.layers.score_groups import WHOLE, ScoreGroups, score_groups
 
 Tables = Sequence[tf.Tensor]
 
@@ -37,30 +40,6 @@ def _gradients(
         unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )
     return list(found)
-
-
-class Cache:
-    """Keys and values of one attention layer at earlier positions, for stepwise generation.
-
-    `position`: int32 scalar, the position being computed; `keys`, `values`: `[B, h, S, k]`,
-    replaced as positions are added; `source`: in a decoder, the keys and values of the encoder's
-    output, which never change.
-    """
-
-    def __init__(
-        self,
-        position: tf.Tensor,
-        keys: tf.Tensor,
-        values: tf.Tensor,
-        source: tuple[tf.Tensor, tf.Tensor] | None = None,
-    ) -> None:
-        self.position, self.keys, self.values, self.source = position, keys, values, source
-
-    def extend(self, k: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Write the key and value `[B, h, 1, k]` of `position`; returns all keys and values."""
-        here = tf.equal(tf.range(self.keys.shape[2]), self.position)[None, None, :, None]
-        self.keys, self.values = tf.where(here, k, self.keys), tf.where(here, v, self.values)
-        return self.keys, self.values
 
 
 class MultiHeadedAttention(Layer):
@@ -170,15 +149,24 @@ class MultiHeadedAttention(Layer):
             tf.zeros((*shape, self.d_v), self.compute_dtype),
         )
 
-    def _heads(self, x: tf.Tensor, encoder_output: tf.Tensor | None, cache: Cache | None) -> Heads:
+    def _groups(self, rows: int | None, heads: int, queries: int, keys: int) -> ScoreGroups:
+        return score_groups(rows, heads, queries, keys, split_heads=self._by_content)
+
+    def _heads(
+        self,
+        x: tf.Tensor,
+        encoder_output: tf.Tensor | None,
+        cache: Cache | None,
+        groups: ScoreGroups,
+    ) -> Heads:
         if encoder_output is not None:
             source = (
                 cache.source
                 if cache is not None and cache.source is not None
-                else self.qkv.keys_values(encoder_output)
+                else self.qkv.keys_values(encoder_output, groups)
             )
-            return (self.qkv.queries(x), *source)
-        q, k, v = self.qkv(x)
+            return (self.qkv.queries(x, groups), *source)
+        q, k, v = self.qkv(x, groups=groups)
         if cache is None:
             return (*self.apply_positions(q, k, None), v)
         q, k = self.apply_positions(q, k, cache.position)
@@ -200,10 +188,17 @@ class MultiHeadedAttention(Layer):
         of the scores is stored: the backward pass computes scores and weights again, so that every
         pass over `[T, S]` is part of a matrix product. Dropout's factor is applied to the output
         for the same reason. In float32, which is for CPUs, where arithmetic costs more than
-        passes, the weights are stored.
+        passes, the weights are stored. On a TPU, rows and heads are divided into groups whose
+        scores fit in the core's own memory; results and dropout do not depend on the groups.
         """
-        keep = dropout_mask(self.pdrop, key, "attn", (q.shape[1], q.shape[2], k.shape[2]))
-        return self._attend(q, k, v, attention_mask, keep, start)
+        shape = (q.shape[2], k.shape[2])
+
+        def numbers(first: int, count: int) -> tf.Tensor:
+            size = math.prod(shape)
+            flat = tf.range(count * size, dtype=tf.int32) + first * size
+            return tf.reshape(flat, (count, *shape))
+
+        return self._attend(q, k, v, attention_mask, key, numbers, start)
 
     def _attend_in_blocks(
         self,
@@ -218,17 +213,13 @@ class MultiHeadedAttention(Layer):
 
         Dropout draws what it draws for the same pair of positions without blocks.
         """
-        heads = q.shape[1]
-        queries, keys = blocks.positions()
-        head = tf.reshape(tf.range(heads), (-1, 1, 1, 1))
-        numbers = (head * blocks.length + queries) * blocks.length + keys
-        numbers = tf.reshape(numbers, (heads * blocks.count, blocks.size, blocks.keys))
         out = self._attend(
             blocks.queries(q),
             blocks.around(k),
             blocks.around(v),
-            blocks.mask(attention_mask, heads),
-            dropout_mask_at(self.pdrop, key, "attn", numbers),
+            blocks.mask(attention_mask, q.shape[1]),
+            key,
+            blocks.numbers,
             None,
         )
         return blocks.join(out)
@@ -239,19 +230,71 @@ class MultiHeadedAttention(Layer):
         k: tf.Tensor,
         v: tf.Tensor,
         attention_mask: tf.Tensor | None,
-        keep: tf.Tensor | None,
+        key: Key | None,
+        numbers: Callable[[int, int], tf.Tensor],
         start: tf.Tensor | None,
     ) -> tf.Tensor:
-        """`attend` with the mask of dropout, `keep`: bool `[B, h, T, S]`, None to keep all."""
-        q = q * tf.cast(self.scale, q.dtype)
+        """`attend` with dropout drawn by the numbers, int32 `[count, T, S]`, of some heads.
+
+        `numbers`: of the number of the first of them, and how many.
+        """
+        groups = self._groups(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+        keys, masks = [key] * len(groups), [attention_mask] * len(groups)
+        if key is not None and groups.divide:
+            keys = [key.of_rows(group.rows) for group in groups.groups]
+        if attention_mask is not None and groups.divide:
+            masks = groups.split(attention_mask[(None,) * (4 - len(attention_mask.shape))])
+        # Numbers of their own: what groups share would be stored, which costs a pass.
+        keeps = [
+            dropout_mask_at(self.pdrop, part_key, "attn", numbers(*group.head_range(q.shape[1])))
+            for part_key, group in zip(keys, groups.groups, strict=True)
+        ]
+        parts = [
+            self._attend_group(mask, keep, start) for mask, keep in zip(masks, keeps, strict=True)
+        ]
+
+        @tf.custom_gradient
+        def run(
+            q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, *tables: tf.Tensor
+        ) -> tuple[tf.Tensor, Any]:
+            cut = list(zip(groups.split(q), groups.split(k), groups.split(v), strict=True))
+            done = [part(*qkv, tables) for part, qkv in zip(parts, cut, strict=True)]
+            out = groups.join([part_out for part_out, _ in done])
+
+            def backward(d_out: tf.Tensor) -> list[tf.Tensor]:
+                means = tf.reduce_sum(
+                    tf.cast(d_out, tf.float32) * tf.cast(out, tf.float32), axis=-1, keepdims=True
+                )
+                gradients = [
+                    part_backward(d_part, mean, d_out)
+                    for (_, part_backward), d_part, mean in zip(
+                        done, groups.split(d_out), groups.split(means), strict=True
+                    )
+                ]
+                d_q, d_k, d_v, *d_tables = zip(*gradients, strict=True)
+                joined = [groups.join(parts) for parts in (d_q, d_k, d_v)]
+                return joined + [tf.add_n(parts) for parts in d_tables]
+
+            return out, backward
+
+        return run(q, k, v, *self.position_tables())
+
+    def _attend_group(
+        self, mask: tf.Tensor | None, keep: tf.Tensor | None, start: tf.Tensor | None
+    ) -> Callable[..., tuple[tf.Tensor, Callable[..., list[tf.Tensor]]]]:
+        """Attention of one group: its output, and the function of its gradients.
+
+        `mask`, `keep`: its parts of the attention mask and of dropout's, None to keep all.
+        """
         factor = 1.0 if keep is None else 1.0 / (1.0 - self.pdrop)
 
         def masked_scores(q: tf.Tensor, k: tf.Tensor, tables: Tables) -> tf.Tensor:
+            q = q * tf.cast(self.scale, q.dtype)
             scores = tf.cast(self.scores(q, k, start, tables), tf.float32)
             bias = self.position_bias(q.shape[2], k.shape[2], start, tables)
             if bias is not None:
                 scores += bias
-            return scores if attention_mask is None else tf.where(attention_mask, scores, MASKED)
+            return scores if mask is None else tf.where(mask, scores, MASKED)
 
         def shifted_scores(q: tf.Tensor, k: tf.Tensor, tables: Tables) -> tf.Tensor:
             scores = masked_scores(q, k, tables)
@@ -267,29 +310,26 @@ class MultiHeadedAttention(Layer):
         def drop(x: tf.Tensor) -> tf.Tensor:
             return x if keep is None else tf.where(keep, x, tf.zeros([], x.dtype))
 
-        @tf.custom_gradient
         def run(
-            q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, *tables: tf.Tensor
-        ) -> tuple[tf.Tensor, Any]:
+            q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, tables: Tables
+        ) -> tuple[tf.Tensor, Callable[..., list[tf.Tensor]]]:
             weights = tf.cast(weights_of(q, k, tables), v.dtype)
             out = self.weighted_values(drop(weights), v, start, tables)
-            out = out * tf.cast(factor, out.dtype)
 
-            def backward(d_out: tf.Tensor) -> list[tf.Tensor]:
-                wide = tf.cast(d_out, tf.float32)
-                mean = tf.reduce_sum(wide * tf.cast(out, tf.float32), axis=-1, keepdims=True)
+            def backward(d_out: tf.Tensor, mean: tf.Tensor, last: tf.Tensor) -> list[tf.Tensor]:
+                """`mean`: d_out . out; `last`: what all of the backward pass comes after."""
                 first = second = weights
                 if v.dtype != tf.float32:
                     # Two tensors, so that each product computes the weights within itself; one
                     # shared tensor would cost a pass of its own.
-                    below = shifted_scores(depend_on(q, d_out), k, tables)
+                    below = shifted_scores(depend_on(q, last), k, tables)
                     total = tf.reduce_sum(tf.exp(below), axis=-1, keepdims=True)
                     first, second = tf.exp(below) / total, tf.exp(depend_on(below, mean)) / total
                 # XLA drops the forward parts below except for what their gradients need.
                 d_weights, d_v, *d_values = _gradients(
                     lambda w, v, *t: self.weighted_values(w, v, start, t),
                     (drop(tf.cast(first, v.dtype)), v, *tables),
-                    tf.cast(wide * factor, d_out.dtype),
+                    tf.cast(tf.cast(d_out, tf.float32) * factor, d_out.dtype),
                 )
                 d_scores = second * (drop(tf.cast(d_weights, tf.float32)) - mean)
                 if not self._by_content:
@@ -300,9 +340,9 @@ class MultiHeadedAttention(Layer):
                 )
                 return [d_q, d_k, d_v, *(a + b for a, b in zip(d_values, d_scored, strict=True))]
 
-            return out, backward
+            return out * tf.cast(factor, out.dtype), backward
 
-        return run(q, k, v, *self.position_tables())
+        return run
 
     def call(
         self,
@@ -316,12 +356,18 @@ class MultiHeadedAttention(Layer):
         check_static_length(x)
         key = self.dropout_key(x, key, training)
         start = cache.position if cache is not None else None
-        q, k, v = self._heads(x, encoder_output, cache)
         local = cache is None and encoder_output is None and self._by_content
         # A mask is cut into blocks by its static shape.
         if attention_mask is not None:
             local &= tf.TensorShape(attention_mask.shape)[-3:].is_fully_defined()
         blocks = blocks_of(x.shape[1], self.window) if local else None
+        source = x if encoder_output is None else encoder_output
+        groups = (
+            WHOLE
+            if blocks or cache
+            else self._groups(x.shape[0], self.num_heads, x.shape[1], source.shape[1])
+        )
+        q, k, v = self._heads(x, encoder_output, cache, groups)
         if blocks is not None:
             out = self._attend_in_blocks(q, k, v, attention_mask, key, blocks)
             return out[:, 0] if self.w_O is None else self.w_O(out)

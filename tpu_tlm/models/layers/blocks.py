@@ -8,7 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
-from tpu_tlm.models.layers.attention import Cache, MultiHeadedAttention
+from tpu_tlm.models.layers.attention import MultiHeadedAttention
+from tpu_tlm.models.layers.cache import Cache
 from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.layers.layer import Layer
 from tpu_tlm.models.layers.remat import recompute

@@ -64,6 +64,10 @@ class Key:
         first = _mix(_mix(row * _u32(_GOLDEN) + words[0], words[1]), words[0])
         return cls(first, _mix(_mix(row + _u32(_GOLDEN), words[1]), words[0]))
 
+    def of_rows(self, rows: slice) -> Key:
+        """The key of some of the rows."""
+        return Key(self.first[rows], self.second[rows])
+
     def fold(self, site: str | int | tf.Tensor) -> Key:
         """An independent key for a named or numbered site."""
         if isinstance(site, tf.Tensor):

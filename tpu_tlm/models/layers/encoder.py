@@ -9,13 +9,13 @@ import keras
 import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
-from tpu_tlm.models.layers.attention import Cache
 from tpu_tlm.models.layers.blocks import (
     check_layers,
     make_attention,
     run_blocks,
     share_positions,
 )
+from tpu_tlm.models.layers.cache import Cache
 from tpu_tlm.models.layers.core import FFN, make_norm
 from tpu_tlm.models.layers.counter_rng import Key, dropout
 from tpu_tlm.models.layers.gmlp import GatedMLPEncoder

@@ -60,6 +60,17 @@ class Blocks:
         queries = first + tf.range(self.size)[None]
         return queries[:, :, None], (first + tf.range(-self.reach, self.size + self.reach))[:, None]
 
+    def numbers(self, first: int, count: int) -> tf.Tensor:
+        """Number, in `[h, T, T]`, of each pair of `count` blocks, `first` of `h * count` the first.
+
+        Int32 `[count, size, keys]`; pairs with a position outside the text have any number.
+        """
+        index = tf.range(first, first + count)[:, None, None]
+        start = index % self.count * self.size
+        queries = start + tf.range(self.size)[:, None]
+        keys = start + tf.range(-self.reach, self.size + self.reach)
+        return (index // self.count * self.length + queries) * self.length + keys
+
     def window(self) -> tf.Tensor:
         """Which keys of the text a query reaches: bool `[count, size, keys]`."""
         queries, keys = self.positions()

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tpu_tlm.models.layers.core import Dense
 from tpu_tlm.models.layers.cpu_gradients import add_bias
 from tpu_tlm.models.layers.layer import Layer
+from tpu_tlm.models.layers.score_groups import WHOLE, ScoreGroups, add_head_bias
 from tpu_tlm.models.layers.target import for_processor
 
 # Queries, keys and values, each `[B, h, T, k]`.
@@ -18,7 +19,8 @@ Heads = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 class QKV(Layer):
     """The fused projection to queries, keys and values: `[B, T, d] -> 3 x [B, h, T, k]`.
 
-    Kernel `[d, 3, h, k]`, bias `[3, h, k]`.
+    Kernel `[d, 3, h, k]`, bias `[3, h, k]`. Call argument `groups`: those in which attention works,
+    for the gradient of the bias.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class QKV(Layer):
         shape = (-1, x.shape[1], heads, width)
         return [tf.transpose(tf.reshape(part, shape), (0, 2, 1, 3)) for part in parts]
 
-    def _project(self, x: tf.Tensor, first: int, last: int) -> list[tf.Tensor]:
+    def _project(self, x: tf.Tensor, first: int, last: int, groups: ScoreGroups) -> list[tf.Tensor]:
         if for_processor():
             return self._project_jointly(x, first, last)
         # Keras casts within `call`; `queries` and `keys_values` may be called from outside it.
@@ -60,19 +62,21 @@ class QKV(Layer):
         if self.bias is None:
             return heads
         biases = tf.unstack(tf.cast(self.bias, self.compute_dtype))
-        return [head + biases[i][:, None] for i, head in enumerate(heads, first)]
+        return [add_head_bias(head, biases[i], groups) for i, head in enumerate(heads, first)]
 
-    def call(self, x: tf.Tensor) -> Heads:
-        q, k, v = self._project(x, 0, 3)
+    def call(self, x: tf.Tensor, groups: ScoreGroups = WHOLE) -> Heads:
+        q, k, v = self._project(x, 0, 3, groups)
         return q, k, v
 
-    def queries(self, x: tf.Tensor) -> tf.Tensor:
+    def queries(self, x: tf.Tensor, groups: ScoreGroups = WHOLE) -> tf.Tensor:
         """Queries alone, `[B, T, d] -> [B, h, T, k]`, for cross attention."""
-        return self._project(x, 0, 1)[0]
+        return self._project(x, 0, 1, groups)[0]
 
-    def keys_values(self, encoder_output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def keys_values(
+        self, encoder_output: tf.Tensor, groups: ScoreGroups = WHOLE
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Keys and values alone, `[B, S, d] -> 2 x [B, h, S, k]`."""
-        k, v = self._project(encoder_output, 1, 3)
+        k, v = self._project(encoder_output, 1, 3, groups)
         return k, v
 
 
@@ -85,14 +89,16 @@ class SingleQKV(Layer):
         self.k = Dense(d_model, d_k, name="k", dtype=self.dtype_policy)
         self.v = Dense(d_model, d_model, name="v", dtype=self.dtype_policy)
 
-    def call(self, x: tf.Tensor) -> Heads:
+    def call(self, x: tf.Tensor, groups: ScoreGroups = WHOLE) -> Heads:
         return (self.queries(x), *self.keys_values(x))
 
-    def queries(self, x: tf.Tensor) -> tf.Tensor:
+    def queries(self, x: tf.Tensor, groups: ScoreGroups = WHOLE) -> tf.Tensor:
         """Queries alone, `[B, T, d] -> [B, 1, T, k]`."""
         return self.q(x)[:, None]
 
-    def keys_values(self, encoder_output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def keys_values(
+        self, encoder_output: tf.Tensor, groups: ScoreGroups = WHOLE
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Keys `[B, 1, S, k]` and values `[B, 1, S, d]` alone, from `[B, S, d]`."""
         return self.k(encoder_output)[:, None], self.v(encoder_output)[:, None]
 

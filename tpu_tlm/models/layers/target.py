@@ -23,7 +23,16 @@ def traced_for(device_type: str) -> Iterator[None]:
 
 def for_processor() -> bool:
     """Whether what is traced now runs on a CPU: it was named, or there is no accelerator."""
+    return _target() == "CPU"
+
+
+def for_tpu() -> bool:
+    """Whether what is traced now runs on a TPU: it was named, or there is one."""
+    return _target() == "TPU"
+
+
+def _target() -> str:
     named = _named.get()
     if named is not None:
-        return named == "CPU"
-    return not any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
+        return named
+    return next((kind for kind in ("TPU", "GPU") if tf.config.list_logical_devices(kind)), "CPU")
