@@ -160,7 +160,7 @@ def export(
     precision = precision_of(everything.runtime, "cpu")
     step = experiment_of(everything, corpora, 100_000, precision).step
     specs = batch_specs(corpora.train, rows)
-    function, flat, traced = trace(step, specs)
+    function, flat, traced = trace(step, specs, device_type="GPU")
     if found := faults(traced):
         raise TlmError(f"this step cannot be exported: {found[0]}")
     # TensorFlow's lowering for the host: for this step it is, operation for operation, the one for

@@ -37,6 +37,7 @@ GROUPS = {"two rows": 8, "one row": 4, "two heads": 2, "one head": 1}
 @pytest.fixture(autouse=True)
 def few_keys(monkeypatch):
     monkeypatch.setattr(score_groups, "FEWEST_KEYS", 1)
+    monkeypatch.setattr(score_groups, "UNDIVIDED", 0)
 
 
 def layer_of(policy="float32", **options):
@@ -127,6 +128,8 @@ def test_groups_are_for_tpus(monkeypatch):
         (64, 12, 128, (64, 12)),  # BERT-base, 128 tokens
         (256, 12, 128, (256, 12)),  # too few keys
         (32, 12, 256, (16, 12)),
+        (4, 16, 512, (4, 16)),  # BERT-large
+        (8, 16, 512, (2, 16)),
         (8, 12, 512, (4, 12)),
         (6, 12, 512, (3, 12)),
         (7, 12, 512, (1, 12)),  # equal parts only

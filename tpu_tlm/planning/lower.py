@@ -70,18 +70,22 @@ def state_specs(step: TrainStep) -> tuple[list[tf.TensorSpec], list[tuple[tf.Ten
 
 
 def trace(
-    step: TrainStep, batch: Mapping[str, tf.TensorSpec], replicas: int = 1
+    step: TrainStep,
+    batch: Mapping[str, tf.TensorSpec],
+    replicas: int = 1,
+    device_type: str = "TPU",
 ) -> tuple[Any, list[tf.TensorSpec], Any]:
     """The step as a `tf.function` of flat tensors, their shapes, and its traced program.
 
-    `batch`: specs of one replica's rows.
+    `batch`: specs of one replica's rows; `device_type`: "CPU", "GPU" or "TPU", whose form the
+    program takes.
     """
     nest = (*state_specs(step), dict(batch), tf.TensorSpec([], tf.int64))
     flat = tf.nest.flatten(nest)
 
     def train_step(*tensors: tf.Tensor) -> Any:
         values, slots, rows, index = tf.nest.pack_sequence_as(nest, tensors)
-        with traced_for("TPU"):
+        with traced_for(device_type):
             return tf.nest.flatten(step(values, slots, rows, index, replica_of(replicas)))
 
     function = tf.function(train_step, jit_compile=True, autograph=False)

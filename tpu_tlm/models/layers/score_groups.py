@@ -14,7 +14,8 @@ from tpu_tlm.models.layers.target import for_tpu
 # to a quarter, half as many bring little or lose (benchmarks/tpu.md).
 LARGEST = 4 * 12 * 512 * 512
 
-# Attention to fewer keys is fastest undivided.
+# Fastest undivided: up to so many scores, and attention to fewer keys.
+UNDIVIDED = 4 * 16 * 512 * 512
 FEWEST_KEYS = 256
 
 
@@ -89,13 +90,13 @@ def score_groups(
 ) -> ScoreGroups:
     """How to divide attention with `queries` x `keys` scores in each head of each row.
 
-    One group for other devices than TPUs, for few keys, where the number of rows is not known, and
-    where the scores of one head (of all heads, without `split_heads`) are too many for a group.
+    One group for other devices than TPUs, for few scores or keys, where the number of rows is not
+    known, and where one head (all heads, without `split_heads`) has too many scores for a group.
     """
     if rows is None or keys < FEWEST_KEYS or not for_tpu():
         return WHOLE
     largest = LARGEST // (queries * keys)
-    if largest >= rows * heads or largest < (1 if split_heads else heads):
+    if rows * heads * queries * keys <= UNDIVIDED or largest < (1 if split_heads else heads):
         return WHOLE
     if largest >= heads:
         return ScoreGroups(_equal_parts(rows, largest // heads), [slice(0, heads)])
