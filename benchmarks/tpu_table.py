@@ -80,6 +80,7 @@ ROWS = (
     Row("v5e", "large", 128, 128),
     Row("v5e", "large", 128, 128, 2),
     Row("v5e", "large", 512, 16),
+    Row("v5e", "large", 512, 32, 4),
     Row("v5e", "large", 512, 32, 8),
     Row("v6e", "base", 128, 64),
     Row("v6e", "base", 128, 256),
