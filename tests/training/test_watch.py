@@ -44,19 +44,26 @@ def test_the_advice_names_what_is_unusual() -> None:
     assert "rotary" in advice(1e-3, 768, 0.02, True) and "0.003" in advice(1e-3, 768, 0.02, True)
 
 
-def spaced(step_time: float, cost: float, size: int = 1) -> int:
+def spaced(
+    step_time: float, cost: float, size: int = 1, kind: str = "cpu", processor: float = 0.0
+) -> int:
     """Steps between saves, from 10, after a few calls; a save takes `cost` seconds."""
     from tpu_tlm.training.trainer import Intervals
 
     now = [0.0]
     watch = SpaceSaves(clock=lambda: now[0])
-    trainer: Any = SimpleNamespace(intervals=Intervals(10, 10), peers=SimpleNamespace(size=size))
+    trainer: Any = SimpleNamespace(
+        intervals=Intervals(10, 10),
+        peers=SimpleNamespace(size=size),
+        devices=SimpleNamespace(kind=kind),
+    )
     watch.trainer = trainer
     for step in range(10, 101, 10):
         now[0] += 10 * step_time
         watch.on_step(report(step, step_time=step_time))
         now[0] += cost
-        watch.on_save(SaveReport(step, "", (), lambda: None))  # type: ignore[arg-type, return-value]
+        saved: Any = SaveReport(step, "", (), lambda: None, processor)  # type: ignore[arg-type, return-value]
+        watch.on_save(saved)
     return int(trainer.intervals.save_steps)
 
 
@@ -65,6 +72,8 @@ def test_saves_are_a_minute_and_a_hundred_times_their_cost_apart() -> None:
     assert spaced(0.1, 0.1) * 0.1 >= 60.0
     assert spaced(1.0, 10.0) * 1.0 >= 1000.0
     assert spaced(0.1, 0.1, size=2) == 10, "processes would not agree"
+    assert 200.0 <= spaced(0.1, 0.01, processor=2.0) * 0.1 <= 210.0
+    assert spaced(0.1, 0.01, kind="tpu", processor=2.0) * 0.1 < 70.0, "the host has time"
 
 
 def test_the_best_checkpoint_outlives_newer_ones(tmp_path) -> None:

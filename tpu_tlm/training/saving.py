@@ -26,7 +26,8 @@ class Committed(NamedTuple):
     """A checkpoint that is complete.
 
     step: steps made; path: its directory; steps_kept: steps of all checkpoints that are kept;
-    model: the model's tensors by path, as they were saved; seconds: from the start of the save.
+    model: the model's tensors by path, as they were saved; seconds: from the start of the save;
+    processor_seconds: of the thread that saved.
     """
 
     step: int
@@ -34,6 +35,7 @@ class Committed(NamedTuple):
     steps_kept: tuple[int, ...]
     model: Mapping[str, tf.Tensor]
     seconds: float
+    processor_seconds: float
 
 
 class Saver:
@@ -98,7 +100,7 @@ class Saver:
         return outcome
 
     def _save(self, step: int, values: dict[str, tf.Tensor], state: Mapping[str, Any]) -> None:
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.thread_time()
         try:
             with self._protected():
                 path = self._commit(step, values, state)
@@ -114,7 +116,8 @@ class Saver:
             if name.startswith("model/")
         }
         values.clear()
-        self._outcome = Committed(step, path, kept, model, time.perf_counter() - began)
+        took, busy = time.perf_counter() - began, time.thread_time() - busy
+        self._outcome = Committed(step, path, kept, model, took, busy)
 
     def _commit(self, step: int, values: Mapping[str, tf.Tensor], state: Mapping[str, Any]) -> str:
         # Refused, so that the last good checkpoint is not rotated out.

@@ -337,7 +337,13 @@ class Trainer:
         if text := self.pace.saved(done.seconds):
             self.callbacks.on_message(f"warning: {text}")
         self.callbacks.on_save(
-            SaveReport(done.step, done.path, done.steps_kept, lambda: self._pretrained(done.model))
+            SaveReport(
+                done.step,
+                done.path,
+                done.steps_kept,
+                lambda: self._pretrained(done.model),
+                done.processor_seconds,
+            )
         )
 
     @contextlib.contextmanager

@@ -64,7 +64,8 @@ def advice(lr: float, width: int, weight_std: float, learned_positions: bool) ->
 class SpaceSaves(Callback):
     """Saves and evaluations at least `least` seconds apart, and at most `share` of the time.
 
-    For intervals that were not given: they are multiplied once the step has been timed. Only for a
+    For intervals that were not given: they are multiplied once the step has been timed. A save in
+    the background costs its processor time where the steps run on the processors too. Only for a
     run of one process, since processes would not agree. `trainer` is set after it is made.
     """
 
@@ -105,3 +106,5 @@ class SpaceSaves(Callback):
     def on_save(self, report: SaveReport) -> None:
         if self._last is not None:
             self._cost = max(self._cost, self._clock() - self._last[0])
+        if self.trainer is not None and self.trainer.devices.kind == "cpu":
+            self._cost = max(self._cost, report.processor_seconds)
