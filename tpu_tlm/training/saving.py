@@ -15,7 +15,9 @@ from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.checkpoints.run_checkpoints import SavedElsewhere
 from tpu_tlm.checkpoints.run_dir import RunDir
 from tpu_tlm.errors import TlmError
+from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.training import stop_messages
+from tpu_tlm.training.callbacks import SaveReport
 from tpu_tlm.training.state import not_finite
 
 # The thread of a save gives way to the steps where both need the processors.
@@ -36,6 +38,10 @@ class Committed(NamedTuple):
     model: Mapping[str, tf.Tensor]
     seconds: float
     processor_seconds: float
+
+    def report(self, model: Callable[[], PretrainedModel]) -> SaveReport:
+        """The report to callbacks; `model`: a function that makes the saved model."""
+        return SaveReport(self.step, self.path, self.steps_kept, model, self.processor_seconds)
 
 
 class Saver:

@@ -30,7 +30,6 @@ from tpu_tlm.training.callbacks import (
     CallbackList,
     EvaluationReport,
     RunStart,
-    SaveReport,
     StepReport,
 )
 from tpu_tlm.training.data_position import DataPosition
@@ -336,15 +335,7 @@ class Trainer:
             return
         if text := self.pace.saved(done.seconds):
             self.callbacks.on_message(f"warning: {text}")
-        self.callbacks.on_save(
-            SaveReport(
-                done.step,
-                done.path,
-                done.steps_kept,
-                lambda: self._pretrained(done.model),
-                done.processor_seconds,
-            )
-        )
+        self.callbacks.on_save(done.report(lambda: self._pretrained(done.model)))
 
     @contextlib.contextmanager
     def _finishing_saves(self) -> Iterator[None]:
