@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,9 +46,16 @@ def test_the_advice_names_what_is_unusual() -> None:
 
 
 def spaced(
-    step_time: float, cost: float, size: int = 1, kind: str = "cpu", processor: float = 0.0
+    step_time: float,
+    copying: float,
+    size: int = 1,
+    kind: str = "cpu",
+    processor: float = 0.0,
+    seconds: float = 0.0,
+    waiting: float = 0.0,
+    evaluation: float = 0.0,
 ) -> int:
-    """Steps between saves, from 10, after a few calls; a save takes `cost` seconds."""
+    """Steps between saves, from 10, after a few calls of ten steps, each with a save."""
     from tpu_tlm.training.trainer import Intervals
 
     now = [0.0]
@@ -58,22 +66,36 @@ def spaced(
         devices=SimpleNamespace(kind=kind),
     )
     watch.trainer = trainer
+    saved: Any = SaveReport(0, "", (), lambda: None, seconds, processor)  # type: ignore[arg-type, return-value]
     for step in range(10, 101, 10):
         now[0] += 10 * step_time
-        watch.on_step(report(step, step_time=step_time))
-        now[0] += cost
-        saved: Any = SaveReport(step, "", (), lambda: None, processor)  # type: ignore[arg-type, return-value]
+        call = report(step, step_time=step_time)
+        watch.on_step(dataclasses.replace(call, seconds=10 * step_time))
+        now[0] += evaluation
+        watch.on_evaluate(EvaluationReport(step, {}, 1))
+        watch.before_save(step)
+        now[0] += waiting
         watch.on_save(saved)
+        now[0] += copying
     return int(trainer.intervals.save_steps)
 
 
 def test_saves_are_a_minute_and_a_hundred_times_their_cost_apart() -> None:
     assert spaced(60.0, 0.5) == 10, "long steps stay as they are"
-    assert spaced(0.1, 0.1) * 0.1 >= 60.0
-    assert spaced(1.0, 10.0) * 1.0 >= 1000.0
+    assert 60.0 <= spaced(0.1, 0.1) * 0.1 < 70.0
+    assert 1000.0 <= spaced(1.0, 10.0) * 1.0 < 1100.0
+    assert 1000.0 <= spaced(1.0, 0.0, evaluation=10.0) * 1.0 < 1100.0
     assert spaced(0.1, 0.1, size=2) == 10, "processes would not agree"
-    assert 200.0 <= spaced(0.1, 0.01, processor=2.0) * 0.1 <= 210.0
-    assert spaced(0.1, 0.01, kind="tpu", processor=2.0) * 0.1 < 70.0, "the host has time"
+
+
+def test_a_save_beside_the_steps_costs_processor_time_where_they_need_it() -> None:
+    assert 200.0 <= spaced(0.1, 0.01, processor=2.0) * 0.1 < 210.0
+    assert spaced(0.1, 0.01, kind="tpu", processor=2.0) * 0.1 < 70.0
+
+
+def test_no_save_waits_for_the_one_before_for_long() -> None:
+    # A wait counts by what it waited for, not a hundredfold.
+    assert 180.0 <= spaced(0.1, 0.01, seconds=120.0, waiting=60.0) * 0.1 < 190.0
 
 
 def test_the_best_checkpoint_outlives_newer_ones(tmp_path) -> None:

@@ -60,14 +60,15 @@ class SaveReport:
 
     step: steps made before it; path: directory of the checkpoint; steps_kept: steps of all
     checkpoints that are kept; model: a function that returns the model with the values that were
-    saved, until `on_save` returns; processor_seconds: what checking, writing and committing took of
-    a processor.
+    saved, until `on_save` returns; seconds: from the start of the save; processor_seconds: of the
+    thread that checked, wrote and committed.
     """
 
     step: int
     path: str
     steps_kept: tuple[int, ...]
     model: Callable[[], PretrainedModel]
+    seconds: float = 0.0
     processor_seconds: float = 0.0
 
 

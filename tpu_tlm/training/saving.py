@@ -41,7 +41,9 @@ class Committed(NamedTuple):
 
     def report(self, model: Callable[[], PretrainedModel]) -> SaveReport:
         """The report to callbacks; `model`: a function that makes the saved model."""
-        return SaveReport(self.step, self.path, self.steps_kept, model, self.processor_seconds)
+        return SaveReport(
+            self.step, self.path, self.steps_kept, model, self.seconds, self.processor_seconds
+        )
 
 
 class Saver:

@@ -64,9 +64,10 @@ def advice(lr: float, width: int, weight_std: float, learned_positions: bool) ->
 class SpaceSaves(Callback):
     """Saves and evaluations at least `least` seconds apart, and at most `share` of the time.
 
-    For intervals that were not given: they are multiplied once the step has been timed. A save in
-    the background costs its processor time where the steps run on the processors too. Only for a
-    run of one process, since processes would not agree. `trainer` is set after it is made.
+    For intervals that were not given: they are multiplied once the step has been timed. A save
+    costs the time in which its values are copied, and its processor time where the steps run on the
+    processors too; saves are also so far apart that none waits for the one before. Only for a run
+    of one process, since processes would not agree. `trainer` is set after it is made.
     """
 
     def __init__(
@@ -77,18 +78,21 @@ class SpaceSaves(Callback):
     ) -> None:
         self.trainer: Trainer | None = None
         self._least, self._share, self._clock = least, share, clock
-        self._begun = 0.0
         self._last: tuple[float, int] | None = None
-        self._cost = 0.0
+        self._copying: float | None = None
+        self._cost = self._longest = 0.0
 
     def on_step(self, report: StepReport) -> None:
         now, before = self._clock(), self._last
         self._last = (now, report.step)
+        if self._copying is not None:
+            self._cost = max(self._cost, now - self._copying - report.seconds)
+            self._copying = None
         trainer = self.trainer
         if before is None or trainer is None or trainer.peers.size > 1 or not report.speeds:
             return
         step = report.speeds["step_time"]
-        wanted = max(self._least, self._cost / self._share)
+        wanted = max(self._least, self._cost / self._share, 1.5 * self._longest)
         intervals = trainer.intervals
         factor = -(-wanted // max(intervals.save_steps * step, 1e-9))
         if factor > 1:
@@ -100,11 +104,15 @@ class SpaceSaves(Callback):
 
     def on_evaluate(self, report: EvaluationReport) -> None:
         if self._last is not None:
-            self._begun = self._last[0]
-            self._cost = max(self._cost, self._clock() - self._begun)
+            self._cost = max(self._cost, self._clock() - self._last[0])
+
+    def before_save(self, step: int) -> None:
+        self._copying = self._clock()
 
     def on_save(self, report: SaveReport) -> None:
-        if self._last is not None:
-            self._cost = max(self._cost, self._clock() - self._last[0])
+        if self._copying is not None:
+            # What was waited for is the save before, whose length counts instead.
+            self._copying = self._clock()
+        self._longest = max(self._longest, report.seconds)
         if self.trainer is not None and self.trainer.devices.kind == "cpu":
             self._cost = max(self._cost, report.processor_seconds)
