@@ -60,10 +60,11 @@ def measure(data: str, run_dir: str, flags: list[str], interval: int) -> dict[st
     """Train with a save every `interval` steps; what the saves cost, as medians.
 
     stopped: seconds from one device call to the next, beyond those without a save; lost, cpu:
-    seconds of the steps from save to save beyond the mean of those without one, by the clock and of
-    the processors; share: lost over the time from save to save; peak: MB over the peak of steps
-    without a save; thread: processor seconds of the thread that saves, by which `train` spaces
-    saves where none are asked for: a hundred times as much from save to save, on a processor.
+    seconds of the steps beside a save beyond as many after it, by the clock and of the processors
+    (where there is no room, of all steps from save to save beyond their second half); share: lost
+    over the time from save to save; peak: MB over the peak of steps without a save; thread:
+    processor seconds of the thread that saves, by which `train` spaces saves where none are asked
+    for: a hundred times as much from save to save, on a processor.
     """
     from tpu_tlm.config import Config, cli
     from tpu_tlm.training import Callback, train
@@ -71,11 +72,13 @@ def measure(data: str, run_dir: str, flags: list[str], interval: int) -> dict[st
     steps: list[dict[str, float]] = []
     peaks: dict[bool, list[float]] = {True: [], False: []}
     busy: list[float] = []
+    ended: dict[int, int] = {}
 
     class Recorder(Callback):
         def on_save(self, report: Any) -> None:
             # A checkout from before 28 November 2026 does not count it.
             busy.append(getattr(report, "processor_seconds", 0.0))
+            ended[report.step] = len(steps)
 
         def on_step(self, report: Any) -> None:
             steps.append(
@@ -109,8 +112,18 @@ def measure(data: str, run_dir: str, flags: list[str], interval: int) -> dict[st
     gap = statistics.median(between("time", s, s + 1) - steps[s]["call"] for s in quiet)
     saved = [interval * (k + 1) for k in range(SAVES)]
     whole = [between("time", s, s + interval) for s in saved]
-    lost = [seconds - interval * usual["time"] for seconds in whole]
-    cpu = [between("cpu", s, s + interval) - interval * usual["cpu"] for s in saved]
+
+    def beside(name: str, save: int) -> float:
+        """What the steps beside a save took more than others close to it: machines drift."""
+        end = ended[save] + 1
+        after = min(2 * end - save, save + interval)
+        if after - end < (end - save) // 2:
+            return between(name, save, save + interval) - interval * usual[name]
+        rate = between(name, end, after) / (after - end)
+        return between(name, save, end) - (end - save) * rate
+
+    lost = [beside("time", s) for s in saved]
+    cpu = [beside("cpu", s) for s in saved]
     stopped = [between("time", s, s + 1) - steps[s]["call"] - gap for s in saved]
     # peaks[True]: read at the middle, so of the half with the save.
     return {
