@@ -221,7 +221,7 @@ def table(title: str, results: dict[str, list[dict[str, float]]]) -> str:
         "stopped_cpu": "of that processor time, s",
         "lost": "lost by the steps in all, s per save",
         "cpu": "processor time, s per save",
-        "thread": "of that the thread that saves, s",
+        "thread": "processor time of the thread that saves, s",
         "share": "share of the time, %",
         "peak": "peak memory of a save, MB",
         "step": "step, s",

@@ -140,7 +140,7 @@ def test_groups_are_for_tpus(monkeypatch):
     ],
 )
 def test_sizes(rows, heads, length, expected, monkeypatch):
-    monkeypatch.undo()
+    monkeypatch.undo()  # the limits as they are, not those of `few_keys`
     with traced_for("TPU"):
         groups = score_groups.score_groups(rows, heads, length, length).groups
     x = np.zeros((rows, heads, 1))
