@@ -187,9 +187,10 @@ def _place(bucket_rate: float) -> Iterator[tuple[str, dict[str, str]]]:
             yield f"{local}/run", {}
         return
     sys.path.insert(0, str(ROOT))
-    from tests.bucket import NAME, Bucket
+    from benchmarks.discarding_bucket import DiscardingBucket
+    from tests.bucket import NAME
 
-    with Bucket(rate=bucket_rate * 1e6) as bucket:
+    with DiscardingBucket(bucket_rate * 1e6) as bucket:
         yield f"gs://{NAME}/run", bucket.environ
 
 

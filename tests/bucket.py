@@ -83,6 +83,10 @@ class Bucket:
         self._tensorflow = tensorflow
         self._ends = contextlib.ExitStack()
 
+    def handler(self) -> type[Gate]:
+        """The class that answers calls to the gate."""
+        return type("BoundGate", (Gate,), {"bucket": self})
+
     def fail(
         self,
         method: str = ".*",
@@ -113,9 +117,7 @@ class Bucket:
                 socket.create_connection(("127.0.0.1", self.back), 1).close()
                 break
             time.sleep(0.05)
-        server = http.server.ThreadingHTTPServer(
-            ("127.0.0.1", self.port), type("Gate", (_Gate,), {"bucket": self})
-        )
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), self.handler())
         server.daemon_threads = True
         self._ends.callback(server.server_close)
         self._ends.callback(server.shutdown)
@@ -210,7 +212,9 @@ class Bucket:
         return None if str(held) == query["ifGenerationMatch"][0] else "ifGenerationMatch"
 
 
-class _Gate(http.server.BaseHTTPRequestHandler):
+class Gate(http.server.BaseHTTPRequestHandler):
+    """Answers one connection's calls, by the server behind it."""
+
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     bucket: Bucket
