@@ -13,7 +13,7 @@ from tpu_tlm.formats.mead.arrays import from_mead, read_npz, spec_of
 from tpu_tlm.formats.mead.npz import npz_bytes
 from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.models.initializers import initial_value
-from tpu_tlm.models.layers.variables import named_variables
+from tpu_tlm.models.layers.variables import named_variables, substituted, unallocated
 from tpu_tlm.models.registry import KINDS, build_model
 from tpu_tlm.models.spec import ModelSpec
 
@@ -294,6 +294,27 @@ def test_every_kind_runs_in_bfloat16_with_a_key(kind):
     outputs = tf.nest.flatten(model(inputs_of(kind), key=keys()))
     assert all(np.isfinite(tf.cast(t, tf.float32)).all() for t in outputs)
     assert all(v.dtype == "float32" for v in named_variables(model).values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_without_memory_computes_with_values_that_are_given(kind):
+    if kind == "elmo":
+        model = fill(build_model(elmo()))
+        spec = elmo()
+    else:
+        model, spec = make(kind, rpr_k=[2])
+    with unallocated():
+        bare = build_model(spec)
+    values = {path: tf.convert_to_tensor(v) for path, v in named_variables(model).items()}
+    for _ in range(2):
+        with substituted(bare, values):
+            found = tf.nest.flatten(bare(inputs_of(kind)))
+        for one, other in zip(found, tf.nest.flatten(model(inputs_of(kind))), strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert all(variable._value is None for variable in named_variables(bare).values())
+    missing = dict(list(values.items())[1:])
+    with pytest.raises(KeyError):
+        substituted(bare, missing)
 
 
 @pytest.mark.parametrize(

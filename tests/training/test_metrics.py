@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,30 @@ def test_a_disk_that_fills_up_is_one_warning(
     _recorded(RecordMetrics(str(path), opened))
     (line,) = capsys.readouterr().err.splitlines()
     assert str(path) in line and "No space left" in line
+
+
+def test_steps_do_not_wait_while_metrics_are_flushed(tmp_path: Path) -> None:
+    path = str(tmp_path / "metrics.jsonl")
+    flushing, go_on = threading.Event(), threading.Event()
+
+    class Slow(Metrics):
+        def flush(self) -> None:
+            flushing.set()
+            assert go_on.wait(60)
+            super().flush()
+
+    callback = RecordMetrics(path, lambda step: Slow(path))
+    callback.on_start(RunStart(0, 9, "run"))
+    callback.on_step(StepReport(1, 1, 9, 0.1, {"loss": 1.0}, {}))
+    thread = threading.Thread(target=lambda: callback.before_save(1))
+    thread.start()
+    assert flushing.wait(60)
+    for step in (2, 3):
+        callback.on_step(StepReport(step, 1, 9, 0.1, {"loss": 1.0}, {}))
+    callback.on_evaluate(EvaluationReport(3, {"loss": 2.0}, 10))
+    assert [r["step"] for r in read_metrics(path)] == [1]
+    go_on.set()
+    thread.join()
+    callback.on_end()
+    found = [(r["step"], r["kind"]) for r in read_metrics(path)]
+    assert found == [(1, "train"), (2, "train"), (3, "train"), (3, "valid")]

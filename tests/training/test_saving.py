@@ -105,7 +105,12 @@ def test_values_that_are_not_finite_are_not_saved(tmp_path):
     def saver(directory):
         checkpoints = Checkpoints(str(directory))
         return Saver(
-            checkpoints, RunDir(str(tmp_path)), nullcontext, lambda: "", lambda *given: None
+            checkpoints,
+            RunDir(str(tmp_path)),
+            nullcontext,
+            lambda: "",
+            lambda *given: None,
+            lambda values: None,
         )
 
     good = {"model/a": tf.zeros([3]), "slots/m/a": tf.ones([3])}
@@ -120,3 +125,79 @@ def test_values_that_are_not_finite_are_not_saved(tmp_path):
         done = found.finished(wait=True)
         assert done is not None and (done.step, done.steps_kept) == (4, (4,))
         assert list(done.model) == ["a"] and done.path.endswith("step-00000004")
+
+
+class Slow(Callback):
+    """Told of saves in the thread that saves; `on_save` waits until a later step was made."""
+
+    background = True
+
+    def __init__(self, until, error=None):
+        self.calls, self.later, self.until, self.error = [], threading.Event(), until, error
+        self.values = {}
+
+    def on_step(self, report):
+        self.calls.append(("step", report.step))
+        if report.step == self.until:
+            self.later.set()
+
+    def before_save(self, step):
+        self.calls.append(("before", step, threading.current_thread().name))
+
+    def on_save(self, report):
+        if report.step == 3:
+            assert self.later.wait(120), "the steps wait for a callback in the background"
+            self.values = report.model().values
+            if self.error:
+                raise self.error
+        self.calls.append(("save", report.step, threading.current_thread().name))
+
+
+def test_a_callback_in_the_background_does_not_stop_the_steps(toy_corpus, tmp_path, whole):
+    slow, plain = Slow(until=5), Slow(until=0)
+    plain.background = False
+    plain.later.set()
+    fit(options_of(toy_corpus, tmp_path / "run", *FLAGS), [plain, slow])
+    at = slow.calls.index
+    assert at(("save", 3, "save")) > at(("step", 5)) > at(("before", 3, "save"))
+    assert [c for c in slow.calls if c[0] == "save"] == [
+        ("save", 3, "save"),
+        ("save", 6, "save"),
+        ("save", 8, "MainThread"),
+    ]
+    # The others are told after it, between device calls.
+    saves = [c for c in plain.calls if c[0] != "step"]
+    assert [c[:2] for c in saves if c[0] == "save"] == [("save", 3), ("save", 6), ("save", 8)]
+    assert {c[2] for c in saves} == {"MainThread"}
+    saved = Checkpoints(str(whole)).at(3).load()
+    assert slow.values
+    for path, value in slow.values.items():
+        np.testing.assert_array_equal(value, saved[f"model/{path}"], err_msg=path)
+        with pytest.raises(ValueError, match="read-only"):
+            value[...] = 0
+    assert_same(tmp_path / "run" / "checkpoints", whole, 8)
+
+
+def test_an_error_of_a_callback_in_the_background_ends_the_run(toy_corpus, tmp_path):
+    slow = Slow(until=4, error=ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        fit(options_of(toy_corpus, tmp_path / "run", *FLAGS), [slow])
+    assert ("step", 8) not in slow.calls
+    assert Checkpoints(str(tmp_path / "run" / "checkpoints")).newest().step == 3
+
+
+def test_the_report_of_a_save_counts_callbacks_in_the_background(toy_corpus, tmp_path):
+    class Wait(Callback):
+        background = True
+
+        def on_save(self, report):
+            self.before = report.seconds
+            time.sleep(0.3)
+
+    class Seen(Callback):
+        def on_save(self, report):
+            self.seconds = report.seconds
+
+    wait, seen = Wait(), Seen()
+    fit(options_of(toy_corpus, tmp_path / "run", "--steps", 2, "--warmup_steps", 1), [wait, seen])
+    assert seen.seconds >= wait.before + 0.3

@@ -20,13 +20,15 @@ from tests.toy_runs import Corpus, ToyRun, fit, options_of
 from tpu_tlm.checkpoints.run_dir import RunDir
 from tpu_tlm.data.dataset.dataset import open_dataset
 from tpu_tlm.errors import UsageError
+from tpu_tlm.formats.load import load
+from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.training import loggers
-from tpu_tlm.training.callbacks import EvaluationReport, RunStart
+from tpu_tlm.training.callbacks import EvaluationReport, RunStart, SaveReport
 from tpu_tlm.training.recorders import RecordMetrics
 from tpu_tlm.training.report.collect import collect
 from tpu_tlm.training.report.examples import examples
-from tpu_tlm.training.samples import as_markdown, questions, read_samples
+from tpu_tlm.training.samples import GuessSamples, answers, as_markdown, questions, read_samples
 
 
 def needs(module: str) -> None:
@@ -99,6 +101,29 @@ def test_the_same_tokens_are_guessed_at_every_save(toy_run: ToyRun) -> None:
         shares = [share for _, share in other["guesses"]]
         assert len(shares) == 3 and shares == sorted(shares, reverse=True)
         assert 0 < sum(shares) <= 1 and one["guesses"] != other["guesses"]
+
+
+def test_guesses_are_those_of_the_saved_model_and_take_no_copy_of_it(
+    toy_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[GuessSamples] = []
+    on_save = GuessSamples.on_save
+
+    def told(self: GuessSamples, report: SaveReport) -> None:
+        seen.append(self)
+        on_save(self, report)
+
+    monkeypatch.setattr(GuessSamples, "on_save", told)
+    run = tmp_path / "run"
+    flags = ("--steps", 4, "--warmup_steps", 1, "--save_steps", 2, "--samples", 3)
+    fit(options_of(toy_corpus, run, *flags))
+    assert len(seen) == 2 and seen[0]._model is not None
+    assert all(v._value is None for v in named_variables(seen[0]._model).values())
+    records = read_samples(str(run / "samples.jsonl"))
+    saved = load(str(run))
+    found = answers(saved.model(), seen[0]._asked, saved.spec, saved.tokenizer())
+    for sample, told_of in zip(found, records[-1]["samples"], strict=True):
+        assert [list(guess) for guess in sample.guesses] == told_of["guesses"]
 
 
 def test_the_report_shows_them(toy_run: ToyRun) -> None:

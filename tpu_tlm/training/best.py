@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from tpu_tlm.checkpoints.best import note_best, read_best
 from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.errors import TlmError
@@ -15,10 +17,14 @@ class KeepBest(Callback):
     Only steps that are both evaluated and saved count.
     """
 
+    background = True
+
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
         self._best: tuple[int, float] | None = None
         self._waiting: dict[int, float] = {}
+        # Evaluations are told by the thread that trains, saves by the one that saves.
+        self._lock = threading.Lock()
 
     def on_start(self, start: RunStart) -> None:
         self._best = read_best(self._checkpoints.directory)
@@ -28,22 +34,25 @@ class KeepBest(Callback):
 
     def on_evaluate(self, report: EvaluationReport) -> None:
         loss = report.values["loss"]
-        if self._best is None or loss < self._best[1]:
-            self._waiting[report.step] = loss
-            self._pin()
+        with self._lock:
+            if self._best is None or loss < self._best[1]:
+                self._waiting[report.step] = loss
+                self._pin()
 
     def on_save(self, report: SaveReport) -> None:
-        loss = self._waiting.pop(report.step, None)
-        # Evaluated but not saved: these steps cannot be the best any more.
-        self._waiting = {s: value for s, value in self._waiting.items() if s > report.step}
-        if loss is not None and (self._best is None or loss < self._best[1]):
+        best, loss = self._best, self._waiting.get(report.step)
+        if loss is not None and (best is None or loss < best[1]):
             try:
                 note_best(self._checkpoints.directory, report.step, loss)
             except (OSError, TlmError) as error:
                 warn(f"{self._checkpoints.directory}: the best step was not noted ({error})")
             else:
-                self._best = (report.step, loss)
-        self._pin()
+                best = (report.step, loss)
+        with self._lock:
+            self._best = best
+            # Those before, evaluated but not saved, cannot be the best any more.
+            self._waiting = {s: value for s, value in self._waiting.items() if s > report.step}
+            self._pin()
 
     def _pin(self) -> None:
         best = set() if self._best is None else {self._best[0]}

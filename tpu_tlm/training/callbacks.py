@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
     from tpu_tlm.formats.pretrained import PretrainedModel
 
 
@@ -60,8 +62,10 @@ class SaveReport:
 
     step: steps made before it; path: directory of the checkpoint; steps_kept: steps of all
     checkpoints that are kept; model: a function that returns the model with the values that were
-    saved, until `on_save` returns; seconds: from the start of the save; processor_seconds: of the
-    thread that checked, wrote and committed.
+    saved, until `on_save` returns, in arrays that are read-only; seconds: from the start of the
+    save; processor_seconds: of the thread that checked, wrote and committed; both with what
+    callbacks took in that thread before; tensors: the values of `model` by path, as TensorFlow's
+    tensors in the host's memory, until `on_save` returns.
     """
 
     step: int
@@ -70,6 +74,7 @@ class SaveReport:
     model: Callable[[], PretrainedModel]
     seconds: float = 0.0
     processor_seconds: float = 0.0
+    tensors: Mapping[str, tf.Tensor] = dataclasses.field(default_factory=dict, repr=False)
 
 
 class Callback:
@@ -78,7 +83,14 @@ class Callback:
     Methods run between device calls, in the order in which callbacks were given. With several
     workers each one calls its own callbacks, but only the chief saves. An error of a callback ends
     the run.
+
+    background: True for a callback whose `before_save` and `on_save` on the chief are called in the
+    thread that saves, before the first byte of the checkpoint is written and after it was
+    committed, while the next steps run and the other methods may be called. They then take no time
+    of the training. The last checkpoint of a run is saved without a thread.
     """
+
+    background = False
 
     def on_start(self, start: RunStart) -> None:
         """Called once, before the first step of this process."""
@@ -90,7 +102,10 @@ class Callback:
         """Called after every evaluation."""
 
     def before_save(self, step: int) -> None:
-        """Called before values are copied for a checkpoint, on the chief and the other workers."""
+        """Called before values are copied for a checkpoint, on the chief and the other workers.
+
+        With `background`, on the chief, values are copied before.
+        """
 
     def on_save(self, report: SaveReport) -> None:
         """Called on the chief only, between device calls, after a checkpoint was committed.
@@ -107,10 +122,15 @@ class Callback:
 
 
 class CallbackList(Callback):
-    """Several callbacks as one."""
+    """Several callbacks as one.
+
+    in_background: those that `Saver` tells of saves on the chief, so that this does not.
+    """
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
         self.callbacks = tuple(callbacks)
+        self.in_background = tuple(c for c in self.callbacks if c.background)
+        self._between_calls = tuple(c for c in self.callbacks if not c.background)
 
     def on_start(self, start: RunStart) -> None:
         for callback in self.callbacks:
@@ -124,12 +144,13 @@ class CallbackList(Callback):
         for callback in self.callbacks:
             callback.on_evaluate(report)
 
-    def before_save(self, step: int) -> None:
-        for callback in self.callbacks:
+    def before_save(self, step: int, *, everyone: bool = False) -> None:
+        """everyone: also those in the background, on a worker that does not save."""
+        for callback in self.callbacks if everyone else self._between_calls:
             callback.before_save(step)
 
     def on_save(self, report: SaveReport) -> None:
-        for callback in self.callbacks:
+        for callback in self._between_calls:
             callback.on_save(report)
 
     def on_message(self, text: str) -> None:

@@ -17,6 +17,7 @@ from tpu_tlm.training.callbacks import (
     SaveReport,
     StepReport,
 )
+from tpu_tlm.training.in_turn import InTurn
 
 
 class Writer(Protocol):
@@ -45,19 +46,24 @@ def warn(text: str) -> None:
 class RecordMetrics(Callback):
     """Writes the values of steps and evaluations with a writer.
 
-    open_writer: makes it, given the number of steps made before. A file that cannot be written
-    (full disk, no permission) is named in one warning and not written any more: the run itself can
-    still be saved.
+    open_writer: makes it, given the number of steps made before; background: whether it is flushed
+    in the thread that saves, for writers that do not depend on the thread. A file that cannot be
+    written (full disk, no permission) is named in one warning and not written any more: the run
+    itself can still be saved.
     """
 
-    def __init__(self, path: str, open_writer: Callable[[int], Writer]) -> None:
-        self.path = path
+    def __init__(
+        self, path: str, open_writer: Callable[[int], Writer], *, background: bool = True
+    ) -> None:
+        self.path, self.background = path, background
         self._open = open_writer
         self._writer: Writer | None = None
+        self._calls = InTurn()
 
     def _try(self, action: Callable[[], None]) -> None:
         try:
             action()
+        # The package has a class of its own for the same message.
         except (OSError, TlmError) as error:
             writer, self._writer = self._writer, None
             why = reason(error, self.path)
@@ -68,6 +74,13 @@ class RecordMetrics(Callback):
             except OSError:
                 pass
 
+    def _write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        def write() -> None:
+            if (writer := self._writer) is not None:
+                self._try(lambda: writer.write(kind, step, values))
+
+        self._calls.soon(write)
+
     def on_start(self, start: RunStart) -> None:
         def begin() -> None:
             self._writer = self._open(start.step)
@@ -75,22 +88,26 @@ class RecordMetrics(Callback):
         self._try(begin)
 
     def on_step(self, report: StepReport) -> None:
-        if (writer := self._writer) is not None:
-            values = {**report.values, **report.speeds}
-            self._try(lambda: writer.write("train", report.step, values))
+        self._write("train", report.step, {**report.values, **report.speeds})
 
     def on_evaluate(self, report: EvaluationReport) -> None:
-        if (writer := self._writer) is not None:
-            self._try(lambda: writer.write("valid", report.step, report.values))
+        self._write("valid", report.step, report.values)
 
     def before_save(self, step: int) -> None:
         """Flush before the checkpoint: after a kill in between, no line of a saved step is lost."""
-        if (writer := self._writer) is not None:
-            self._try(writer.flush)
+
+        def flush() -> None:
+            if (writer := self._writer) is not None:
+                self._try(writer.flush)
+
+        self._calls.now(flush)
 
     def on_end(self) -> None:
-        if (writer := self._writer) is not None:
-            self._try(writer.close)
+        def close() -> None:
+            if (writer := self._writer) is not None:
+                self._try(writer.close)
+
+        self._calls.now(close)
 
 
 def reason(error: Exception, path: str) -> str:
@@ -106,6 +123,8 @@ class ExportNpz(Callback):
     An export that cannot be written is a warning: the checkpoint of that step is saved, and
     `convert` makes the NPZ from it.
     """
+
+    background = True
 
     def __init__(self, directory: str) -> None:
         self.directory = directory

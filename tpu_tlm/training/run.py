@@ -280,7 +280,8 @@ def _loggers(config: Config, directory: Any) -> Iterable[Callback]:
         return lambda step: make_logger(name, directory.path, config.as_dict())
 
     for name in dict.fromkeys(config.run.log):
-        yield RecordMetrics(f"--log {name}", opener(name))
+        # Loggers of other programs may belong to the thread that opened them.
+        yield RecordMetrics(f"--log {name}", opener(name), background=False)
 
 
 def _samples(config: Config, directory: Any, experiment: Any) -> Callback:

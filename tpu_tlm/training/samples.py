@@ -15,7 +15,6 @@ from tpu_tlm import filesystem
 from tpu_tlm.data.dataset.dataset import Dataset
 from tpu_tlm.data.tokenizers.base import Tokenizer
 from tpu_tlm.errors import TlmError
-from tpu_tlm.formats.pretrained import assign
 from tpu_tlm.models.spec import ModelSpec
 from tpu_tlm.training.callbacks import Callback, RunStart, SaveReport
 
@@ -125,8 +124,11 @@ def answers(
 class GuessSamples(Callback):
     """Answers the same questions at every save, and writes them to `samples.jsonl`.
 
-    told: functions that get the step and the samples. What cannot be written is a warning.
+    told: functions that get the step and the samples. What cannot be written is a warning. The
+    values are those that were saved: no copy of the model is made.
     """
+
+    background = True
 
     def __init__(
         self,
@@ -149,12 +151,14 @@ class GuessSamples(Callback):
     def on_save(self, report: SaveReport) -> None:
         if not self._asked:
             return
-        pretrained = report.model()
+        from tpu_tlm.models.layers.variables import substituted, unallocated
+        from tpu_tlm.models.registry import build_model
+
         if self._model is None:
-            self._model = pretrained.model()
-        else:
-            assign(self._model, pretrained.values, report.path)
-        found = answers(self._model, self._asked, self._spec, self._tokenizer)
+            with unallocated():
+                self._model = build_model(self._spec)
+        with substituted(self._model, report.tensors):
+            found = answers(self._model, self._asked, self._spec, self._tokenizer)
         record = {
             "step": report.step,
             "samples": [

@@ -6,9 +6,10 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tpu_tlm.checkpoints.manager import Checkpoints
@@ -17,7 +18,7 @@ from tpu_tlm.checkpoints.run_dir import RunDir
 from tpu_tlm.errors import TlmError
 from tpu_tlm.formats.pretrained import PretrainedModel
 from tpu_tlm.training import stop_messages
-from tpu_tlm.training.callbacks import SaveReport
+from tpu_tlm.training.callbacks import Callback, SaveReport
 from tpu_tlm.training.state import not_finite
 
 # The thread of a save gives way to the steps where both need the processors.
@@ -28,8 +29,8 @@ class Committed(NamedTuple):
     """A checkpoint that is complete.
 
     step: steps made; path: its directory; steps_kept: steps of all checkpoints that are kept;
-    model: the model's tensors by path, as they were saved; seconds: from the start of the save;
-    processor_seconds: of the thread that saved.
+    model: the model's tensors by path, as they were saved; seconds: from the start of the save, and
+    processor_seconds: of the thread that saved, both with the callbacks that it called.
     """
 
     step: int
@@ -39,10 +40,17 @@ class Committed(NamedTuple):
     seconds: float
     processor_seconds: float
 
-    def report(self, model: Callable[[], PretrainedModel]) -> SaveReport:
-        """The report to callbacks; `model`: a function that makes the saved model."""
+    def report(self, model: Callable[[Mapping[str, np.ndarray]], PretrainedModel]) -> SaveReport:
+        """The report to callbacks. model: makes the saved model from its values by path, which are
+        read-only and share the memory of the tensors."""
         return SaveReport(
-            self.step, self.path, self.steps_kept, model, self.seconds, self.processor_seconds
+            self.step,
+            self.path,
+            self.steps_kept,
+            lambda: model({path: _shown(tensor) for path, tensor in self.model.items()}),
+            self.seconds,
+            self.processor_seconds,
+            self.model,
         )
 
 
@@ -50,7 +58,8 @@ class Saver:
     """Saves one checkpoint at a time, in a thread or in the caller's.
 
     protected: makes a context that is held while a checkpoint is written; last: the path of the
-    last good checkpoint, for messages; on_commit: called with step and path in the saving thread.
+    last good checkpoint, for messages; on_commit: called with step and path in the saving thread;
+    model: as `Committed.report` takes it; callbacks: those that are told in the saving thread.
     """
 
     def __init__(
@@ -60,9 +69,12 @@ class Saver:
         protected: Callable[[], contextlib.AbstractContextManager[Any]],
         last: Callable[[], str],
         on_commit: Callable[[int, str], None],
+        model: Callable[[Mapping[str, np.ndarray]], PretrainedModel],
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self._checkpoints, self._directory = checkpoints, directory
         self._protected, self._last, self._on_commit = protected, last, on_commit
+        self._model, self._callbacks = model, callbacks
         self._thread: threading.Thread | None = None
         self._outcome: Committed | BaseException | None = None
 
@@ -110,22 +122,29 @@ class Saver:
     def _save(self, step: int, values: dict[str, tf.Tensor], state: Mapping[str, Any]) -> None:
         began, busy = time.perf_counter(), time.thread_time()
         try:
+            for callback in self._callbacks:
+                callback.before_save(step)
             with self._protected():
                 path = self._commit(step, values, state)
                 self._on_commit(step, path)
                 self._directory.note_commit()
                 kept = tuple(self._checkpoints.steps())
+            model = {
+                name.removeprefix("model/"): value
+                for name, value in values.items()
+                if name.startswith("model/")
+            }
+            values.clear()
+
+            def done() -> Committed:
+                took, used = time.perf_counter() - began, time.thread_time() - busy
+                return Committed(step, path, kept, model, took, used)
+
+            for callback in self._callbacks:
+                callback.on_save(done().report(self._model))
+            self._outcome = done()
         except BaseException as error:  # raised by `finished`, in the thread that trains
             self._outcome = error
-            return
-        model = {
-            name.removeprefix("model/"): value
-            for name, value in values.items()
-            if name.startswith("model/")
-        }
-        values.clear()
-        took, busy = time.perf_counter() - began, time.thread_time() - busy
-        self._outcome = Committed(step, path, kept, model, took, busy)
 
     def _commit(self, step: int, values: Mapping[str, tf.Tensor], state: Mapping[str, Any]) -> str:
         # Refused, so that the last good checkpoint is not rotated out.
@@ -141,3 +160,10 @@ class Saver:
             raise
         except TlmError as error:
             raise TlmError(stop_messages.unsaved(str(error), self._last())) from error
+
+
+def _shown(tensor: tf.Tensor) -> np.ndarray:
+    """The values of a tensor in the host's memory, not copied."""
+    array = np.asarray(tensor)
+    array.flags.writeable = False
+    return array

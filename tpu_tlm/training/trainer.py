@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tpu_tlm.checkpoints.manager import Checkpoints, LoadedCheckpoint
 from tpu_tlm.checkpoints.run_checkpoints import SavedElsewhere
@@ -104,7 +103,13 @@ class Trainer:
             intervals.grace_seconds, self._late, metadata_host(os.environ), self._abandoned
         )
         self.saver = Saver(
-            checkpoints, directory, self._protected, lambda: self.committed, self._note_commit
+            checkpoints,
+            directory,
+            self._protected,
+            lambda: self.committed,
+            self._note_commit,
+            self._pretrained,
+            self.callbacks.in_background,
         )
         self.speed = self._speed_meter()
         self.valid: Totals | None = None
@@ -301,7 +306,7 @@ class Trainer:
 
         background: return when the values are copied, and the save before this one is complete.
         """
-        self.callbacks.before_save(step)
+        self.callbacks.before_save(step, everyone=not self.devices.is_chief)
         if not self.devices.is_chief:
             if self.state.communicates:
                 self.state.snapshot(keep=False)
@@ -335,7 +340,7 @@ class Trainer:
             return
         if text := self.pace.saved(done.seconds):
             self.callbacks.on_message(f"warning: {text}")
-        self.callbacks.on_save(done.report(lambda: self._pretrained(done.model)))
+        self.callbacks.on_save(done.report(self._pretrained))
 
     @contextlib.contextmanager
     def _finishing_saves(self) -> Iterator[None]:
@@ -357,10 +362,10 @@ class Trainer:
     def _note_commit(self, step: int, path: str) -> None:
         self.committed, self.saved_at = path, step
 
-    def _pretrained(self, model: Mapping[str, tf.Tensor]) -> PretrainedModel:
+    def _pretrained(self, values: Mapping[str, np.ndarray]) -> PretrainedModel:
         """The model with the values that were saved."""
         return PretrainedModel(
-            {path: value.numpy() for path, value in model.items()},
+            dict(values),
             self.experiment.spec,
             self.directory.path,
             self.fingerprint,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 
 
@@ -16,6 +19,20 @@ def named_variables(layer: keras.layers.Layer, prefix: str = "") -> dict[str, ke
     for inner in layer._layers:
         found.update(named_variables(inner, f"{prefix}{inner.name}/"))
     return found
+
+
+def unallocated() -> keras.StatelessScope:
+    """A context in which models are built whose variables have no memory: for `substituted`."""
+    return keras.StatelessScope(initialize_variables=False)
+
+
+def substituted(layer: keras.layers.Layer, values: Mapping[str, Any]) -> keras.StatelessScope:
+    """A context in which a layer computes with these tensors, by path, in place of its variables.
+
+    Raises `KeyError` when a variable has no value there.
+    """
+    mapping = [(v, values[path]) for path, v in named_variables(layer).items()]
+    return keras.StatelessScope(state_mapping=mapping, initialize_variables=False)
 
 
 def mark_built(layer: keras.layers.Layer) -> None:

@@ -17,6 +17,7 @@ from tpu_tlm.training.callbacks import (
     SaveReport,
     StepReport,
 )
+from tpu_tlm.training.in_turn import InTurn
 from tpu_tlm.training.metrics import read_metrics
 from tpu_tlm.training.recorders import reason, warn
 from tpu_tlm.training.report.collect import (
@@ -39,10 +40,13 @@ class WriteReport(Callback):
     A report that cannot be written is named in one warning and not written any more.
     """
 
+    background = True
+
     def __init__(self, directory: RunDir) -> None:
         self.directory = directory
         self.path = posixpath.join(directory.path, NAME)
         self._run: RunData | None = None
+        self._calls = InTurn()
 
     def _try(self, action: Callable[[RunData], None]) -> None:
         if self._run is None:
@@ -69,9 +73,13 @@ class WriteReport(Callback):
         self._try(read)
 
     def _add(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        if self._run is not None:
-            record = {"step": step, "kind": kind, "time": time.time(), **values}
-            self._run.history.add(record)
+        record = {"step": step, "kind": kind, "time": time.time(), **values}
+
+        def add() -> None:
+            if self._run is not None:
+                self._run.history.add(record)
+
+        self._calls.soon(add)
 
     def on_step(self, report: StepReport) -> None:
         self._add("train", report.step, {**report.values, **report.speeds})
@@ -90,4 +98,4 @@ class WriteReport(Callback):
             run.samples = read_samples(posixpath.join(self.directory.path, SAMPLES))
             filesystem.write_bytes(self.path, page([run]))
 
-        self._try(write)
+        self._calls.now(lambda: self._try(write))
