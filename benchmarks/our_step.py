@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import WORKLOADS, Workload
 from tpu_tlm.config import MlmConfig, ModelConfig, OptimConfig
 from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.registry import build_model
@@ -79,9 +79,23 @@ def build(
         mlm_head="bert",
         output_bias=True,
     )
-    model = build_model(ModelSpec(config, load.vocab, load.tokens), precision=precision, seed=0)
     optim = OptimConfig(clip=0.0) if "clipping" in without else OptimConfig()
     kind = _FixedPositions if "masks" in without else MaskedLanguageModeling
+    return timed(config, load, optim, kind, precision=precision, xla=xla)
+
+
+def timed(
+    config: ModelConfig,
+    load: Workload,
+    optim: OptimConfig,
+    kind: type[MaskedLanguageModeling] = MaskedLanguageModeling,
+    *,
+    precision: str = "float32",
+    xla: bool = True,
+) -> Callable[[int], float]:
+    """A callable(calls) -> seconds per step of a masked language model; of the workload, only its
+    vocabulary, batch and steps per call count."""
+    model = build_model(ModelSpec(config, load.vocab, load.tokens), precision=precision, seed=0)
     objective = kind(
         MlmConfig(mask_rate=load.predictions / load.tokens),
         Specials(load.vocab, 0, 4, (0, 1, 2, 3, 4)),

@@ -1,5 +1,5 @@
 """Our training step against the plain hand-written one, in alternation: python -m
-benchmarks.step [W1 W2 ...] [--rounds N] [--before CHECKOUT] [--keras_hub DIR]
+benchmarks.step [W1 W2 short] [--rounds N] [--before CHECKOUT] [--keras_hub DIR]
 [--without clipping masks ...] [--products] [--bfloat16].
 
 KerasHub is not among the packages of this project:
@@ -21,7 +21,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     # No `choices`: argparse of Python 3.11 compares the whole default with each of them.
-    parser.add_argument("workloads", nargs="*", default=["W1", "W2"], help="W1, W2 or both")
+    parser.add_argument("workloads", nargs="*", default=["W1", "W2"], help="W1, W2, short")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--calls", type=int, default=1, help="calls of ten steps per round")
     parser.add_argument(

@@ -26,6 +26,9 @@ class Workload:
 WORKLOADS = {
     "W1": Workload(vocab=8192, d_model=128, layers=2, heads=2, d_ff=512),
     "W2": Workload(vocab=30522, d_model=256, layers=4, heads=4, d_ff=1024),
+    "short": Workload(
+        vocab=8192, d_model=256, layers=4, heads=4, d_ff=1024, rows=64, tokens=16, predictions=3
+    ),
 }
 
 # Kinds of dropout of the reference step. The fastest of the first two comes first: by

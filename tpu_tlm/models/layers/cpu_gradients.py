@@ -15,6 +15,10 @@ import tensorflow as tf
 from tpu_tlm.models.layers.remat import depend_on
 from tpu_tlm.models.layers.target import for_processor
 
+# XLA computes a sum over so few numbers again wherever it is used, and with it what it sums: steps
+# with texts of 32 tokens took 1.6 times as long.
+_FEW, _ENOUGH = 32, 64
+
 
 def _applies(x: tf.Tensor) -> bool:
     rank = x.shape.rank
@@ -23,11 +27,25 @@ def _applies(x: tf.Tensor) -> bool:
 
 def column_sums(x: tf.Tensor) -> tf.Tensor:
     """Sums over all axes but the last: `[..., d] -> [d]`."""
-    if not _applies(x) or len(x.shape) > 3:
+    grouped = _grouped(x) if _applies(x) and len(x.shape) == 3 else None
+    if grouped is None:
         return tf.reduce_sum(x, axis=list(range(len(x.shape) - 1)))
-    sums = tf.reduce_sum(x, axis=1)
+    sums = tf.reduce_sum(grouped, axis=1)
     # A product, because XLA would join a second sum with the first.
     return tf.matmul(tf.ones((1, tf.shape(sums)[0])), sums)[0]
+
+
+def _grouped(x: tf.Tensor) -> tf.Tensor | None:
+    """`[B, T, d]` with several rows as one where T is small; None where it cannot be."""
+    rows, length, width = x.shape
+    if length is None or length > _FEW:
+        return x
+    if rows is None or rows * length <= _FEW:
+        return None
+    together = next(
+        n for n in range(1, rows + 1) if not rows % n and n * length >= _ENOUGH or n == rows
+    )
+    return tf.reshape(stored(x), (rows // together, together * length, width))
 
 
 def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
