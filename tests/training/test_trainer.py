@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 
 import numpy as np
@@ -419,7 +420,7 @@ class Log(Callback):
     """Records the names and steps of calls."""
 
     def __init__(self):
-        self.calls, self.reports = [], []
+        self.calls, self.reports, self.threads = [], [], set()
 
     def on_start(self, start):
         self.calls.append(("start", start.step))
@@ -436,6 +437,7 @@ class Log(Callback):
 
     def on_save(self, report):
         self.calls.append(("save", report.step))
+        self.threads.add(threading.current_thread())
         self.reports.append(report)
 
     def on_end(self):
@@ -461,6 +463,7 @@ def test_callbacks_are_called_in_order(toy_corpus, tmp_path):
     ]
     at = [log.calls.index(call) for call in (("before_save", 2), ("save", 2), ("save", 3))]
     assert at == sorted(at)
+    assert log.threads == {threading.current_thread()}
     first, second = (r for r in log.reports if isinstance(r, StepReport) and r.step < 3)
     saved = next(r for r in log.reports if isinstance(r, SaveReport))
     assert {"loss", "accuracy", "grad_norm", "lr"} <= set(first.values)
