@@ -3,7 +3,7 @@
     with DiscardingBucket(rate=50e6) as bucket:
         ... of "gs://bucket/..." with bucket.environ
 
-The server of the tests takes 20 processor seconds for an object of 1.3 GB, on the cores of whoever
+The server of the tests takes 26 processor seconds for an object of 1.3 GB, on the cores of whoever
 is measured. Here an upload in requests is read into one buffer, at `rate`, and only its length and
 checksum are kept; everything else is answered by the server of the tests.
 """

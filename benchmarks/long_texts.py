@@ -59,6 +59,10 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=64, help="tokens to each side")
     parser.add_argument("--rounds", type=int, default=4)
     options = parser.parse_args()
+    if options.tokens <= 2 * options.window or options.window < 1:
+        parser.error(f"--tokens {options.tokens}: give more than two windows ({options.window})")
+    if options.layers < 1 or options.rounds < 1:
+        parser.error("--layers, --rounds: at least 1")
     contenders = [
         Contender(
             name,

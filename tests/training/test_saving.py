@@ -18,6 +18,10 @@ from tpu_tlm.checkpoints.manager import Checkpoints
 from tpu_tlm.checkpoints.run_dir import RunDir
 from tpu_tlm.errors import Preempted, TlmError
 from tpu_tlm.training import Callback
+from tpu_tlm.training.best import KeepBest
+from tpu_tlm.training.recorders import ExportNpz, RecordMetrics
+from tpu_tlm.training.report.callback import WriteReport
+from tpu_tlm.training.samples import GuessSamples
 from tpu_tlm.training.saving import Saver
 
 FLAGS = ("--steps", 8, "--save_steps", 3, "--steps_per_call", 1)
@@ -201,3 +205,28 @@ def test_the_report_of_a_save_counts_callbacks_in_the_background(toy_corpus, tmp
     wait, seen = Wait(), Seen()
     fit(options_of(toy_corpus, tmp_path / "run", "--steps", 2, "--warmup_steps", 1), [wait, seen])
     assert seen.seconds >= wait.before + 0.3
+
+
+def test_what_the_options_write_at_a_save_is_written_in_the_thread_that_saves(
+    toy_corpus, tmp_path, monkeypatch
+):
+    told = {}
+
+    def watch(kind, method):
+        plain = getattr(kind, method)
+
+        def call(self, given):
+            told.setdefault(kind.__name__, []).append(threading.current_thread().name)
+            plain(self, given)
+
+        monkeypatch.setattr(kind, method, call)
+
+    for kind in (ExportNpz, GuessSamples, WriteReport, KeepBest):
+        watch(kind, "on_save")
+    watch(RecordMetrics, "before_save")
+    flags = ("--steps", 6, "--save_steps", 3, "--eval_steps", 3, "--export_npz", "true")
+    fit(options_of(toy_corpus, tmp_path / "run", *flags, "--samples", 2, "--report", "true"))
+    assert set(told) == {"ExportNpz", "GuessSamples", "WriteReport", "KeepBest", "RecordMetrics"}
+    for threads in told.values():
+        assert set(threads[: len(threads) // 2]) == {"save"}  # of step 3; step 6 is the last
+        assert set(threads[len(threads) // 2 :]) == {"MainThread"}
