@@ -94,7 +94,7 @@ def main() -> None:
     corpora = fitting(everything, known.vocab, known.length, None)
     began = time.perf_counter()
     step = experiment_of(everything, corpora, 100_000, everything.runtime.precision).step
-    lowered = lower(step, batch_specs(corpora.train, known.batch), slice_.chips)
+    lowered = lower(step, batch_specs(corpora.train, known.batch), slice_.chips, slice_.name)
     lowering = time.perf_counter() - began
     compiled = compile_for(lowered, slice_)
     seconds = time.perf_counter() - began - lowering

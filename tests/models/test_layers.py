@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.models.contract import check, fill, hidden, keys, small, tokens
-from tpu_tlm.models.layers import attention
+from tpu_tlm.models.layers import attention_group
 from tpu_tlm.models.layers.blocks import make_attention
 from tpu_tlm.models.layers.core import FFN, RMSNorm
 from tpu_tlm.models.layers.decoder import TransformerDecoder
@@ -58,7 +58,7 @@ def test_attention_over_many_keys_is_the_same(monkeypatch):
         return [tf.cast(t, tf.float32).numpy() for t in found]
 
     expected = run()
-    monkeypatch.setattr(attention, "LONG", 8)
+    monkeypatch.setattr(attention_group, "LONG", 8)
     for got, want in zip(run(), expected, strict=True):
         np.testing.assert_allclose(got, want, atol=0.02 * np.abs(want).max())
 

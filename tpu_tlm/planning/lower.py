@@ -74,18 +74,19 @@ def trace(
     batch: Mapping[str, tf.TensorSpec],
     replicas: int = 1,
     device_type: str = "TPU",
+    device_name: str = "",
 ) -> tuple[Any, list[tf.TensorSpec], Any]:
     """The step as a `tf.function` of flat tensors, their shapes, and its traced program.
 
     `batch`: specs of one replica's rows; `device_type`: "CPU", "GPU" or "TPU", whose form the
-    program takes.
+    program takes; `device_name`: of a TPU, such as "v6e-8".
     """
     nest = (*state_specs(step), dict(batch), tf.TensorSpec([], tf.int64))
     flat = tf.nest.flatten(nest)
 
     def train_step(*tensors: tf.Tensor) -> Any:
         values, slots, rows, index = tf.nest.pack_sequence_as(nest, tensors)
-        with traced_for(device_type):
+        with traced_for(device_type, device_name):
             return tf.nest.flatten(step(values, slots, rows, index, replica_of(replicas)))
 
     function = tf.function(train_step, jit_compile=True, autograph=False)
@@ -120,13 +121,16 @@ def faults(traced: Any) -> list[str]:
     return found
 
 
-def lower(step: TrainStep, batch: Mapping[str, tf.TensorSpec], replicas: int = 1) -> Lowered:
+def lower(
+    step: TrainStep, batch: Mapping[str, tf.TensorSpec], replicas: int = 1, device_name: str = ""
+) -> Lowered:
     """Lower one replica's step with TensorFlow's TPU kernels; values and slots are donated.
 
-    `batch`: specs of one replica's rows. Needs the environment of `planning.environment`. Raises
-    `TlmError` naming the operations that a TPU cannot run.
+    `batch`: specs of one replica's rows; `device_name`: of the TPU, such as "v6e-8". Needs the
+    environment of `planning.environment`. Raises `TlmError` naming the operations that a TPU cannot
+    run.
     """
-    function, flat, traced = trace(step, batch, replicas)
+    function, flat, traced = trace(step, batch, replicas, device_name=device_name)
     if found := faults(traced):
         raise TlmError(
             f"this step cannot run on a TPU: {'; '.join(found[:3])}"

@@ -81,7 +81,7 @@ class Subject:
             f"for {self.slice_.name}"
         )
         step, specs, tokens, flops = self.program(options, batch // self.slice_.chips)
-        lowered = lower(step, specs, self.slice_.chips)
+        lowered = lower(step, specs, self.slice_.chips, self.slice_.name)
         compiled = compile_for(lowered, self.slice_)
         seconds = time.perf_counter() - began
         if isinstance(compiled, Refused):

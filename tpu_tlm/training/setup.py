@@ -15,6 +15,7 @@ from tpu_tlm.data.tokenizers.grow import read_tokens
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.errors import UsageError
 from tpu_tlm.formats.pretrained import PretrainedModel
+from tpu_tlm.models.layers.target import runs_on
 from tpu_tlm.models.positions.registry import max_length
 from tpu_tlm.models.registry import build_model
 from tpu_tlm.models.spec import ModelSpec
@@ -62,6 +63,7 @@ def build(options: Config, devices: Devices, initial: PretrainedModel | None = N
     (MEAD's records) nor the options name any. The objective is resolved and the model is built
     once. Raises `UsageError` for options and datasets that do not fit one another.
     """
+    runs_on(devices.name)
     objective = objective_class(options.run.objective)
     check_batch(options, devices.replicas, objective)
     datasets = open_datasets(options.data, options.tokenizer, initial)

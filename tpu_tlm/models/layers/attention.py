@@ -3,43 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
+from tpu_tlm.models.layers.attention_group import Tables, attend_group
 from tpu_tlm.models.layers.cache import Cache
 from tpu_tlm.models.layers.counter_rng import Key, dropout_mask_at
-from tpu_tlm.models.layers.cpu_gradients import stored
 from tpu_tlm.models.layers.layer import Layer, check_static_length
 from tpu_tlm.models.layers.local_attention import Blocks, blocks_of
-from tpu_tlm.models.layers.masks import MASKED, combine_masks, window_mask
+from tpu_tlm.models.layers.masks import combine_masks, window_mask
 from tpu_tlm.models.layers.projections import QKV, Heads, Output, SingleQKV
-from tpu_tlm.models.layers.remat import depend_on
-from tpu_tlm.models.layers.score_groups import WHOLE, ScoreGroups, score_groups
-
-Tables = Sequence[tf.Tensor]
-
-# From so many keys on, TPUs compute the largest score apart from what uses it: libtpu 0.0.31 joins
-# the two up to there, which takes longer and twice the memory at 4,096 keys, and of which it has no
-# estimate at 8,192 (benchmarks/tpu.md).
-LONG = 4096
-
-
-def _gradients(
-    function: Callable[..., tf.Tensor], inputs: Sequence[tf.Tensor], gradient: tf.Tensor
-) -> list[tf.Tensor]:
-    """Gradients of a function's inputs from that of its output; zeros for unused inputs."""
-    with tf.GradientTape() as tape:
-        tape.watch(inputs)
-        output = function(*inputs)
-    found = tape.gradient(
-        output,
-        list(inputs),
-        output_gradients=gradient,
-        unconnected_gradients=tf.UnconnectedGradients.ZERO,
-    )
-    return list(found)
+from tpu_tlm.models.layers.score_groups import (
+    WHOLE,
+    ScoreGroups,
+    score_groups,
+)
 
 
 class MultiHeadedAttention(Layer):
@@ -134,7 +114,7 @@ class MultiHeadedAttention(Layer):
         return tf.matmul(weights, v)
 
     @property
-    def _by_content(self) -> bool:
+    def by_content(self) -> bool:
         """Whether scores and values depend on queries, keys and values alone, at any place."""
         hooks = ("attend", "scores", "position_bias", "weighted_values")
         own, plain = type(self), MultiHeadedAttention
@@ -150,7 +130,7 @@ class MultiHeadedAttention(Layer):
         )
 
     def _groups(self, rows: int | None, heads: int, queries: int, keys: int) -> ScoreGroups:
-        return score_groups(rows, heads, queries, keys, split_heads=self._by_content)
+        return score_groups(rows, heads, queries, keys, split_heads=self.by_content)
 
     def _heads(
         self,
@@ -189,7 +169,8 @@ class MultiHeadedAttention(Layer):
         pass over `[T, S]` is part of a matrix product. Dropout's factor is applied to the output
         for the same reason. In float32, which is for CPUs, where arithmetic costs more than
         passes, the weights are stored. On a TPU, rows and heads are divided into groups whose
-        scores fit in the core's own memory; results and dropout do not depend on the groups.
+        scores fit in the core's own memory; results and dropout do not depend on the groups. A wide
+        TPU stores the exponentials of few scores, and divides by their sums later.
         """
         shape = (q.shape[2], k.shape[2])
 
@@ -250,7 +231,7 @@ class MultiHeadedAttention(Layer):
             for part_key, group in zip(keys, groups.groups, strict=True)
         ]
         parts = [
-            self._attend_group(mask, keep, start) for mask, keep in zip(masks, keeps, strict=True)
+            attend_group(self, mask, keep, start) for mask, keep in zip(masks, keeps, strict=True)
         ]
 
         @tf.custom_gradient
@@ -279,71 +260,6 @@ class MultiHeadedAttention(Layer):
 
         return run(q, k, v, *self.position_tables())
 
-    def _attend_group(
-        self, mask: tf.Tensor | None, keep: tf.Tensor | None, start: tf.Tensor | None
-    ) -> Callable[..., tuple[tf.Tensor, Callable[..., list[tf.Tensor]]]]:
-        """Attention of one group: its output, and the function of its gradients.
-
-        `mask`, `keep`: its parts of the attention mask and of dropout's, None to keep all.
-        """
-        factor = 1.0 if keep is None else 1.0 / (1.0 - self.pdrop)
-
-        def masked_scores(q: tf.Tensor, k: tf.Tensor, tables: Tables) -> tf.Tensor:
-            q = q * tf.cast(self.scale, q.dtype)
-            scores = tf.cast(self.scores(q, k, start, tables), tf.float32)
-            bias = self.position_bias(q.shape[2], k.shape[2], start, tables)
-            if bias is not None:
-                scores += bias
-            return scores if mask is None else tf.where(mask, scores, MASKED)
-
-        def shifted_scores(q: tf.Tensor, k: tf.Tensor, tables: Tables) -> tf.Tensor:
-            scores = masked_scores(q, k, tables)
-            largest = tf.reduce_max(scores, axis=-1, keepdims=True)
-            return scores - (depend_on(largest, k) if k.shape[2] >= LONG else largest)
-
-        def weights_of(q: tf.Tensor, k: tf.Tensor, tables: Tables) -> tf.Tensor:
-            if q.dtype == tf.float32 or k.shape[2] < LONG:
-                return tf.nn.softmax(masked_scores(q, k, tables))
-            exponentials = tf.exp(shifted_scores(q, k, tables))
-            return exponentials / tf.reduce_sum(exponentials, axis=-1, keepdims=True)
-
-        def drop(x: tf.Tensor) -> tf.Tensor:
-            return x if keep is None else tf.where(keep, x, tf.zeros([], x.dtype))
-
-        def run(
-            q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, tables: Tables
-        ) -> tuple[tf.Tensor, Callable[..., list[tf.Tensor]]]:
-            weights = tf.cast(weights_of(q, k, tables), v.dtype)
-            out = self.weighted_values(drop(weights), v, start, tables)
-
-            def backward(d_out: tf.Tensor, mean: tf.Tensor, last: tf.Tensor) -> list[tf.Tensor]:
-                """`mean`: d_out . out; `last`: what all of the backward pass comes after."""
-                first = second = weights
-                if v.dtype != tf.float32:
-                    # Two tensors, so that each product computes the weights within itself; one
-                    # shared tensor would cost a pass of its own.
-                    below = shifted_scores(depend_on(q, last), k, tables)
-                    total = tf.reduce_sum(tf.exp(below), axis=-1, keepdims=True)
-                    first, second = tf.exp(below) / total, tf.exp(depend_on(below, mean)) / total
-                # XLA drops the forward parts below except for what their gradients need.
-                d_weights, d_v, *d_values = _gradients(
-                    lambda w, v, *t: self.weighted_values(w, v, start, t),
-                    (drop(tf.cast(first, v.dtype)), v, *tables),
-                    tf.cast(tf.cast(d_out, tf.float32) * factor, d_out.dtype),
-                )
-                d_scores = second * (drop(tf.cast(d_weights, tf.float32)) - mean)
-                if not self._by_content:
-                    # Positions use it once more, element by element in another order.
-                    d_scores = stored(d_scores)
-                d_q, d_k, *d_scored = _gradients(
-                    lambda q, k, *t: masked_scores(q, k, t), (q, k, *tables), d_scores
-                )
-                return [d_q, d_k, d_v, *(a + b for a, b in zip(d_values, d_scored, strict=True))]
-
-            return out * tf.cast(factor, out.dtype), backward
-
-        return run
-
     def call(
         self,
         x: tf.Tensor,
@@ -356,7 +272,7 @@ class MultiHeadedAttention(Layer):
         check_static_length(x)
         key = self.dropout_key(x, key, training)
         start = cache.position if cache is not None else None
-        local = cache is None and encoder_output is None and self._by_content
+        local = cache is None and encoder_output is None and self.by_content
         # A mask is cut into blocks by its static shape.
         if attention_mask is not None:
             local &= tf.TensorShape(attention_mask.shape)[-3:].is_fully_defined()

@@ -11,6 +11,7 @@ from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.layers.counter_rng import Key, dropout
 from tpu_tlm.models.layers.cpu_gradients import add_bias, column_sums, multiply_by_scale, stored
 from tpu_tlm.models.layers.layer import Layer
+from tpu_tlm.models.layers.tpu_gradients import activated
 
 
 def _gelu_tanh(x: tf.Tensor) -> tf.Tensor:
@@ -176,5 +177,10 @@ class FFN(Layer):
     def call(self, x: tf.Tensor, key: Key | None = None, training: bool | None = None) -> tf.Tensor:
         key = self.dropout_key(x, key, training)
         y = self.expansion(x)
-        y = self.activation(y) if self.gate is None else self.activation(self.gate(x)) * y
+        if self.gate is not None:
+            y = self.activation(self.gate(x)) * y
+        elif self.activation is tf.nn.relu:
+            y = self.activation(y)
+        else:
+            y = activated(self.activation, y)
         return self.squeeze(dropout(y, self.pdrop, key, "ffn"))

@@ -13,7 +13,8 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.models.layers.remat import depend_on
-from tpu_tlm.models.layers.target import for_processor
+from tpu_tlm.models.layers.target import for_processor, for_wide_tpu
+from tpu_tlm.models.layers.tpu_gradients import bias_sums
 
 # XLA computes a sum over so few numbers again wherever it is used, and with it what it sums: steps
 # with texts of 32 tokens took 1.6 times as long.
@@ -49,13 +50,17 @@ def _grouped(x: tf.Tensor) -> tf.Tensor | None:
 
 
 def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """`x + bias`, `[..., d]` and `[d]`, with `column_sums` for the gradient of the bias."""
-    if not _applies(x):
+    """`x + bias`, `[..., d]` and `[d]`, with `column_sums` for the gradient of the bias.
+
+    On a wide TPU with `tpu_gradients.bias_sums`.
+    """
+    if not _applies(x) and not for_wide_tpu():
         return x + bias
 
     @tf.custom_gradient
     def run(x: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        return x + bias, lambda gradient: (gradient, column_sums(gradient))
+        sums = column_sums if _applies(x) else bias_sums
+        return x + bias, lambda gradient: (gradient, sums(gradient))
 
     return run(x, tf.convert_to_tensor(bias))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
-from tpu_tlm.models.layers.target import for_tpu
+from tpu_tlm.models.layers.target import for_tpu, for_wide_tpu
 
 # Scores of one group: 50 MB of float32, in a core's 128 MiB. With twice as many a step of one layer
 # with 4 x 1,024 tokens took 29 % longer, with half as many 7 % (benchmarks/tpu.md).
@@ -17,6 +18,11 @@ LARGEST = 4 * 12 * 512 * 512
 # Fastest undivided: up to so many scores, and attention to fewer keys.
 UNDIVIDED = 4 * 16 * 512 * 512
 FEWEST_KEYS = 256
+
+
+# Exponentials of so many scores are stored for the backward pass where keys are fewer than
+# FEWEST_KEYS: in bfloat16 they stay in the core's memory until the next product.
+STORED = 2**24
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,22 @@ def score_groups(
     if largest >= heads:
         return ScoreGroups(_equal_parts(rows, largest // heads), [slice(0, heads)])
     return ScoreGroups(_equal_parts(rows, 1), _equal_parts(heads, largest))
+
+
+def stores_exponentials(q: tf.Tensor, k: tf.Tensor) -> bool:
+    """Whether attention of `q` `[B, h, T, k]` to `k` `[B, h, S, k]` stores exponentials.
+
+    On a wide TPU (`target.for_wide_tpu`), in bfloat16, for few keys and scores: there each pass
+    over them costs more than what it saves to compute them again.
+    """
+    scores = (*q.shape[:3], k.shape[2])
+    return (
+        q.dtype == tf.bfloat16
+        and None not in scores
+        and scores[-1] < FEWEST_KEYS
+        and math.prod(scores) <= STORED
+        and for_wide_tpu()
+    )
 
 
 def add_head_bias(x: tf.Tensor, bias: tf.Tensor, groups: ScoreGroups) -> tf.Tensor:

@@ -7,7 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
-from tpu_tlm.models.layers.attention import MultiHeadedAttention, Tables
+from tpu_tlm.models.layers.attention import MultiHeadedAttention
+from tpu_tlm.models.layers.attention_group import Tables
 from tpu_tlm.models.layers.masks import relative_positions
 from tpu_tlm.models.positions.base import RelativeEncoding, Table
 from tpu_tlm.models.positions.skew import relative_to_absolute

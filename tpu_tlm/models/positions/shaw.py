@@ -7,7 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
-from tpu_tlm.models.layers.attention import MultiHeadedAttention, Tables
+from tpu_tlm.models.layers.attention import MultiHeadedAttention
+from tpu_tlm.models.layers.attention_group import Tables
 from tpu_tlm.models.layers.counter_rng import Key, dropout
 from tpu_tlm.models.layers.cpu_gradients import stored
 from tpu_tlm.models.layers.masks import MASKED, relative_positions

@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tpu_tlm.config import ModelConfig
-from tpu_tlm.models.layers.attention import MultiHeadedAttention, Tables
+from tpu_tlm.models.layers.attention import MultiHeadedAttention
+from tpu_tlm.models.layers.attention_group import Tables
 from tpu_tlm.models.layers.variables import borrowed_variables
 from tpu_tlm.models.positions.base import RelativeEncoding, Table
 from tpu_tlm.models.positions.skew import skew
