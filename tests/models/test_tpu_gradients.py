@@ -11,6 +11,9 @@ from tests.models.test_score_groups import ENCODINGS, HEADS, LENGTH, MASKS
 from tpu_tlm.models.layers import attention_group, score_groups, target, tpu_gradients
 from tpu_tlm.models.layers.blocks import make_attention
 from tpu_tlm.models.layers.core import ACTIVATIONS, FFN, GATED, Dense
+from tpu_tlm.models.layers.decoder import TransformerDecoder
+from tpu_tlm.models.layers.encoder import TransformerEncoder
+from tpu_tlm.models.layers.gmlp import GatedMLPEncoder
 from tpu_tlm.models.layers.target import for_wide_tpu, runs_on, traced_for
 
 WIDE = ("TPU", "v6e-1")
@@ -146,6 +149,29 @@ def test_feed_forward(name):
     wide = errors(gradients(layer, WIDE, x, key=keys()), exact)
     assert (wide < 2 * other + 0.01).all(), (other, wide)
     assert wide.max() < 0.05
+
+
+@pytest.mark.parametrize("order", ["post-layer-norm", "pre-layer-norm", "mead", "mlp", "decoder"])
+def test_blocks(order, monkeypatch):
+    """Whole blocks, residual connections with dropout included, as exact as on other TPUs."""
+    x, given = hidden(6), {"key": keys()}
+
+    def block(policy):
+        if order == "mlp":
+            return fill(GatedMLPEncoder(small(mlp=True), 6, name="b", dtype=policy))
+        config = small(transformer_type="mead" if order == "decoder" else order)
+        kind = TransformerDecoder if order == "decoder" else TransformerEncoder
+        return fill(kind(config, 0, name="b", dtype=policy))
+
+    if order == "decoder":
+        given["encoder_output"] = hidden(7, seed=1)
+    exact = gradients(block("float32"), ("CPU",), x, **given)
+    layer = block("mixed_bfloat16")
+    other = errors(gradients(layer, ("TPU", "v5e-1"), x, **given), exact)
+    wide = errors(gradients(layer, WIDE, x, **given), exact)
+    assert (wide < 2 * other + 0.02).all(), (other, wide)
+    monkeypatch.setattr(tpu_gradients, "dropout_mask", lambda *_: tf.ones((1, 1, 1), tf.bool))
+    assert errors(gradients(layer, WIDE, x, **given), exact).max() > 0.1
 
 
 def test_sums_of_biases_are_exact():

@@ -11,7 +11,7 @@ from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.layers.counter_rng import Key, dropout
 from tpu_tlm.models.layers.cpu_gradients import add_bias, column_sums, multiply_by_scale, stored
 from tpu_tlm.models.layers.layer import Layer
-from tpu_tlm.models.layers.tpu_gradients import activated
+from tpu_tlm.models.layers.tpu_gradients import activated, gelu_tanh_with_slope
 
 
 def _gelu_tanh(x: tf.Tensor) -> tf.Tensor:
@@ -31,6 +31,8 @@ ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "geglu-exact": _gelu_exact,
     "swiglu": tf.nn.silu,
 }
+# Those that are computed together with their derivative in fewer operations than one by one.
+WITH_SLOPE = {_gelu_tanh: gelu_tanh_with_slope}
 GATED = ("geglu", "geglu-exact", "swiglu")
 
 
@@ -182,5 +184,5 @@ class FFN(Layer):
         elif self.activation is tf.nn.relu:
             y = self.activation(y)
         else:
-            y = activated(self.activation, y)
+            y = activated(self.activation, y, WITH_SLOPE.get(self.activation))
         return self.squeeze(dropout(y, self.pdrop, key, "ffn"))

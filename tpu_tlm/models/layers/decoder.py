@@ -16,9 +16,10 @@ from tpu_tlm.models.layers.blocks import (
 )
 from tpu_tlm.models.layers.cache import Cache
 from tpu_tlm.models.layers.core import FFN, make_norm
-from tpu_tlm.models.layers.counter_rng import Key, dropout
+from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.layers.layer import Layer, check_static_length
 from tpu_tlm.models.layers.masks import causal_mask, combine_masks
+from tpu_tlm.models.layers.tpu_gradients import add_dropped
 
 
 class TransformerDecoder(Layer):
@@ -63,36 +64,36 @@ class TransformerDecoder(Layer):
         source_key = key.fold("source") if key is not None else None
 
         def attend(h: tf.Tensor) -> tf.Tensor:
-            y = self.self_attn(h, attention_mask=attention_mask, key=key, cache=cache)
-            return dropout(y, self.pdrop, key, "residual1")
+            return self.self_attn(h, attention_mask=attention_mask, key=key, cache=cache)
 
         def cross_attend(h: tf.Tensor) -> tf.Tensor:
-            y = self.src_attn(
+            return self.src_attn(
                 h,
                 encoder_output=encoder_output,
                 attention_mask=source_mask,
                 key=source_key,
                 cache=cache,
             )
-            return dropout(y, self.pdrop, source_key, "residual1")
 
-        def feed_forward(h: tf.Tensor) -> tf.Tensor:
-            return dropout(self.ffn(h, key=key), self.pdrop, key, "residual2")
+        def add(
+            x: tf.Tensor, y: tf.Tensor, site: str = "residual1", key: Key | None = key
+        ) -> tf.Tensor:
+            return add_dropped(x, y, self.pdrop, key, site)
 
         if self.order == "post-layer-norm":
-            x = self.ln2(x + attend(x))
-            x = self.ln3(x + cross_attend(x))
-            return self.ln1(x + feed_forward(x))
+            x = self.ln2(add(x, attend(x)))
+            x = self.ln3(add(x, cross_attend(x), key=source_key))
+            return self.ln1(add(x, self.ffn(x, key=key), "residual2"))
         if self.order == "mead":
             x = self.ln1(x)
-            x = x + attend(x)
+            x = add(x, attend(x))
             x = self.ln2(x)
-            x = x + cross_attend(x)
+            x = add(x, cross_attend(x), key=source_key)
             x = self.ln3(x)
-            return x + feed_forward(x)
-        x = x + attend(self.ln1(x))
-        x = x + cross_attend(self.ln2(x))
-        return x + feed_forward(self.ln3(x))
+            return add(x, self.ffn(x, key=key), "residual2")
+        x = add(x, attend(self.ln1(x)))
+        x = add(x, cross_attend(self.ln2(x)), key=source_key)
+        return add(x, self.ffn(self.ln3(x), key=key), "residual2")
 
 
 class TransformerDecoderStack(Layer):

@@ -17,9 +17,10 @@ from tpu_tlm.models.layers.blocks import (
 )
 from tpu_tlm.models.layers.cache import Cache
 from tpu_tlm.models.layers.core import FFN, make_norm
-from tpu_tlm.models.layers.counter_rng import Key, dropout
+from tpu_tlm.models.layers.counter_rng import Key
 from tpu_tlm.models.layers.gmlp import GatedMLPEncoder
 from tpu_tlm.models.layers.layer import Layer, check_static_length
+from tpu_tlm.models.layers.tpu_gradients import add_dropped
 
 
 class TransformerEncoder(Layer):
@@ -71,22 +72,21 @@ class TransformerEncoder(Layer):
         key = self.dropout_key(x, key, training)
 
         def attend(h: tf.Tensor) -> tf.Tensor:
-            y = self.attn(h, attention_mask=attention_mask, key=key, cache=cache)
-            return dropout(y, self.pdrop, key, "residual1")
+            return self.attn(h, attention_mask=attention_mask, key=key, cache=cache)
 
-        def feed_forward(h: tf.Tensor) -> tf.Tensor:
-            return dropout(self.ffn(h, key=key), self.pdrop, key, "residual2")
+        def add(x: tf.Tensor, y: tf.Tensor, site: str) -> tf.Tensor:
+            return add_dropped(x, y, self.pdrop, key, site)
 
         if self.order == "post-layer-norm":
-            x = self.ln2(x + attend(x))
-            return self.ln1(x + feed_forward(x))
+            x = self.ln2(add(x, attend(x), "residual1"))
+            return self.ln1(add(x, self.ffn(x, key=key), "residual2"))
         if self.order == "mead":
             x = self.ln1(x)
-            x = x + attend(x)
+            x = add(x, attend(x), "residual1")
             x = self.ln2(x)
-            return x + feed_forward(x)
-        x = x + attend(self.ln1(x))
-        return x + feed_forward(self.ln2(x))
+            return add(x, self.ffn(x, key=key), "residual2")
+        x = add(x, attend(self.ln1(x)), "residual1")
+        return add(x, self.ffn(self.ln2(x), key=key), "residual2")
 
 
 class TransformerEncoderStack(Layer):

@@ -10,6 +10,7 @@ from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.layers.core import ACTIVATIONS, Dense, make_norm
 from tpu_tlm.models.layers.counter_rng import Key, dropout
 from tpu_tlm.models.layers.layer import Layer
+from tpu_tlm.models.layers.tpu_gradients import add_dropped
 from tpu_tlm.models.positions.registry import relative_encoding
 
 
@@ -96,6 +97,5 @@ class GatedMLPEncoder(Layer):
                 )
             mask = attention_mask[:, 0, 0, :, None]
         y = dropout(self.activation(self.to_ffn(self.norm(x))), self.ffn_pdrop, key, "ffn")
-        return x + dropout(
-            self.from_sgu(self.sgu(y, position_mask=mask)), self.pdrop, key, "residual1"
-        )
+        y = self.from_sgu(self.sgu(y, position_mask=mask))
+        return add_dropped(x, y, self.pdrop, key, "residual1")

@@ -131,4 +131,4 @@ class Output(Layer):
             y = tf.reshape(y, (-1, length, size))
             return y if self.bias is None else add_bias(y, self.bias)
         y = tf.einsum("bhtk,hkd->btd", x, self.kernel)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else add_bias(y, self.bias)
