@@ -11,6 +11,7 @@ from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.layers.counter_rng import Key, dropout
 from tpu_tlm.models.layers.cpu_gradients import add_bias, column_sums, multiply_by_scale, stored
 from tpu_tlm.models.layers.layer import Layer
+from tpu_tlm.models.layers.target import for_wide_tpu
 from tpu_tlm.models.layers.tpu_gradients import activated, gelu_tanh_with_slope
 
 
@@ -22,8 +23,10 @@ def _gelu_exact(x: tf.Tensor) -> tf.Tensor:
     return tf.nn.gelu(x, approximate=False)
 
 
+_Elementwise = Callable[[tf.Tensor], tf.Tensor]
+
 # For gated activations: the function that is applied to the gate.
-ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+ACTIVATIONS: dict[str, _Elementwise] = {
     "gelu": _gelu_tanh,
     "gelu-exact": _gelu_exact,
     "relu": tf.nn.relu,
@@ -31,9 +34,11 @@ ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "geglu-exact": _gelu_exact,
     "swiglu": tf.nn.silu,
 }
-# Those that are computed together with their derivative in fewer operations than one by one.
-WITH_SLOPE = {_gelu_tanh: gelu_tanh_with_slope}
 GATED = ("geglu", "geglu-exact", "swiglu")
+# Those that are computed together with their derivative in fewer operations than one by one.
+_WITH_SLOPE: dict[_Elementwise, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]] = {
+    _gelu_tanh: gelu_tanh_with_slope
+}
 
 
 class Dense(Layer):
@@ -88,11 +93,14 @@ def _layer_norm(
         normal = (tf.cast(x, tf.float32) - mean) * scale
         d_gamma, d_beta = column_sums(d * normal), column_sums(d)
         d *= gamma
-        first, second = (
-            tf.reduce_mean(d, axis=-1, keepdims=True),
-            tf.reduce_mean(d * normal, axis=-1, keepdims=True),
-        )
-        return tf.cast((d - first - normal * second) * scale, x.dtype), d_gamma, d_beta, None
+        if for_wide_tpu():
+            # Dividing the sums by themselves would take as long as a tenth of this pass.
+            first, second = (tf.reduce_sum(z, axis=-1, keepdims=True) for z in (d, d * normal))
+            d_x = d - (first + normal * second) * (1.0 / x.shape[-1])
+        else:
+            first, second = (tf.reduce_mean(z, axis=-1, keepdims=True) for z in (d, d * normal))
+            d_x = d - first - normal * second
+        return tf.cast(d_x * scale, x.dtype), d_gamma, d_beta, None
 
     return tf.cast((y - mean) * scale * gamma + beta, x.dtype), backward
 
@@ -181,8 +189,8 @@ class FFN(Layer):
         y = self.expansion(x)
         if self.gate is not None:
             y = self.activation(self.gate(x)) * y
-        elif self.activation is tf.nn.relu:
+        elif key is None or self.activation is tf.nn.relu:  # no training, or nothing to save
             y = self.activation(y)
         else:
-            y = activated(self.activation, y, WITH_SLOPE.get(self.activation))
+            y = activated(self.activation, y, _WITH_SLOPE.get(self.activation))
         return self.squeeze(dropout(y, self.pdrop, key, "ffn"))

@@ -16,7 +16,7 @@ from tpu_tlm.models.layers.counter_rng import Key, dropout, dropout_mask
 from tpu_tlm.models.layers.target import for_wide_tpu
 
 # Two tensors of so many numbers in bfloat16 stay in the core's 128 MiB between two products.
-LARGEST = 2**24
+LARGEST = 2**25
 
 # Rows of ones in a product that sums: one row would be turned into a sum again.
 _ONES = 8
