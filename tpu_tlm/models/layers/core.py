@@ -11,7 +11,6 @@ from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.layers.counter_rng import Key, dropout
 from tpu_tlm.models.layers.cpu_gradients import add_bias, column_sums, multiply_by_scale, stored
 from tpu_tlm.models.layers.layer import Layer
-from tpu_tlm.models.layers.target import for_wide_tpu
 from tpu_tlm.models.layers.tpu_gradients import activated, gelu_tanh_with_slope
 
 
@@ -93,14 +92,11 @@ def _layer_norm(
         normal = (tf.cast(x, tf.float32) - mean) * scale
         d_gamma, d_beta = column_sums(d * normal), column_sums(d)
         d *= gamma
-        if for_wide_tpu():
-            # Dividing the sums by themselves would take as long as a tenth of this pass.
-            first, second = (tf.reduce_sum(z, axis=-1, keepdims=True) for z in (d, d * normal))
-            d_x = d - (first + normal * second) * (1.0 / x.shape[-1])
-        else:
-            first, second = (tf.reduce_mean(z, axis=-1, keepdims=True) for z in (d, d * normal))
-            d_x = d - first - normal * second
-        return tf.cast(d_x * scale, x.dtype), d_gamma, d_beta, None
+        first, second = (
+            tf.reduce_mean(d, axis=-1, keepdims=True),
+            tf.reduce_mean(d * normal, axis=-1, keepdims=True),
+        )
+        return tf.cast((d - first - normal * second) * scale, x.dtype), d_gamma, d_beta, None
 
     return tf.cast((y - mean) * scale * gamma + beta, x.dtype), backward
 
