@@ -31,7 +31,7 @@ def main() -> None:
                 given = {**given, "shard_optimizer": True}
             step, corpora = small_step(slice_.chips, **given)
             specs = batch_specs(corpora.train, ROWS)
-        compiled = compile_for(lower(step, specs, slice_.chips), slice_)
+        compiled = compile_for(lower(step, specs, slice_.chips, slice_.name), slice_)
         assert not isinstance(compiled, Refused)
         found = costs(compiled.text)
         state = sum(v.shape.num_elements() for v in step.model.variables) * 4

@@ -13,7 +13,7 @@ from tpu_tlm.data.dataset.stream import Stream
 from tpu_tlm.errors import TlmError, UsageError
 from tpu_tlm.objectives.mlm import MaskedLanguageModeling
 from tpu_tlm.objectives.registry import OBJECTIVES
-from tpu_tlm.planning.lower import faults, lower, state_specs, trace
+from tpu_tlm.planning.lower import _graphs, faults, lower, state_specs, trace
 from tpu_tlm.planning.stand_in import Placeholder, batch_specs, stand_in
 from tpu_tlm.training.state import TrainState
 from tpu_tlm.training.step import specs
@@ -135,3 +135,13 @@ def test_an_objective_that_needs_two_texts_gets_them():
     assert corpora.train.lengths == {"x": LENGTH, "y": LENGTH}
     _, corpora = small_step(objective="mlm")
     assert corpora.train.lengths == {"x": LENGTH}
+
+
+@pytest.mark.parametrize("name, stores", [("v6e-8", True), ("v5e-8", False), ("", False)])
+def test_a_program_takes_the_form_of_the_chip_that_is_named(name, stores):
+    """Only a v6e stores what others compute again (`models/layers/tpu_gradients.py`)."""
+    step, corpora = small_step(precision="bfloat16", grad_accum=2)
+    traced = trace(step, batch_specs(corpora.train, ROWS), device_name=name)[2]
+    types = {op.type for graph in _graphs(traced.graph) for op in graph.get_operations()}
+    assert ("XlaOptimizationBarrier" in types) == stores
+    assert faults(traced) == []

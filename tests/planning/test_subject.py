@@ -78,3 +78,17 @@ def test_a_sweep_takes_its_numbers_from_sweep_accum() -> None:
     subject, _ = planned("--seq_length", "8", "--grad_accum", "auto")
     with pytest.raises(UsageError, match="sweep_accum"):
         plan_sweep(subject, PlanConfig(sweep=True))
+
+
+def test_the_program_is_lowered_for_the_chip_of_the_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, _ = planned("--tpu", "v6e-4", "--batch_size", "8")
+    named: list[object] = []
+
+    def lowered(*given: object) -> None:
+        named.extend(given[2:])
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("tpu_tlm.planning.subject.lower", lowered)
+    with pytest.raises(ZeroDivisionError):
+        subject.compile(subject.options)
+    assert named == [4, "v6e-4"]
