@@ -90,5 +90,5 @@ def test_the_program_is_lowered_for_the_chip_of_the_slice(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("tpu_tlm.planning.subject.lower", lowered)
     with pytest.raises(ZeroDivisionError):
-        subject.compile(subject.options)
+        subject.compile(8)
     assert named == [4, "v6e-4"]
