@@ -83,14 +83,11 @@ ROWS = (
     Row("v5e", "large", 512, 32, 4),
     Row("v5e", "large", 512, 32, 8),
     Row("v6e", "base", 128, 64),
-    Row("v6e", "base", 128, 256),
-    Row("v6e", "base", 128, 256, 4),
     Row("v6e", "base", 128, 256, 8),
     Row("v6e", "base", 128, 2304, 48),
     Row("v6e", "base", 512, 32),
     Row("v6e", "base", 512, 32, 4),
     Row("v6e", "large", 128, 64),
-    Row("v6e", "large", 128, 192, 4),
     Row("v6e", "large", 512, 32, 8),
 )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -213,6 +216,27 @@ def test_only_for_chips_known_as_v6e(monkeypatch):
     assert "opt-barrier" not in program(WIDE, key=False)  # no training
     monkeypatch.setattr(tpu_gradients, "LARGEST", 100)
     assert "opt-barrier" not in program(WIDE)
+
+
+class Stopped(Exception):
+    """Raised by a test's stand-in once it was called."""
+
+
+@pytest.mark.parametrize("module", ["setup", "finetuning.finetune"])
+def test_training_names_its_device(module, monkeypatch):
+    names = []
+
+    def named(name):
+        names.append(name)
+        raise Stopped
+
+    where = importlib.import_module(f"tpu_tlm.training.{module}")
+    monkeypatch.setattr(where, "runs_on", named)
+    monkeypatch.setattr(where, "check", lambda _: None, raising=False)
+    device = SimpleNamespace(name="v6e-8", kind="tpu", replicas=8)
+    with pytest.raises(Stopped):
+        (where.build if module == "setup" else where.finetune)(SimpleNamespace(), device)
+    assert names == ["v6e-8"]
 
 
 def test_how_a_tpu_is_known(monkeypatch):

@@ -15,6 +15,7 @@ from tpu_tlm.config import cli
 from tpu_tlm.devices import select
 from tpu_tlm.devices.select import Devices
 from tpu_tlm.errors import OptionError, Preempted
+from tpu_tlm.models.layers.target import runs_on
 from tpu_tlm.tasks.metrics import improves, require_sklearn
 from tpu_tlm.tasks.options import CLASSES, FinetuneOptions, check
 from tpu_tlm.training.finetuning.predict import load_predictor
@@ -159,6 +160,7 @@ def finetune(options: FinetuneOptions, devices: Devices) -> FinetuneResult:
     """
     check(options)
     require_sklearn()
+    runs_on(devices.name)
     run = options.run
     source = load_source(
         run.model,
