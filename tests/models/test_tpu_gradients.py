@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tests.models.contract import fill, hidden, keys, small
 from tests.models.test_score_groups import ENCODINGS, HEADS, LENGTH, MASKS
-from tpu_tlm.models.layers import attention_group, score_groups, target, tpu_gradients
+from tpu_tlm.models.layers import attention_group, core, score_groups, target, tpu_gradients
 from tpu_tlm.models.layers.blocks import make_attention
 from tpu_tlm.models.layers.core import ACTIVATIONS, FFN, GATED, Dense
 from tpu_tlm.models.layers.decoder import TransformerDecoder
@@ -126,7 +126,7 @@ def test_activations_with_stored_derivatives(name):
     def found(x):
         with traced_for(*WIDE), tf.GradientTape() as tape:
             tape.watch(x)
-            y = tpu_gradients.activated(run, x)
+            y = tpu_gradients.activated(run, x, core._WITH_SLOPE.get(run))
         return y, tape.gradient(y, x, output_gradients=weights)
 
     wide = tf.cast(x, tf.float32)
