@@ -17,9 +17,9 @@ from tpu_tlm.models.layers.core import ACTIVATIONS, FFN, GATED, Dense
 from tpu_tlm.models.layers.decoder import TransformerDecoder
 from tpu_tlm.models.layers.encoder import TransformerEncoder
 from tpu_tlm.models.layers.gmlp import GatedMLPEncoder
-from tpu_tlm.models.layers.target import for_wide_tpu, runs_on, traced_for
+from tpu_tlm.models.layers.target import for_v6e, runs_on, traced_for
 
-WIDE = ("TPU", "v6e-1")
+V6E = ("TPU", "v6e-1")
 
 
 def gradients(layer, device, x, **others):
@@ -54,10 +54,10 @@ def both_forms(monkeypatch, mask=None, key=None, **options):
     x, given = hidden(LENGTH), {"attention_mask": mask, "key": key}
     exact = gradients(attention_of("float32", **options), ("CPU",), x, **given)
     layer = attention_of("mixed_bfloat16", **options)
-    stored = errors(gradients(layer, WIDE, x, **given), exact)
+    stored = errors(gradients(layer, V6E, x, **given), exact)
     with monkeypatch.context() as patch:
         patch.setattr(score_groups, "STORED", 0)
-        again = errors(gradients(layer, WIDE, x, **given), exact)
+        again = errors(gradients(layer, V6E, x, **given), exact)
     return again, stored
 
 
@@ -100,13 +100,13 @@ def test_where_exponentials_are_stored():
             shape = (rows, heads, length, 64)
             return score_groups.stores_exponentials(_Shaped(shape, x), _Shaped(shape, x))
 
-    assert stores(WIDE)  # BERT-base, 64 x 128
+    assert stores(V6E)  # BERT-base, 64 x 128
     for other in (("CPU",), ("GPU",), ("TPU",), ("TPU", "v5e-8")):
         assert not stores(other)
-    assert not stores(WIDE, dtype=tf.float32)
-    assert not stores(WIDE, length=256)
-    assert not stores(WIDE, rows=256)  # 100 MB of them
-    assert not stores(WIDE, rows=None)
+    assert not stores(V6E, dtype=tf.float32)
+    assert not stores(V6E, length=256)
+    assert not stores(V6E, rows=256)  # 100 MB of them
+    assert not stores(V6E, rows=None)
 
 
 class _Shaped:
@@ -124,20 +124,20 @@ def test_activations_with_stored_derivatives(name):
 
     @tf.function(jit_compile=True, autograph=False)
     def found(x):
-        with traced_for(*WIDE), tf.GradientTape() as tape:
+        with traced_for(*V6E), tf.GradientTape() as tape:
             tape.watch(x)
-            y = tpu_gradients.activated(run, x, core._WITH_SLOPE.get(run))
+            y = tpu_gradients.activated(run, x, core._WITH_DERIVATIVE.get(run))
         return y, tape.gradient(y, x, output_gradients=weights)
 
     wide = tf.cast(x, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(wide)
         exact = run(wide)
-    slope = tape.gradient(exact, wide)
+    derivative = tape.gradient(exact, wide)
     y, gradient = found(x)
     assert y.dtype == gradient.dtype == tf.bfloat16
     np.testing.assert_allclose(tf.cast(y, tf.float32), exact, rtol=2**-8, atol=1e-5)
-    expected = slope * tf.cast(weights, tf.float32)
+    expected = derivative * tf.cast(weights, tf.float32)
     np.testing.assert_allclose(tf.cast(gradient, tf.float32), expected, rtol=2**-7, atol=1e-5)
 
 
@@ -149,7 +149,7 @@ def test_feed_forward(name):
     exact = gradients(fill(FFN(16, 32, **sizes)), ("CPU",), x, key=keys())
     layer = fill(FFN(16, 32, **sizes, dtype="mixed_bfloat16"))
     other = errors(gradients(layer, ("TPU", "v5e-1"), x, key=keys()), exact)
-    wide = errors(gradients(layer, WIDE, x, key=keys()), exact)
+    wide = errors(gradients(layer, V6E, x, key=keys()), exact)
     assert (wide < 2 * other + 0.01).all(), (other, wide)
     assert wide.max() < 0.05
 
@@ -171,10 +171,10 @@ def test_blocks(order, monkeypatch):
     exact = gradients(block("float32"), ("CPU",), x, **given)
     layer = block("mixed_bfloat16")
     other = errors(gradients(layer, ("TPU", "v5e-1"), x, **given), exact)
-    wide = errors(gradients(layer, WIDE, x, **given), exact)
+    wide = errors(gradients(layer, V6E, x, **given), exact)
     assert (wide < 2 * other + 0.02).all(), (other, wide)
     monkeypatch.setattr(tpu_gradients, "dropout_mask", lambda *_: tf.ones((1, 1, 1), tf.bool))
-    assert errors(gradients(layer, WIDE, x, **given), exact).max() > 0.1
+    assert errors(gradients(layer, V6E, x, **given), exact).max() > 0.1
 
 
 def test_sums_of_biases_are_exact():
@@ -183,7 +183,7 @@ def test_sums_of_biases_are_exact():
 
     @tf.function(jit_compile=True, autograph=False)
     def found(gradient):
-        with traced_for(*WIDE):
+        with traced_for(*V6E):
             return tpu_gradients.bias_sums(gradient)
 
     np.testing.assert_array_equal(tf.cast(found(gradient), tf.float32), np.full(4, 4096.0))
@@ -209,13 +209,13 @@ def program(device, dtype="mixed_bfloat16", key=True):
 
 def test_only_for_chips_known_as_v6e(monkeypatch):
     monkeypatch.delenv("TPU_ACCELERATOR_TYPE", raising=False)
-    assert "opt-barrier" in program(WIDE)
+    assert "opt-barrier" in program(V6E)
     for other in (("TPU", "v5e-8"), ("TPU", "v5litepod-8"), ("TPU",), ("CPU",), ("GPU",)):
         assert "opt-barrier" not in program(other), other
-    assert "opt-barrier" not in program(WIDE, "float32")
-    assert "opt-barrier" not in program(WIDE, key=False)  # no training
+    assert "opt-barrier" not in program(V6E, "float32")
+    assert "opt-barrier" not in program(V6E, key=False)  # no training
     monkeypatch.setattr(tpu_gradients, "LARGEST", 100)
-    assert "opt-barrier" not in program(WIDE)
+    assert "opt-barrier" not in program(V6E)
 
 
 class Stopped(Exception):
@@ -243,14 +243,14 @@ def test_how_a_tpu_is_known(monkeypatch):
     monkeypatch.delenv("TPU_ACCELERATOR_TYPE", raising=False)
     monkeypatch.setattr(target, "_own_name", "")
     monkeypatch.setattr(target, "_target", lambda: "TPU")
-    assert not for_wide_tpu()
+    assert not for_v6e()
     runs_on("v6e")
-    assert for_wide_tpu()
+    assert for_v6e()
     monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v5litepod-8")
-    assert not for_wide_tpu()
+    assert not for_v6e()
     monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v6e-8")
-    assert for_wide_tpu()
+    assert for_v6e()
     with traced_for("TPU", "v5e-1"):
-        assert not for_wide_tpu()
+        assert not for_v6e()
     monkeypatch.setattr(target, "_target", lambda: "CPU")
-    assert not for_wide_tpu()
+    assert not for_v6e()

@@ -11,7 +11,7 @@ from tpu_tlm.config import ModelConfig
 from tpu_tlm.models.layers.counter_rng import Key, dropout
 from tpu_tlm.models.layers.cpu_gradients import add_bias, column_sums, multiply_by_scale, stored
 from tpu_tlm.models.layers.layer import Layer
-from tpu_tlm.models.layers.tpu_gradients import activated, gelu_tanh_with_slope
+from tpu_tlm.models.layers.tpu_gradients import activated, gelu_tanh_with_derivative
 
 
 def _gelu_tanh(x: tf.Tensor) -> tf.Tensor:
@@ -35,8 +35,8 @@ ACTIVATIONS: dict[str, _Elementwise] = {
 }
 GATED = ("geglu", "geglu-exact", "swiglu")
 # Those that are computed together with their derivative in fewer operations than one by one.
-_WITH_SLOPE: dict[_Elementwise, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]] = {
-    _gelu_tanh: gelu_tanh_with_slope
+_WITH_DERIVATIVE: dict[_Elementwise, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]] = {
+    _gelu_tanh: gelu_tanh_with_derivative
 }
 
 
@@ -188,5 +188,5 @@ class FFN(Layer):
         elif key is None or self.activation is tf.nn.relu:  # no training, or nothing to save
             y = self.activation(y)
         else:
-            y = activated(self.activation, y, _WITH_SLOPE.get(self.activation))
+            y = activated(self.activation, y, _WITH_DERIVATIVE.get(self.activation))
         return self.squeeze(dropout(y, self.pdrop, key, "ffn"))

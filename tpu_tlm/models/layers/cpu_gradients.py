@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.models.layers.remat import depend_on
-from tpu_tlm.models.layers.target import for_processor, for_wide_tpu
+from tpu_tlm.models.layers.target import for_processor, for_v6e
 from tpu_tlm.models.layers.tpu_gradients import bias_sums
 
 # XLA computes a sum over so few numbers again wherever it is used, and with it what it sums: steps
@@ -52,9 +52,9 @@ def _grouped(x: tf.Tensor) -> tf.Tensor | None:
 def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     """`x + bias`, `[..., d]` and `[d]`, with `column_sums` for the gradient of the bias.
 
-    On a wide TPU with `tpu_gradients.bias_sums`.
+    On a v6e with `tpu_gradients.bias_sums`.
     """
-    if not _applies(x) and not for_wide_tpu():
+    if not _applies(x) and not for_v6e():
         return x + bias
 
     @tf.custom_gradient

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tpu_tlm.models.layers.target import for_tpu, for_wide_tpu
+from tpu_tlm.models.layers.target import for_tpu, for_v6e
 
 # Scores of one group: 50 MB of float32, in a core's 128 MiB. With twice as many a step of one layer
 # with 4 x 1,024 tokens took 29 % longer, with half as many 7 % (benchmarks/tpu.md).
@@ -112,7 +112,7 @@ def score_groups(
 def stores_exponentials(q: tf.Tensor, k: tf.Tensor) -> bool:
     """Whether attention of `q` `[B, h, T, k]` to `k` `[B, h, S, k]` stores exponentials.
 
-    On a wide TPU (`target.for_wide_tpu`), in bfloat16, for few keys and scores: there each pass
+    On a v6e (`target.for_v6e`), in bfloat16, for few keys and scores: there each pass
     over them costs more than what it saves to compute them again.
     """
     scores = (*q.shape[:3], k.shape[2])
@@ -121,7 +121,7 @@ def stores_exponentials(q: tf.Tensor, k: tf.Tensor) -> bool:
         and None not in scores
         and scores[-1] < FEWEST_KEYS
         and math.prod(scores) <= STORED
-        and for_wide_tpu()
+        and for_v6e()
     )
 
 

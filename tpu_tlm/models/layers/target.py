@@ -15,7 +15,7 @@ _named: ContextVar[tuple[str, str] | None] = ContextVar("traced_for", default=No
 
 # Chips whose matrix units outrun the rest of the core by so much that the products of a BERT wait
 # for what is computed within them.
-_WIDE = re.compile(r"v6e\b", re.IGNORECASE)
+_V6E = re.compile(r"v6e\b", re.IGNORECASE)
 _own_name = ""
 
 
@@ -42,7 +42,7 @@ def for_tpu() -> bool:
     return _target() == "TPU"
 
 
-def for_wide_tpu() -> bool:
+def for_v6e() -> bool:
     """Whether what is traced now runs on a TPU that is known to be a v6e.
 
     Its products have four times the speed of a v5e's, all else has little more.
@@ -51,7 +51,7 @@ def for_wide_tpu() -> bool:
         return False
     named = _named.get()
     own = os.environ.get("TPU_ACCELERATOR_TYPE") or _own_name
-    return _WIDE.match(own if named is None else named[1]) is not None
+    return _V6E.match(own if named is None else named[1]) is not None
 
 
 def runs_on(name: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.models.layers.counter_rng import Key, dropout, dropout_mask
-from tpu_tlm.models.layers.target import for_wide_tpu
+from tpu_tlm.models.layers.target import for_v6e
 
 # More numbers are not stored twice: the memory would not pay. BERT-base's 64 x 128 x 3,072 are, by
 # which its step gets from 27.8 to 28.8 % of the peak (benchmarks/tpu.md).
@@ -23,7 +23,7 @@ LARGEST = 2**25
 _ONES = 8
 
 
-def gelu_tanh_with_slope(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def gelu_tanh_with_derivative(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """GELU by its tanh approximation (arXiv 1606.08415) and its derivative, with few operations."""
     square, scale = x * x, math.sqrt(2.0 / math.pi)
     half = 0.5 + 0.5 * tf.tanh(x * (scale + (0.044715 * scale) * square))
@@ -31,7 +31,7 @@ def gelu_tanh_with_slope(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return y, half + (y - y * half) * (2.0 * scale + (6.0 * 0.044715 * scale) * square)
 
 
-def _with_slope(
+def _with_derivative(
     activation: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     with tf.GradientTape() as tape:
@@ -43,13 +43,13 @@ def _with_slope(
 def activated(
     activation: Callable[[tf.Tensor], tf.Tensor],
     x: tf.Tensor,
-    with_slope: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None,
+    with_derivative: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None,
 ) -> tf.Tensor:
-    """`activation(x)`, elementwise; on a wide TPU with its derivative computed along with it.
+    """`activation(x)`, elementwise; on a v6e with its derivative computed along with it.
 
     Both are stored, in x's dtype, for the product that follows and for the two of the backward
     pass, each of which would compute them again. Only for bfloat16 of up to `LARGEST` numbers.
-    `with_slope`: gives both, in fewer operations than TensorFlow's gradient of the activation.
+    `with_derivative`: gives both, in fewer operations than TensorFlow's gradient of the activation.
     """
     size = x.shape.num_elements()
     if not _applies(x) or size is None or size > LARGEST:
@@ -58,9 +58,11 @@ def activated(
     @tf.custom_gradient
     def run(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
         wide = tf.cast(x, tf.float32)
-        y, slope = with_slope(wide) if with_slope else _with_slope(activation, wide)
-        y, slope = _stored(tf.cast(y, x.dtype), tf.cast(slope, x.dtype))
-        return y, lambda gradient: gradient * slope
+        y, derivative = (
+            with_derivative(wide) if with_derivative else _with_derivative(activation, wide)
+        )
+        y, derivative = _stored(tf.cast(y, x.dtype), tf.cast(derivative, x.dtype))
+        return y, lambda gradient: gradient * derivative
 
     return run(x)
 
@@ -68,7 +70,7 @@ def activated(
 def add_dropped(x: tf.Tensor, y: tf.Tensor, rate: float, key: Key | None, site: str) -> tf.Tensor:
     """`x + dropout(y)` of a residual connection, `[rows, ...]`.
 
-    On a wide TPU both gradients are stored by one pass; the products that use them would compute
+    On a v6e both gradients are stored by one pass; the products that use them would compute
     them again.
     """
     keep = dropout_mask(rate, key, site, y.shape[1:]) if _applies(y) else None
@@ -87,7 +89,7 @@ def add_dropped(x: tf.Tensor, y: tf.Tensor, rate: float, key: Key | None, site: 
 
 
 def bias_sums(gradient: tf.Tensor) -> tf.Tensor:
-    """Sums over all axes but the last, `[..., d] -> [d]`; on a wide TPU by a product.
+    """Sums over all axes but the last, `[..., d] -> [d]`; on a v6e by a product.
 
     The product adds in float32 and rounds once, as a sum does.
     """
@@ -106,4 +108,4 @@ def _stored(*tensors: tf.Tensor) -> list[tf.Tensor]:
 
 
 def _applies(x: tf.Tensor) -> bool:
-    return x.dtype == tf.bfloat16 and x.shape.rank is not None and for_wide_tpu()
+    return x.dtype == tf.bfloat16 and x.shape.rank is not None and for_v6e()
