@@ -170,7 +170,7 @@ class MultiHeadedAttention(Layer):
         for the same reason. In float32, which is for CPUs, where arithmetic costs more than
         passes, the weights are stored. On a TPU, rows and heads are divided into groups whose
         scores fit in the core's own memory; results and dropout do not depend on the groups. A v6e
-        TPU stores the exponentials of few scores, and divides by their sums later.
+        stores the exponentials of few scores, and divides by their sums later.
         """
         shape = (q.shape[2], k.shape[2])
 
