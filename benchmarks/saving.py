@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import json
 import os
 import re
@@ -165,7 +166,15 @@ def alone(directory: str, layers: int = 12) -> dict[str, float]:
         return time.perf_counter() - began, time.process_time() - cpu
 
     background = hasattr(state, "snapshot")  # older checkouts save before the next step
-    values = state.snapshot() if background else state.arrays()
+    # Checkouts from before 29 November 2026 have no copies of what the host holds.
+    copies = background and "trains_on" in inspect.signature(state.snapshot).parameters
+    if copies:
+        from tpu_tlm.training.host_copies import HostCopies
+
+        state._host_copies = {True: HostCopies(), False: HostCopies()}
+        values = state.snapshot(trains_on=True)
+    else:
+        values = state.snapshot() if background else state.arrays()
     copied = since()
     for value in values.values():
         assert np.isfinite(np.asarray(value)).all()

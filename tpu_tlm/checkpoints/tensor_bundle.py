@@ -55,11 +55,18 @@ def write(prefix: str, variables: Mapping[str, Any]) -> None:
             raise as_os_error(error) from None
 
 
+def on_host(tensor: tf.Tensor) -> bool:
+    """Whether the tensor is in the memory of this machine's processors."""
+    import tensorflow as tf
+
+    return bool(tf.DeviceSpec.from_string(tensor.device).device_type == "CPU")
+
+
 def host_tensor(tensor: tf.Tensor) -> tf.Tensor:
     """The tensor in the memory of this machine; a copy, unless it is there already."""
     import tensorflow as tf
 
-    if tf.DeviceSpec.from_string(tensor.device).device_type == "CPU":
+    if on_host(tensor):
         return tensor
     # With a TPU of another machine, that machine is the default device.
     with tf.device(None), tf.device("CPU:0"):

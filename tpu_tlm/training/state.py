@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tpu_tlm.checkpoints.tensor_bundle import host_tensor
+from tpu_tlm.checkpoints.tensor_bundle import host_tensor, on_host
 from tpu_tlm.errors import TlmError
 from tpu_tlm.models.layers.variables import named_variables
 from tpu_tlm.objectives.replicas import of_strategy
+from tpu_tlm.training.host_copies import HostCopies
 from tpu_tlm.training.step import StepResult, TrainStep
 
 # Bytes of divided slots that a save gathers at a time on every device.
@@ -60,6 +61,8 @@ class TrainState:
                     self._divided |= {f"slots/{n}/{path}": s for n, s in whole.items()}
             self.index = tf.Variable(0, dtype=tf.int64, name="index", trainable=False, **own)
         self._gathers: list[tuple[list[str], Callable[[], list[tf.Tensor]]]] = []
+        # The model's values apart: they are referred to for longer than the slots.
+        self._host_copies = {True: HostCopies(), False: HostCopies()}
         self.paths = list(initial)
         self._named = dict(zip([f"model/{p}" for p in self.paths], self.values, strict=True))
         self._named.update(zip(names, tf.nest.flatten(self.slots), strict=True))
@@ -100,23 +103,36 @@ class TrainState:
         """Whether `snapshot` needs all processes of the run at the same time."""
         return bool(self._divided) and len(self._copies(self.index)) < self._sharding.count
 
-    def snapshot(self, *, keep: bool = True) -> dict[str, tf.Tensor]:
+    def snapshot(self, keep: bool = True, trains_on: bool = False) -> dict[str, tf.Tensor]:
         """The present values of a checkpoint by name, in the host's memory.
 
         They stay as they are while training goes on: those of another device are copied, and those
         of the host are kept by TensorFlow as long as they are referred to. keep: False returns
-        nothing, but takes part in what `communicates`.
+        nothing, but takes part in what `communicates`. trains_on: steps follow while the values
+        are referred to; copies those of the host too, since steps would take new memory for them.
         """
         found = {}
         if keep:
-            found = {
-                name: host_tensor(self._local(variable).read_value())
-                for name, variable in self._named.items()
-                if name not in self._divided
-            }
+            found = self._undivided(trains_on)
         found |= self._received(keep) if self.communicates else self._joined()
         # In the order of a checkpoint without sharding.
         return {name: found[name] for name in self._named} if keep else {}
+
+    def _undivided(self, trains_on: bool) -> dict[str, tf.Tensor]:
+        """What is whole on every replica."""
+        found: dict[str, tf.Tensor] = {}
+        for of_model, copies in self._host_copies.items():
+            part = {
+                name: self._local(variable).read_value()
+                for name, variable in self._named.items()
+                if name not in self._divided and name.startswith("model/") == of_model
+            }
+            if trains_on and all(on_host(tensor) for tensor in part.values()):
+                found |= copies.make(part)
+            else:
+                copies.release()
+                found |= {name: host_tensor(tensor) for name, tensor in part.items()}
+        return found
 
     def _joined(self) -> dict[str, tf.Tensor]:
         """The divided slots from the shares of this process's replicas."""

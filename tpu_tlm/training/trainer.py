@@ -312,10 +312,10 @@ class Trainer:
                 self.state.snapshot(keep=False)
             return
         self._settle(wait=True)
-        done = bool(self.committed) and self.saved_at == step
+        new = not self.committed or self.saved_at != step
         # The others, which may not know that it is done, wait for this process to take part.
-        values = self.state.snapshot(keep=not done) if self.state.communicates or not done else {}
-        if done:
+        values = self.state.snapshot(new, background) if self.state.communicates or new else {}
+        if not new:
             return
         state: dict[str, Any] = {
             "position": self.examples.of(step),
