@@ -60,7 +60,8 @@ def _reset_peak() -> None:
 def measure(data: str, run_dir: str, flags: list[str], interval: int) -> dict[str, Any]:
     """Train with a save every `interval` steps; what the saves cost, as medians.
 
-    stopped: seconds from one device call to the next, beyond those without a save; lost, cpu:
+    first, stopped: seconds from one device call to the next, beyond those without a save, at the
+    first save, which takes memory for its copies, and at later ones; lost, cpu:
     seconds of the steps beside a save beyond as many after it, by the clock and of the processors
     (where there is no room, of all steps from save to save beyond their second half); share: lost
     over the time from save to save; peak: MB over the peak of steps without a save; thread:
@@ -129,7 +130,8 @@ def measure(data: str, run_dir: str, flags: list[str], interval: int) -> dict[st
     # peaks[True]: read at the middle, so of the half with the save.
     return {
         "step": usual["time"],
-        "stopped": statistics.median(stopped),
+        "first": stopped[0],
+        "stopped": statistics.median(stopped[1:]),
         "lost": statistics.median(lost),
         "cpu": statistics.median(cpu),
         "share": sum(lost) / sum(whole),
@@ -169,9 +171,7 @@ def alone(directory: str, layers: int = 12) -> dict[str, float]:
     # Checkouts from before 29 November 2026 have no copies of what the host holds.
     copies = background and "trains_on" in inspect.signature(state.snapshot).parameters
     if copies:
-        from tpu_tlm.training.host_copies import HostCopies
-
-        state._host_copies = {True: HostCopies(), False: HostCopies()}
+        state._host_copies = {}
         values = state.snapshot(trains_on=True)
     else:
         values = state.snapshot() if background else state.arrays()
@@ -227,6 +227,7 @@ def _child(checkout: Path, data: str, options: argparse.Namespace) -> dict[str, 
 def table(title: str, results: dict[str, list[dict[str, float]]]) -> str:
     """Medians of the rounds with the lowest and highest, as a Markdown table."""
     columns = {
+        "first": "training stands still at the first save, s",
         "stopped": "training stands still, s per save",
         "stopped_cpu": "of that processor time, s",
         "lost": "lost by the steps in all, s per save",

@@ -38,16 +38,13 @@ class HostCopies:
             list(pool.map(np.copyto, targets.values(), sources.values()))
         return {name: _tensor(target, tensors[name].dtype) for name, target in targets.items()}
 
-    def release(self) -> None:
-        """Give the memory back, when none of the last copies is referred to."""
-        self._block = np.empty(0, np.uint8)
-
     def _targets(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Arrays of these shapes and types in the block."""
         size = _ALIGNMENT + sum(_rounded(array.nbytes) for array in arrays.values())
         # Two references are this object's and that of the call; every other is a copy's.
         if self._block.nbytes != size or sys.getrefcount(self._block) > 2:
-            self.release()
+            # Given back first, so that there are not two of them.
+            self._block = np.empty(0, np.uint8)
             self._block = np.empty(size, np.uint8)
         start = -self._block.ctypes.data % _ALIGNMENT
         targets = {}

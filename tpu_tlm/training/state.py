@@ -61,8 +61,7 @@ class TrainState:
                     self._divided |= {f"slots/{n}/{path}": s for n, s in whole.items()}
             self.index = tf.Variable(0, dtype=tf.int64, name="index", trainable=False, **own)
         self._gathers: list[tuple[list[str], Callable[[], list[tf.Tensor]]]] = []
-        # The model's values apart: they are referred to for longer than the slots.
-        self._host_copies = {True: HostCopies(), False: HostCopies()}
+        self._host_copies: dict[str, HostCopies] = {}
         self.paths = list(initial)
         self._named = dict(zip([f"model/{p}" for p in self.paths], self.values, strict=True))
         self._named.update(zip(names, tf.nest.flatten(self.slots), strict=True))
@@ -114,45 +113,55 @@ class TrainState:
         found = {}
         if keep:
             found = self._undivided(trains_on)
-        found |= self._received(keep) if self.communicates else self._joined()
+        if self.communicates:
+            found |= self._received(keep, trains_on)
+        else:
+            found |= self._joined(trains_on)
         # In the order of a checkpoint without sharding.
         return {name: found[name] for name in self._named} if keep else {}
 
     def _undivided(self, trains_on: bool) -> dict[str, tf.Tensor]:
         """What is whole on every replica."""
+        # Two blocks of copies: the model's values are referred to for longer than the slots.
+        parts: dict[str, dict[str, tf.Tensor]] = {"model": {}, "slots": {}}
+        for name, variable in self._named.items():
+            if name not in self._divided:
+                part = parts[name.split("/", maxsplit=1)[0]]
+                part[name] = self._local(variable).read_value()
         found: dict[str, tf.Tensor] = {}
-        for of_model, copies in self._host_copies.items():
-            part = {
-                name: self._local(variable).read_value()
-                for name, variable in self._named.items()
-                if name not in self._divided and name.startswith("model/") == of_model
-            }
-            if trains_on and all(on_host(tensor) for tensor in part.values()):
-                found |= copies.make(part)
-            else:
-                copies.release()
-                found |= {name: host_tensor(tensor) for name, tensor in part.items()}
+        for key, part in parts.items():
+            found |= self._held(key, part, trains_on)
         return found
 
-    def _joined(self) -> dict[str, tf.Tensor]:
+    def _held(
+        self, key: str, tensors: Mapping[str, tf.Tensor], trains_on: bool
+    ) -> dict[str, tf.Tensor]:
+        """Tensors as `snapshot` returns them. key: names the memory of their copies."""
+        if trains_on and all(on_host(tensor) for tensor in tensors.values()):
+            return self._host_copies.setdefault(key, HostCopies()).make(tensors)
+        self._host_copies.pop(key, None)
+        return {name: host_tensor(tensor) for name, tensor in tensors.items()}
+
+    def _joined(self, trains_on: bool) -> dict[str, tf.Tensor]:
         """The divided slots from the shares of this process's replicas."""
-        found = {}
+        found: dict[str, tf.Tensor] = {}
         for name, shape in self._divided.items():
             shares = [host_tensor(v.read_value()) for v in self._copies(self._named[name])]
             with tf.device(None), tf.device("CPU:0"):
                 table = tf.stack(shares, axis=self._sharding.axis(shape))
-                found[name] = self._sharding.joined(table, shape)
+                whole = {name: self._sharding.joined(table, shape)}
+            found |= self._held(name, whole, trains_on)
         return found
 
-    def _received(self, keep: bool) -> dict[str, tf.Tensor]:
+    def _received(self, keep: bool, trains_on: bool) -> dict[str, tf.Tensor]:
         """The divided slots from the replicas of all processes, a part at a time."""
         if not self._gathers:
             self._gathers = [(names, self._gather(names)) for names in self._parts()]
-        found = {}
+        found: dict[str, tf.Tensor] = {}
         for names, gather in self._gathers:
-            for name, value in zip(names, gather(), strict=True):
-                if keep:
-                    found[name] = host_tensor(value)
+            values = dict(zip(names, gather(), strict=True))
+            if keep:
+                found |= self._held(names[0], values, trains_on)
         return found
 
     def _parts(self) -> list[list[str]]:
