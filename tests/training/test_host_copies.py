@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -62,7 +60,6 @@ def test_memory_that_is_referred_to_is_not_used_again(view):
 
 def test_memory_lasts_as_long_as_a_copy():
     copies = HostCopies().make({"a": tf.ones((1000, 100))})
-    gc.collect()
     others = [np.zeros((1000, 100), np.float32) for _ in range(20)]
     assert (np.asarray(copies["a"]) == 1).all() and len(others) == 20
 
