@@ -28,10 +28,16 @@ def _generator(seed: int, path: str) -> np.random.Generator:
 
 def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> np.ndarray:
     """Normal values, redrawn beyond two standard deviations (BERT's initialization)."""
-    values = rng.standard_normal(shape, dtype=np.float32)
-    while (beyond := np.abs(values) > 2.0).any():
-        values[beyond] = rng.standard_normal(int(beyond.sum()), dtype=np.float32)
-    return values * np.float32(std)
+    values = np.asarray(rng.standard_normal(shape, dtype=np.float32))
+    flat = values.reshape(-1)
+    beyond = np.flatnonzero(np.abs(flat) > 2.0)
+    # Only what was drawn again can be beyond again.
+    while beyond.size:
+        again = rng.standard_normal(beyond.size, dtype=np.float32)
+        flat[beyond] = again
+        beyond = beyond[np.abs(again) > 2.0]
+    values *= np.float32(std)
+    return values
 
 
 def _fans(path: str, shape: tuple[int, ...]) -> tuple[int, int]:

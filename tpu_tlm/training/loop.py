@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -110,8 +112,8 @@ class Loop:
             self._train = lambda batch: self._on_replicas(self._train_replica, batch)
             self._evaluate = lambda batch: self._on_replicas(self._evaluate_replica, batch)
         # Traced with the number of steps as a tensor, so that another number is not retraced.
-        self._train_call = tf.function(self._train_loop, autograph=False)
-        self._evaluate_call = tf.function(self._evaluate_loop, autograph=False)
+        self._train_call = tf.function(_traced_at_once(self._train_loop), autograph=False)
+        self._evaluate_call = tf.function(_traced_at_once(self._evaluate_loop), autograph=False)
 
     def _on_replicas(self, function: Callable[..., Any], batch: Batch) -> Any:
         """Run a function on every replica; returns one copy of its result, equal on all."""
@@ -281,3 +283,20 @@ class Loop:
     def evaluate(self, iterator: Iterator[Batch], count: int) -> Totals:
         """Exact sums over the next `count` batches of the iterator, without an update."""
         return self._totals(self._evaluate_call(iterator, tf.constant(count)))
+
+
+def _traced_at_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, traced without collections of garbage: the objects of a graph stay, and each
+    collection would look through all that there are by then."""
+
+    @functools.wraps(function)
+    def traced(*args: Any) -> Any:
+        if not gc.isenabled():
+            return function(*args)
+        gc.disable()
+        try:
+            return function(*args)
+        finally:
+            gc.enable()
+
+    return traced

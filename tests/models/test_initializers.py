@@ -1,0 +1,25 @@
+"""Initial values drawn from a truncated normal: the bits of the definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tpu_tlm.models.initializers import _generator, _truncated_normal
+
+
+def plain(rng, shape, std):
+    """All values are looked at again until none is beyond."""
+    values = np.asarray(rng.standard_normal(shape, dtype=np.float32))
+    while (beyond := np.abs(values) > 2.0).any():
+        values[beyond] = rng.standard_normal(int(beyond.sum()), dtype=np.float32)
+    return values * np.float32(std)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (0, 3), (400, 300), (20, 3, 12, 64)])
+def test_values_are_those_of_the_definition(shape):
+    for seed in range(20):
+        found = _truncated_normal(_generator(seed, "path"), shape, 0.02)
+        assert found.dtype == np.float32 and found.shape == shape
+        np.testing.assert_array_equal(found, plain(_generator(seed, "path"), shape, 0.02))
+        assert (np.abs(found) <= np.float32(0.04)).all()
