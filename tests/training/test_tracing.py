@@ -6,7 +6,9 @@ import gc
 
 import pytest
 
-from tpu_tlm.training.loop import _traced_at_once
+from tests.toy_runs import fit, options_of
+from tpu_tlm.training.loop import _without_collections
+from tpu_tlm.training.step import TrainStep
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -23,9 +25,21 @@ def test_collections_go_on_as_they_were(enabled, fails):
     try:
         if fails:
             with pytest.raises(ValueError, match="in the function"):
-                _traced_at_once(function)(1, 2)
+                _without_collections(function)(1, 2)
         else:
-            assert _traced_at_once(function)(1, 2) == 3
+            assert _without_collections(function)(1, 2) == 3
         assert gc.isenabled() == enabled
     finally:
         (gc.enable if before else gc.disable)()
+
+
+def test_a_run_traces_its_step_without_collections(toy_corpus, tmp_path, monkeypatch):
+    call, enabled = TrainStep.__call__, []
+
+    def seen(step, *args, **options):
+        enabled.append(gc.isenabled())
+        return call(step, *args, **options)
+
+    monkeypatch.setattr(TrainStep, "__call__", seen)
+    fit(options_of(toy_corpus, tmp_path / "run", "--steps", 8))
+    assert enabled and not any(enabled) and gc.isenabled()

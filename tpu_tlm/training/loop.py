@@ -112,8 +112,10 @@ class Loop:
             self._train = lambda batch: self._on_replicas(self._train_replica, batch)
             self._evaluate = lambda batch: self._on_replicas(self._evaluate_replica, batch)
         # Traced with the number of steps as a tensor, so that another number is not retraced.
-        self._train_call = tf.function(_traced_at_once(self._train_loop), autograph=False)
-        self._evaluate_call = tf.function(_traced_at_once(self._evaluate_loop), autograph=False)
+        self._train_call = tf.function(_without_collections(self._train_loop), autograph=False)
+        self._evaluate_call = tf.function(
+            _without_collections(self._evaluate_loop), autograph=False
+        )
 
     def _on_replicas(self, function: Callable[..., Any], batch: Batch) -> Any:
         """Run a function on every replica; returns one copy of its result, equal on all."""
@@ -285,7 +287,7 @@ class Loop:
         return self._totals(self._evaluate_call(iterator, tf.constant(count)))
 
 
-def _traced_at_once(function: Callable[..., Any]) -> Callable[..., Any]:
+def _without_collections(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, traced without collections of garbage: the objects of a graph stay, and each
     collection would look through all that there are by then."""
 

@@ -159,9 +159,13 @@ class TrainState:
             self._gathers = [(names, self._gather(names)) for names in self._parts()]
         found: dict[str, tf.Tensor] = {}
         for names, gather in self._gathers:
-            values = dict(zip(names, gather(), strict=True))
+            # No reference to a part stays while the next one is gathered.
             if keep:
-                found |= self._held(names[0], values, trains_on)
+                whole = zip(names, gather(), strict=True)
+                found |= self._held(names[0], dict(whole), trains_on)
+                del whole
+            else:
+                gather()
         return found
 
     def _parts(self) -> list[list[str]]:
