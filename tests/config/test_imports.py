@@ -24,11 +24,14 @@ def main(argv):
     during, frozen = len(collected), gc.get_freeze_count()
     import keras
 
-    loaded = [name for name in ("sklearn", "matplotlib", "pandas") if name in sys.modules]
+    absent = ("sklearn", "matplotlib", "pandas", "IPython", "scipy")
+    loaded = [name for name in absent if name in sys.modules]
     import matplotlib.pyplot
+    import scipy.sparse
     import sklearn.metrics
 
     print(loaded, keras.ops.ones((1, 2)).shape, sklearn.metrics.accuracy_score([1], [1]))
+    print(scipy.sparse.eye(3).nnz)
     print(during, frozen > 100_000, gc.isenabled())
 
 sys.exit(run_command(main, []))
@@ -40,7 +43,7 @@ def test_a_command_imports_what_it_uses_and_collects_nothing_meanwhile() -> None
         [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "[] (1, 2) 1.0\n0 True True\n"
+    assert done.stdout == "[] (1, 2) 1.0\n3\n0 True True\n"
 
 
 @pytest.fixture

@@ -14,12 +14,16 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 
 # Packages that Keras imports where they are installed, and the part of Keras that is for them: its
-# estimators for scikit-learn, its pictures of images, data frames as data.
+# estimators for scikit-learn, its pictures of images, data frames as data, its editor of files in a
+# notebook; and sparse data of the Keras of 2019, from which TensorFlow takes its recurrent cells.
 _OPTIONAL = {
     "sklearn": "keras.src.wrappers",
     "matplotlib": "keras.src.visualization",
     "matplotlib.pyplot": "keras.src.visualization",
     "pandas": "keras.src.trainers.data_adapters",
+    "IPython": "keras.src.saving",
+    "scipy": "tensorflow.python.keras",
+    "scipy.sparse": "tensorflow.python.keras",
 }
 
 
@@ -85,8 +89,8 @@ def without_collection() -> Iterator[None]:
 def import_quickly() -> None:
     """Let TensorFlow and Keras be imported faster from now on; before they are.
 
-    Keras does without scikit-learn, pyplot and pandas, which take over a second: models use none of
-    its parts for them. The packages can be imported as ever by anyone else.
+    Keras does without scikit-learn, pyplot, pandas, IPython and SciPy, which take over a second:
+    models use none of its parts for them. The packages can be imported as ever by anyone else.
     """
     for finder in (_LargePackages, _AbsentForKeras):
         if not any(isinstance(found, finder) for found in sys.meta_path):
