@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tpu_tlm.config import ModelConfig
+from tpu_tlm.data.processes import usable_cores
 
 if TYPE_CHECKING:
     from tpu_tlm.models.base import TransformerModel
@@ -107,14 +110,32 @@ def initial_values(
 
     Functions of (seed, path) alone; with `weight_init: bert` TensorFlow is not needed. Rows of the
     token table after the vocabulary are zero; so is the padding row with `weight_init: mead`.
+    They are drawn in threads, at most one for each core ahead of what is taken.
     """
-    for path, shape in shapes.items():
-        value = initial_value(path, shape, config, seed)
+
+    def made(path: str) -> np.ndarray:
+        value = initial_value(path, shapes[path], config, seed)
         if path == "embeddings/x/table":
             value[vocab_size:] = 0.0
             if config.weight_init == "mead":
                 value[pad_id] = 0.0
-        yield path, value
+        return value
+
+    ahead: deque[tuple[str, Future[np.ndarray]]] = deque()
+    cores = usable_cores()
+    with ThreadPoolExecutor(cores) as pool:
+        try:
+            for path in shapes:
+                ahead.append((path, pool.submit(made, path)))
+                if len(ahead) > cores:
+                    first, value = ahead.popleft()
+                    yield first, value.result()
+            while ahead:
+                first, value = ahead.popleft()
+                yield first, value.result()
+        finally:
+            for _, value in ahead:
+                value.cancel()
 
 
 def initialize(model: TransformerModel, seed: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tpu_tlm.models.layers.shared import sharing
 from tpu_tlm.objectives.base import Batch, LossSums
 from tpu_tlm.objectives.replicas import of_strategy
 from tpu_tlm.training.state import TrainState
@@ -137,7 +138,8 @@ class Loop:
         """One update: its sums, the norm of its gradient, and its index if one of these is not
         finite, else -1."""
         values, slots, index = self.state.read()
-        return self._outcome(self.step(values, slots, batch, index), index)
+        with sharing():
+            return self._outcome(self.step(values, slots, batch, index), index)
 
     def _train_replica(self, batch: Batch) -> tuple[LossSums, tf.Tensor, tf.Tensor]:
         values, slots, index = self.state.read()
@@ -162,7 +164,8 @@ class Loop:
         return self.step.sums(values, batch, training=False)
 
     def _evaluate_one(self, batch: Batch) -> LossSums:
-        return self._evaluation_sums(self.state.read()[0], batch)
+        with sharing():
+            return self._evaluation_sums(self.state.read()[0], batch)
 
     def _evaluate_replica(self, batch: Batch) -> LossSums:
         sums = self._sums(self.state.read()[0], batch)

@@ -68,9 +68,10 @@ class TrainState:
 
     def read(self) -> tuple[list[tf.Tensor], list[tuple[tf.Tensor, ...]], tf.Tensor]:
         """Values, slots and index as tensors; in a replica, its own copy."""
+        # `read_value` would add an operation to each that only copies between devices.
         return (
-            [v.read_value() for v in self.values],
-            [tuple(s.read_value() for s in slots) for slots in self.slots],
+            [v.value() for v in self.values],
+            [tuple(s.value() for s in slots) for slots in self.slots],
             self.index.read_value(),
         )
 

@@ -8,13 +8,24 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tpu_tlm.models.layers.shared import constant, shared
+
 # Multipliers of the "lowbias32" finalizer (Wellons, hash-prospector: bias 0.17 per 32-bit
 # avalanche test) and the golden ratio in 32 bits.
 _M1, _M2, _GOLDEN = 0x7FEB352D, 0x846CA68B, 0x9E3779B9
 
 
 def _u32(value: int) -> tf.Tensor:
-    return tf.constant(value & 0xFFFFFFFF, tf.uint32)
+    return constant(value & 0xFFFFFFFF, tf.uint32)
+
+
+def _numbers(shape: Sequence[int]) -> tf.Tensor:
+    """Numbers of the elements of a shape, row by row: int32 `[*shape]`."""
+    shape = tuple(shape)
+    return shared(
+        ("numbers", shape),
+        lambda: tf.reshape(tf.range(math.prod(shape), dtype=tf.int32), shape),
+    )
 
 
 def _xor_shift(h: tf.Tensor, bits: int) -> tf.Tensor:
@@ -82,15 +93,18 @@ class Key:
 
     def bits(self, *shape: int) -> tf.Tensor:
         """Uniform uint32 `[rows, *shape]`."""
-        return self.bits_at(tf.reshape(tf.range(math.prod(shape), dtype=tf.int32), shape))
+        return self.bits_at(_numbers(shape))
 
     def bits_at(self, numbers: tf.Tensor) -> tf.Tensor:
         """The bits of the elements with these numbers: int32 `[...]` -> uint32 `[rows, ...]`.
 
         `bits` gives the elements of a shape, numbered row by row.
         """
-        counter = tf.cast(numbers, tf.uint32)[None] * _u32(_GOLDEN)
-        words = (-1, *(1 for _ in numbers.shape))
+        counter = shared(
+            ("counter", numbers.ref()),
+            lambda: tf.expand_dims(tf.cast(numbers, tf.uint32), 0) * _u32(_GOLDEN),
+        )
+        words = constant((-1, *(1 for _ in numbers.shape)), tf.int32)
         return _mix(
             tf.bitwise.bitwise_xor(counter, tf.reshape(self.first, words)),
             tf.reshape(self.second, words),
@@ -121,8 +135,7 @@ def dropout_mask(rate: float, key: Key | None, site: str, shape: Sequence[int]) 
 
     None at rate 0 too. Raises ValueError for a rate outside [0, 1).
     """
-    numbers = tf.reshape(tf.range(math.prod(shape), dtype=tf.int32), shape)
-    return dropout_mask_at(rate, key, site, numbers)
+    return dropout_mask_at(rate, key, site, _numbers(shape))
 
 
 def dropout_mask_at(
@@ -142,5 +155,5 @@ def dropout(x: tf.Tensor, rate: float, key: Key | None, site: str) -> tf.Tensor:
     return (
         x
         if keep is None
-        else tf.where(keep, x * tf.cast(1.0 / (1.0 - rate), x.dtype), tf.zeros([], x.dtype))
+        else tf.where(keep, x * constant(1.0 / (1.0 - rate), x.dtype), constant(0.0, x.dtype))
     )

@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tpu_tlm.models.layers.remat import depend_on
+from tpu_tlm.models.layers.shared import constant, shared
 from tpu_tlm.models.layers.target import for_processor, for_v6e
 from tpu_tlm.models.layers.tpu_gradients import bias_sums
 
@@ -30,10 +31,16 @@ def column_sums(x: tf.Tensor) -> tf.Tensor:
     """Sums over all axes but the last: `[..., d] -> [d]`."""
     grouped = _grouped(x) if _applies(x) and len(x.shape) == 3 else None
     if grouped is None:
-        return tf.reduce_sum(x, axis=list(range(len(x.shape) - 1)))
-    sums = tf.reduce_sum(grouped, axis=1)
+        return tf.reduce_sum(x, axis=constant(tuple(range(len(x.shape) - 1)), tf.int32))
+    sums = tf.reduce_sum(grouped, axis=constant(1, tf.int32))
+    rows = sums.shape[0]
+    ones = (
+        tf.ones((1, tf.shape(sums)[0]))
+        if rows is None
+        else shared(("ones", rows), lambda: tf.ones((1, rows)))
+    )
     # A product, because XLA would join a second sum with the first.
-    return tf.matmul(tf.ones((1, tf.shape(sums)[0])), sums)[0]
+    return tf.squeeze(tf.matmul(ones, sums), axis=0)
 
 
 def _grouped(x: tf.Tensor) -> tf.Tensor | None:

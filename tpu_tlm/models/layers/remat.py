@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tpu_tlm.models.layers.shared import constant
 from tpu_tlm.models.layers.variables import borrowed_variables, named_variables
 
 
@@ -16,8 +17,14 @@ def depend_on(x: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
     XLA keeps no order between independent operations and would merge the second computation with
     the first one. It cannot remove 0 * value, which is not 0 for an infinite value.
     """
-    value = tf.reshape(other, (-1,))[0]
-    return x + tf.cast(value * tf.zeros([], value.dtype), x.dtype)
+    value = first_of(tf.reshape(other, constant((-1,), tf.int32)))
+    return x + tf.cast(value * constant(0, value.dtype), x.dtype)
+
+
+def first_of(x: tf.Tensor) -> tf.Tensor:
+    """`x[0]` with `shared` numbers."""
+    begin, end = constant((0,), tf.int32), constant((1,), tf.int32)
+    return tf.strided_slice(x, begin, end, end, shrink_axis_mask=1)
 
 
 def recompute(layer: keras.layers.Layer, *inputs: tf.Tensor, **others: Any) -> tf.Tensor:

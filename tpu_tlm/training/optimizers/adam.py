@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tpu_tlm.config import OptimConfig
+from tpu_tlm.models.layers.shared import constant
 from tpu_tlm.training.optimizers.base import Optimizer, Shape, Slots, one_minus_power
 
 
@@ -27,7 +28,8 @@ class Adam(Optimizer):
 
     def _moments(self, grad: tf.Tensor, slots: Slots) -> Slots:
         m, v = slots
-        return m + (grad - m) * (1.0 - self.beta1), v + (tf.square(grad) - v) * (1.0 - self.beta2)
+        new, more = (constant(1.0 - beta, tf.float32) for beta in (self.beta1, self.beta2))
+        return m + (grad - m) * new, v + (tf.square(grad) - v) * more
 
     def _scalars(self, lr: tf.Tensor, count: tf.Tensor) -> Slots:
         return (
@@ -38,7 +40,7 @@ class Adam(Optimizer):
         self, value: tf.Tensor, grad: tf.Tensor, slots: Slots, scalars: Slots, weight: bool
     ) -> tuple[tf.Tensor, Slots]:
         m, v = self._moments(grad, slots)
-        return scalars[0] * m / (tf.sqrt(v) + self.eps), (m, v)
+        return scalars[0] * m / (tf.sqrt(v) + constant(self.eps, tf.float32)), (m, v)
 
 
 class AdamW(Adam):

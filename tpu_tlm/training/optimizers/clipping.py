@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tpu_tlm.models.layers.shared import constant
+
 
 def global_norm(grads: Sequence[tf.Tensor]) -> tf.Tensor:
     """Euclidean norm of all gradients together, float32 scalar; not finite if a gradient is not."""
+    tensors = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in grads]
+    axes = [constant(tuple(range(len(t.shape))), tf.int32) for t in tensors]
     return tf.sqrt(
-        tf.add_n(
-            [tf.reduce_sum(tf.square(tf.cast(tf.convert_to_tensor(g), tf.float32))) for g in grads]
-        )
+        tf.add_n([tf.reduce_sum(tf.square(t), axis=a) for t, a in zip(tensors, axes, strict=True)])
     )
 
 
