@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tpu_tlm.config import ModelConfig
-from tpu_tlm.data.processes import usable_cores
 
 if TYPE_CHECKING:
     from tpu_tlm.models.base import TransformerModel
 
 # MEAD draws the token table uniformly within this.
 _MEAD_TABLE = 0.1
+# Threads that draw values; each holds one variable.
+_THREADS = 4
 # The matrices at the end of a residual branch.
 _BRANCH_ENDS = ("w_O/kernel", "squeeze/kernel", "from_sgu/kernel")
 
@@ -110,7 +111,7 @@ def initial_values(
 
     Functions of (seed, path) alone; with `weight_init: bert` TensorFlow is not needed. Rows of the
     token table after the vocabulary are zero; so is the padding row with `weight_init: mead`.
-    They are drawn in threads, at most one for each core ahead of what is taken.
+    They are drawn in threads, a few ahead of what is taken.
     """
 
     def made(path: str) -> np.ndarray:
@@ -122,12 +123,11 @@ def initial_values(
         return value
 
     ahead: deque[tuple[str, Future[np.ndarray]]] = deque()
-    cores = usable_cores()
-    with ThreadPoolExecutor(cores) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         try:
             for path in shapes:
                 ahead.append((path, pool.submit(made, path)))
-                if len(ahead) > cores:
+                if len(ahead) > _THREADS:
                     first, value = ahead.popleft()
                     yield first, value.result()
             while ahead:
