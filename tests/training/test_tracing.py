@@ -1,12 +1,16 @@
-"""Loops are traced without collections of garbage."""
+"""Loops are traced without collections of garbage, and with each constant once."""
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 
 import pytest
+import tensorflow as tf
 
-from tests.toy_runs import fit, options_of
+from tests.toy_runs import fit, one_device, options_of
+from tpu_tlm.models.layers.shared import constant
+from tpu_tlm.training import make_trainer
 from tpu_tlm.training.loop import _without_collections
 from tpu_tlm.training.step import TrainStep
 
@@ -43,3 +47,23 @@ def test_a_run_traces_its_step_without_collections(toy_corpus, tmp_path, monkeyp
     monkeypatch.setattr(TrainStep, "__call__", seen)
     fit(options_of(toy_corpus, tmp_path / "run", "--steps", 8))
     assert enabled and not any(enabled) and gc.isenabled()
+
+
+@pytest.mark.parametrize("replicas", [False, True])
+def test_the_step_of_one_device_shares_and_that_of_replicas_does_not(
+    toy_corpus, tmp_path, monkeypatch, replicas
+):
+    # Sums are traced for steps and for evaluations.
+    sums, same = TrainStep.sums, []
+
+    def seen(step, *args, **options):
+        same.append((options["training"], constant(7, tf.int32) is constant(7, tf.int32)))
+        return sums(step, *args, **options)
+
+    monkeypatch.setattr(TrainStep, "sums", seen)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"]) if replicas else None
+    devices = dataclasses.replace(one_device(), strategy=strategy)
+    flags = ("--steps", 8, "--valid_dir", toy_corpus.valid)
+    options = options_of(toy_corpus, tmp_path / "run", *flags)
+    make_trainer(options, devices, display=False).fit()
+    assert set(same) == {(True, not replicas), (False, not replicas)}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # MEAD draws the token table uniformly within this.
 _MEAD_TABLE = 0.1
-# Threads that draw values; each holds one variable.
+# Threads that draw the values of variables, and variables that are drawn before they are taken.
 _THREADS = 4
 # The matrices at the end of a residual branch.
 _BRANCH_ENDS = ("w_O/kernel", "squeeze/kernel", "from_sgu/kernel")
@@ -111,7 +111,7 @@ def initial_values(
 
     Functions of (seed, path) alone; with `weight_init: bert` TensorFlow is not needed. Rows of the
     token table after the vocabulary are zero; so is the padding row with `weight_init: mead`.
-    They are drawn in threads, a few ahead of what is taken.
+    They are drawn in threads, a few variables ahead of the one that is taken.
     """
 
     def made(path: str) -> np.ndarray:
@@ -124,18 +124,13 @@ def initial_values(
 
     ahead: deque[tuple[str, Future[np.ndarray]]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
-        try:
-            for path in shapes:
-                ahead.append((path, pool.submit(made, path)))
-                if len(ahead) > _THREADS:
-                    first, value = ahead.popleft()
-                    yield first, value.result()
-            while ahead:
+        for path in shapes:
+            if len(ahead) == _THREADS:
                 first, value = ahead.popleft()
                 yield first, value.result()
-        finally:
-            for _, value in ahead:
-                value.cancel()
+            ahead.append((path, pool.submit(made, path)))
+        for first, value in ahead:
+            yield first, value.result()
 
 
 def initialize(model: TransformerModel, seed: int) -> None:

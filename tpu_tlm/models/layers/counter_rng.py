@@ -20,7 +20,7 @@ def _u32(value: int) -> tf.Tensor:
 
 
 def _numbers(shape: Sequence[int]) -> tf.Tensor:
-    """Numbers of the elements of a shape, row by row: int32 `[*shape]`."""
+    """The elements of a shape numbered row by row: int32 `[*shape]`."""
     shape = tuple(shape)
     return shared(
         ("numbers", shape),

@@ -33,12 +33,10 @@ def column_sums(x: tf.Tensor) -> tf.Tensor:
     if grouped is None:
         return tf.reduce_sum(x, axis=constant(tuple(range(len(x.shape) - 1)), tf.int32))
     sums = tf.reduce_sum(grouped, axis=constant(1, tf.int32))
-    rows = sums.shape[0]
-    ones = (
-        tf.ones((1, tf.shape(sums)[0]))
-        if rows is None
-        else shared(("ones", rows), lambda: tf.ones((1, rows)))
-    )
+    if (rows := sums.shape[0]) is None:
+        ones = tf.ones((1, tf.shape(sums)[0]))
+    else:
+        ones = shared(("ones", rows), lambda: tf.ones((1, rows)))
     # A product, because XLA would join a second sum with the first.
     return tf.squeeze(tf.matmul(ones, sums), axis=0)
 

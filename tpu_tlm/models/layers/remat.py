@@ -17,14 +17,11 @@ def depend_on(x: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
     XLA keeps no order between independent operations and would merge the second computation with
     the first one. It cannot remove 0 * value, which is not 0 for an infinite value.
     """
-    value = first_of(tf.reshape(other, constant((-1,), tf.int32)))
+    flat = tf.reshape(other, constant((-1,), tf.int32))
+    # `flat[0]`, whose numbers would be constants of its own.
+    zero, one = constant((0,), tf.int32), constant((1,), tf.int32)
+    value = tf.strided_slice(flat, zero, one, one, shrink_axis_mask=1)
     return x + tf.cast(value * constant(0, value.dtype), x.dtype)
-
-
-def first_of(x: tf.Tensor) -> tf.Tensor:
-    """`x[0]` with `shared` numbers."""
-    begin, end = constant((0,), tf.int32), constant((1,), tf.int32)
-    return tf.strided_slice(x, begin, end, end, shrink_axis_mask=1)
 
 
 def recompute(layer: keras.layers.Layer, *inputs: tf.Tensor, **others: Any) -> tf.Tensor:

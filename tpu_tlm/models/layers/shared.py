@@ -1,8 +1,8 @@
 """Tensors that a program needs in many places and that are made once for it.
 
-TensorFlow makes an operation for every number in an expression, and a step of a Transformer names
-the same few numbers thousands of times: a third of its operations were such constants. XLA merges
-them, so the compiled program is the same with or without; tracing and preparing it takes less time.
+TensorFlow makes an operation for every number in an expression, and the step of a Transformer has
+the same few numbers in thousands of places. With one operation for each number, the step gives the
+same results, and TensorFlow traces it and prepares it for XLA in less time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextvars import ContextVar
 
 import tensorflow as tf
 
-_MADE: ContextVar[dict[Hashable, tf.Tensor] | None] = ContextVar("made", default=None)
+_TENSORS: ContextVar[dict[Hashable, tf.Tensor] | None] = ContextVar("tensors", default=None)
 
 
 @contextlib.contextmanager
@@ -22,28 +22,31 @@ def sharing() -> Iterator[None]:
 
     Not for several replicas in one graph: a constant belongs to the device that it was made on.
     """
-    token = _MADE.set({})
+    token = _TENSORS.set({})
     try:
         yield
     finally:
-        _MADE.reset(token)
+        _TENSORS.reset(token)
 
 
 def shared(key: Hashable, make: Callable[[], tf.Tensor]) -> tf.Tensor:
-    """The tensor `make()`, within `sharing` once for each graph and key, else a new one.
+    """The tensor that `make()` returns; within `sharing`, the same one for the same key.
 
-    key: says all that the tensor depends on.
+    key: everything that the tensor depends on. Outside `sharing`, and eagerly, each call makes a
+    tensor.
     """
-    made = _MADE.get()
-    if made is None or tf.executing_eagerly():
+    tensors = _TENSORS.get()
+    if tensors is None or tf.executing_eagerly():
         return make()
-    # An inner graph (a loop's body) has its own: as its argument the value would be unknown there.
-    found = (tf.compat.v1.get_default_graph(), key)
-    if found not in made:
-        made[found] = make()
-    return made[found]
+    # The body of a loop is a graph and makes its own tensors. Those of the graph around it would be
+    # the body's arguments, whose values XLA does not know.
+    graph_and_key = (tf.compat.v1.get_default_graph(), key)
+    if graph_and_key not in tensors:
+        tensors[graph_and_key] = make()
+    return tensors[graph_and_key]
 
 
 def constant(value: float | tuple[int, ...], dtype: tf.DType) -> tf.Tensor:
-    """A number, or integers, as a tensor of this dtype; see `shared`."""
-    return shared(("constant", value, dtype), lambda: tf.constant(value, dtype))
+    """A number, or a vector of integers, as a `shared` tensor of this dtype."""
+    # 0.0 and -0.0 are equal.
+    return shared(("constant", repr(value), dtype), lambda: tf.constant(value, dtype))

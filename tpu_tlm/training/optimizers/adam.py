@@ -28,8 +28,9 @@ class Adam(Optimizer):
 
     def _moments(self, grad: tf.Tensor, slots: Slots) -> Slots:
         m, v = slots
-        new, more = (constant(1.0 - beta, tf.float32) for beta in (self.beta1, self.beta2))
-        return m + (grad - m) * new, v + (tf.square(grad) - v) * more
+        share1 = constant(1.0 - self.beta1, tf.float32)
+        share2 = constant(1.0 - self.beta2, tf.float32)
+        return m + (grad - m) * share1, v + (tf.square(grad) - v) * share2
 
     def _scalars(self, lr: tf.Tensor, count: tf.Tensor) -> Slots:
         return (
