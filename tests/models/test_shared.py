@@ -59,12 +59,18 @@ def test_nothing_is_shared_eagerly_or_outside():
 
 
 def test_dropout_draws_the_same_with_shared_numbers():
-    x = tf.ones((3, 5, 8))
+    # The second shape has as many elements, in other places.
+    shapes = (3, 5, 8), (3, 8, 5), (3, 1, 8)
 
     @tf.function(autograph=False)
     def drawn(position: tf.Tensor) -> list[tf.Tensor]:
         key = Key.of(11, position)
-        return [dropout(x, rate, key, site) for site in "ab" for rate in (0.1, 0.5)]
+        return [
+            dropout(tf.ones(shape), rate, key, site)
+            for shape in shapes
+            for site in "ab"
+            for rate in (0.1, 0.5)
+        ]
 
     @tf.function(autograph=False)
     def sharing_numbers(position: tf.Tensor) -> list[tf.Tensor]:
