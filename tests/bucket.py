@@ -33,6 +33,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
+from tests.ports import free_ports
+
 NAME = "bucket"
 _HOP = {"connection", "transfer-encoding", "content-length", "keep-alive", "proxy-connection"}
 _GOOGLE = ("www.googleapis.com", "storage.googleapis.com")
@@ -45,12 +47,6 @@ def _binary() -> str:
         exc_type=ImportError,
     )
     return str(server._get_binary_path())
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @dataclass
@@ -102,24 +98,14 @@ class Bucket:
         return self.faults[-1]
 
     def __enter__(self) -> Bucket:
-        self.back, self.port = _free_port(), _free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        command = [
-            *(_binary(), "-scheme", "http", "-host", "127.0.0.1", "-port", str(self.back)),
-            *("-backend", "memory", "-external-url", self.url, "-log-level", "error"),
-            *("-public-host", f"127.0.0.1:{self.port}"),
-        ]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        self._ends.callback(process.wait)
-        self._ends.callback(process.terminate)
-        for _ in range(200):
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.back), 1).close()
-                break
-            time.sleep(0.05)
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), self.handler())
-        server.daemon_threads = True
+        # The gate first: it holds its port from here on, whereas the server behind it takes a
+        # number, on which somebody else may listen by then.
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         self._ends.callback(server.server_close)
+        self.port = server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._start_server()
+        server.daemon_threads = True
         self._ends.callback(server.shutdown)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         self.environ = {"STORAGE_EMULATOR_HOST": self.url, "GCE_METADATA_HOST": "127.0.0.1:1"}
@@ -133,6 +119,28 @@ class Bucket:
 
     def __exit__(self, *exc: object) -> None:
         self._ends.close()
+
+    def _start_server(self) -> None:
+        """Start fake-gcs-server on a port of its own and wait until it listens."""
+        for port in free_ports(5):
+            command = [
+                *(_binary(), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)),
+                *("-backend", "memory", "-external-url", self.url, "-log-level", "error"),
+                *("-public-host", f"127.0.0.1:{self.port}"),
+            ]
+            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            end = time.monotonic() + 60
+            while process.poll() is None and time.monotonic() < end:
+                with contextlib.suppress(OSError):
+                    socket.create_connection(("127.0.0.1", port), 1).close()
+                    self._ends.callback(process.wait)
+                    self._ends.callback(process.terminate)
+                    self.back = port
+                    return
+                time.sleep(0.05)
+            process.kill()
+            process.wait()
+        raise RuntimeError("fake-gcs-server does not listen")
 
     def _certificate(self) -> dict[str, str]:
         """Make a certificate for Google's names; returns variables for TensorFlow to trust it."""

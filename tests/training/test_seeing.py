@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.ports import free_ports
 from tests.toy_runs import Corpus, ToyRun, fit, options_of
 from tpu_tlm.checkpoints.run_dir import RunDir
 from tpu_tlm.data.dataset.dataset import open_dataset
@@ -51,9 +51,7 @@ def fetched(url: str, seconds: float = 90.0) -> bytes:
 
 def test_tensorboard_starts_and_serves_the_run(toy_run: ToyRun) -> None:
     """The command of the environment, over HTTP: scalars, hyper-parameters, texts."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     program = Path(sys.executable).with_name("tensorboard")
     assert program.exists()
     server = subprocess.Popen(
