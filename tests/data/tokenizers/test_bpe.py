@@ -195,11 +195,9 @@ def test_encode_finds_special_tokens_inside_words_and_decode_joins() -> None:
 
 
 def test_a_full_word_table_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tpu_tlm.data.tokenizers.word_cache import WordTable
-
     words = [word for word in GOLDEN if word.isprintable()]
     whole, small = BpeTokenizer(CODES, VOCAB), BpeTokenizer(CODES, VOCAB)
-    small._table = WordTable(small._split, largest=50)
+    small._table._largest = 50
     draw = random.Random(0)
     for _ in range(20):
         lines = [" ".join(draw.choices(words, k=draw.randint(0, 30))).encode() for _ in range(10)]

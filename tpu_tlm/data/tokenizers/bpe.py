@@ -18,8 +18,9 @@ from tpu_tlm.data.tokenizers.bpe_backends import (
     parse_codes,
     tokenizers_engine,
 )
+from tpu_tlm.data.tokenizers.line_words import LineTable, WhiteSpace
 from tpu_tlm.data.tokenizers.text_files import lines_of
-from tpu_tlm.data.tokenizers.word_cache import Counts, Ids, WordTable
+from tpu_tlm.data.tokenizers.word_cache import Counts, Ids
 from tpu_tlm.errors import UsageError
 
 SPECIALS = ("<PAD>", "<GO>", "<EOS>", "<UNK>")
@@ -30,6 +31,8 @@ CONTINUES = "@@"
 # fastBPE reads counts with stoi and dies of a larger one.
 LARGEST_COUNT = 2**31 - 1
 LONG_WORD = 100
+# White space of `str.split`, none of which lies beyond U+3000.
+_SPACES = tuple(filter(str.isspace, map(chr, range(0x3001))))
 
 
 def parse_vocab(data: bytes, name: str) -> list[str]:
@@ -101,7 +104,7 @@ class BpeTokenizer(Tokenizer):
             + ")"
         )
         self._engine = _make_engine(engine, self._codes, codes, vocab, listed)
-        self._table: WordTable[str] = WordTable(self._split)
+        self._table = LineTable(self._split, WhiteSpace(_SPACES))
 
     @property
     def cls_id(self) -> int:
@@ -119,7 +122,8 @@ class BpeTokenizer(Tokenizer):
         """fastBPE's pieces of each word, joined by spaces; `@@` ends all but a word's last."""
         return self._engine(words)
 
-    def _split(self, words: list[str]) -> tuple[Ids, Counts]:
+    def _split(self, encoded: list[bytes]) -> tuple[Ids, Counts]:
+        words = [word.decode() for word in encoded]
         whole = self._whole
         plain = [word for word in words if word not in whole]
         joined = self._engine(plain if self.cased else [word.lower() for word in plain])
@@ -133,21 +137,16 @@ class BpeTokenizer(Tokenizer):
         return ids, np.array([pieces.count(" ") + 1 for pieces in joined], np.int64)
 
     def encode_lines(self, lines: Sequence[bytes]) -> Encoded:
-        words: list[str] = []
-        ends: list[int] = []
-        for line in lines:
-            words += line.decode().split()
-            ends.append(len(words))
-        ids, begins = self._table.lookup(words)
+        ids, begins, ends = self._table.lookup_lines(lines)
         word_start = np.zeros(len(ids), np.bool_)
         word_start[begins[:-1]] = True  # every word has at least one piece
-        return Encoded(ids, word_start, begins[np.array([0, *ends])])
+        return Encoded(ids, word_start, begins[ends])
 
     def encode(self, text: str) -> list[int]:
         words: list[str] = []
         for piece in self._special_pattern.split(text.encode("utf-8", "replace").decode()):
             words += [piece] if piece in self._whole else piece.split()
-        return [int(i) for i in self._table.lookup(words)[0]]
+        return self._table.lookup([word.encode() for word in words])[0].tolist()
 
     def decode(self, ids: Iterable[int]) -> str:
         text = " ".join(self.tokens[i] for i in ids) + " "

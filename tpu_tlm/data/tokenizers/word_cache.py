@@ -8,6 +8,8 @@ from typing import Generic, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from tpu_tlm.data.tokenizers.word_index import grown
+
 Word = TypeVar("Word", str, bytes)
 Ids: TypeAlias = npt.NDArray[np.uint32]
 Counts: TypeAlias = npt.NDArray[np.int64]
@@ -55,13 +57,28 @@ class WordTable(Generic[Word]):
         """Ids of all the words one after the other uint32 [n]; word i has those from begins[i] to
         begins[i + 1], int64 [words + 1].
         """
+        self._make_room()
+        return self._ids_of(self._rows_of(words))
+
+    def _make_room(self) -> None:
         if len(self._rows) > self._largest or self._text > LARGEST_TEXT:
             self._clear()
+
+    def _rows_of(self, words: list[Word]) -> Counts:
+        """The rows of words, int64 [words]; new words are split."""
         rows = np.fromiter(map(self._rows.__getitem__, words), np.int64, len(words))
         if self._rows.waiting:
             waiting, self._rows.waiting = self._rows.waiting, []
             self._text += sum(map(len, waiting))
-            self._add(*self._split(waiting))
+            try:
+                self._add(*self._split(waiting))
+            except BaseException:
+                self._clear()  # the rows of these words have no ids
+                raise
+        return rows
+
+    def _ids_of(self, rows: Counts) -> tuple[Ids, Counts]:
+        """What `lookup` returns for the words of these rows."""
         lengths = self._lengths[rows]
         begins = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(lengths, out=begins[1:])
@@ -74,18 +91,10 @@ class WordTable(Generic[Word]):
         """Append rows for words that were waiting, in their order."""
         first, last = len(self._rows) - len(lengths), len(self._rows)
         used = self._used + len(ids)
-        self._starts = _grown(self._starts, last)
-        self._lengths = _grown(self._lengths, last)
-        self._ids = _grown(self._ids, used)
+        self._starts = grown(self._starts, last)
+        self._lengths = grown(self._lengths, last)
+        self._ids = grown(self._ids, used)
         self._lengths[first:last] = lengths
         self._starts[first:last] = self._used + np.cumsum(lengths) - lengths
         self._ids[self._used : used] = ids
         self._used = used
-
-
-def _grown(array: npt.NDArray, size: int) -> npt.NDArray:
-    if size <= len(array):
-        return array
-    grown = np.zeros(max(size, 2 * len(array)), array.dtype)
-    grown[: len(array)] = array
-    return grown

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tpu_tlm.data.tokenizers.base import Encoded, Tokenizer
+from tpu_tlm.data.tokenizers.line_words import LineTable, WhiteSpace
 from tpu_tlm.data.tokenizers.text_files import lines_of
 from tpu_tlm.data.tokenizers.word_cache import Counts, Ids, WordTable
 from tpu_tlm.errors import UsageError
@@ -22,6 +23,7 @@ LONGEST_WORD = 100
 # ASCII control characters but tab, line feed, carriage return: BERT drops them, and `split` would
 # take some for white space.
 _CONTROLS = bytes({*range(32), 127} - {9, 10, 13})
+_SPACES = " \t\n\r"
 _ASCII_WORD = re.compile(r"[A-Za-z0-9]+|[!-/:-@\[-`{-~]")
 _ASCII_WORDS = re.compile(rb"[A-Za-z0-9]+|[^A-Za-z0-9\n]")
 
@@ -127,7 +129,7 @@ class WordPieceTokenizer(Tokenizer):
         self._pipeline = bert_pipeline(self._id_of, cased)
         # Chunks between white space over BERT's words: "word" and "(word," look up the same word.
         self._words: WordTable[bytes] = WordTable(self._split_words)
-        self._chunks: WordTable[bytes] = WordTable(self._split_chunks)
+        self._chunks = LineTable(self._split_chunks, WhiteSpace(_SPACES, _CONTROLS))
 
     @property
     def cls_id(self) -> int:
@@ -176,13 +178,8 @@ class WordPieceTokenizer(Tokenizer):
         return found.astype(np.uint32), lengths
 
     def encode_lines(self, lines: Sequence[bytes]) -> Encoded:
-        words: list[bytes] = []
-        ends: list[int] = []
-        for line in lines:
-            words += line.translate(None, _CONTROLS).split()
-            ends.append(len(words))
-        ids, begins = self._chunks.lookup(words)
-        return Encoded(ids, self._starts[ids], begins[np.array([0, *ends])])
+        ids, begins, ends = self._chunks.lookup_lines(lines)
+        return Encoded(ids, self._starts[ids], begins[ends])
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []
