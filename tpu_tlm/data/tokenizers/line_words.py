@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from tpu_tlm.data.tokenizers.word_cache import LARGEST_TABLE, Counts, Ids, Splitter, WordTable
 from tpu_tlm.data.tokenizers.word_index import LONGEST, PADDING, WordIndex, Words
+
+Flags: TypeAlias = npt.NDArray[np.bool_]
 
 
 class WhiteSpace:
@@ -21,8 +24,13 @@ class WhiteSpace:
         found = {character.encode() for character in spaces}
         self._dropped = dropped
         self._table = bytes(bytes([code]) in found for code in range(256))
-        wide = sorted(one for one in found if len(one) > 1)
-        self._wide = re.compile(b"|".join(map(re.escape, wide))) if wide else None
+        wide = [one for one in found if len(one) > 1]
+        # Characters of two and of three bytes, and the bytes with which they begin.
+        self._leads = bytes(code in {one[0] for one in wide} for code in range(256))
+        self._wide = [
+            (size, np.array([int.from_bytes(one, "little") for one in wide if len(one) == size]))
+            for size in (2, 3)
+        ]
 
     def words(self, lines: Sequence[bytes]) -> tuple[Words, Counts]:
         """The words of lines; line i has those from ends[i] to ends[i + 1], int64 [lines + 1]."""
@@ -30,14 +38,25 @@ class WhiteSpace:
         if lines and text.count(b"\n") >= len(lines):
             text = b"\n".join([line.replace(b"\n", b" ") for line in lines])
         text = text.translate(None, self._dropped)
-        if self._wide is not None and not text.isascii():
-            text = self._wide.sub(b" ", text)
         text = b"\n%b\n%b" % (text, b" " * PADDING) if lines else b"\n"
         is_space = np.frombuffer(text.translate(self._table), bool)
+        if any(self._leads) and not text.isascii():
+            is_space = self._with_wide(text, is_space)
         edges = np.flatnonzero(is_space[1:] != is_space[:-1]) + 1
         starts = edges[0::2].copy()
         breaks = np.flatnonzero(np.frombuffer(text, np.uint8) == 10)
         return Words(text, starts, edges[1::2] - starts), np.searchsorted(starts, breaks)
+
+    def _with_wide(self, text: bytes, is_space: Flags) -> Flags:
+        """`is_space` [bytes], true also at every byte of white space that is not ASCII."""
+        is_space = is_space.copy()
+        at = np.flatnonzero(np.frombuffer(text.translate(self._leads), bool))
+        codes = np.ndarray((len(text) - 3,), "<u4", text, strides=(1,))[at]
+        for size, wide in self._wide:
+            found = at[np.isin(codes & ((1 << 8 * size) - 1), wide)]
+            for byte in range(size):
+                is_space[found + byte] = True
+        return is_space
 
 
 class LineTable(WordTable[bytes]):
