@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 
@@ -156,9 +157,8 @@ class BpeTokenizer(Tokenizer):
 def _make_engine(
     engine: str, codes: Codes, codes_file: bytes, vocab_file: bytes, listed: list[str]
 ) -> Engine:
-    even = tokenizers_engine(codes, set(listed))
     if engine == "tokenizers":
-        return even
+        return tokenizers_engine(codes, set(listed))
     try:
         quick = fastbpe_engine(fastbpe_codes(codes_file, codes), fastbpe_file(vocab_file))
     except ImportError:
@@ -166,14 +166,18 @@ def _make_engine(
             raise UsageError(
                 "fastBPE is not installed: pip install --no-build-isolation fastBPE==0.1.0"
             ) from None
-        return even
+        return tokenizers_engine(codes, set(listed))
+
+    @functools.cache
+    def even() -> Engine:
+        return tokenizers_engine(codes, set(listed))  # only made for a text that needs it
 
     def split(words: list[str]) -> list[str]:
         # fastBPE's time grows with the square of a word's length.
         long = [word for word in words if len(word) > LONG_WORD]
         if not long:
             return quick(words)
-        spelled = dict(zip(long, even(long), strict=True))
+        spelled = dict(zip(long, even()(long), strict=True))
         short = iter(quick([word for word in words if word not in spelled]))
         return [spelled[word] if word in spelled else next(short) for word in words]
 
