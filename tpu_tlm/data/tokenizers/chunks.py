@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Pipeline
 
-Chunker = Callable[[str], list[str]]
-
 # White space of Unicode, as the library's patterns have it (Python's `\s` has four controls more).
 _SPACE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+SPACES = tuple(re.findall(_SPACE, "".join(map(chr, range(0x3001)))))
 _OTHER = _SPACE.replace("[", "[^", 1)
 # The places between which GPT-2's pattern finds its words: none reaches over them.
 GPT2_CHUNKS = re.compile(f" ?{_OTHER}+|{_SPACE}+(?!{_OTHER})|{_SPACE}")
@@ -34,41 +33,53 @@ _LOCAL = {
 _DIVIDING = {"WhitespaceSplit", "Whitespace", "BertPreTokenizer"}
 
 
-def chunker_of(pipeline: Pipeline, added: Sequence[Any]) -> Chunker | None:
-    """A function text -> chunks that the pipeline splits as it splits the text; None for none.
+class Chunker:
+    """Divides texts: GPT-2's words, or what stands between single spaces (`gpt2` false).
 
-    added: the added tokens. A text in which one may be is one chunk.
+    A text in which one of the added tokens `contents` may be is one chunk; `lowers`: the pipeline
+    may make one of capital letters.
+    """
+
+    def __init__(self, gpt2: bool, contents: set[str], lowers: bool) -> None:
+        self.gpt2 = gpt2
+        self._divide: Callable[[str], list[str]] = GPT2_CHUNKS.findall if gpt2 else _BETWEEN.split
+        self._found = re.compile("|".join(map(re.escape, sorted(contents)))).search
+        self._any, self._lowers = bool(contents), lowers
+
+    def __call__(self, text: str) -> list[str]:
+        """The chunks of a text."""
+        return [text] if self.is_whole(text) else self._divide(text)
+
+    def is_whole(self, text: str) -> bool:
+        """Whether an added token may be in a text."""
+        # In any case and form, because a normalizer may make an added token of other letters.
+        return self._any and bool(
+            self._found(text)
+            or (not text.isascii() and self._found(unicodedata.normalize("NFKC", text)))
+            or (self._lowers and self._found(text.lower()))
+        )
+
+
+def chunker_of(pipeline: Pipeline, added: Sequence[Any]) -> Chunker | None:
+    """What divides texts so that the pipeline splits the chunks as the text; None for nothing.
+
+    added: the added tokens.
     """
     normalizers = _steps(_state(pipeline.normalizer), "normalizers")
     splitters = _steps(_state(pipeline.pre_tokenizer), "pretokenizers")
-    if _is_gpt2(normalizers, splitters):
-        divide: Chunker = GPT2_CHUNKS.findall
-    elif (
+    gpt2 = _is_gpt2(normalizers, splitters)
+    if not gpt2 and not (
         all(map(_is_local, normalizers))
         and _keeps_visible(pipeline.normalizer)
         and _divides_at_spaces(splitters)
         and not any(_may_be_made_over_a_space(token) for token in added if normalizers)
     ):
-        divide = _BETWEEN.split
-    else:
         return None
     contents = {form for token in added for form in _forms(token.content)}
     if not all(contents):
         return None
-    if not contents:
-        return divide
-    # Matched in any case and form, because a normalizer may make an added token of other letters.
-    found = re.compile("|".join(map(re.escape, sorted(contents)))).search
-
-    def chunks(text: str) -> list[str]:
-        if found(text) or (not text.isascii() and found(unicodedata.normalize("NFKC", text))):
-            return [text]
-        if lowers and found(text.lower()):
-            return [text]
-        return divide(text)
-
     lowers = any(step["type"] in ("Lowercase", "BertNormalizer") for step in normalizers)
-    return chunks
+    return Chunker(gpt2, contents, lowers)
 
 
 def _forms(content: str) -> set[str]:

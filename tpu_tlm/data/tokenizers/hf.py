@@ -12,8 +12,10 @@ import numpy.typing as npt
 from tpu_tlm.data.tokenizers.base import Encoded, Tokenizer
 from tpu_tlm.data.tokenizers.chunks import chunker_of
 from tpu_tlm.data.tokenizers.hf_classes import class_name, usual_names
+from tpu_tlm.data.tokenizers.line_chunks import LineChunks
+from tpu_tlm.data.tokenizers.line_words import LineTable
 from tpu_tlm.data.tokenizers.text_files import json_of, text_of
-from tpu_tlm.data.tokenizers.word_cache import Counts, Ids, WordTable
+from tpu_tlm.data.tokenizers.word_cache import Counts, Ids
 from tpu_tlm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -106,8 +108,9 @@ class HfTokenizer(Tokenizer):
         self._marks: npt.NDArray[np.bool_] | None = None
         if not _divides(pipeline):
             self._marks = np.array([token.startswith(_WORD_MARKS) for token in tokens], bool)
-        self._chunker = chunker_of(pipeline, list(added.values()))
-        self._table: WordTable[str] = WordTable(self._split_chunks)
+        self._table: LineTable | None = None
+        if (chunker := chunker_of(pipeline, list(added.values()))) is not None:
+            self._table = LineTable(self._split_chunks, LineChunks(chunker))
 
     def pipeline_copy(self) -> Pipeline:
         """A copy of the pipeline, with the tokens that its settings name and it lacked."""
@@ -180,20 +183,14 @@ class HfTokenizer(Tokenizer):
         return middle, {*first} == {0} and {*second} == {1}
 
     def encode_lines(self, lines: Sequence[bytes]) -> Encoded:
-        texts = [line.decode() for line in lines]
-        if self._chunker is None:
-            return self._encode_texts(texts)
-        chunks: list[str] = []
-        ends: list[int] = []
-        for text in texts:
-            chunks += self._chunker(text)
-            ends.append(len(chunks))
-        codes, begins = self._table.lookup(chunks)
-        return Encoded(codes >> 1, (codes & 1).astype(bool), begins[np.array([0, *ends])])
+        if self._table is None:
+            return self._encode_texts([line.decode() for line in lines])
+        codes, begins, ends = self._table.lookup_lines(lines)
+        return Encoded(codes >> 1, (codes & 1).astype(bool), begins[ends])
 
-    def _split_chunks(self, chunks: list[str]) -> tuple[Ids, Counts]:
+    def _split_chunks(self, chunks: list[bytes]) -> tuple[Ids, Counts]:
         """Twice the ids of chunks, plus one where a word begins."""
-        encoded = self._encode_texts(chunks)
+        encoded = self._encode_texts([chunk.decode() for chunk in chunks])
         return encoded.ids * np.uint32(2) + encoded.word_start, np.diff(encoded.offsets)
 
     def _encode_texts(self, texts: list[str]) -> Encoded:

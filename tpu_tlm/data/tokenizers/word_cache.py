@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from tpu_tlm.data.tokenizers.word_index import grown
 
-Word = TypeVar("Word", str, bytes)
 Ids: TypeAlias = npt.NDArray[np.uint32]
 Counts: TypeAlias = npt.NDArray[np.int64]
 # Words -> the ids of all of them one after the other, and how many each word has.
-Splitter = Callable[[list[Word]], tuple[Ids, Counts]]
+Splitter = Callable[[list[bytes]], tuple[Ids, Counts]]
 
 # Starting anew costs little, for the words that make up most of a text are back at once. About 60
 # and 50 MB.
@@ -22,38 +21,38 @@ LARGEST_TABLE = 300_000
 LARGEST_TEXT = 16 << 20
 
 
-class _Rows(dict[Word, int]):
+class _Rows(dict[bytes, int]):
     """Word -> row number; a new word gets the next row and is noted as waiting to be split."""
 
     __slots__ = ("waiting",)
 
     def __init__(self) -> None:
         super().__init__()
-        self.waiting: list[Word] = []
+        self.waiting: list[bytes] = []
 
-    def __missing__(self, word: Word) -> int:
+    def __missing__(self, word: bytes) -> int:
         row = self[word] = len(self)
         self.waiting.append(word)
         return row
 
 
-class WordTable(Generic[Word]):
+class WordTable:
     """Splits words through `split` and remembers a bounded number of them."""
 
-    def __init__(self, split: Splitter[Word], largest: int = LARGEST_TABLE) -> None:
-        self._split: Splitter[Word] = split
+    def __init__(self, split: Splitter, largest: int = LARGEST_TABLE) -> None:
+        self._split: Splitter = split
         self._largest = largest
         self._clear()
 
     def _clear(self) -> None:
-        self._rows: _Rows[Word] = _Rows()
+        self._rows: _Rows = _Rows()
         self._starts = np.zeros(1024, np.int64)
         self._lengths = np.zeros(1024, np.int64)
         self._ids = np.zeros(4096, np.uint32)
         self._used = 0
         self._text = 0
 
-    def lookup(self, words: list[Word]) -> tuple[Ids, Counts]:
+    def lookup(self, words: list[bytes]) -> tuple[Ids, Counts]:
         """Ids of all the words one after the other uint32 [n]; word i has those from begins[i] to
         begins[i + 1], int64 [words + 1].
         """
@@ -64,7 +63,7 @@ class WordTable(Generic[Word]):
         if len(self._rows) > self._largest or self._text > LARGEST_TEXT:
             self._clear()
 
-    def _rows_of(self, words: list[Word]) -> Counts:
+    def _rows_of(self, words: list[bytes]) -> Counts:
         """The rows of words, int64 [words]; new words are split."""
         rows = np.fromiter(map(self._rows.__getitem__, words), np.int64, len(words))
         if self._rows.waiting:

@@ -128,7 +128,7 @@ class WordPieceTokenizer(Tokenizer):
         }
         self._pipeline = bert_pipeline(self._id_of, cased)
         # Chunks between white space over BERT's words: "word" and "(word," look up the same word.
-        self._words: WordTable[bytes] = WordTable(self._split_words)
+        self._words = WordTable(self._split_words)
         self._chunks = LineTable(self._split_chunks, WhiteSpace(_SPACES, _CONTROLS))
 
     @property
