@@ -74,7 +74,7 @@ class LineChunks:
         for line in whole:
             first, end = breaks[line] + 1, breaks[line + 1]
             begins[first:end] = False
-            begins[first] |= first < end
+            begins[first] = True
         places = np.flatnonzero(begins | line_feed)
         starts = begins[places[:-1]]
         starts, lengths = places[:-1][starts], np.diff(places)[starts]
