@@ -15,7 +15,7 @@ Counts: TypeAlias = npt.NDArray[np.int64]
 # Words -> the ids of all of them one after the other, and how many each word has.
 Splitter = Callable[[list[bytes]], tuple[Ids, Counts]]
 
-# Starting anew costs little, for the words that make up most of a text are back at once. About 60
+# Starting anew costs little, for the words that make up most of a text are back at once. About 70
 # and 50 MB.
 LARGEST_TABLE = 300_000
 LARGEST_TEXT = 16 << 20
