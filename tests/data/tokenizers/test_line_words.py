@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 from tests.data.tokenizers.test_bpe import CODES, VOCAB
 from tpu_tlm.data.tokenizers import word_index
 from tpu_tlm.data.tokenizers.bpe import BpeTokenizer
-from tpu_tlm.data.tokenizers.line_words import LineTable, WhiteSpace
-from tpu_tlm.data.tokenizers.word_cache import Counts, Ids
+from tpu_tlm.data.tokenizers.line_words import UNICODE_SPACES as UNICODE
+from tpu_tlm.data.tokenizers.line_words import WhiteSpace
+from tpu_tlm.data.tokenizers.word_cache import Counts, Ids, LineTable
 from tpu_tlm.data.tokenizers.word_index import LONGEST, PADDING, WordIndex, Words
+from tpu_tlm.data.tokenizers.word_numbers import LineCounter
 
-UNICODE = tuple(filter(str.isspace, map(chr, range(0x3001))))
 ASCII = tuple(" \t\n\r\v\f")
 
 
@@ -170,3 +172,18 @@ def test_bytes_that_are_not_utf8_are_refused_by_bpe() -> None:
         with pytest.raises(UnicodeDecodeError):
             tokenizer.encode_lines([b"the peace", b"a\xff"])
     assert tokenizer.encode_lines([b"the peace"]).ids.tolist() == tokenizer.encode("the peace")
+
+
+@pytest.mark.parametrize("largest", [0, 20, 100_000])
+def test_words_of_lines_are_counted_in_their_order(largest: int) -> None:
+    counter = LineCounter(WhiteSpace(UNICODE), largest)
+    total: Counter[bytes] = Counter()
+    expected: Counter[bytes] = Counter()
+    for seed in range(8):
+        lines = lines_of(UNICODE, seed % 5, 40)
+        counted = counter.count(lines)
+        assert counted == Counter(word for line in lines for word in split_text(line))
+        total.update(counted)
+        expected.update(word for line in lines for word in split_text(line))
+    assert list(total.items()) == list(expected.items())
+    assert counter.count([]) == counter.count([b"", b" "]) == Counter()

@@ -19,9 +19,9 @@ from tpu_tlm.data.tokenizers.bpe_backends import (
     parse_codes,
     tokenizers_engine,
 )
-from tpu_tlm.data.tokenizers.line_words import LineTable, WhiteSpace
+from tpu_tlm.data.tokenizers.line_words import UNICODE_SPACES, WhiteSpace
 from tpu_tlm.data.tokenizers.text_files import lines_of
-from tpu_tlm.data.tokenizers.word_cache import Counts, Ids
+from tpu_tlm.data.tokenizers.word_cache import Counts, Ids, LineTable
 from tpu_tlm.errors import UsageError
 
 SPECIALS = ("<PAD>", "<GO>", "<EOS>", "<UNK>")
@@ -32,8 +32,6 @@ CONTINUES = "@@"
 # fastBPE reads counts with stoi and dies of a larger one.
 LARGEST_COUNT = 2**31 - 1
 LONG_WORD = 100
-# White space of `str.split`, none of which lies beyond U+3000.
-_SPACES = tuple(filter(str.isspace, map(chr, range(0x3001))))
 
 
 def parse_vocab(data: bytes, name: str) -> list[str]:
@@ -105,7 +103,7 @@ class BpeTokenizer(Tokenizer):
             + ")"
         )
         self._engine = _make_engine(engine, self._codes, codes, vocab, listed)
-        self._table = LineTable(self._split, WhiteSpace(_SPACES))
+        self._table = LineTable(self._split, WhiteSpace(UNICODE_SPACES))
 
     @property
     def cls_id(self) -> int:

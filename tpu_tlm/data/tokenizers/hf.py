@@ -13,9 +13,8 @@ from tpu_tlm.data.tokenizers.base import Encoded, Tokenizer
 from tpu_tlm.data.tokenizers.chunks import chunker_of
 from tpu_tlm.data.tokenizers.hf_classes import class_name, usual_names
 from tpu_tlm.data.tokenizers.line_chunks import LineChunks
-from tpu_tlm.data.tokenizers.line_words import LineTable
 from tpu_tlm.data.tokenizers.text_files import json_of, text_of
-from tpu_tlm.data.tokenizers.word_cache import Counts, Ids
+from tpu_tlm.data.tokenizers.word_cache import Counts, Ids, LineTable
 from tpu_tlm.errors import UsageError
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from tpu_tlm.data.tokenizers.line_words import (
     one_text,
     words_between,
 )
-from tpu_tlm.data.tokenizers.word_cache import Counts
-from tpu_tlm.data.tokenizers.word_index import PADDING, Words
+from tpu_tlm.data.tokenizers.word_index import PADDING, Integers, Words
 
 _BLANK = 32
 _LEAD_OF_TWO = 0xC2  # white space of two bytes begins with it, and none of three has it
@@ -30,7 +29,7 @@ class LineChunks:
         self._chunker = chunker
         self._spaces = Characters(SPACES)
 
-    def words(self, lines: Sequence[bytes]) -> tuple[Words, Counts]:
+    def words(self, lines: Sequence[bytes]) -> tuple[Words, Integers]:
         """The chunks of lines; line i has those from ends[i] to ends[i + 1], int64 [lines + 1]."""
         text = one_text(lines)
         if text.count(b"\n") > len(lines) + 1:
@@ -47,7 +46,7 @@ class LineChunks:
             return []
         return [index for index, line in enumerate(lines) if is_whole(line.decode())]
 
-    def _one_by_one(self, lines: Sequence[bytes]) -> tuple[Words, Counts]:
+    def _one_by_one(self, lines: Sequence[bytes]) -> tuple[Words, Integers]:
         """The chunks of lines in which there are line feeds."""
         found = [[chunk.encode() for chunk in self._chunker(line.decode())] for line in lines]
         chunks = [chunk for line in found for chunk in line if chunk]
@@ -56,7 +55,7 @@ class LineChunks:
         ends = np.cumsum([0, *(sum(map(bool, line)) for line in found)])
         return Words(text, np.cumsum(lengths) - lengths, lengths), ends
 
-    def _between(self, text: bytes, whole: list[int]) -> tuple[Words, Counts]:
+    def _between(self, text: bytes, whole: list[int]) -> tuple[Words, Integers]:
         codes = codes_of(text)
         visible = np.frombuffer(text.translate(_VISIBLE), bool)[: len(codes)]
         outside = codes == LINE_FEED
@@ -66,7 +65,7 @@ class LineChunks:
             outside[breaks[line] + 1 : breaks[line + 1]] = False
         return words_between(text, outside)
 
-    def _gpt2(self, text: bytes, whole: list[int]) -> tuple[Words, Counts]:
+    def _gpt2(self, text: bytes, whole: list[int]) -> tuple[Words, Integers]:
         codes = codes_of(text)
         line_feed = codes == LINE_FEED
         breaks = np.flatnonzero(line_feed)

@@ -1,4 +1,4 @@
-"""Words of lines of UTF-8 by their places, all lines in one go, and the ids of these words."""
+"""Words of lines of UTF-8 by their places, all lines in one go."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tpu_tlm.data.tokenizers.word_cache import LARGEST_TABLE, Counts, Ids, Splitter, WordTable
-from tpu_tlm.data.tokenizers.word_index import LONGEST, PADDING, WordIndex, Words
+from tpu_tlm.data.tokenizers.word_index import PADDING, Integers, Words
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
 LINE_FEED = 10
+# White space of `str.split`, none of which lies beyond U+3000.
+UNICODE_SPACES = tuple(filter(str.isspace, map(chr, range(0x3001))))
 
 
 class Divider(Protocol):
     """What divides lines into words."""
 
-    def words(self, lines: Sequence[bytes]) -> tuple[Words, Counts]:
+    def words(self, lines: Sequence[bytes]) -> tuple[Words, Integers]:
         """The words of lines; line i has those from ends[i] to ends[i + 1], int64 [lines + 1]."""
 
 
@@ -61,7 +62,7 @@ class Characters:
         return found
 
 
-def words_between(text: bytes, is_between: Flags) -> tuple[Words, Counts]:
+def words_between(text: bytes, is_between: Flags) -> tuple[Words, Integers]:
     """What a `Divider` returns for lines as `one_text` has them.
 
     is_between [bytes]: which bytes are in no word, line feeds among them.
@@ -81,40 +82,10 @@ class WhiteSpace:
     def __init__(self, spaces: Iterable[str], dropped: bytes = b"") -> None:
         self._spaces, self._dropped = Characters(spaces), dropped
 
-    def words(self, lines: Sequence[bytes]) -> tuple[Words, Counts]:
+    def words(self, lines: Sequence[bytes]) -> tuple[Words, Integers]:
         """The words of lines; line i has those from ends[i] to ends[i + 1], int64 [lines + 1]."""
         text = one_text(lines)
         if text.count(b"\n") > len(lines) + 1:
             text = one_text([line.replace(b"\n", b" ") for line in lines])
         text = text.translate(None, self._dropped)
         return words_between(text, self._spaces.bytes_in(text))
-
-
-class LineTable(WordTable):
-    """A table of words that finds those of whole lines without taking them apart."""
-
-    def __init__(self, split: Splitter, divider: Divider, largest: int = LARGEST_TABLE) -> None:
-        super().__init__(split, largest)
-        self._divider = divider
-
-    def _clear(self) -> None:
-        super()._clear()
-        self._index = WordIndex()
-
-    def lookup_lines(self, lines: Sequence[bytes]) -> tuple[Ids, Counts, Counts]:
-        """What `lookup` returns for the words of lines, and where lines end.
-
-        Line i has the words from ends[i] to ends[i + 1], int64 [lines + 1].
-        """
-        self._make_room()
-        words, ends = self._divider.words(lines)
-        rows = self._index.find(words)
-        other = np.flatnonzero(rows < 0)
-        if len(other):
-            held, words = len(self._rows), words.take(other)
-            rows[other] = found = self._rows_of(words.to_list())
-            # New words get their rows in the order in which they come.
-            before = np.maximum.accumulate(np.concatenate([[held - 1], found[:-1]]))
-            new = np.flatnonzero((found > before) & (words.lengths <= LONGEST))
-            self._index.add(words.take(new), found[new])
-        return *self._ids_of(rows), ends

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from tpu_tlm.data.tokenizers.line_words import Divider
 from tpu_tlm.data.tokenizers.word_index import grown
+from tpu_tlm.data.tokenizers.word_numbers import LARGEST_TABLE, LARGEST_TEXT, WordNumbers
 
 Ids: TypeAlias = npt.NDArray[np.uint32]
 Counts: TypeAlias = npt.NDArray[np.int64]
 # Words -> the ids of all of them one after the other, and how many each word has.
 Splitter = Callable[[list[bytes]], tuple[Ids, Counts]]
-
-# Starting anew costs little, for the words that make up most of a text are back at once. About 70
-# and 50 MB.
-LARGEST_TABLE = 300_000
-LARGEST_TEXT = 16 << 20
-
-
-class _Rows(dict[bytes, int]):
-    """Word -> row number; a new word gets the next row and is noted as waiting to be split."""
-
-    __slots__ = ("waiting",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waiting: list[bytes] = []
-
-    def __missing__(self, word: bytes) -> int:
-        row = self[word] = len(self)
-        self.waiting.append(word)
-        return row
 
 
 class WordTable:
@@ -45,7 +27,8 @@ class WordTable:
         self._clear()
 
     def _clear(self) -> None:
-        self._rows: _Rows = _Rows()
+        self._numbers = WordNumbers()
+        self._known = 0  # words that have been split
         self._starts = np.zeros(1024, np.int64)
         self._lengths = np.zeros(1024, np.int64)
         self._ids = np.zeros(4096, np.uint32)
@@ -57,27 +40,21 @@ class WordTable:
         begins[i + 1], int64 [words + 1].
         """
         self._make_room()
-        return self._ids_of(self._rows_of(words))
+        return self._ids_of(self._numbers.of_list(words))
 
     def _make_room(self) -> None:
-        if len(self._rows) > self._largest or self._text > LARGEST_TEXT:
+        if self._known > self._largest or self._text > LARGEST_TEXT:
             self._clear()
 
-    def _rows_of(self, words: list[bytes]) -> Counts:
-        """The rows of words, int64 [words]; new words are split."""
-        rows = np.fromiter(map(self._rows.__getitem__, words), np.int64, len(words))
-        if self._rows.waiting:
-            waiting, self._rows.waiting = self._rows.waiting, []
-            self._text += sum(map(len, waiting))
-            try:
-                self._add(*self._split(waiting))
-            except BaseException:
-                self._clear()  # the rows of these words have no ids
-                raise
-        return rows
-
     def _ids_of(self, rows: Counts) -> tuple[Ids, Counts]:
-        """What `lookup` returns for the words of these rows."""
+        """What `lookup` returns for words of these numbers; new ones are split."""
+        if new := self._numbers.words[self._known :]:
+            try:
+                self._add(*self._split(new))
+            except BaseException:
+                self._clear()  # these words have no ids
+                raise
+            self._text += sum(map(len, new))
         lengths = self._lengths[rows]
         begins = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(lengths, out=begins[1:])
@@ -87,8 +64,8 @@ class WordTable:
         return self._ids[np.repeat(shift, lengths) + np.arange(begins[-1])], begins
 
     def _add(self, ids: Ids, lengths: Counts) -> None:
-        """Append rows for words that were waiting, in their order."""
-        first, last = len(self._rows) - len(lengths), len(self._rows)
+        """Append the ids of the words that follow those that are known."""
+        first, last = self._known, self._known + len(lengths)
         used = self._used + len(ids)
         self._starts = grown(self._starts, last)
         self._lengths = grown(self._lengths, last)
@@ -96,4 +73,21 @@ class WordTable:
         self._lengths[first:last] = lengths
         self._starts[first:last] = self._used + np.cumsum(lengths) - lengths
         self._ids[self._used : used] = ids
-        self._used = used
+        self._used, self._known = used, last
+
+
+class LineTable(WordTable):
+    """A table of words that finds those of whole lines without taking them apart."""
+
+    def __init__(self, split: Splitter, divider: Divider, largest: int = LARGEST_TABLE) -> None:
+        super().__init__(split, largest)
+        self._divider = divider
+
+    def lookup_lines(self, lines: Sequence[bytes]) -> tuple[Ids, Counts, Counts]:
+        """What `lookup` returns for the words of lines, and where lines end.
+
+        Line i has the words from ends[i] to ends[i + 1], int64 [lines + 1].
+        """
+        self._make_room()
+        words, ends = self._divider.words(lines)
+        return *self._ids_of(self._numbers.of(words)), ends

@@ -14,8 +14,11 @@ import numpy as np
 from tpu_tlm.data.corpus.bad_input import BadInput
 from tpu_tlm.data.corpus.documents import Part, read_part
 from tpu_tlm.data.processes import ProcessPool
-from tpu_tlm.data.tokenizers.chunks import GPT2_CHUNKS
-from tpu_tlm.data.tokenizers.wordpiece import ascii_words, without_controls
+from tpu_tlm.data.tokenizers.chunks import Chunker
+from tpu_tlm.data.tokenizers.line_chunks import LineChunks
+from tpu_tlm.data.tokenizers.line_words import UNICODE_SPACES, Divider, WhiteSpace
+from tpu_tlm.data.tokenizers.word_numbers import LineCounter
+from tpu_tlm.data.tokenizers.wordpiece import ascii_words, bert_white_space
 
 # Limits of the table of all parts (about 250 MB) and of that of one part of 16 MiB. The trainers
 # learn from fewer words than either holds.
@@ -148,15 +151,16 @@ def count_part(task: CountTask, part: Part) -> WordCounts:
     they are not ASCII; byte-bpe: GPT-2's chunks, with the space before them.
     """
     result = WordCounts()
-    words_of = {"wordpiece": _bert_words, "byte-bpe": _gpt2_chunks}.get(
-        task.subword_type, _space_divided
-    )
+    counter = LineCounter(_divider(task.subword_type))
+    is_bert = task.subword_type == "wordpiece"
     lower = task.subword_type == "bpe" and not task.cased
     lines: list[bytes] = []
     size = 0
 
     def flush() -> None:
-        for word, count in words_of(lines, task.cased).items():
+        counted = counter.count(lines)
+        words = _bert_words(counted, task.cased) if is_bert else _texts(counted)
+        for word, count in words.items():
             result.words[word.lower() if lower else word] += count
             result.weight += len(word) * count
         result.lines += len(lines)
@@ -190,24 +194,11 @@ def _cut_runs(words: Counter[str]) -> Counter[str]:
     return found
 
 
-def _space_divided(lines: list[bytes], cased: bool) -> Counter[str]:
-    words: Counter[str] = Counter()
-    for line in lines:
-        words.update(line.decode().split())
-    return _cut_runs(words)
+def _texts(words: Counter[bytes]) -> Counter[str]:
+    return _cut_runs(Counter({word.decode(): count for word, count in words.items()}))
 
 
-def _gpt2_chunks(lines: list[bytes], cased: bool) -> Counter[str]:
-    words: Counter[str] = Counter()
-    for line in lines:
-        words.update(GPT2_CHUNKS.findall(line.decode()))
-    return _cut_runs(words)
-
-
-def _bert_words(lines: list[bytes], cased: bool) -> Counter[str]:
-    chunks: Counter[bytes] = Counter()
-    for line in lines:
-        chunks.update(without_controls(line).split())
+def _bert_words(chunks: Counter[bytes], cased: bool) -> Counter[str]:
     words: Counter[str] = Counter()
     for chunk, count in chunks.items():
         if chunk.isascii():
@@ -217,6 +208,15 @@ def _bert_words(lines: list[bytes], cased: bool) -> Counter[str]:
         for word in found:
             words[word] += count
     return words
+
+
+def _divider(subword_type: str) -> Divider:
+    """What finds the words of lines, before `_texts` and `_bert_words`."""
+    if subword_type == "byte-bpe":
+        return LineChunks(Chunker(True, set(), lowers=False))
+    if subword_type == "wordpiece":
+        return bert_white_space()
+    return WhiteSpace(UNICODE_SPACES)
 
 
 def count_words(

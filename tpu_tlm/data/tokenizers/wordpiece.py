@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tpu_tlm.data.tokenizers.base import Encoded, Tokenizer
-from tpu_tlm.data.tokenizers.line_words import LineTable, WhiteSpace
+from tpu_tlm.data.tokenizers.line_words import WhiteSpace
 from tpu_tlm.data.tokenizers.text_files import lines_of
-from tpu_tlm.data.tokenizers.word_cache import Counts, Ids, WordTable
+from tpu_tlm.data.tokenizers.word_cache import Counts, Ids, LineTable, WordTable
 from tpu_tlm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ def _check_columns(lines: Sequence[str], special: str, name: str) -> None:
             )
 
 
-def without_controls(line: bytes) -> bytes:
-    """A line without the ASCII control characters that BERT drops.
+def bert_white_space() -> WhiteSpace:
+    """What divides lines before BERT's words are looked for.
 
-    What `bytes.split` then takes for white space, BERT does too.
+    The ASCII control characters that BERT drops are taken out.
     """
-    return line.translate(None, _CONTROLS)
+    return WhiteSpace(_SPACES, _CONTROLS)
 
 
 def ascii_words(chunk: bytes, cased: bool) -> list[bytes]:
@@ -129,7 +129,7 @@ class WordPieceTokenizer(Tokenizer):
         self._pipeline = bert_pipeline(self._id_of, cased)
         # Chunks between white space over BERT's words: "word" and "(word," look up the same word.
         self._words = WordTable(self._split_words)
-        self._chunks = LineTable(self._split_chunks, WhiteSpace(_SPACES, _CONTROLS))
+        self._chunks = LineTable(self._split_chunks, bert_white_space())
 
     @property
     def cls_id(self) -> int:

@@ -1,0 +1,83 @@
+"""Words -> numbers in the order in which they come first, and how often words of lines occur."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from tpu_tlm.data.tokenizers.line_words import Divider
+from tpu_tlm.data.tokenizers.word_index import LONGEST, Integers, WordIndex, Words
+
+# Starting anew costs little, for the words that make up most of a text are back at once. About 70
+# and 50 MB.
+LARGEST_TABLE = 300_000
+LARGEST_TEXT = 16 << 20
+
+
+class _Numbers(dict[bytes, int]):
+    """Word -> number; a new word gets the next one and is appended to `words`."""
+
+    __slots__ = ("words",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[bytes] = []
+
+    def __missing__(self, word: bytes) -> int:
+        number = self[word] = len(self.words)
+        self.words.append(word)
+        return number
+
+
+class WordNumbers:
+    """Numbers words: a dictionary has all of them, an index those that are short."""
+
+    def __init__(self) -> None:
+        self._numbers = _Numbers()
+        self._index = WordIndex()
+
+    @property
+    def words(self) -> list[bytes]:
+        """The words by number."""
+        return self._numbers.words
+
+    def of_list(self, words: list[bytes]) -> Integers:
+        """The numbers of words, int64 [words]."""
+        return np.fromiter(map(self._numbers.__getitem__, words), np.int64, len(words))
+
+    def of(self, words: Words) -> Integers:
+        """The numbers of words in a text, int64 [words]; no object is made for those it knows."""
+        numbers = self._index.find(words)
+        other = np.flatnonzero(numbers < 0)
+        if len(other):
+            held, words = len(self.words), words.take(other)
+            numbers[other] = found = self.of_list(words.to_list())
+            # New words get their numbers in the order in which they come.
+            before = np.maximum.accumulate(np.concatenate([[held - 1], found[:-1]]))
+            new = np.flatnonzero((found > before) & (words.lengths <= LONGEST))
+            self._index.add(words.take(new), found[new])
+        return numbers
+
+
+class LineCounter:
+    """Counts the words that a divider finds in lines."""
+
+    def __init__(self, divider: Divider, largest: int = LARGEST_TABLE) -> None:
+        self._divider, self._largest = divider, largest
+        self._numbers = WordNumbers()
+        self._text = 0
+
+    def count(self, lines: Sequence[bytes]) -> Counter[bytes]:
+        """How often each word occurs in the lines."""
+        if len(self._numbers.words) > self._largest or self._text > LARGEST_TEXT:
+            self._numbers, self._text = WordNumbers(), 0
+        known = len(self._numbers.words)
+        counts = np.bincount(self._numbers.of(self._divider.words(lines)[0]))
+        listed = self._numbers.words
+        self._text += sum(map(len, listed[known:]))
+        found = np.flatnonzero(counts)
+        return Counter(
+            dict(zip([listed[number] for number in found], counts[found].tolist(), strict=True))
+        )
