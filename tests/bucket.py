@@ -98,6 +98,14 @@ class Bucket:
         return self.faults[-1]
 
     def __enter__(self) -> Bucket:
+        try:
+            self._start()
+        except BaseException:
+            self._ends.close()
+            raise
+        return self
+
+    def _start(self) -> None:
         # The gate first: it holds its port from here on, whereas the server behind it takes a
         # number, on which somebody else may listen by then.
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
@@ -111,17 +119,12 @@ class Bucket:
         self.environ = {"STORAGE_EMULATOR_HOST": self.url, "GCE_METADATA_HOST": "127.0.0.1:1"}
         if self._tensorflow:
             self.environ |= self._certificate()
-        body = json.dumps({"name": NAME}).encode()
-        head = {"content-type": "application/json"}
-        status, _, told = self.ask("POST", "/storage/v1/b?project=test", body, head)
-        assert status == 200, told
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self._ends.close()
 
     def _start_server(self) -> None:
-        """Start fake-gcs-server on a port of its own and wait until it listens."""
+        """Start fake-gcs-server on a port of its own, and make the bucket there."""
         for port in free_ports(5):
             command = [
                 *(_binary(), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)),
@@ -129,18 +132,30 @@ class Bucket:
                 *("-public-host", f"127.0.0.1:{self.port}"),
             ]
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-            end = time.monotonic() + 60
-            while process.poll() is None and time.monotonic() < end:
-                with contextlib.suppress(OSError):
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                    self._ends.callback(process.wait)
-                    self._ends.callback(process.terminate)
-                    self.back = port
-                    return
-                time.sleep(0.05)
+            if self._makes_bucket(process, port):
+                self._ends.callback(process.wait)
+                self._ends.callback(process.terminate)
+                return
             process.kill()
             process.wait()
         raise RuntimeError("fake-gcs-server does not listen")
+
+    def _makes_bucket(self, process: subprocess.Popen[bytes], port: int) -> bool:
+        """Whether the server of a process makes the bucket, once it listens.
+
+        False where somebody else listens on the port: then the process ends, and a server of
+        another test has the bucket already.
+        """
+        self.back = port
+        body = json.dumps({"name": NAME}).encode()
+        head = {"content-type": "application/json"}
+        end = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < end:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                made = self.ask("POST", "/storage/v1/b?project=test", body, head)[0] == 200
+                return made and process.poll() is None
+            time.sleep(0.05)
+        return False
 
     def _certificate(self) -> dict[str, str]:
         """Make a certificate for Google's names; returns variables for TensorFlow to trust it."""

@@ -15,6 +15,7 @@ import pytest
 
 from tests.bucket import Bucket
 from tests.paths import ROOT
+from tests.ports import free_ports
 from tpu_tlm import filesystem
 from tpu_tlm.data.dataset.metadata import write_metadata
 from tpu_tlm.data.dataset.records import token_layout
@@ -302,3 +303,13 @@ def test_a_lost_lease_is_reported(bucket: Bucket, capsys: pytest.CaptureFixture[
     lease.release()
     assert "another process took the lock over" in capsys.readouterr().err
     assert b"a-machine-that-is-gone" in bucket.objects()["some/dir/lock"]
+
+
+def test_the_test_server_takes_another_port_where_somebody_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = free_ports(4)
+    with Bucket() as one:
+        monkeypatch.setattr("tests.bucket.free_ports", lambda count: [one.back, *free])
+        with Bucket() as two:
+            assert two.back != one.back and two.objects() == {}
