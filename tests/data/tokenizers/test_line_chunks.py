@@ -10,7 +10,23 @@ from tpu_tlm.data.tokenizers.chunks import SPACES, Chunker
 from tpu_tlm.data.tokenizers.line_chunks import LineChunks
 from tpu_tlm.data.tokenizers.word_index import PADDING
 
-LETTERS = ["a", "B", "é", "語", "ß", "~", "!", "\0", "\x1c", "\u200b", "😀", "\ufffd", "x" * 40]
+OTHERS = [space for space in SPACES if space != "\n"]  # lines have none
+LETTERS = [
+    "a",
+    "\x7f",
+    "B",
+    "é",
+    "語",
+    "ß",
+    "~",
+    "!",
+    "\0",
+    "\x1c",
+    "\u200b",
+    "😀",
+    "\ufffd",
+    "x" * 40,
+]
 TOKENS = {"<s>", "[mask]", "half width"}
 
 
@@ -39,7 +55,7 @@ def chunks(divider: LineChunks, lines: list[str]) -> list[list[str]]:
 
 @pytest.mark.parametrize("gpt2", [True, False])
 @pytest.mark.parametrize(
-    "spaces", [[" "], [" ", " ", " ", "\t"], [*SPACES], [" ", "\xa0", "\u2003", "\u3000"]]
+    "spaces", [[" "], [" ", " ", " ", "\t"], OTHERS, [" ", "\xa0", "\u2003", "\u3000"]]
 )
 @pytest.mark.parametrize("tokens", [[], ["<s>", "[MASK]", "<\uff53>", "half width", "<", "s"]])
 def test_they_are_those_of_each_line(gpt2: bool, spaces: list[str], tokens: list[str]) -> None:

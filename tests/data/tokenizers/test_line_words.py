@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,14 +11,14 @@ import numpy as np
 import pytest
 
 from tests.data.tokenizers.test_bpe import CODES, VOCAB
-from tpu_tlm.data.tokenizers import word_index
+from tpu_tlm.data.tokenizers import word_cache, word_index, word_numbers
 from tpu_tlm.data.tokenizers.bpe import BpeTokenizer
-from tpu_tlm.data.tokenizers.line_words import UNICODE_SPACES as UNICODE
-from tpu_tlm.data.tokenizers.line_words import WhiteSpace
+from tpu_tlm.data.tokenizers.line_words import UNICODE_SPACES, WhiteSpace
 from tpu_tlm.data.tokenizers.word_cache import Counts, Ids, LineTable
 from tpu_tlm.data.tokenizers.word_index import LONGEST, PADDING, WordIndex, Words
 from tpu_tlm.data.tokenizers.word_numbers import LineCounter
 
+UNICODE = tuple(filter(str.isspace, map(chr, range(sys.maxunicode + 1))))
 ASCII = tuple(" \t\n\r\v\f")
 
 
@@ -94,7 +95,7 @@ def lines_of(spaces: Sequence[str], seed: int, count: int = 200) -> list[bytes]:
 @pytest.mark.parametrize("dropped", [b"", b"\x1e\0a"])
 def test_words_of_lines_are_those_of_split(dropped: bytes) -> None:
     lines = [b"", b"a", *lines_of(ASCII, 1), *lines_of(UNICODE, 2), b"z" * 50, b""]
-    for spaces, split in ((ASCII, bytes.split), (UNICODE, split_text)):
+    for spaces, split in ((ASCII, bytes.split), (UNICODE_SPACES, split_text)):
         words, ends = WhiteSpace(spaces, dropped).words(lines)
         found = words.to_list()
         assert [found[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)] == [
@@ -116,10 +117,15 @@ def spelled(words: list[bytes]) -> tuple[Ids, Counts]:
 
 
 @pytest.mark.parametrize("largest", [10, 300, 100_000])
-def test_ids_of_lines_are_those_of_their_words(largest: int) -> None:
-    table = LineTable(spelled, WhiteSpace(UNICODE), largest)
+@pytest.mark.parametrize("block", [7, 1 << 16])
+@pytest.mark.parametrize("spaces", [UNICODE, UNICODE[-9:]])  # the latter without line feeds
+def test_ids_of_lines_are_those_of_their_words(
+    largest: int, block: int, spaces: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(word_numbers, "_BLOCK", block)
+    table = LineTable(spelled, WhiteSpace(UNICODE_SPACES), largest)
     for seed in range(12):
-        lines = lines_of(UNICODE, seed % 5, 60)
+        lines = lines_of(spaces, seed % 5, 60)
         ids, begins, ends = table.lookup_lines(lines)
         words = [word for line in lines for word in split_text(line)]
         assert ids.tolist() == list(b"".join(words))
@@ -176,14 +182,31 @@ def test_bytes_that_are_not_utf8_are_refused_by_bpe() -> None:
 
 @pytest.mark.parametrize("largest", [0, 20, 100_000])
 def test_words_of_lines_are_counted_in_their_order(largest: int) -> None:
-    counter = LineCounter(WhiteSpace(UNICODE), largest)
+    counter = LineCounter(WhiteSpace(UNICODE_SPACES), largest)
     total: Counter[bytes] = Counter()
     expected: Counter[bytes] = Counter()
     for seed in range(8):
         lines = lines_of(UNICODE, seed % 5, 40)
         counted = counter.count(lines)
         assert counted == Counter(word for line in lines for word in split_text(line))
+        assert len(counter._numbers.words) <= largest + len(counted)
         total.update(counted)
         expected.update(word for line in lines for word in split_text(line))
     assert list(total.items()) == list(expected.items())
     assert counter.count([]) == counter.count([b"", b" "]) == Counter()
+
+
+@pytest.mark.parametrize("kind", ["table", "counter"])
+def test_the_text_that_is_held_is_bounded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (word_cache, word_numbers):
+        monkeypatch.setattr(module, "LARGEST_TEXT", 1_000)
+    table = LineTable(spelled, WhiteSpace(ASCII))
+    counter = LineCounter(WhiteSpace(ASCII))
+    for number in range(50):
+        lines = [b"%03d" % number * 40]
+        if kind == "table":
+            assert bytes(table.lookup_lines(lines)[0].tolist()) == lines[0]
+            assert len(table._numbers.words) < 12
+        else:
+            assert counter.count(lines) == {lines[0]: 1}
+            assert len(counter._numbers.words) < 12

@@ -76,7 +76,8 @@ def words_between(text: bytes, is_between: Flags) -> tuple[Words, Integers]:
 class WhiteSpace:
     """Divides lines at the characters `spaces`, of which the line feed is one.
 
-    dropped: ASCII characters that are taken out of the lines before.
+    dropped: ASCII characters that are taken out of the lines before, neither the space nor the line
+    feed.
     """
 
     def __init__(self, spaces: Iterable[str], dropped: bytes = b"") -> None:

@@ -19,8 +19,8 @@ PADDING = 8 * _KEYS
 _MASKS = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)
 _LENGTHS = np.arange(LONGEST + 2, dtype=np.uint64) << np.uint64(56)
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
-# Slots that are looked at for a word. A word that finds none of them free is not held, so that
-# words chosen to meet in one slot cost no more than words that are not held.
+# Slots that are looked at for a word. A word that finds none of them free is not held, which bounds
+# what words that were chosen to meet in one slot can cost.
 _PROBES = 16
 
 
@@ -34,7 +34,7 @@ class Words(NamedTuple):
     starts: Integers
     lengths: Integers
 
-    def take(self, index: Integers) -> Words:
+    def take(self, index: Integers | slice) -> Words:
         """Some of the words."""
         return Words(self.text, self.starts[index], self.lengths[index])
 
@@ -46,7 +46,10 @@ class Words(NamedTuple):
 
 
 class WordIndex:
-    """Holds words of 1 to `LONGEST` bytes with a number each: a hash table with linear probing."""
+    """Words of 1 to `LONGEST` bytes with a number each: a hash table with linear probing.
+
+    Hardly a word in ten thousand is not held, because its slots are taken.
+    """
 
     def __init__(self) -> None:
         # Column n + 1 is that of number n; column 0 is that of no word, which no word equals.
@@ -75,9 +78,10 @@ class WordIndex:
         return found
 
     def add(self, words: Words, numbers: Integers) -> None:
-        """Hold words of at most `LONGEST` bytes, all different, with numbers that grow.
+        """Hold words of at most `LONGEST` bytes, all different, if their slots are not taken.
 
-        Neither the words nor their numbers may be held, and numbers are 0 or more.
+        Their numbers are 0 or more and grow, within a call and from call to call; no word may be
+        added twice.
         """
         if not len(numbers):
             return
@@ -115,7 +119,7 @@ class WordIndex:
 def _keys(words: Words) -> tuple[Keys, list[tuple[Integers, Keys]]]:
     """The first keys, uint64 [words], and for every further one the words that have it, and it.
 
-    A word longer than `LONGEST` has a first key that no other word has.
+    A word longer than `LONGEST` has a first key that no word of at most `LONGEST` bytes has.
     """
     text, starts, lengths = words
     at_once = np.ndarray((len(text) - 7,), "<u8", text, strides=(1,))

@@ -14,6 +14,8 @@ from tpu_tlm.data.tokenizers.word_index import LONGEST, Integers, WordIndex, Wor
 # and 50 MB.
 LARGEST_TABLE = 300_000
 LARGEST_TEXT = 16 << 20
+# Words that are looked up at a time: what is new in one block the next block finds in the index.
+_BLOCK = 1 << 16
 
 
 class _Numbers(dict[bytes, int]):
@@ -48,7 +50,10 @@ class WordNumbers:
         return np.fromiter(map(self._numbers.__getitem__, words), np.int64, len(words))
 
     def of(self, words: Words) -> Integers:
-        """The numbers of words in a text, int64 [words]; no object is made for those it knows."""
+        """The numbers of words in a text, int64 [words]; no object is made for one in the index."""
+        if len(words.starts) > _BLOCK:
+            bounds = range(0, len(words.starts), _BLOCK)
+            return np.concatenate([self.of(words.take(slice(a, a + _BLOCK))) for a in bounds])
         numbers = self._index.find(words)
         other = np.flatnonzero(numbers < 0)
         if len(other):
@@ -70,7 +75,7 @@ class LineCounter:
         self._text = 0
 
     def count(self, lines: Sequence[bytes]) -> Counter[bytes]:
-        """How often each word occurs in the lines."""
+        """How often each word occurs in the lines; words that were counted before come first."""
         if len(self._numbers.words) > self._largest or self._text > LARGEST_TEXT:
             self._numbers, self._text = WordNumbers(), 0
         known = len(self._numbers.words)
