@@ -79,6 +79,12 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
+def names(directory: Path) -> list[str]:
+    """The files below a directory where others make and delete some."""
+    found = [Path(folder, name) for folder, _, files in os.walk(directory) for name in files]
+    return [str(path.relative_to(directory)) for path in found]
+
+
 def test_every_job_is_covered() -> None:
     assert {behaviour(name) for name in OTHERS} == {behaviour(name) for name in STORIES}
     commands = [name.split("-")[0] for name in STORIES]
@@ -201,14 +207,20 @@ class Stored:
         # An object of the folder's own name says that it is there.
         return {name.removeprefix(prefix): value for name, value in found if name != prefix}
 
+    def names(self, folder: str) -> list[str]:
+        """The files below a folder of the storage, while pods work."""
+        if self.bucket is None:
+            return names(self.job.place.volumes["/storage"] / folder)
+        return list(self.files(folder))
+
     def seen(self, pattern: str, least: int) -> Callable[[], bool]:
         """Whether so many files of the storage, or of the pods' own disks, are called that."""
 
         def seen() -> bool:
-            names = list(contents(self.job.place.volumes["/tmp"]))
+            found = names(self.job.place.volumes["/tmp"])
             folders = ("data", "counts", "work")
-            names += [f"{folder}/{n}" for folder in folders for n in self.files(folder)]
-            return sum(fnmatch(name, pattern) for name in names) >= least
+            found += [f"{folder}/{n}" for folder in folders for n in self.names(folder)]
+            return sum(fnmatch(name, pattern) for name in found) >= least
 
         return seen
 
