@@ -11,12 +11,13 @@ import sys
 from tpu_tlm.config import cli
 from tpu_tlm.config.report import ReportConfig
 from tpu_tlm.errors import run_command
-from tpu_tlm.training.report import write_report
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the page and print its name and size."""
     (config,) = cli.parse("tpu_tlm.report", __doc__ or "", [ReportConfig], argv)
+    from tpu_tlm.training.report import write_report
+
     size = write_report(config.runs, config.output)
     print(f"{config.output}: report of {len(config.runs)} run(s), {size / 1000:.0f} kB")
     return 0
