@@ -257,3 +257,12 @@ def test_codes_of_subword_nmt_give_its_pieces(engine: str, mark: bytes) -> None:
     tokenizer = BpeTokenizer(codes, vocab, engine=engine)
     for line, expected in golden["lines"]:
         assert " ".join(tokenizer.pieces(line.split())) == expected.strip()
+
+
+@pytest.mark.parametrize("engine", ["fastbpe", "tokenizers"])
+def test_merges_that_build_on_each_other_a_thousand_times(engine: str) -> None:
+    merges = [("a" * (length - 1), "a") for length in range(2, 1_502)]
+    codes = "".join(f"{left} {right} 1\n" for left, right in merges).encode()
+    tokenizer = BpeTokenizer(codes, b"a@@ 1\nb 1\n", engine=engine)
+    ids = tokenizer.encode("a" * 1_400 + "b")
+    assert tokenizer.decode(ids) == "a" * 1_400 + "b" and len(ids) == 1_401

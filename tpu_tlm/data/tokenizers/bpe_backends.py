@@ -116,11 +116,17 @@ def written(unit: str, final: bool) -> str:
 
 def known_pieces(unit: str, final: bool, codes: Codes, vocab: set[str]) -> list[str]:
     """A unit as the vocab file writes it; one that the file lacks is split again, to characters."""
-    spelled = written(unit, final)
-    if spelled in vocab or unit not in codes.parts:
-        return [spelled]
-    left, right = codes.parts[unit]
-    return [*known_pieces(left, False, codes, vocab), *known_pieces(right, final, codes, vocab)]
+    found: list[str] = []
+    waiting = [(unit, final)]
+    while waiting:  # no recursion: a file can merge thousands of times in a row
+        unit, final = waiting.pop()
+        spelled = written(unit, final)
+        if spelled in vocab or unit not in codes.parts:
+            found.append(spelled)
+        else:
+            left, right = codes.parts[unit]
+            waiting += [(right, final), (left, False)]
+    return found
 
 
 def merge_word(word: str, codes: Codes, vocab: set[str]) -> str:
