@@ -11,22 +11,7 @@ from tpu_tlm.data.tokenizers.line_chunks import LineChunks
 from tpu_tlm.data.tokenizers.word_index import PADDING
 
 OTHERS = [space for space in SPACES if space != "\n"]  # lines have none
-LETTERS = [
-    "a",
-    "\x7f",
-    "B",
-    "é",
-    "語",
-    "ß",
-    "~",
-    "!",
-    "\0",
-    "\x1c",
-    "\u200b",
-    "😀",
-    "\ufffd",
-    "x" * 40,
-]
+LETTERS = [*"aB~!\x7f\0\x1cé語ß\u200b😀\ufffd", "x" * 40]
 TOKENS = {"<s>", "[mask]", "half width"}
 
 

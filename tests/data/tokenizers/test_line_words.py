@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.data.tokenizers.test_bpe import CODES, VOCAB
-from tpu_tlm.data.tokenizers import word_cache, word_index, word_numbers
+from tpu_tlm.data.tokenizers import word_index, word_numbers
 from tpu_tlm.data.tokenizers.bpe import BpeTokenizer
 from tpu_tlm.data.tokenizers.line_words import UNICODE_SPACES, WhiteSpace
 from tpu_tlm.data.tokenizers.word_cache import Counts, Ids, LineTable
@@ -198,8 +198,7 @@ def test_words_of_lines_are_counted_in_their_order(largest: int) -> None:
 
 @pytest.mark.parametrize("kind", ["table", "counter"])
 def test_the_text_that_is_held_is_bounded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (word_cache, word_numbers):
-        monkeypatch.setattr(module, "LARGEST_TEXT", 1_000)
+    monkeypatch.setattr(word_numbers, "LARGEST_TEXT", 1_000)
     table = LineTable(spelled, WhiteSpace(ASCII))
     counter = LineCounter(WhiteSpace(ASCII))
     for number in range(50):

@@ -167,7 +167,7 @@ def _make_engine(
         return tokenizers_engine(codes, set(listed))
 
     @functools.cache
-    def even() -> Engine:
+    def linear() -> Engine:
         return tokenizers_engine(codes, set(listed))  # only made for a text that needs it
 
     def split(words: list[str]) -> list[str]:
@@ -175,7 +175,7 @@ def _make_engine(
         long = [word for word in words if len(word) > LONG_WORD]
         if not long:
             return quick(words)
-        spelled = dict(zip(long, even()(long), strict=True))
+        spelled = dict(zip(long, linear()(long), strict=True))
         short = iter(quick([word for word in words if word not in spelled]))
         return [spelled[word] if word in spelled else next(short) for word in words]
 

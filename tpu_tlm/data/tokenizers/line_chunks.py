@@ -11,7 +11,7 @@ from tpu_tlm.data.tokenizers.line_words import (
     LINE_FEED,
     Characters,
     Flags,
-    codes_of,
+    byte_array,
     one_text,
     words_between,
 )
@@ -56,7 +56,7 @@ class LineChunks:
         return Words(text, np.cumsum(lengths) - lengths, lengths), ends
 
     def _between(self, text: bytes, whole: list[int]) -> tuple[Words, Integers]:
-        codes = codes_of(text)
+        codes = byte_array(text)
         visible = np.frombuffer(text.translate(_VISIBLE), bool)[: len(codes)]
         outside = codes == LINE_FEED
         breaks = np.flatnonzero(outside)
@@ -66,7 +66,7 @@ class LineChunks:
         return words_between(text, outside)
 
     def _gpt2(self, text: bytes, whole: list[int]) -> tuple[Words, Integers]:
-        codes = codes_of(text)
+        codes = byte_array(text)
         line_feed = codes == LINE_FEED
         breaks = np.flatnonzero(line_feed)
         begins = _gpt2_begins(codes, self._spaces.bytes_in(text) & ~line_feed, line_feed)

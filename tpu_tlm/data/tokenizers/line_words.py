@@ -28,7 +28,7 @@ def one_text(lines: Sequence[bytes]) -> bytes:
     return b"\n".join([b"", *lines, b" " * PADDING])
 
 
-def codes_of(text: bytes) -> npt.NDArray[np.uint8]:
+def byte_array(text: bytes) -> npt.NDArray[np.uint8]:
     """The bytes of what `one_text` returned, as far as its last line feed."""
     return np.frombuffer(text, np.uint8, len(text) - PADDING)
 
@@ -69,7 +69,7 @@ def words_between(text: bytes, is_between: Flags) -> tuple[Words, Integers]:
     """
     edges = np.flatnonzero(is_between[1:] != is_between[:-1]) + 1
     starts = edges[0::2].copy()
-    breaks = np.flatnonzero(codes_of(text) == LINE_FEED)
+    breaks = np.flatnonzero(byte_array(text) == LINE_FEED)
     return Words(text, starts, edges[1::2] - starts), np.searchsorted(starts, breaks)
 
 

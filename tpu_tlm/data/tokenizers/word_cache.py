@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tpu_tlm.data.tokenizers.line_words import Divider
 from tpu_tlm.data.tokenizers.word_index import grown
-from tpu_tlm.data.tokenizers.word_numbers import LARGEST_TABLE, LARGEST_TEXT, WordNumbers
+from tpu_tlm.data.tokenizers.word_numbers import LARGEST_TABLE, WordNumbers
 
 Ids: TypeAlias = npt.NDArray[np.uint32]
 Counts: TypeAlias = npt.NDArray[np.int64]
@@ -33,17 +33,16 @@ class WordTable:
         self._lengths = np.zeros(1024, np.int64)
         self._ids = np.zeros(4096, np.uint32)
         self._used = 0
-        self._text = 0
 
     def lookup(self, words: list[bytes]) -> tuple[Ids, Counts]:
         """Ids of all the words one after the other uint32 [n]; word i has those from begins[i] to
         begins[i + 1], int64 [words + 1].
         """
         self._make_room()
-        return self._ids_of(self._numbers.of_list(words))
+        return self._ids_of(self._numbers.numbers_of_list(words))
 
     def _make_room(self) -> None:
-        if self._known > self._largest or self._text > LARGEST_TEXT:
+        if self._numbers.is_full(self._largest):
             self._clear()
 
     def _ids_of(self, rows: Counts) -> tuple[Ids, Counts]:
@@ -54,7 +53,6 @@ class WordTable:
             except BaseException:
                 self._clear()  # these words have no ids
                 raise
-            self._text += sum(map(len, new))
         lengths = self._lengths[rows]
         begins = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(lengths, out=begins[1:])
@@ -90,4 +88,4 @@ class LineTable(WordTable):
         """
         self._make_room()
         words, ends = self._divider.words(lines)
-        return *self._ids_of(self._numbers.of(words)), ends
+        return *self._ids_of(self._numbers.numbers_of(words)), ends

@@ -39,26 +39,36 @@ class WordNumbers:
     def __init__(self) -> None:
         self._numbers = _Numbers()
         self._index = WordIndex()
+        self._text = 0  # bytes of the words
 
     @property
     def words(self) -> list[bytes]:
         """The words by number."""
         return self._numbers.words
 
-    def of_list(self, words: list[bytes]) -> Integers:
-        """The numbers of words, int64 [words]."""
-        return np.fromiter(map(self._numbers.__getitem__, words), np.int64, len(words))
+    def is_full(self, largest: int) -> bool:
+        """Whether it holds more than `largest` words, or more text than it should."""
+        return len(self.words) > largest or self._text > LARGEST_TEXT
 
-    def of(self, words: Words) -> Integers:
+    def numbers_of_list(self, words: list[bytes]) -> Integers:
+        """The numbers of words, int64 [words]."""
+        known = len(self.words)
+        numbers = np.fromiter(map(self._numbers.__getitem__, words), np.int64, len(words))
+        self._text += sum(map(len, self.words[known:]))
+        return numbers
+
+    def numbers_of(self, words: Words) -> Integers:
         """The numbers of words in a text, int64 [words]; no object is made for one in the index."""
         if len(words.starts) > _BLOCK:
             bounds = range(0, len(words.starts), _BLOCK)
-            return np.concatenate([self.of(words.take(slice(a, a + _BLOCK))) for a in bounds])
+            return np.concatenate(
+                [self.numbers_of(words.take(slice(a, a + _BLOCK))) for a in bounds]
+            )
         numbers = self._index.find(words)
         other = np.flatnonzero(numbers < 0)
         if len(other):
             held, words = len(self.words), words.take(other)
-            numbers[other] = found = self.of_list(words.to_list())
+            numbers[other] = found = self.numbers_of_list(words.to_list())
             # New words get their numbers in the order in which they come.
             before = np.maximum.accumulate(np.concatenate([[held - 1], found[:-1]]))
             new = np.flatnonzero((found > before) & (words.lengths <= LONGEST))
@@ -72,17 +82,13 @@ class LineCounter:
     def __init__(self, divider: Divider, largest: int = LARGEST_TABLE) -> None:
         self._divider, self._largest = divider, largest
         self._numbers = WordNumbers()
-        self._text = 0
 
     def count(self, lines: Sequence[bytes]) -> Counter[bytes]:
         """How often each word occurs in the lines; words that were counted before come first."""
-        if len(self._numbers.words) > self._largest or self._text > LARGEST_TEXT:
-            self._numbers, self._text = WordNumbers(), 0
-        known = len(self._numbers.words)
-        counts = np.bincount(self._numbers.of(self._divider.words(lines)[0]))
-        listed = self._numbers.words
-        self._text += sum(map(len, listed[known:]))
-        found = np.flatnonzero(counts)
+        if self._numbers.is_full(self._largest):
+            self._numbers = WordNumbers()
+        counts = np.bincount(self._numbers.numbers_of(self._divider.words(lines)[0]))
+        listed, found = self._numbers.words, np.flatnonzero(counts)
         return Counter(
             dict(zip([listed[number] for number in found], counts[found].tolist(), strict=True))
         )
