@@ -37,7 +37,12 @@ FIRST = re.compile(r"\bstep 1/2\b.*\bloss\b")
 
 def command(root: Path, name: str, *flags: object, cache: Path | None = None) -> subprocess.Popen:
     """Start a command of the checkout `root`; both streams go to its `stdout`."""
-    variables = {"PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
+    # With compiled modules kept, as anybody's second start has them.
+    variables = {
+        "PYTHONPATH": str(root),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
     if cache is not None:
         variables["XDG_CACHE_HOME"] = str(cache)
     return subprocess.Popen(
