@@ -20,7 +20,7 @@ def feed(source: Source, strategy: tf.distribute.Strategy | None) -> Any:
     replicas.
     """
     if strategy is None:
-        return _without_tuning(source(1, 0).prefetch(2 * CHUNK))
+        return _with_options(source(1, 0).prefetch(2 * CHUNK))
 
     def per_host(context: tf.distribute.InputContext) -> tf.data.Dataset:
         dataset = source(context.num_input_pipelines, context.input_pipeline_id)
@@ -36,19 +36,23 @@ def feed(source: Source, strategy: tf.distribute.Strategy | None) -> Any:
 
         # For an endless dataset TensorFlow does not ask all hosts at every step, in a collective,
         # whether it has ended, and keeps the static shape.
-        return _without_tuning(dataset.flat_map(split).repeat().prefetch(2 * replicas))
+        return _with_options(dataset.flat_map(split).repeat().prefetch(2 * replicas))
 
     return strategy.distribute_datasets_from_function(per_host)
 
 
-def _without_tuning(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """The pipeline without tf.data's thread that searches for sizes of buffers: all are given.
+def _with_options(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """The pipeline with the options of every pipeline of batches.
 
-    That thread may sleep through its cancellation, because TensorFlow notifies it before it marks
-    the iterator as cancelled. The end of the iterator then waits for the thread's next round, which
-    comes after up to as long as the pipeline has run, 60 s at most. The pipelines that TensorFlow
-    adds for each device of a strategy keep theirs.
+    Reading begins when the iterator is made, beside the tracing and compiling of the step.
+
+    There is no thread of tf.data that searches for sizes of buffers: all are given. That thread may
+    sleep through its cancellation, because TensorFlow notifies it before it marks the iterator as
+    cancelled. The end of the iterator then waits for the thread's next round, which comes after up
+    to as long as the pipeline has run, 60 s at most. The pipelines that TensorFlow adds for each
+    device of a strategy keep theirs.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
+    options.experimental_warm_start = True
     return batches.with_options(options)
